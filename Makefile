@@ -1,0 +1,49 @@
+# Two commands do all their own set-up: `make demo` and `make test`. Needs Linux, Python 3.11 or later, and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+FOLDERS := ipc sandbox sandbox/guest sandbox/guest/workers sandbox/lockdown engine loader loader/demo
+CHECKED := ipc sandbox engine loader tests benchmarks
+
+.PHONY: demo test lint types unit bench lock clean
+
+demo: $(VENV)/.installed
+	$(BIN)/python -m cloister.loader.demo
+
+test: lint types unit
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed
+	$(BIN)/mypy
+
+unit: $(VENV)/.installed
+	$(BIN)/python -m pytest
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/boot.py
+	$(BIN)/python benchmarks/hop.py
+	$(BIN)/python benchmarks/steps.py
+
+# The link tree of an editable install is made anew when a file comes or goes, which a folder's time tells.
+$(VENV)/.installed: pyproject.toml requirements.lock $(FOLDERS)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "cloister needs Python 3.11 or later; $(PYTHON) is $$($(PYTHON) -V 2>&1). Try: make PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
+		{ echo "$(PYTHON) has no pip of its own (on Debian and Ubuntu: apt install python3-venv)"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
+		--config-settings editable_mode=strict -e .
+	touch $@
+
+# Maintainers only: writes the versions and hashes that everybody else installs.
+lock: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-annotate --custom-compile-command "make lock" -o requirements.lock
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,39 @@
+"""Messages, codec, connection and stubs. Knows no tenant, no process, no workflow.
+
+The names here are the pure half, which both ends of a connection use; `cloister.ipc.transport`, the one module that
+imports ZeroMQ, is imported by its own name and only on the host.
+"""
+
+from .capabilities import Capability, RpcTarget, Stub
+from .connection import Connection
+from .errors import (
+    CapabilityError,
+    CodecError,
+    ConnectionClosed,
+    DeadlineExceeded,
+    IpcError,
+    LocalProtocolError,
+    PayloadError,
+    RemoteError,
+    RemoteProtocolError,
+    TooManyCalls,
+)
+from .peer import Peer
+
+__all__ = [
+    "Capability",
+    "CapabilityError",
+    "CodecError",
+    "Connection",
+    "ConnectionClosed",
+    "DeadlineExceeded",
+    "IpcError",
+    "LocalProtocolError",
+    "PayloadError",
+    "Peer",
+    "RemoteError",
+    "RemoteProtocolError",
+    "RpcTarget",
+    "Stub",
+    "TooManyCalls",
+]

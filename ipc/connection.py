@@ -1,0 +1,167 @@
+"""One end of a conversation, without any input or output: who may say what when, and which calls are in flight.
+
+Frames go in and messages come out; whoever owns the connection moves the bytes and keeps the time. The life of a
+connection is a table. A call's number is never used twice, so an answer that comes late is told from one that was
+never asked for: the first is dropped, the second is a violation.
+"""
+
+from __future__ import annotations
+
+import enum
+import heapq
+from typing import Final
+
+from . import codec
+from .errors import ConnectionClosed, LocalProtocolError, RemoteProtocolError, TooManyCalls
+from .messages import VERSION, Call, Cancel, Failure, Goodbye, Hello, Message, Note, Release, Result
+
+MAX_CALLS: Final = 1024
+
+
+class State(enum.Enum):
+    """Where a connection is in its life."""
+
+    NEW = "new"
+    READY = "ready"
+    CLOSED = "closed"
+
+
+RECEIVES: Final[dict[State, dict[type[Message], State]]] = {
+    State.NEW: {Hello: State.READY},
+    State.READY: {
+        Call: State.READY,
+        Result: State.READY,
+        Failure: State.READY,
+        Cancel: State.READY,
+        Release: State.READY,
+        Note: State.READY,
+        Goodbye: State.CLOSED,
+    },
+    State.CLOSED: {},
+}
+"""What may arrive in each state, and the state that follows. The guest's end is ready from the start."""
+
+
+class Connection:
+    """The state of one end. `greeted=True` is the guest's end, which says hello and does not wait for one."""
+
+    def __init__(self, *, greeted: bool = False, max_calls: int = MAX_CALLS) -> None:
+        self.state = State.READY if greeted else State.NEW
+        self.cancelled: set[int] = set()
+        """Calls that were given up and whose answer has not come yet: the peer is still busy with them."""
+        self._max_calls = max_calls
+        self._next_call = 1
+        self._outgoing: dict[int, float | None] = {}
+        self._incoming: set[int] = set()
+        self._deadlines: list[tuple[float, int]] = []
+
+    @property
+    def calls_in_flight(self) -> int:
+        """How many calls of this side wait for their answer."""
+        return len(self._outgoing)
+
+    def hello(self, payload: bytes) -> bytes:
+        """The guest's first frame."""
+        return codec.encode(Hello(VERSION, payload))
+
+    def call(self, target: int, method: str, payload: bytes, *, deadline: float | None = None) -> tuple[int, bytes]:
+        """Begin a call: its number and its frame. `TooManyCalls` when as many are in flight as may be."""
+        if self.state is State.CLOSED:
+            raise ConnectionClosed("the connection is closed")
+        if len(self._outgoing) >= self._max_calls:
+            raise TooManyCalls(f"{self._max_calls} calls are in flight already")
+        number = self._next_call
+        frame = codec.encode(Call(number, target, method, payload))
+        self._next_call += 1
+        self._outgoing[number] = deadline
+        if deadline is not None:
+            heapq.heappush(self._deadlines, (deadline, number))
+        return number, frame
+
+    def cancel(self, call: int) -> bytes | None:
+        """Give up on a call of this side: the frame that tells the peer, or None if it was answered meanwhile."""
+        if call not in self._outgoing:
+            return None
+        del self._outgoing[call]
+        if self.state is State.CLOSED:
+            return None
+        self.cancelled.add(call)
+        return codec.encode(Cancel(call))
+
+    def answer(self, answer: Result | Failure) -> bytes | None:
+        """The frame of an answer to a call of the peer; None if the connection closed before it was ready."""
+        if answer.call not in self._incoming:
+            raise LocalProtocolError(f"call {answer.call} is not open, or was answered before")
+        frame = codec.encode(answer)
+        self._incoming.discard(answer.call)
+        return frame if self.state is State.READY else None
+
+    def note(self, topic: str, payload: bytes) -> bytes:
+        """The frame of something that needs no answer."""
+        return codec.encode(Note(topic, payload))
+
+    def release(self, target: int, count: int) -> bytes:
+        """The frame that lets go of references which the peer granted."""
+        return codec.encode(Release(target, count))
+
+    def goodbye(self, reason: str) -> bytes:
+        """The last frame of this side."""
+        self.state = State.CLOSED
+        return codec.encode(Goodbye(reason.encode()[:1024]))
+
+    def receive(self, frame: bytes) -> Message | None:
+        """Take one frame in: the message to act on, or None when it is an answer that nobody waits for any longer.
+
+        `RemoteProtocolError` for a frame that is malformed or may not come now; the peer cannot be trusted after it.
+        """
+        message = codec.decode(frame)
+        kind = type(message)
+        following = RECEIVES[self.state].get(kind)
+        if following is None:
+            raise RemoteProtocolError(f"a {kind.__name__} while the connection is {self.state.value}")
+        match message:
+            case Result(call) | Failure(call):
+                if call >= self._next_call or call == 0:
+                    raise RemoteProtocolError(f"an answer to call {call}, which was never made")
+                if call not in self._outgoing:
+                    if call not in self.cancelled:
+                        raise RemoteProtocolError(f"a second answer to call {call}")
+                    self.cancelled.discard(call)
+                    return None
+                del self._outgoing[call]
+            case Call(call):
+                if call in self._incoming:
+                    raise RemoteProtocolError(f"call {call} was made twice")
+                if len(self._incoming) >= self._max_calls:
+                    raise RemoteProtocolError(f"more than {self._max_calls} calls in flight")
+                self._incoming.add(call)
+            case Hello(version) if version != VERSION:
+                raise RemoteProtocolError(f"protocol version {version}; this side speaks {VERSION}")
+        self.state = following
+        return message
+
+    def close(self) -> list[int]:
+        """End the conversation from this side without a word. Returns the calls that will have no answer."""
+        self.state = State.CLOSED
+        lost = list(self._outgoing)
+        self._outgoing.clear()
+        self._deadlines.clear()
+        return lost
+
+    def next_deadline(self) -> float | None:
+        """When `expire` should be called next, on the clock that the deadlines were given in."""
+        while self._deadlines and self._deadlines[0][1] not in self._outgoing:
+            heapq.heappop(self._deadlines)
+        if len(self._deadlines) > 2 * len(self._outgoing) + 64:
+            self._deadlines = [entry for entry in self._deadlines if entry[1] in self._outgoing]
+            heapq.heapify(self._deadlines)
+        return self._deadlines[0][0] if self._deadlines else None
+
+    def expire(self, now: float) -> list[int]:
+        """The calls whose deadline has passed. They stay in flight until `cancel` gives them up."""
+        due = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, call = heapq.heappop(self._deadlines)
+            if call in self._outgoing:
+                due.append(call)
+        return due

@@ -1,0 +1,253 @@
+"""The other side of a connection as something to call and to be called by: connection, capabilities and an event loop.
+
+The transport is a function that takes a frame; what arrives is handed to `deliver`. Whether the other side is trusted,
+and what to do when it breaks the rules, is said by whoever opens the peer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, Final
+
+from . import values
+from .capabilities import Capability, Exports, Stub, refer, resolve
+from .connection import Connection
+from .errors import (
+    CapabilityError,
+    ConnectionClosed,
+    DeadlineExceeded,
+    IpcError,
+    PayloadError,
+    RemoteError,
+    RemoteProtocolError,
+    TooManyCalls,
+)
+from .messages import Call, Cancel, Failure, Goodbye, Hello, Message, Note, Release, Result
+
+Rebuild = Callable[[str, str, str], Exception]
+"""Given class name, message and traceback of what was raised over there: the exception to raise here."""
+
+_KNOWN: Final[Mapping[str, type[IpcError]]] = {
+    error.__name__: error for error in (CapabilityError, DeadlineExceeded, TooManyCalls, PayloadError)
+}
+
+
+def rebuild(name: str, message: str, trace: str) -> Exception:
+    """An error of the protocol keeps its class; every other becomes a `RemoteError`."""
+    known = _KNOWN.get(name)
+    return known(message) if known is not None else RemoteError(name, message, trace)
+
+
+def no_trace(_: BaseException) -> str:
+    """The traceback that the host shows to a guest."""
+    return ""
+
+
+class Peer:
+    """Calls the other side and answers its calls.
+
+    `send` moves a frame. `on_hello`, `on_note`, `on_cancel` and `on_closed` tell the owner what happened. `trusted`
+    says whether what arrives is read without checking it first; `hook` is applied to each map that is read.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        send: Callable[[bytes], None],
+        *,
+        trusted: bool = False,
+        hook: values.Hook | None = None,
+        trace: Callable[[BaseException], str] = no_trace,
+        rebuild: Rebuild = rebuild,
+        on_hello: Callable[[bytes], None] = lambda _: None,
+        on_note: Callable[[str, bytes], None] = lambda _topic, _payload: None,
+        on_cancel: Callable[[int], None] = lambda _: None,
+        on_closed: Callable[[Exception], None] = lambda _: None,
+    ) -> None:
+        self.connection = connection
+        self.exports = Exports()
+        self._send = send
+        self._trusted = trusted
+        self._hook = hook
+        self._trace = trace
+        self._rebuild = rebuild
+        self._on_hello, self._on_note, self._on_cancel, self._on_closed = on_hello, on_note, on_cancel, on_closed
+        self._loop = asyncio.get_running_loop()
+        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._answering: dict[int, asyncio.Task[None]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._closed: Exception | None = None
+
+    async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
+        """Call the other side. `DeadlineExceeded`, `RemoteError`, `ConnectionClosed`, `TooManyCalls`."""
+        if self._closed is not None:
+            raise self._closed
+        deadline = None if timeout is None else self._loop.time() + timeout
+        number, frame = self.connection.call(target, method, payload, deadline=deadline)
+        answer: asyncio.Future[bytes] = self._loop.create_future()
+        self._waiting[number] = answer
+        if deadline is not None and (self._timer is None or self._timer.when() > deadline):
+            self._arm()
+        self._send(frame)
+        try:
+            return await answer
+        finally:
+            if self._waiting.pop(number, None) is not None:
+                self._give_up(number)
+
+    def note(self, topic: str, payload: bytes) -> None:
+        """Say something that needs no answer."""
+        if self._closed is None:
+            self._send(self.connection.note(topic, payload))
+
+    def deliver(self, frame: bytes) -> None:
+        """Take a frame that arrived. A frame that breaks the rules closes the peer with a `RemoteProtocolError`."""
+        if self._closed is not None:
+            return
+        try:
+            message = self.connection.receive(frame)
+            if message is not None:
+                self._act(message)
+        except RemoteProtocolError as error:
+            self.close(error)
+
+    def close(self, error: Exception) -> None:
+        """End the conversation. Calls in flight raise `error`, and so does every later one. Harmless when repeated."""
+        if self._closed is not None:
+            return
+        self._closed = error
+        self.connection.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        for answer in self._waiting.values():
+            if not answer.done():
+                answer.set_exception(error)
+                answer.exception()  # the caller may be gone; that is no news
+        self._waiting.clear()
+        for task in list(self._answering.values()):
+            task.cancel()
+        self.exports.clear()
+        self._on_closed(error)
+
+    def encode(self, value: object) -> bytes:
+        """Encode a value, granting the capabilities in it to the other side. `CodecError`."""
+        return values.dumps(value, export=lambda subject: refer(subject, self, self.exports))
+
+    def decode(self, payload: bytes) -> tuple[Any, list[Stub]]:
+        """Decode a value that arrived, and name the stubs in it. `PayloadError`, `CapabilityError`."""
+        stubs: list[Stub] = []
+
+        def adopt(reference: bytes) -> object:
+            found = resolve(reference, self, self.exports)
+            if isinstance(found, Stub):
+                stubs.append(found)
+            return found
+
+        return values.loads(payload, adopt=adopt, hook=self._hook, trusted=self._trusted), stubs
+
+    def let_go(self, target: int) -> None:
+        """Drop one reference to a capability of the other side. Safe from any thread, and after the end."""
+        if self._closed is None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._release, target)
+
+    def _release(self, target: int) -> None:
+        if self._closed is None:
+            self._send(self.connection.release(target, 1))
+
+    def _act(self, message: Message) -> None:
+        match message:
+            case Result(call, payload):
+                self._settle(call, payload, None)
+            case Call():
+                self._answer(message)
+            case Failure(call, payload):
+                self._settle(call, b"", self._failure(payload))
+            case Cancel(call):
+                if (task := self._answering.get(call)) is not None:
+                    task.cancel("cancelled by the caller")
+            case Release(target, count):
+                self.exports.release(target, count)
+            case Note(topic, payload):
+                self._on_note(topic, payload)
+            case Hello(_, payload):
+                self._on_hello(payload)
+            case Goodbye(payload):
+                self.close(ConnectionClosed(payload.decode("utf-8", "replace") or "the other side said goodbye"))
+
+    def _settle(self, call: int, payload: bytes, error: Exception | None) -> None:
+        answer = self._waiting.pop(call, None)
+        if answer is None or answer.done():
+            return
+        if error is None:
+            answer.set_result(payload)
+        else:
+            answer.set_exception(error)
+
+    def _failure(self, payload: bytes) -> Exception:
+        match values.loads(payload):
+            case [str(name), str(message), str(trace)]:
+                return self._rebuild(name, message, trace)
+        raise RemoteProtocolError("a failure that is not a name, a message and a traceback")
+
+    def _answer(self, call: Call) -> None:
+        task = _start(self._respond(call), self._loop)
+        if not task.done():
+            self._answering[call.call] = task
+            task.add_done_callback(lambda _: self._answering.pop(call.call, None))
+
+    async def _respond(self, call: Call) -> None:
+        answer: Result | Failure
+        try:
+            capability: Capability = self.exports.get(call.target)
+            answer = Result(call.call, await capability.answer(call.method, call.payload, self))
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever is raised is the answer
+            name = getattr(error, "name", None) if isinstance(error, RemoteError) else type(error).__name__
+            text = error.message if isinstance(error, RemoteError) else str(error)
+            failure = [name, text[:8192], self._trace(error)[-32_768:]]
+            answer = Failure(call.call, values.dumps([_printable(part) for part in failure]))
+        if self._closed is None:
+            try:
+                frame = self.connection.answer(answer)
+            except IpcError as error:
+                failure = [type(error).__name__, str(error), ""]
+                frame = self.connection.answer(Failure(call.call, values.dumps(failure)))
+            if frame is not None:
+                self._send(frame)
+
+    def _give_up(self, call: int) -> None:
+        frame = self.connection.cancel(call)
+        if frame is not None and self._closed is None:
+            self._send(frame)
+            self._on_cancel(call)
+
+    def _arm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        deadline = self.connection.next_deadline()
+        self._timer = None if deadline is None else self._loop.call_at(deadline, self._expire)
+
+    def _expire(self) -> None:
+        self._timer = None
+        for call in self.connection.expire(self._loop.time()):
+            if (answer := self._waiting.pop(call, None)) is not None and not answer.done():
+                answer.set_exception(DeadlineExceeded("no answer came within the time that was given for it"))
+            self._give_up(call)
+        self._arm()
+
+
+def _printable(part: object) -> str:
+    return str(part).encode("utf-8", "replace").decode()
+
+
+if sys.version_info >= (3, 12):
+
+    def _start(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        """A task that runs until its first wait at once: most answers are ready by then."""
+        return asyncio.Task(work, loop=loop, eager_start=True)
+else:
+
+    def _start(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
+        """A task, on an interpreter that cannot start one at once."""
+        return loop.create_task(work)

@@ -1,0 +1,240 @@
+"""Python values as bytes: what may cross a process border or be stored, and nothing else.
+
+The form is msgpack. Maps have text keys. Three extension types add capabilities, dates and sets. The module refuses
+to know what a value means; in particular a capability is handed to, and made by, functions that the caller passes.
+
+Two readers with different trust: `loads` with `trusted=False` walks the bytes first and refuses what is too deep, has
+too many elements, repeats a key or uses a key that is not text, since a megabyte of empty lists becomes sixty-four of
+objects. `split` takes one level apart and leaves the parts as the bytes they were, so that an envelope can be opened
+without reading the letter.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgpack
+
+from .errors import CodecError, PayloadError
+
+MAX_DEPTH: Final = 64
+MAX_ELEMENTS: Final = 65_536
+MAX_BYTES: Final = 16 * 1024 * 1024
+
+CAPABILITY: Final = 1
+DATETIME: Final = 2
+SET: Final = 3
+
+Export = Callable[[object], bytes | None]
+"""Given an object that is not plain data: the reference that stands for it, or None if it cannot be sent."""
+Adopt = Callable[[bytes], object]
+"""The other direction: given such a reference, the object that stands for the remote one here."""
+Hook = Callable[[dict[str, Any]], Any]
+
+_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
+_MIN_INT, _MAX_INT = -(2**63), 2**64
+
+
+def dumps(value: object, *, export: Export | None = None, limit: int = MAX_BYTES) -> bytes:
+    """Encode a value; `CodecError` names the first part of it that cannot be sent, or says that it is too large.
+
+    Tuples are sent as lists, whole-number keys as text, sub-classes of the plain types as the plain type.
+    """
+    try:
+        data = _pack(_plain(value, export, MAX_DEPTH))
+    except (UnicodeEncodeError, OverflowError, ValueError) as error:
+        raise CodecError(f"the value cannot be sent: {error}") from error
+    if len(data) > limit:
+        raise CodecError(f"the value takes {len(data):,} bytes; at most {limit:,} can be sent")
+    return data
+
+
+def loads(data: bytes, *, adopt: Adopt | None = None, hook: Hook | None = None, trusted: bool = False) -> Any:
+    """Decode a value. Capabilities in it go through `adopt`; maps go through `hook` when there is one.
+
+    `PayloadError` if the bytes are not one well-formed value, or hold a capability where none is expected.
+    """
+    if not trusted:
+        scan(data)
+
+    def extension(code: int, body: bytes) -> Any:
+        match code:
+            case 2:
+                return datetime.datetime.fromisoformat(body.decode("ascii"))
+            case 3:
+                return set(loads(body, hook=hook, trusted=True))
+            case 1 if adopt is not None:
+                return adopt(body)
+        raise PayloadError("a capability stands where only plain data may" if code == CAPABILITY
+                           else f"unknown extension type {code}")  # fmt: skip
+
+    try:
+        return msgpack.unpackb(data, ext_hook=extension, object_hook=hook, strict_map_key=True)
+    except PayloadError:
+        raise
+    except Exception as error:  # msgpack raises a dozen kinds, and each of them means the same here
+        raise PayloadError(f"the value cannot be read: {error or type(error).__name__}") from error
+
+
+def split(data: bytes) -> dict[str, bytes] | list[bytes]:
+    """Take the outermost map or list apart and leave each part encoded. `PayloadError` if it is neither."""
+    reader = msgpack.Unpacker(max_buffer_size=len(data), max_str_len=256)
+    reader.feed(data)
+
+    def part() -> bytes:
+        start = reader.tell()
+        reader.skip()
+        return data[start : reader.tell()]
+
+    try:
+        if data[:1] and (data[0] & 0xF0 == 0x80 or data[0] in {0xDE, 0xDF}):
+            parts: dict[str, bytes] | list[bytes] = {}
+            for _ in range(reader.read_map_header()):
+                key = reader.unpack()
+                if not isinstance(key, str) or key in parts:
+                    raise PayloadError(f"map key {str(key)[:40]!r} is not text, or stands there twice")
+                parts[key] = part()  # type: ignore[call-overload]
+        else:
+            parts = [part() for _ in range(reader.read_array_header())]
+    except PayloadError:
+        raise
+    except Exception as error:
+        raise PayloadError(f"the value cannot be read: {error or type(error).__name__}") from error
+    if reader.tell() != len(data):
+        raise PayloadError("bytes follow the end of the value")
+    return parts
+
+
+def join(parts: Mapping[str, bytes]) -> bytes:
+    """The reverse of `split` for a map: parts that are encoded already, under these keys."""
+    packer = msgpack.Packer(autoreset=False)
+    packer.pack_map_header(len(parts))
+    head = packer.bytes()
+    return head + b"".join(_pack(key) + part for key, part in parts.items())
+
+
+def scan(data: bytes, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_ELEMENTS) -> None:
+    """Walk encoded bytes without building anything, and raise `PayloadError` at the first thing that is not allowed."""
+    size, at, elements = len(data), 0, 0
+    left, keys = 1, None  # values still to come at this level; the keys seen, when this level is a map
+    outer: list[tuple[int, set[bytes] | None]] = []
+    key_next = False
+    while True:
+        while left == 0:
+            if not outer:
+                if at != size:
+                    raise PayloadError("bytes follow the end of the value")
+                return
+            left, keys = outer.pop()
+            key_next = keys is not None
+        if at >= size:
+            raise PayloadError("the value ends too early")
+        elements += 1
+        if elements > max_elements:
+            raise PayloadError(f"the value has more than {max_elements:,} elements")
+        kind, header, width = _HEADS[data[at]]
+        length = int.from_bytes(data[at + 1 : at + 1 + width], "big") if width else header
+        body = at + 1 + width + (1 if kind == _EXT else 0)
+        if kind == _BAD:
+            raise PayloadError(f"byte 0x{data[at]:02x} begins no value")
+        if key_next and kind != _TEXT:
+            raise PayloadError("a map key is not text")
+        left -= 1
+        if kind in {_LIST, _MAP}:
+            if len(outer) >= max_depth:
+                raise PayloadError(f"the value is nested more than {max_depth} deep")
+            outer.append((left, keys))
+            keys = set() if kind == _MAP else None
+            left = length * 2 if kind == _MAP else length
+            key_next = kind == _MAP
+            at = body
+            continue
+        end = body + length
+        if end > size:
+            raise PayloadError("the value ends too early")
+        if keys is not None:
+            if key_next:
+                key = bytes(data[body:end])
+                if key in keys:
+                    raise PayloadError(f"map key {key[:40]!r} stands there twice")
+                keys.add(key)
+            key_next = not key_next
+        if kind == _EXT and data[body - 1] == SET:
+            scan(data[body:end], max_depth=max_depth - len(outer) - 1, max_elements=max_elements - elements)
+        at = end
+
+
+_LEAF, _TEXT, _LIST, _MAP, _EXT, _BAD = range(6)
+
+
+def _heads() -> list[tuple[int, int, int]]:
+    """For each first byte: what it begins, the length when the byte itself tells it, else the width of the length."""
+    heads = [(_LEAF, 0, 0)] * 256
+    for low in range(16):
+        heads[0x80 + low], heads[0x90 + low] = (_MAP, low, 0), (_LIST, low, 0)
+    for low in range(32):
+        heads[0xA0 + low] = (_TEXT, low, 0)
+    heads[0xC1] = (_BAD, 0, 0)
+    for first, kind in ((0xC4, _LEAF), (0xC7, _EXT), (0xD9, _TEXT)):
+        for power in range(3):
+            heads[first + power] = (kind, 0, 1 << power)
+    for first, kind in ((0xDC, _LIST), (0xDE, _MAP)):
+        heads[first], heads[first + 1] = (kind, 0, 2), (kind, 0, 4)
+    for power in range(4):
+        heads[0xCC + power] = heads[0xD0 + power] = (_LEAF, 1 << power, 0)
+    heads[0xCA], heads[0xCB] = (_LEAF, 4, 0), (_LEAF, 8, 0)
+    for power in range(5):
+        heads[0xD4 + power] = (_EXT, 1 << power, 0)
+    return heads
+
+
+_HEADS: Final = _heads()
+_pack = msgpack.Packer(use_bin_type=True).pack
+
+
+def _plain(value: object, export: Export | None, depth: int) -> Any:
+    """A copy that holds exact plain types only, which is what the packer is fast and strict with."""
+    kind = type(value)
+    if kind in _SCALARS:
+        if kind is int and not _MIN_INT <= value < _MAX_INT:  # type: ignore[operator]
+            raise CodecError("a whole number of more than 64 bits cannot be sent; send it as text")
+        return value
+    if depth <= 0:
+        raise CodecError(f"the value is nested more than {MAX_DEPTH} deep, or contains itself")
+    if isinstance(value, dict):
+        return {_key(key): _plain(item, export, depth - 1) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, export, depth - 1) for item in value]
+    return _extension(value, export, depth)
+
+
+def _key(key: object) -> str:
+    if type(key) is str:
+        return key
+    if isinstance(key, str):
+        return str.__str__(key)
+    if type(key) is int:
+        return str(key)
+    raise CodecError(f"a {type(key).__name__} cannot be the key of a map that is sent; use text")
+
+
+def _extension(value: object, export: Export | None, depth: int) -> Any:
+    match value:
+        case str():
+            return str.__str__(value)
+        case int():
+            return int(value)
+        case float():
+            return float(value)
+        case bytes() | bytearray() | memoryview():
+            return bytes(value)
+        case datetime.datetime():
+            return msgpack.ExtType(DATETIME, value.isoformat().encode("ascii"))
+        case set() | frozenset():
+            return msgpack.ExtType(SET, _pack([_plain(item, None, depth - 1) for item in value]))
+    reference = export(value) if export is not None else None
+    if reference is None:
+        raise CodecError(f"{type(value)} cannot be sent")
+    return msgpack.ExtType(CAPABILITY, reference)
