@@ -1,0 +1,43 @@
+"""The first thing that runs in the zygote's interpreter: its text is handed to `python -I -S -c`.
+
+It makes a handful of packages importable from the folders that the host names, and nothing else: no site-packages, no
+working folder, no environment. `cloister` and its layers are bare here, so that the host's half of a layer is never
+imported. Standard library only.
+"""
+
+import importlib.machinery
+import importlib.util
+import json
+import socket
+import sys
+
+
+class Packages:
+    """Finds the packages that the host named, each in its folder."""
+
+    def __init__(self, bare: dict[str, list[str]], whole: dict[str, str]) -> None:
+        self.bare, self.whole = bare, whole
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> importlib.machinery.ModuleSpec | None:
+        """A bare package has a place but no code of its own."""
+        if name in self.bare:
+            spec = importlib.machinery.ModuleSpec(name, None, is_package=True)
+            spec.submodule_search_locations = self.bare[name]
+            return spec
+        if name in self.whole:
+            folder = self.whole[name]
+            return importlib.util.spec_from_file_location(
+                name, f"{folder}/__init__.py", submodule_search_locations=[folder]
+            )
+        return None
+
+
+control = socket.socket(fileno=int(sys.argv[1]))
+sys.argv[:] = ["sandbox"]
+sys.orig_argv[:] = ["sandbox"]
+packages = json.loads(control.recv(65536))
+sys.meta_path.append(Packages(packages["bare"], packages["whole"]))
+
+from cloister.sandbox import zygote  # noqa: E402
+
+zygote.main(control)

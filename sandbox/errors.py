@@ -1,0 +1,31 @@
+"""What can go wrong with a sandbox, named by the situation and by whose fault it is."""
+
+from __future__ import annotations
+
+
+class SandboxError(Exception):
+    """Base of everything that this package raises."""
+
+
+class SandboxUnavailable(SandboxError):
+    """No sandbox can be made here and now: the zygote does not start, or the machine lacks what confinement needs."""
+
+
+class LayerMissing(SandboxUnavailable):
+    """This machine cannot give one layer of the confinement; the message says which, why, and what to do about it."""
+
+
+class SandboxDied(SandboxError):
+    """The process ended while the call was in flight; the message says of what. The call may have had effects."""
+
+
+class ProtocolViolation(SandboxDied):
+    """The tenant's process sent what the protocol does not allow, and was ended for it."""
+
+
+class LimitExceeded(SandboxError):
+    """The tenant's code crossed one of its limits; the message says which. Others in the same process see it died."""
+
+
+class SandboxClosed(SandboxError):
+    """The sandbox was closed by the host; its reason is the message."""

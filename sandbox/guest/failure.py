@@ -1,0 +1,51 @@
+"""A tenant's exceptions as the host and later runs see them: class name, message, and the tenant's own lines."""
+
+from __future__ import annotations
+
+import builtins
+import traceback
+from collections.abc import Container
+
+from cloister.ipc.errors import RemoteError
+
+tenant_paths: Container[str] = ()
+"""The names of the tenant's modules: the frames that a traceback shows."""
+
+
+def trace(error: BaseException) -> str:
+    """The traceback without the frames that are not the tenant's."""
+    report = traceback.TracebackException.from_exception(error, compact=True)
+    seen: set[int] = set()
+
+    def trim(part: traceback.TracebackException | None) -> None:
+        if part is None or id(part) in seen:
+            return
+        seen.add(id(part))
+        part.stack[:] = [frame for frame in part.stack if frame.filename in tenant_paths]
+        trim(part.__cause__)
+        trim(part.__context__)
+
+    trim(report)
+    return "".join(report.format())
+
+
+class StepError(Exception):
+    """A step failed with an exception of a class that this program cannot be given back."""
+
+    __module__ = "workers"
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"{name}: {message}")
+        self.name = name
+        self.message = message
+
+
+def rebuild(name: str, message: str, trace: str = "") -> Exception:
+    """What the host raised, as an exception of the class of that name where Python has one."""
+    known = getattr(builtins, name, None)
+    if isinstance(known, type) and issubclass(known, Exception):
+        try:
+            return known(message)
+        except TypeError:  # UnicodeError and the like want more than a message
+            pass
+    return RemoteError(name, message, trace)

@@ -1,0 +1,183 @@
+"""A guest's life: accept the host's connection, say hello, answer calls until the host is gone.
+
+It runs after the lockdown. Everything it needs is imported by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import selectors
+import socket
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from cloister.ipc import values, zmtp
+from cloister.ipc.connection import Connection
+from cloister.ipc.peer import Peer
+
+from . import failure, scope
+from .output import Output
+from .values import JsDict
+from .worker import Worker
+
+_CHUNK = 256 * 1024
+
+
+class GuestPeer(Peer):
+    """The host, as seen from inside. A run that is over reaches it no longer."""
+
+    async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
+        """Call the host."""
+        scope.still_wanted()
+        return await super().call(target, method, payload, timeout=timeout)
+
+
+class Wire:
+    """The accepted descriptor: bytes to frames and back, without ever blocking the loop."""
+
+    def __init__(self, connection: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+        self._socket = connection
+        self.descriptor = connection.fileno()
+        self._loop = loop
+        self._reader = zmtp.Reader()
+        self._unsent = bytearray()
+        self._early = bytearray()
+        self._socket.setblocking(False)
+        self.peer: Peer
+
+    def send(self, frame: bytes) -> None:
+        """Send a frame, or keep it until the host can take it."""
+        if self._reader.ready:
+            self.write(zmtp.message(frame))
+        else:
+            self._early += zmtp.message(frame)
+
+    def write(self, data: bytes) -> None:
+        """Send bytes in order."""
+        if self._unsent:
+            self._unsent += data
+            return
+        try:
+            sent = self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            sent = 0
+        except OSError:
+            self._loop.stop()
+            return
+        if sent < len(data):
+            self._unsent += data[sent:]
+            self._loop.add_writer(self._socket.fileno(), self._flush)
+
+    def readable(self) -> None:
+        """There is something to read, or the end."""
+        try:
+            data = self._socket.recv(_CHUNK)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._loop.stop()
+            return
+        frames, reply = self._reader.feed(data)
+        if reply:
+            self.write(reply)
+        if self._early and self._reader.ready:
+            early, self._early = bytes(self._early), bytearray()
+            self.write(early)
+        for frame in frames:
+            self.peer.deliver(frame)
+
+    def _flush(self) -> None:
+        try:
+            sent = self._socket.send(self._unsent)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            self._loop.stop()
+            return
+        del self._unsent[:sent]
+        if not self._unsent:
+            self._loop.remove_writer(self._socket.fileno())
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop that was made before the fork, and gets descriptors of its own after it.
+
+    Making one from scratch would cost each sandbox half a megabyte of pages that are written to on the way.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(selectors.EpollSelector())
+        self._close_self_pipe()  # type: ignore[attr-defined]
+        self._selector._selector.close()  # type: ignore[attr-defined]
+
+    def reopen(self) -> None:
+        """Take descriptors that no sibling shares."""
+        self._selector._selector = select.epoll()  # type: ignore[attr-defined]
+        self._make_self_pipe()  # type: ignore[attr-defined]
+
+
+class Stage:
+    """What a guest needs and the zygote can prepare: the loop, and the streams that a tenant prints to."""
+
+    def __init__(self) -> None:
+        self.loop = Loop()
+        self.output = Output()
+        self.output.install()
+        self.warm_up: Callable[[Callable[[], None]], None] = lambda then: then()
+        """What to do before the host is greeted; then, what to go on with."""
+        asyncio.set_event_loop(self.loop)
+
+    def serve(self, listener: int, account: Mapping[str, int]) -> int:
+        """Live. Returns what to exit with."""
+        with socket.socket(fileno=listener) as door:
+            connection, _ = door.accept()
+        self.converse(connection, account)
+        return 0
+
+    def converse(self, connection: socket.socket, account: Mapping[str, int]) -> None:
+        """Answer calls that come over a connection, until it ends."""
+        self.loop.reopen()
+        wire = Wire(connection, self.loop)
+        self.loop.call_soon(self._open, wire, dict(account))
+        self.loop.run_forever()
+
+    def peer(self, send: Callable[[bytes], None]) -> GuestPeer:
+        """The other end of a conversation, whose frames go to `send`."""
+        peer = GuestPeer(
+            Connection(greeted=True),
+            send,
+            trusted=True,
+            hook=JsDict,
+            trace=failure.trace,
+            rebuild=failure.rebuild,
+            on_closed=lambda _: self.loop.stop(),
+        )
+        peer.exports.grant(Worker(self.output))
+        return peer
+
+    def _open(self, wire: Wire, account: dict[str, int]) -> None:
+        wire.write(zmtp.OPENING)
+        self.warm_up(lambda: self._greet(wire, account))
+
+    def _greet(self, wire: Wire, account: dict[str, int]) -> None:
+        loop, output = self.loop, self.output
+        peer = wire.peer = self.peer(wire.send)
+        output.note = peer.note
+        background = scope.Background(
+            lambda count: peer.note("background", values.dumps(count)),
+            lambda what, error: output.say("error", f"{what}\n{failure.trace(error)}"),
+        )
+        scope.set_background(background)
+        loop.set_exception_handler(lambda _, context: output.say("error", _unhandled(context)))
+        loop.add_reader(wire.descriptor, wire.readable)
+        account["ready"] = time.monotonic_ns()
+        wire.send(peer.connection.hello(values.dumps(account)))
+
+
+def _unhandled(context: dict[str, Any]) -> str:
+    error = context.get("exception")
+    return f"{context.get('message', 'unhandled')}\n{failure.trace(error) if error is not None else ''}"

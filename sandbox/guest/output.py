@@ -1,0 +1,92 @@
+"""What a tenant prints and logs, carried to the host line by line, with the invocation it belongs to.
+
+Long lines are cut. How much is taken is decided at the other end, which is the one that can be trusted with it.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import io
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+from cloister.ipc import values
+
+MAX_LINE = 8192
+invocation: contextvars.ContextVar[int] = contextvars.ContextVar("invocation", default=0)
+"""The number of the call that is being answered, 0 outside of any."""
+
+Say = Callable[[str, bytes], None]
+_LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
+
+
+class Lines(io.TextIOBase):
+    """A text stream that says each line as it is completed."""
+
+    def __init__(self, say: Callable[[str, str], None], level: str) -> None:
+        self._say = say
+        self._level = level
+        self._rest = ""
+
+    def write(self, text: str) -> int:
+        """Take some text."""
+        *lines, self._rest = (self._rest + str(text)).split("\n")
+        for line in lines:
+            self._say(self._level, line)
+        if len(self._rest) > MAX_LINE:
+            self.flush()
+        return len(text)
+
+    def flush(self) -> None:
+        """Say what is there of an unfinished line."""
+        if self._rest:
+            rest, self._rest = self._rest, ""
+            self._say(self._level, rest)
+
+    def writable(self) -> bool:
+        """Of course."""
+        return True
+
+
+class Records(logging.Handler):
+    """Log records as lines of their level."""
+
+    def __init__(self, say: Callable[[str, str], None]) -> None:
+        super().__init__()
+        self._say = say
+        self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """The logging system's hook."""
+        try:
+            text = self.format(record)
+        except Exception as error:
+            text = f"{record.msg!r} cannot be formatted: {error}"
+        self._say(_LEVELS.get(record.levelno, "error" if record.levelno > logging.ERROR else "info"), text)
+
+
+class Output:
+    """Standard output, standard error and logging of one sandbox."""
+
+    def __init__(self) -> None:
+        self.note: Say = lambda _topic, _payload: None
+        self._streams = Lines(self.say, "stdout"), Lines(self.say, "stderr")
+
+    def install(self) -> None:
+        """Take over from the standard streams, which lead nowhere."""
+        sys.stdout, sys.stderr = self._streams
+        logging.basicConfig(handlers=[Records(self.say)], level=logging.INFO, force=True)
+        logging.captureWarnings(True)
+
+    def flush(self) -> None:
+        """Say what is there of unfinished lines."""
+        for stream in self._streams:
+            stream.flush()
+
+    def say(self, level: str, text: str) -> None:
+        """Say one line."""
+        line = text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]} … ({len(text):,} characters)"
+        safe = line.encode("utf-8", "replace").decode()
+        self.note("log", values.dumps([level, safe, invocation.get(), int(time.time() * 1000)]))

@@ -1,0 +1,141 @@
+"""A guest's whole life, played once in the zygote before anybody is forked; and its beginning once more in each spare.
+
+The interpreter adapts code as it runs, and writes that into the code's pages. What is written before the fork is shared
+by all children; what is written after it costs each of them the page, and the time of copying it. So `perform` plays
+the real thing in the zygote: the real event loop and the real protocol, with a host whose every word is known
+beforehand. And `Opening` has a child copy the pages of its first minutes before it says hello, when nobody waits for it
+yet.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import linecache
+import logging
+import socket
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from cloister.ipc import codec, values, zmtp
+from cloister.ipc.messages import Call, Failure, Hello, Message, Result
+
+from . import failure, importer, main, scope, workers
+from .workers import workflows
+
+_PROGRAM: Final = """
+from workers import WorkerEntrypoint, WorkflowEntrypoint, env
+class Default(WorkerEntrypoint):
+    def greet(self, name):
+        print("hello", name)
+        return {"hello": name, "n": [1, 2.5, None, True]}
+    async def fail(self):
+        raise ValueError(await self.env.KV.get("key"))
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        @step.do("one")
+        async def one():
+            return 1
+        return [await one(), await step.do("two", lambda: 2), event.payload]
+"""
+_DEFAULTS: Final = {"retries": {"limit": 0, "delay": 0, "backoff": "constant"}, "timeout": 1000}
+_NO_LIMIT: Final = 2**63 - 1
+_NAME: Final = "rehearsal_of_a_tenant"
+
+
+def perform() -> None:
+    """Play it, and leave no trace of the program in it."""
+    sys.modules["workers"], sys.modules["workers.workflows"] = workers, workflows
+    streams, handlers = (sys.stdout, sys.stderr), logging.root.handlers[:]
+    guest, host = socket.socketpair()
+    stage = main.Stage()
+    stage.loop.call_soon(lambda: stage.loop.add_reader(host, _Prompter(host).readable))
+    host.sendall(zmtp.OPENING)
+    try:
+        stage.converse(guest, {})
+    finally:
+        stage.loop.close()
+        asyncio.set_event_loop(None)
+        guest.close()
+        sys.stdout, sys.stderr = streams
+        logging.root.handlers[:] = handlers
+        _forget()
+
+
+class Opening:
+    """The first two calls of a guest's life, to nobody's ears. Give it to `Stage.warm_up`."""
+
+    def __init__(self, stage: main.Stage) -> None:
+        self._stage = stage
+        self._calls = [codec.encode(call) for call in _calls()[:2]]
+
+    def __call__(self, then: Callable[[], None]) -> None:
+        """Play it, and go on."""
+        answers: list[bytes] = []
+        peer = self._stage.peer(answers.append)
+        for call in self._calls:
+            peer.deliver(call)
+
+        def over() -> None:
+            if len(answers) < len(self._calls):
+                self._stage.loop.call_soon(over)
+            else:
+                _forget()
+                then()
+
+        over()
+
+
+def _forget() -> None:
+    sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, importer.Tenant)]
+    del sys.modules[_NAME]
+    linecache.cache.pop(f"{_NAME}.py", None)
+    scope.set_env({})
+    failure.tenant_paths = ()
+
+
+def _calls() -> list[Call]:
+    return [
+        Call(1, 0, "boot", _encode([f"{_NAME}.py", {f"{_NAME}.py": ["py", _PROGRAM]}, {"KV": _KV}, _NO_LIMIT])),
+        Call(2, 0, "invoke", _encode([None, "greet", ["you"], {}, None])),
+        Call(3, 0, "invoke", _encode([None, "fail", [], {}, None])),
+        Call(
+            4, 0, "run", _encode(["TenantWorkflow", {"instanceId": "one"}, values.dumps({}), [], _DEFAULTS, _JOURNAL])
+        ),
+    ]
+
+
+class _Prompter:
+    """The host's part: each answer of the guest is met with the next call, each call with what it hoped for."""
+
+    def __init__(self, end: socket.socket) -> None:
+        self._end = end
+        self._reader = zmtp.Reader()
+        self._calls = _calls()
+
+    def readable(self) -> None:
+        data = self._end.recv(65536)
+        for frame in self._reader.feed(data)[0]:
+            match codec.decode(frame):
+                case Call(number, _, method):
+                    self._say(Result(number, _encode(["done"] if method == "settle" else "value")))
+                case Hello() | Result() | Failure() if self._calls:
+                    self._say(self._calls.pop(0))
+                case Result() | Failure():
+                    asyncio.get_running_loop().remove_reader(self._end)
+                    self._end.close()
+
+    def _say(self, message: Message) -> None:
+        self._end.sendall(zmtp.message(codec.encode(message)))
+
+
+class _Reference:
+    def __init__(self, number: int) -> None:
+        self.data = values.dumps([0, number, {}])
+
+
+_KV, _JOURNAL = _Reference(1), _Reference(2)
+
+
+def _encode(value: object) -> bytes:
+    return values.dumps(value, export=lambda subject: subject.data if isinstance(subject, _Reference) else None)

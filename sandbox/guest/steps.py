@@ -1,0 +1,287 @@
+"""`step`, as a workflow's author sees it: runs bodies, and asks the host's journal for everything that must last.
+
+Specification: Cloudflare's Python SDK (`do` as a decorator, dependencies by parameter name or by `depends`), and beside
+it the plain form `await step.do("name", function)`. A step that has a record is answered from it without a word to the
+host. What a body returned always comes back as it would be read from the record.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from cloister.ipc import values
+from cloister.ipc.capabilities import Stub
+from cloister.ipc.errors import CodecError, RemoteError
+
+from . import failure, scope
+from .values import JsDict
+from .workers.workflows import NonRetryableError
+
+_NOTE_AFTER = 0.02  # seconds: a body that is done sooner is not announced
+_OVER = "this run was parked or ended; if it goes on, it does so from its records"
+Body = Callable[..., Any]
+
+
+class NonDeterminismError(Exception):
+    """The run did not visit steps that it had visited before: the program changed, or depends on something else."""
+
+    __module__ = "workers"
+
+
+class Journal:
+    """The host's record of this run: what is there already, and how to add to it. All in encoded values."""
+
+    def __init__(self, stub: Stub, history: list[Any], defaults: dict[str, Any], run: scope.Run) -> None:
+        self._call = stub._channel.call
+        self._telling: set[asyncio.Future[Any]] = set()
+        self._target = stub._target
+        self._configs: dict[bytes, dict[str, Any]] = {}
+        self.defaults = defaults
+        self.records = {(kind, name, count): rest for kind, name, count, *rest in history}
+        self.unvisited = {key for key, record in self.records.items() if record[0] in {"done", "failed"}}
+        self.run = run
+
+    async def ask(self, method: str, *arguments: object) -> Any:
+        """One round trip."""
+        if self.run.over:
+            raise scope.Suspended(_OVER)
+        try:
+            answer = await self._call(self._target, method, values.dumps(arguments))
+        except RemoteError as error:
+            if error.name == "RunOver":
+                self.run.over = True
+                raise scope.Suspended(_OVER) from None
+            raise
+        return values.loads(answer, hook=JsDict, trusted=True)
+
+    def started(self, name: str, count: int, attempt: int) -> None:
+        """Tell the host what is being worked on, and do not wait for what it says."""
+        task = asyncio.ensure_future(self.ask("started", name, count, attempt))
+        self._telling.add(task)
+        task.add_done_callback(self._told)
+
+    def _told(self, task: asyncio.Future[Any]) -> None:
+        self._telling.discard(task)
+        if not task.cancelled():
+            task.exception()  # a host that does not want to hear it says so where it matters
+
+    def visit(self, kind: str, name: str, count: int) -> list[Any] | None:
+        """The record of a step, if there is one: state, attempt, value, error, config."""
+        key = (kind, name, count)
+        self.unvisited.discard(key)
+        return self.records.get(key)
+
+    async def configure(self, config: object) -> dict[str, Any]:
+        """A config as the host understands it. The same one is asked for once in a run."""
+        key = values.dumps(config)
+        if key not in self._configs:
+            self._configs[key] = await self.ask("configure", config)
+        return self._configs[key]
+
+
+class WorkflowStep:
+    """One run's steps."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._counts: dict[tuple[str, str], int] = {}
+        self._declared: dict[str, Step] = {}
+
+    def do(
+        self, name: Any = None, *rest: Any, depends: Any = None, concurrent: bool = False, config: Any = None
+    ) -> Any:
+        """Declare a step (decorator), or run one: `await step.do("name", [config], function)`."""
+        body, rest = (rest[-1], rest[:-1]) if rest and inspect.isroutine(rest[-1]) else (None, rest)
+        if callable(name):
+            raise TypeError("step.do is used with parentheses: @step.do() or @step.do('name')")
+        if body is not None:
+            settings = rest[0] if rest else config
+            return Step(self, str(name or body.__name__), body, None, False, settings)()
+        if rest:  # the older form: do(name, depends, concurrent, config)
+            older: list[Any] = [*rest, *(depends, concurrent, config)[len(rest) :]]
+            depends, concurrent, config = older
+
+        def declare(function: Body) -> Step:
+            step = Step(self, name or function.__name__, function, depends, concurrent, config)
+            self._declared[step._step_name] = self._declared[function.__name__] = step
+            return step
+
+        return declare
+
+    def sleep(self, name: str, duration: Any) -> Awaitable[None]:
+        """Sleep for a number of milliseconds, a text such as "2 hours", or a timedelta. It starts when called."""
+        return self._start(self._sleep(name, self._count("sleep", name), _span(duration), None))
+
+    def sleep_until(self, name: str, timestamp: Any) -> Awaitable[None]:
+        """Sleep until a datetime, or a number of milliseconds since 1970. It starts when called."""
+        return self._start(self._sleep(name, self._count("sleep", name), None, _moment(timestamp)))
+
+    async def wait_for_event(
+        self, name: str, event_type: str | None = None, /, timeout: Any = "24 hours", **more: Any
+    ) -> Any:
+        """Wait for an event of a type. A map of `payload`, `timestamp` and `type`; an error when the time is over."""
+        kind = event_type if event_type is not None else more.pop("type")
+        count = self._count("wait", name)
+        record = self._journal.visit("wait", name, count)
+        match record:
+            case ["done", _, value, *_]:
+                got = values.loads(value, hook=JsDict, trusted=True)
+            case ["failed", _, _, error, *_]:
+                raise _error(error)
+            case _:
+                got = await self._journal.ask("wait_for_event", name, count, kind, _span(timeout))
+                if "error" in got:
+                    raise _error(got["error"])
+        moment = datetime.datetime.fromtimestamp(got["timestamp"] / 1000, datetime.UTC).replace(tzinfo=None)
+        return JsDict(payload=got["payload"], timestamp=moment, type=got["type"])
+
+    def _count(self, kind: str, name: str) -> int:
+        count = self._counts[kind, name] = self._counts.get((kind, name), 0) + 1
+        return count
+
+    @staticmethod
+    def _start(work: Coroutine[Any, Any, None]) -> Awaitable[None]:
+        return asyncio.ensure_future(work)
+
+    async def _sleep(self, name: str, count: int, duration: Any, until: Any) -> None:
+        record = self._journal.visit("sleep", name, count)
+        if record is None or record[0] != "done":
+            await self._journal.ask("sleep", name, count, duration, until)
+
+
+class Step:
+    """A declared step. Calling it runs it, or answers from its record."""
+
+    def __init__(
+        self, owner: WorkflowStep, name: str, body: Body, depends: list[Step] | None, concurrent: bool, config: Any
+    ) -> None:
+        self._owner = owner
+        self._step_name = name
+        self._body = body
+        self._depends = depends
+        self._concurrent = concurrent
+        self._config = config
+        self._memo: asyncio.Future[Any] | None = None
+
+    def __call__(self) -> Awaitable[Any]:
+        """Run the step. What is returned is to be awaited."""
+        return self._run()
+
+    async def _run(self) -> Any:
+        arguments = await self._arguments()
+        count = self._owner._count("do", self._step_name)
+        result = await self._perform(count, arguments)
+        memo: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        memo.set_result(result)
+        self._memo = memo
+        return result
+
+    async def _resolve(self) -> Any:
+        if self._memo is None:
+            self._memo = asyncio.ensure_future(self._run())
+        return await self._memo
+
+    async def _arguments(self) -> list[Any]:
+        """The results of the steps that this one depends on, by its parameters; `ctx` is filled in later."""
+        names = list(inspect.signature(self._body).parameters)
+        wanted = [name for name in names if name != "ctx" or "ctx" in self._owner._declared]
+        if self._depends is None:
+            for name in wanted:
+                if name not in self._owner._declared:
+                    raise TypeError(f"Received unexpected parameter {name}")
+            sources = [self._owner._declared[name] for name in wanted]
+        else:
+            sources = list(self._depends)
+            if len(sources) != len(wanted):
+                raise TypeError(
+                    f"Step declares {len(wanted)} non-ctx parameter(s) but 'depends' has {len(sources)} item(s)"
+                )
+        if self._concurrent:
+            results = await asyncio.gather(*(source._resolve() for source in sources))
+        else:
+            results = [await source._resolve() for source in sources]
+        found = dict(zip(wanted, results, strict=True))
+        return [found.get(name, _CONTEXT) for name in names]
+
+    async def _perform(self, count: int, arguments: list[Any]) -> Any:
+        journal, name = self._owner._journal, self._step_name
+        record = journal.visit("do", name, count)
+        attempt, config = 1, None
+        match record:
+            case ["done", _, value, *_]:
+                return values.loads(value, hook=JsDict, trusted=True)
+            case ["failed", _, _, error, *_]:
+                raise _error(error)
+            case ["retrying", _, _, _, config]:
+                attempt = await journal.ask("attempt", name, count)
+            case _ if self._config is not None:
+                config = await journal.configure(self._config)
+        resolved = config or journal.defaults
+        while True:
+            value, error, retryable = await self._attempt(count, attempt, resolved, arguments)
+            try:
+                verdict = await journal.ask("settle", name, count, attempt, self._config, value, error, retryable)
+            except RemoteError as refusal:  # such as a result that is too large: it will not be smaller next time
+                if error is not None:
+                    raise
+                error = [refusal.name, refusal.message, ""]
+                verdict = await journal.ask("settle", name, count, attempt, self._config, b"", error, False)
+            if verdict[0] == "done":
+                return values.loads(value, hook=JsDict, trusted=True)
+            if verdict[0] == "failed":
+                raise _error(verdict[1])
+            attempt = await journal.ask("attempt", name, count)
+
+    async def _attempt(
+        self, count: int, attempt: int, config: dict[str, Any], arguments: list[Any]
+    ) -> tuple[bytes, list[str] | None, bool]:
+        """One run of the body: its encoded value, or its error and whether another attempt makes sense."""
+        context = JsDict(step=JsDict(name=self._step_name, count=count), attempt=attempt, config=config)
+        loop = asyncio.get_running_loop()
+        note = loop.call_later(_NOTE_AFTER, self._owner._journal.started, self._step_name, count, attempt)
+        limit = config["timeout"]
+        try:
+            async with asyncio.timeout(limit / 1000) as timer:
+                result = self._body(*(context if argument is _CONTEXT else argument for argument in arguments))
+                if inspect.iscoroutine(result):
+                    result = await result
+            return values.dumps(result), None, False
+        except CodecError as error:
+            text = f'Value returned from step "{self._step_name}" is not serialisable: {error}'
+            return b"", ["TypeError", text, ""], False
+        except Exception as error:
+            if isinstance(error, TimeoutError) and timer.expired():
+                return b"", ["WorkflowTimeoutError", f"Execution timed out after {limit}ms", ""], True
+            name = getattr(error, "name", "") if isinstance(error, failure.StepError) else type(error).__name__
+            report = [name, str(error), failure.trace(error)[-16_384:]]
+            safe = [part.encode("utf-8", "replace").decode() for part in report]
+            return b"", safe, not isinstance(error, NonRetryableError)
+        finally:
+            note.cancel()
+
+
+_CONTEXT = object()
+
+
+def _error(error: list[str]) -> Exception:
+    """A recorded error, as an exception to raise in the tenant's `run`."""
+    name, message, *_ = error
+    if name == "NonRetryableError":
+        return NonRetryableError(message)
+    rebuilt = failure.rebuild(name, f"{name}: {message}")
+    return rebuilt if type(rebuilt).__name__ == name else failure.StepError(name, message)
+
+
+def _span(duration: Any) -> Any:
+    return duration / datetime.timedelta(milliseconds=1) if isinstance(duration, datetime.timedelta) else duration
+
+
+def _moment(timestamp: Any) -> Any:
+    if isinstance(timestamp, datetime.datetime):
+        aware = timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=datetime.UTC)
+        return aware.timestamp() * 1000
+    return timestamp

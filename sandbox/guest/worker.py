@@ -1,0 +1,119 @@
+"""The one capability that the host finds in every guest: take the tenant's code, then call into it.
+
+boot(main, modules, env, address_space)                import the tenant's main module
+invoke(entrypoint, method, args, kwargs, props)        call a method of an entrypoint
+run(entrypoint, event, payload, history, defaults, journal)
+                                                       run a workflow, answering recorded steps from its history
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from cloister.ipc import values
+from cloister.ipc.capabilities import Channel, Stub
+
+from ..lockdown import limits
+from . import entrypoints, failure, importer, scope
+from .output import Output, invocation
+from .steps import Journal, NonDeterminismError, WorkflowStep
+from .values import JsDict
+
+
+class Worker:
+    """The tenant's program in this sandbox."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._entrypoints: dict[str, type[Any]] = {}
+        self._main = ""
+        self._invocations = 0
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """None: the host knows what this is."""
+        return {}
+
+    async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
+        """One of the three calls above."""
+        arguments, stubs = channel.decode(payload)
+        if method == "boot":
+            self._boot(*arguments)
+            return channel.encode(None)
+        self._invocations += 1
+        invocation.set(self._invocations)
+        try:
+            if method == "run":
+                return values.dumps(await self._run(*arguments))  # to be stored: no capability outlives the run
+            return channel.encode(await self._invoke(*arguments))
+        finally:
+            self._output.flush()
+            for stub in stubs:
+                stub.dispose()
+
+    def _boot(self, main: str, modules: dict[str, Any], env: dict[str, Any], address_space: int) -> None:
+        limits.limit_address_space(address_space)
+        tenant = importer.Tenant({name: (kind, content) for name, (kind, content) in modules.items()})
+        failure.tenant_paths = tenant.paths
+        importer.install(tenant)
+        scope.set_env(env)
+        try:
+            module = tenant.import_main(main)
+        except SystemExit as end:
+            raise _not_an_exit(end) from end
+        finally:
+            self._output.flush()
+        self._main = main
+        self._entrypoints = entrypoints.discover(module)
+
+    def _make(self, name: str | None, props: Any) -> Any:
+        return entrypoints.find(self._entrypoints, name, self._main)(scope.Context(props), scope.env())
+
+    async def _invoke(self, name: str | None, method: str, args: list[Any], kwargs: dict[str, Any], props: Any) -> Any:
+        return await _result(entrypoints.method(self._make(name, props), method), *args, **kwargs)
+
+    async def _run(
+        self, name: str | None, about: JsDict, payload: bytes, history: list[Any], defaults: JsDict, stub: Stub
+    ) -> Any:
+        run = scope.Run()
+        event = JsDict(payload=values.loads(payload, hook=JsDict, trusted=True), **about)
+        journal = Journal(stub, history, defaults, run)
+        workflow = self._make(name, None)
+        task = asyncio.ensure_future(self._guarded(workflow, event, WorkflowStep(journal), run))
+        try:
+            result = await asyncio.shield(task)
+        except asyncio.CancelledError:
+            run.over = True
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()
+            raise
+        if journal.unvisited:
+            missing = ", ".join(f"{kind} {name!r} ({count})" for kind, name, count in sorted(journal.unvisited))
+            raise NonDeterminismError(f"the run ended without visiting steps that are recorded for it: {missing}")
+        return result
+
+    @staticmethod
+    async def _guarded(workflow: Any, event: JsDict, step: WorkflowStep, run: scope.Run) -> Any:
+        scope.current_run.set(run)
+        try:
+            return await _result(workflow.run, event, step)
+        except scope.Suspended as end:
+            raise asyncio.CancelledError from end
+
+
+async def _result(function: Any, *args: Any, **kwargs: Any) -> Any:
+    """What a tenant's function gives, be it a coroutine or not."""
+    try:
+        result = function(*args, **kwargs)
+        return await result if inspect.isawaitable(result) else result
+    except SystemExit as end:
+        raise _not_an_exit(end) from end
+
+
+def _not_an_exit(end: SystemExit) -> RuntimeError:
+    return RuntimeError(f"the worker called sys.exit({end.code!r}); only the host ends a sandbox")

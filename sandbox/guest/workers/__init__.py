@@ -1,0 +1,18 @@
+"""`workers`: what a tenant's program imports. Source-compatible with Cloudflare's Python SDK for what is here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .. import scope
+from ..entrypoints import RpcTarget, WorkerEntrypoint, WorkflowEntrypoint
+
+__all__ = ["RpcTarget", "WorkerEntrypoint", "WorkflowEntrypoint", "env", "waitUntil", "wait_until"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "env":
+        return scope.env()
+    if name in {"wait_until", "waitUntil"}:
+        return scope.wait_until
+    raise AttributeError(f"module 'workers' has no attribute {name!r}")

@@ -1,0 +1,126 @@
+"""Control groups: what one sandbox may use of memory and tasks, enforced by the kernel. This is the host's half.
+
+A group is made once for each slot and used again by the next sandbox in it: making one costs a tenth of a millisecond,
+attaching to one a fiftieth. The child attaches itself, through descriptors that it was handed, before it is confined.
+Version 2 is used where its controllers are there, version 1 where that is what there is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from ..errors import LayerMissing
+
+_TASKS: Final = 64
+_PREFIX: Final = "cloister-"
+_MEMORY_LIMIT: Final = {1: "memory.limit_in_bytes", 2: "memory.max"}
+_MEMORY_EVENTS: Final = {1: "memory.oom_control", 2: "memory.events"}
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """The group of one slot, in one or, for version 1, in two hierarchies."""
+
+    version: int
+    folders: tuple[Path, ...]  # the first is the one that counts memory
+    attach: tuple[int, ...]  # descriptors through which a process joins
+
+    def limit_memory(self, size: int) -> None:
+        """Bound what all processes of the group use together."""
+        (self.folders[0] / _MEMORY_LIMIT[self.version]).write_text(str(size))
+
+    def kills(self) -> int:
+        """How often the kernel has killed in this group for want of memory."""
+        for line in (self.folders[0] / _MEMORY_EVENTS[self.version]).read_text().splitlines():
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+        return 0
+
+    def close(self) -> None:
+        """Remove the group. Harmless while a dying process is still in it: then the next host removes it."""
+        for descriptor in self.attach:
+            os.close(descriptor)
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
+
+class Groups:
+    """The part of the tree that this host owns. `LayerMissing` says why there is none."""
+
+    def __init__(self) -> None:
+        self.version, parents = _parents()
+        self._roots = tuple(parent / f"{_PREFIX}{os.getpid()}" for parent in parents)
+        try:
+            for parent, root in zip(parents, self._roots, strict=True):
+                _sweep(parent)
+                root.mkdir()
+            if self.version == 2:
+                (self._roots[0] / "cgroup.subtree_control").write_text("+memory +pids")
+            self.acquire("probe").close()
+        except OSError as error:
+            self.close()
+            raise LayerMissing(
+                f"control groups cannot be made: {error.strerror}; run as root, or delegate one"
+            ) from error
+
+    def acquire(self, name: str) -> Group:
+        """A group for one slot."""
+        folders = tuple(root / name for root in self._roots)
+        for folder in folders:
+            folder.mkdir(exist_ok=True)
+        attach = tuple(os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder in folders)
+        (folders[-1] / "pids.max").write_text(str(_TASKS))
+        return Group(self.version, folders, attach)
+
+    def close(self) -> None:
+        """Remove what is empty by now."""
+        for root in self._roots:
+            for folder in root.glob("*/"):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()
+            with contextlib.suppress(OSError):
+                root.rmdir()
+
+
+def attach_self(descriptors: tuple[int, ...]) -> None:
+    """The child's half: join the groups whose descriptors it was handed."""
+    for descriptor in descriptors:
+        os.write(descriptor, b"0")
+
+
+def _parents() -> tuple[int, tuple[Path, ...]]:
+    """The version in use, and our own group in each hierarchy that is needed: memory first, tasks last."""
+    own: dict[str, str] = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        own.update(dict.fromkeys(controllers.split(","), path))
+    mounts: dict[str, Path] = {}
+    for line in Path("/proc/self/mounts").read_text().splitlines():
+        _, place, kind, options, *_ = line.split()
+        if kind == "cgroup2":
+            mounts[""] = Path(place)
+        elif kind == "cgroup":
+            mounts.update(dict.fromkeys(options.split(","), Path(place)))
+    if {"memory", "pids"} <= own.keys() & mounts.keys():
+        return 1, tuple(mounts[name] / own[name].lstrip("/") for name in ("memory", "pids"))
+    if "" in own and "" in mounts:
+        group = mounts[""] / own[""].lstrip("/")
+        with contextlib.suppress(OSError):
+            if {"memory", "pids"} <= set((group / "cgroup.subtree_control").read_text().split()):
+                return 2, (group,)
+        raise LayerMissing("the memory and pids controllers are not delegated to this service's control group")
+    raise LayerMissing("no control group hierarchy with memory and pids is mounted")
+
+
+def _sweep(parent: Path) -> None:
+    """Remove the groups of hosts that are gone."""
+    for root in parent.glob(f"{_PREFIX}*"):
+        if not Path("/proc", root.name.removeprefix(_PREFIX)).exists():
+            for folder in (*root.glob("*/"), root):
+                with contextlib.suppress(OSError):
+                    folder.rmdir()

@@ -1,0 +1,58 @@
+"""Who the process is: ids of its own where the host may give them, no capabilities and no way to gain any."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import struct
+from pathlib import Path
+from typing import Final
+
+from . import kernel
+
+_CAPSET: Final = {"x86_64": 126, "aarch64": 91}
+_HEADER: Final = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0))  # version 3, this thread
+_NOTHING: Final = ctypes.create_string_buffer(24)
+_NO_ROOT = 0b11  # uid 0 means nothing to execve, and that is locked
+
+
+def last_capability() -> int:
+    """The highest capability that this kernel knows. Read before /proc is gone."""
+    return int(Path("/proc/sys/kernel/cap_last_cap").read_text())
+
+
+def empty_bounding_set(last: int) -> None:
+    """No capability can come back by executing a program, in this process or any that it forks."""
+    kernel.prctl(kernel.PR_SET_SECUREBITS, _NO_ROOT)
+    for capability in range(last + 1):
+        kernel.prctl(kernel.PR_CAPBSET_DROP, capability)
+
+
+def drop_capabilities() -> None:
+    """Give up every capability."""
+    kernel.syscall(_CAPSET[kernel.MACHINE], _HEADER, _NOTHING)
+
+
+def become(uid: int) -> None:
+    """Take on a user and group id that nobody else has."""
+    os.setgroups([])
+    os.setresgid(uid, uid, uid)
+    os.setresuid(uid, uid, uid)
+
+
+def die_with_parent(parent: int) -> None:
+    """Be killed when the zygote goes. Asked for after the change of ids, which clears it. The parent is checked."""
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    if os.getppid() != parent:
+        os._exit(1)
+
+
+def hide() -> None:
+    """Not dumpable: no core, no ptrace, and /proc/<pid> closed to others of the same uid."""
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+
+
+def renounce() -> None:
+    """`no_new_privs`: no program that is executed can ever give more than there is."""
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)

@@ -1,0 +1,60 @@
+"""The few kernel calls that Python has no name for, by way of the C library. No policy here."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+from typing import Final
+
+MACHINE: Final = platform.machine()
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.syscall.restype = ctypes.c_long
+_prctl = _libc.prctl
+_prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+
+PR_SET_PDEATHSIG, PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_SECCOMP = 1, 3, 4, 22
+PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 24, 28, 38, 39
+
+
+def check(result: int) -> int:
+    """The result of a C call, or its errno as an `OSError`."""
+    if result < 0:
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
+    return result
+
+
+def prctl(option: int, argument: int = 0, second: int = 0) -> int:
+    """prctl(2)."""
+    return check(_prctl(option, argument, second, 0, 0))
+
+
+def syscall(number: int, *arguments: object) -> int:
+    """syscall(2): pointers as ctypes objects, numbers as `int`."""
+    return check(_libc.syscall(number, *arguments))
+
+
+def unshare(flags: int) -> None:
+    """unshare(2)."""
+    check(_libc.unshare(flags))
+
+
+def setns(descriptor: int, kind: int) -> None:
+    """setns(2)."""
+    check(_libc.setns(descriptor, kind))
+
+
+def mount(source: bytes | None, target: bytes, kind: bytes | None, flags: int, options: bytes | None = None) -> None:
+    """mount(2)."""
+    check(_libc.mount(source, target, kind, ctypes.c_ulong(flags), options))
+
+
+def umount(target: bytes, flags: int) -> None:
+    """umount2(2)."""
+    check(_libc.umount2(target, flags))
+
+
+def set_malloc_arenas(count: int) -> None:
+    """One arena instead of one for each thread, so that a limit on address space goes by what is used."""
+    _libc.mallopt(-8, count)

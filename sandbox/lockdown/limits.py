@@ -1,0 +1,49 @@
+"""Resource limits of one process: the fuse under everything that is enforced from outside."""
+
+from __future__ import annotations
+
+import ctypes
+import resource
+from pathlib import Path
+from typing import Final
+
+from . import kernel
+
+_SETRLIMIT: Final = {"x86_64": 160, "aarch64": 164}
+
+FIXED: Final = (
+    (resource.RLIMIT_CORE, 0),  # a core file would carry the tenant's data out
+    (resource.RLIMIT_FSIZE, 0),  # nothing it could write to may grow
+    (resource.RLIMIT_MEMLOCK, 0),
+    (resource.RLIMIT_MSGQUEUE, 0),
+    (resource.RLIMIT_SIGPENDING, 64),
+    (resource.RLIMIT_STACK, 8 << 20),
+    (resource.RLIMIT_NICE, 0),
+    (resource.RLIMIT_RTPRIO, 0),
+)
+_bounds = (ctypes.c_uint64 * 2)()  # laid out before the fork, like all that a child hands to the kernel
+
+
+def bound_all(open_files: int) -> None:
+    """Set the limits that are the same for every child; they inherit them from the zygote."""
+    for kind, limit in (*FIXED, (resource.RLIMIT_NOFILE, open_files)):
+        _, hard = resource.getrlimit(kind)
+        bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+        resource.setrlimit(kind, (bound, bound))
+
+
+def bound_tasks(count: int) -> None:
+    """Bound the threads of a process that has a user id of its own."""
+    resource.setrlimit(resource.RLIMIT_NPROC, (count, count))
+
+
+def address_space() -> int:
+    """How many bytes of address space this process has: what it inherited is not the tenant's doing."""
+    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+
+
+def limit_address_space(size: int) -> None:
+    """Bound this process's own address space, for good. The filter lets this one limit be lowered, since it is known
+    only when a spare gets its tenant; nothing can raise it again."""
+    _bounds[0] = _bounds[1] = size
+    kernel.syscall(_SETRLIMIT[kernel.MACHINE], resource.RLIMIT_AS, _bounds)

@@ -1,0 +1,187 @@
+"""The system-call filter: a default-deny list by name, turned into a search tree for the kernel's BPF machine.
+
+`ALLOWED` and `CHECKED` are the policy; the rest of the file is a small assembler. A tree, because the kernel runs the
+filter once for every call number when it is installed, and a line of tests costs twice as much there. Everything that
+is not named answers EPERM, which Python turns into an exception that the tenant can read; what no library ever tries
+kills. `clone3` answers ENOSYS, because its flags lie in memory where a filter cannot see them; the C library then falls
+back to `clone`, whose flags it can.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from . import kernel
+from .syscalls import NUMBERS
+
+_ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
+_AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+_X32_BIT: Final = 0x40000000
+
+ALLOWED: Final = frozenset(
+    """
+    read write readv writev close fstat lseek poll ppoll pselect6 select
+    epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd2 pipe2 dup
+    accept4 recvfrom shutdown getsockname getpeername getsockopt
+    munmap brk mremap madvise futex set_robust_list rseq sched_yield sched_getaffinity
+    rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack restart_syscall
+    nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time getrusage times
+    getpid getppid gettid getuid geteuid getgid getegid umask getrandom exit exit_group
+    """.split()
+)
+
+KILLED: Final = frozenset(
+    """
+    ptrace process_vm_readv process_vm_writev bpf perf_event_open userfaultfd
+    mount umount2 pivot_root chroot unshare setns move_mount open_tree fsopen fsmount
+    init_module finit_module delete_module kexec_load kexec_file_load reboot
+    keyctl add_key request_key swapon swapoff acct iopl ioperm
+    """.split()
+)
+
+REFUSED: Final = {
+    **dict.fromkeys(("clone3", "statx", "openat2", "faccessat2"), errno.ENOSYS),
+    **dict.fromkeys(
+        ("open", "openat", "stat", "lstat", "access", "faccessat", "readlink", "readlinkat", "chdir", "getdents64"),
+        errno.EACCES,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Test:
+    """One argument of a call: its value under `mask` must be one of `values`."""
+
+    argument: int
+    values: tuple[int, ...]
+    mask: int = 0xFFFF_FFFF_FFFF_FFFF
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A call that is allowed when every test passes, and answers `otherwise` when one does not."""
+
+    tests: tuple[Test, ...]
+    otherwise: int = errno.EPERM
+
+
+def checked(own_pid: int) -> dict[str, Rule]:
+    """The calls that are allowed with certain arguments only."""
+    return {
+        "mmap": Rule((Test(2, (0,), mask=4),)),  # no PROT_EXEC: no code that was not loaded before the lockdown
+        "mprotect": Rule((Test(2, (0,), mask=4),)),
+        "clone": Rule((Test(0, (0x3D0F00,)),)),  # exactly the flags of a thread of the C library
+        "sendto": Rule((Test(4, (0,)),)),  # no address: only to where the socket is connected
+        "socketpair": Rule(
+            (Test(0, (1,)), Test(1, (1, 5), mask=0xF))
+        ),  # AF_UNIX, not datagram: an event loop's own pipe
+        "setsockopt": Rule((Test(1, (1,)),)),
+        "fcntl": Rule((Test(1, (1, 2, 3, 4, 1030)),)),  # get and set flags, duplicate with close-on-exec
+        "ioctl": Rule((Test(1, (0x5421, 0x541B, 0x5451)),), errno.ENOTTY),  # non-blocking, bytes waiting, close-on-exec
+        "prctl": Rule((Test(0, (15,)),)),  # the name of a thread
+        "tgkill": Rule((Test(0, (own_pid,)),)),
+        "prlimit64": Rule((Test(0, (0,)), Test(2, (0,)))),  # read its own limits
+        "setrlimit": Rule((Test(0, (9,)),)),  # lower its own address space, which no one can raise again
+        "newfstatat": Rule(
+            (Test(3, (0x1000,), mask=0x1000),), errno.EACCES
+        ),  # the C library's fstat, and nothing by path
+    }
+
+
+def program(own_pid: int) -> bytes:
+    """The filter for a process that knows itself as `own_pid`."""
+    numbers = NUMBERS[kernel.MACHINE]
+    actions: dict[int, bytes] = {}
+
+    def add(names: Iterable[str], action: bytes) -> None:
+        actions.update({numbers[name]: action for name in names if name in numbers})
+
+    add(ALLOWED, _return(_ALLOW))
+    add(KILLED, _return(_KILL_PROCESS))
+    for name, number in REFUSED.items():
+        add([name], _return(_ERRNO | number))
+    for name, rule in checked(own_pid).items():
+        add([name], _assemble(rule))
+    start = _jump_if_equal(_AUDIT_ARCH[kernel.MACHINE], 1, 0) + _return(_KILL_PROCESS)
+    body = _tree(_segments(actions, _return(_ERRNO | errno.EPERM)))
+    if kernel.MACHINE == "x86_64":  # the 32-bit pointers of x32 are another table of calls
+        body = _instruction(0x35, 0, 1, _X32_BIT) + _return(_KILL_PROCESS) + body
+    return _load(4) + start + _load(0) + body
+
+
+class Filter:
+    """A program in the form that the kernel takes, laid out before the fork."""
+
+    def __init__(self, code: bytes) -> None:
+        self._code = ctypes.create_string_buffer(code, len(code))
+        self._header = ctypes.create_string_buffer(
+            struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(self._code))
+        )
+        self._address = ctypes.addressof(self._header)
+
+    def install(self) -> None:
+        """Put the calling thread, and all it starts, under the filter. Needs `no_new_privs`. There is no way back."""
+        kernel.prctl(kernel.PR_SET_SECCOMP, 2, self._address)
+
+
+def _instruction(code: int, if_true: int, if_false: int, constant: int) -> bytes:
+    return struct.pack("<HBBI", code, if_true, if_false, constant)
+
+
+def _load(offset: int) -> bytes:
+    return _instruction(0x20, 0, 0, offset)
+
+
+def _return(value: int) -> bytes:
+    return _instruction(0x06, 0, 0, value)
+
+
+def _jump_if_equal(constant: int, if_true: int, if_false: int) -> bytes:
+    return _instruction(0x15, if_true, if_false, constant)
+
+
+def _assemble(rule: Rule) -> bytes:
+    """Both halves of each argument are compared: a test that saw only the lower one could be passed by."""
+    code = _return(_ALLOW)
+    refuse = _return(_ERRNO | rule.otherwise)
+    for test in reversed(rule.tests):
+        code = _half(test, 32, _half(test, 0, code, refuse), refuse)
+    return code
+
+
+def _half(test: Test, shift: int, following: bytes, refuse: bytes) -> bytes:
+    mask = test.mask >> shift & 0xFFFF_FFFF
+    if mask == 0:
+        return following
+    wanted = sorted({value >> shift & 0xFFFF_FFFF for value in test.values})
+    if shift == 32 and len(wanted) != 1:
+        raise ValueError("alternatives must agree in their upper half")
+    load = _load(16 + 8 * test.argument + shift // 8)
+    if mask != 0xFFFF_FFFF:
+        load += _instruction(0x54, 0, 0, mask)
+    compares = b"".join(_jump_if_equal(value, len(wanted) - at, 0) for at, value in enumerate(wanted[:-1]))
+    return load + compares + _jump_if_equal(wanted[-1], 1, 0) + refuse + following
+
+
+def _segments(actions: Mapping[int, bytes], otherwise: bytes) -> list[tuple[int, bytes]]:
+    """(first number, action) for runs of numbers with the same action, covering all of them."""
+    segments: list[tuple[int, bytes]] = []
+    for number in range(max(actions) + 2):
+        action = actions.get(number, otherwise)
+        if not segments or segments[-1][1] != action:
+            segments.append((number, action))
+    return segments
+
+
+def _tree(segments: list[tuple[int, bytes]]) -> bytes:
+    if len(segments) == 1:
+        return segments[0][1]
+    middle = len(segments) // 2
+    left, right = _tree(segments[:middle]), _tree(segments[middle:])
+    # A conditional jump reaches 255 instructions, so the far side is reached by an unconditional one.
+    return _instruction(0x35, 0, 1, segments[middle][0]) + _instruction(0x05, 0, 0, len(left) // 8) + left + right

@@ -1,0 +1,161 @@
+"""The lockdown, as two lists in order. The order is the argument; a reviewer can check it with a finger.
+
+`JAIL` is done once by the zygote, before it knows any tenant; each entry is tried, and what the machine cannot give is
+reported by name. `confine` is done by each child after the fork and before it is told anything; an entry that fails
+there ends the child.
+
+A layer of `JAIL`, and what it stops:
+
+    user        nothing by itself: without root it is the way to the others
+    pids        the zygote's own process numbers, so that all children go when it goes
+    mount       every file of the host: the root is an empty read-only directory
+    net         every network interface, also loopback
+    ipc         System V and POSIX queues and shared memory of the host
+    uts         the host's name
+    cgroup      the host's tree of control groups
+    landlock    opening paths, TCP, abstract sockets and signals to others, should the filter miss a way
+    capabilities   getting any back: the bounding set is empty, and uid 0 means nothing to execve
+    limits      core files, growing files, locked memory, queues, descriptors beyond a few dozen
+    seccomp     every system call but some seventy, so that the kernel offers less to attack
+    processes   seeing or signalling any other process: each sandbox is process 1 of its own namespace
+    identity    acting on what siblings own: a user id for each sandbox (root only)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from . import cgroups, identity, landlock, limits, namespaces, seccomp
+
+FLOOR = ("landlock", "seccomp")
+"""Without these nothing untrusted runs."""
+COUNT_OF_TASKS = 64
+
+
+@dataclass(slots=True)
+class Jail:
+    """What the zygote has, and hands down to each child."""
+
+    layers: dict[str, str] = field(default_factory=dict)
+    """Layer: "active", or why it is not."""
+    pids: namespaces.PidNamespaces | None = None
+    landlock: int = -1
+    filter: seccomp.Filter | None = None
+    own_ids: bool = False
+
+    def active(self, layer: str) -> bool:
+        """Whether the layer is in force."""
+        return self.layers.get(layer) == "active"
+
+
+def enter_jail(open_files: int) -> Jail:
+    """Do the zygote's list. Afterwards nothing can be opened any more; everything needed must be imported by now."""
+    jail = Jail()
+    root = os.geteuid() == 0
+    capabilities = identity.last_capability()
+    for layer, step in (
+        ("user", lambda: "root needs none" if root and _may_mount() else namespaces.enter_user()),
+        ("pids", lambda: "root needs none" if not jail.active("user") else namespaces.become_first_process()),
+        ("processes", lambda: _open_pid_namespaces(jail)),
+        ("mount", lambda: namespaces.enter_shared("mount")),
+        ("net", lambda: namespaces.enter_shared("net")),
+        ("ipc", lambda: namespaces.enter_shared("ipc")),
+        ("uts", lambda: namespaces.enter_shared("uts")),
+        ("cgroup", lambda: namespaces.enter_shared("cgroup")),
+        ("landlock", lambda: _open_landlock(jail)),
+        ("identity", lambda: _own_ids(jail, root)),
+        ("root", lambda: namespaces.empty_root() if jail.active("mount") else "needs the mount namespace"),
+        ("capabilities", lambda: _empty_bounding_set(capabilities)),
+        ("limits", lambda: limits.bound_all(open_files)),
+        ("dumpable", identity.hide),
+        ("no_new_privs", identity.renounce),
+        ("seccomp", lambda: _open_filter(jail)),
+    ):
+        jail.layers[layer] = _attempt(step)
+    return jail
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """What distinguishes one child from its siblings."""
+
+    number: int
+    uid: int
+    groups: tuple[int, ...]
+    connection: int
+
+
+def confine(jail: Jail, slot: Slot, parent: int) -> None:
+    """Do the child's list. Any failure here must end the child: it is half confined."""
+    cgroups.attach_self(slot.groups)
+    _keep_only(slot.connection, jail.landlock)
+    if jail.own_ids:
+        limits.bound_tasks(COUNT_OF_TASKS)
+        identity.become(slot.uid)
+    identity.drop_capabilities()
+    os.setsid()
+    identity.die_with_parent(parent)
+    identity.hide()
+    landlock.restrict(jail.landlock)
+    rules = jail.filter if jail.pids is not None else seccomp.Filter(seccomp.program(os.getpid()))
+    if rules is None:
+        raise PermissionError("there is no filter")
+    rules.install()
+
+
+def _attempt(step: Callable[[], str | None]) -> str:
+    try:
+        return step() or "active"
+    except (OSError, KeyError) as error:
+        return f"not available: {error}"
+
+
+def _may_mount() -> bool:
+    """CAP_SYS_ADMIN: a root without it, as in most containers, is treated as an ordinary user."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return bool(int(line.split()[1], 16) >> 21 & 1)
+    return False
+
+
+def _open_pid_namespaces(jail: Jail) -> None:
+    spaces = namespaces.PidNamespaces()
+    child = spaces.fork()
+    if not child:
+        os._exit(0)
+    os.waitpid(child, 0)
+    jail.pids = spaces
+
+
+def _open_landlock(jail: Jail) -> None:
+    jail.landlock = landlock.deny_everything()
+
+
+def _own_ids(jail: Jail, root: bool) -> str | None:
+    if not root or jail.active("user"):
+        return "only root may give each sandbox a user id of its own"
+    jail.own_ids = True
+    return None
+
+
+def _open_filter(jail: Jail) -> None:
+    jail.filter = seccomp.Filter(seccomp.program(1))
+
+
+def _empty_bounding_set(last: int) -> str | None:
+    if os.geteuid() != 0:  # outside of a user namespace that could not be entered, too, there is nothing to drop
+        return "there are none"
+    identity.empty_bounding_set(last)
+    return None
+
+
+def _keep_only(*descriptors: int) -> None:
+    """Close everything but standard streams and these, whatever the zygote held."""
+    after = 3
+    for descriptor in sorted(descriptors):
+        os.closerange(after, descriptor)
+        after = descriptor + 1
+    os.closerange(after, os.sysconf("SC_OPEN_MAX"))

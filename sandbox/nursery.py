@@ -1,0 +1,155 @@
+"""The host's end of the zygote: start it, ask it for children, hear of their deaths.
+
+The host itself never forks: it has threads, a ZeroMQ context and a database. The zygote is a fresh interpreter with an
+empty environment, given no more than the folders of the few packages that a guest needs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from cloister import ipc
+
+from .errors import SandboxUnavailable
+
+START_TIMEOUT = 30.0
+Died = Callable[[int, int, int], None]
+"""Slot, exit code or minus the signal, CPU milliseconds."""
+
+
+class Nursery:
+    """One zygote. `Nursery.open` starts it; `lost` is done when it is gone, and every child with it."""
+
+    def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, on_died: Died) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._process = process
+        self._control = control
+        self._on_died = on_died
+        self._asked: dict[int, asyncio.Future[int]] = {}
+        self._ready: asyncio.Future[tuple[dict[str, str], int]] = self._loop.create_future()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        self.layers: dict[str, str] = {}
+        self.address_space = 0
+        control.setblocking(False)
+        self._loop.add_reader(control.fileno(), self._readable)
+
+    @classmethod
+    async def open(cls, on_died: Died) -> Nursery:
+        """Start a zygote and wait until it is locked in. `SandboxUnavailable` says why it did not come up."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        bootstrap = (Path(__file__).parent / "bootstrap.py").read_text()
+        with theirs:
+            process = subprocess.Popen(  # noqa: ASYNC220 - a spawn of a fresh program, and the loop has nothing to do yet
+                [sys.executable, "-I", "-S", "-X", "utf8", "-c", bootstrap, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={}, cwd="/", close_fds=True,
+                pass_fds=[theirs.fileno()], start_new_session=True,
+            )  # fmt: skip
+        ours.send(json.dumps(_packages()).encode())
+        nursery = cls(process, ours, on_died)
+        try:
+            async with asyncio.timeout(START_TIMEOUT):
+                either: set[asyncio.Future[Any]] = {nursery._ready, nursery.lost}
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        except TimeoutError:
+            await nursery.close()
+            raise SandboxUnavailable(f"the zygote was not ready within {START_TIMEOUT:.0f} s") from None
+        if not nursery._ready.done():
+            await nursery.close()
+            raise SandboxUnavailable("the zygote ended while it was starting; its standard error says why")
+        nursery.layers, nursery.address_space = nursery._ready.result()
+        return nursery
+
+    async def fork(self, slot: int, uid: int, descriptors: list[int]) -> int:
+        """Ask for a child in a slot, which gets the descriptors: its pidfd. `SandboxUnavailable` if there is none."""
+        answer: asyncio.Future[int] = self._loop.create_future()
+        self._asked[slot] = answer
+        try:
+            socket.send_fds(self._control, [msgpack.packb([slot, uid])], descriptors)
+            return await answer
+        except OSError as error:
+            raise SandboxUnavailable(f"the zygote cannot be asked for a sandbox: {error}") from error
+        finally:
+            self._asked.pop(slot, None)
+
+    async def close(self) -> None:
+        """End the zygote, and with it whatever is left of its children."""
+        self._lose()
+        self._process.kill()
+        await self._loop.run_in_executor(None, self._process.wait)
+
+    def kill(self) -> None:
+        """End the zygote as an accident would."""
+        self._process.send_signal(signal.SIGKILL)
+
+    @property
+    def pid(self) -> int:
+        """The process number, for looking at it."""
+        return self._process.pid
+
+    def _readable(self) -> None:
+        while not self.lost.done():
+            try:
+                data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                data, descriptors = b"", []
+            if not data:
+                self._lose()
+                return
+            self._hear(msgpack.unpackb(data), descriptors)
+
+    def _hear(self, message: list[Any], descriptors: list[int]) -> None:
+        match message:
+            case ["ready", dict(layers), int(address_space)]:
+                self._ready.set_result((layers, address_space))
+            case ["spawned", int(slot)] if slot in self._asked and not self._asked[slot].done():
+                self._asked[slot].set_result(descriptors.pop())
+            case ["refused", int(slot), str(reason)] if slot in self._asked and not self._asked[slot].done():
+                self._asked[slot].set_exception(SandboxUnavailable(f"the zygote cannot fork: {reason}"))
+            case ["died", int(slot), int(status), int(cpu_ms)]:
+                self._on_died(slot, status, cpu_ms)
+        for descriptor in descriptors:  # a child that nobody waits for any longer
+            os.close(descriptor)
+
+    def _lose(self) -> None:
+        if self.lost.done():
+            return
+        self.lost.set_result(None)
+        self._loop.remove_reader(self._control.fileno())
+        self._control.close()
+        for answer in self._asked.values():
+            if not answer.done():
+                answer.set_exception(SandboxUnavailable("the zygote died"))
+
+
+def _packages() -> dict[str, dict[str, Any]]:
+    """Where the packages are that a guest may import: the real folders, however the host was installed."""
+    layers = {
+        "cloister.ipc": Path(ipc.__path__[0]).resolve(),
+        "cloister.sandbox": Path(__file__).resolve().parent,
+    }
+    found = importlib.util.find_spec("msgpack")
+    if found is None or found.origin is None:
+        raise SandboxUnavailable("msgpack is not installed where the zygote could take it from")
+    return {
+        "bare": {"cloister": [], **{name: [_source(folder)] for name, folder in layers.items()}},
+        "whole": {"msgpack": str(Path(found.origin).parent)},
+    }
+
+
+def _source(folder: Path) -> str:
+    """An editable install is a tree of links; the files they lead to are together in one folder."""
+    return str((folder / "errors.py").resolve().parent)

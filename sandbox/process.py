@@ -1,0 +1,70 @@
+"""One sandboxed process as the host holds it: a pidfd, a way to end it, and words for how it ended.
+
+Signals go through the pidfd and never to a number, which could be somebody else's by then. The number is used for
+reading only.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from pathlib import Path
+
+import psutil
+
+NOT_CONFINED = 70
+"""What a child exits with that could not be confined."""
+
+
+class Process:
+    """A process that the zygote has forked."""
+
+    def __init__(self, pidfd: int) -> None:
+        self._pidfd = pidfd
+        found = re.search(r"^Pid:\s*(\d+)$", Path(f"/proc/self/fdinfo/{pidfd}").read_text(), re.MULTILINE)
+        self.pid = int(found[1]) if found else 0
+
+    def kill(self) -> None:
+        """End it now. Harmless when it has ended, or is closed."""
+        if self._pidfd >= 0:
+            try:
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+            except ProcessLookupError:
+                return
+
+    def cpu_seconds(self) -> float:
+        """CPU time of all its threads since it was forked; 0 when it has ended."""
+        try:
+            return time.clock_gettime((~self.pid << 3) | 2)
+        except OSError:
+            return 0.0
+
+    def memory_bytes(self) -> int:
+        """Its proportional share of memory, 0 when it has ended or may not be looked at."""
+        try:
+            return int(psutil.Process(self.pid).memory_full_info().pss)
+        except (psutil.Error, OSError):
+            return 0
+
+    def close(self) -> None:
+        """Let go of the pidfd."""
+        if self._pidfd >= 0:
+            os.close(self._pidfd)
+            self._pidfd = -1
+
+
+def describe(status: int, *, memory_bytes: int, killed_for_memory: bool) -> str:
+    """How a process ended, in words. `status` is the exit code, or minus the signal."""
+    if killed_for_memory:
+        return f"exceeded {memory_bytes >> 20:,} MiB of memory"
+    if status == NOT_CONFINED:
+        return "could not be confined, and was ended before it knew anything"
+    if status >= 0:
+        return f"exited with {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    return f"killed by {name}" + (": it made a system call that nothing needs" if name == "SIGSYS" else "")

@@ -1,0 +1,247 @@
+"""One sandbox as the host sees it: a process to call into, limits that are watched from here, and a reason for its end.
+
+A sandbox is blank until `boot` gives it a tenant's code; it serves that tenant until it ends and is never used again.
+Every death has a sentence, and every call in flight fails with it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cloister.ipc import Connection, ConnectionClosed, DeadlineExceeded, PayloadError, Peer, RemoteProtocolError, values
+from cloister.ipc.transport import Link
+
+from .errors import LimitExceeded, ProtocolViolation, SandboxClosed, SandboxDied, SandboxError
+from .lockdown.cgroups import Group
+from .policy import Limits
+from .process import Process, describe
+from .watch import Charge, CpuWatch
+
+GRACE = 1.0
+"""Seconds that a cancelled call has to stop in before its process is ended."""
+LOG_LINES_PER_SECOND = 1000
+_WORKER = 0  # the capability that every guest has
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Where the time of a start went, in microseconds. For a spare it was spent before anyone asked."""
+
+    fork: int
+    confine: int
+    ready: int
+
+
+@dataclass(frozen=True, slots=True)
+class LogLine:
+    """One line that a tenant printed or logged. `level` is stdout, stderr, debug, info, warning or error."""
+
+    level: str
+    text: str
+    invocation: int
+    time_ms: int
+
+
+class Sandbox:
+    """A confined process. Made by `Spawner.take`, never constructed by users of this package."""
+
+    def __init__(self, number: int, process: Process, link: Link, group: Group | None, address_space: int) -> None:
+        loop = asyncio.get_running_loop()
+        self.number = number
+        self.phases = Phases(0, 0, 0)
+        self.limits = Limits()
+        self.died: asyncio.Future[str] = loop.create_future()
+        """Done when the process is gone: of what, in words."""
+        self.background = 0
+        self.dropped_lines = 0
+        self.on_log: Callable[[LogLine], None] = lambda _: None
+        self.on_background: Callable[[], None] = lambda: None
+        self._process = process
+        self._link = link
+        self._group = group
+        self._group_kills = group.kills() if group is not None else 0
+        self._address_space = address_space
+        self._loop = loop
+        self._limit_group(self.limits.memory_bytes)  # ahead of time: a write to a control group takes a third of a boot
+        self._hello: asyncio.Future[bytes] = loop.create_future()
+        self._sentence: SandboxError | None = None
+        self._in_flight = 0
+        self._log_window, self._log_lines = 0.0, 0
+        self._watch = CpuWatch(process.cpu_seconds, loop.time, loop.call_at)
+        self._peer = Peer(
+            Connection(),
+            link.send,
+            on_hello=self._hello.set_result,
+            on_note=self._hear,
+            on_cancel=self._grant_grace,
+            on_closed=self._closed,
+        )
+        link.on_frame = self._peer.deliver
+        link.on_lost = lambda: self.kill(ProtocolViolation("it closed its connection, or sent a frame of over 16 MiB"))
+
+    @property
+    def busy(self) -> bool:
+        """Whether something is going on in it: a call, or work that was to go on after one."""
+        return self._in_flight > 0 or self.background > 0
+
+    @property
+    def end(self) -> tuple[str, type[SandboxError]]:
+        """Of what it died, in words and as the class of error that its calls raised."""
+        return str(self._sentence), type(self._sentence or SandboxDied())
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can be called."""
+        return self._sentence is None and not self.died.done()
+
+    @property
+    def pid(self) -> int:
+        """The process number, for looking at it."""
+        return self._process.pid
+
+    def memory_bytes(self) -> int:
+        """Its proportional share of memory."""
+        return self._process.memory_bytes()
+
+    def cpu_seconds(self) -> float:
+        """The CPU time it has used."""
+        return self._process.cpu_seconds()
+
+    async def ready(self, timeout: float) -> None:
+        """Wait for the guest's first word."""
+        async with asyncio.timeout(timeout):
+            either: set[asyncio.Future[Any]] = {self._hello, self.died}
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if self.died.done():
+            raise SandboxDied(f"the sandbox {self.died.result()} while it was starting")
+        match values.loads(self._hello.result()):
+            case {"asked": int(asked), "forked": int(forked), "confined": int(confined), "ready": int(ready)}:
+                self.phases = Phases((forked - asked) // 1000, (confined - forked) // 1000, (ready - confined) // 1000)
+
+    async def boot(
+        self, main: str, modules: Mapping[str, tuple[str, Any]], env: Mapping[str, Any], limits: Limits
+    ) -> None:
+        """Give a blank sandbox its tenant: code, bindings and limits. Raises what the tenant's import raises."""
+        self.limits = limits
+        if self._group is not None and self._group_limit != limits.memory_bytes:
+            self._limit_group(limits.memory_bytes)
+        fuse = self._address_space + limits.memory_bytes
+        await self.call("boot", [main, dict(modules), dict(env), fuse], limits)
+
+    async def call(self, method: str, arguments: list[Any], limits: Limits | None = None) -> bytes:
+        """Call the guest: the encoded result. `SandboxDied`, `LimitExceeded`, or what was raised inside.
+
+        `limits.wall_ms` and `limits.cpu_ms` hold for this call.
+        """
+        _, answer = self._guarded(method, self._peer.encode(arguments), limits or self.limits)
+        return await answer
+
+    def watched_call(
+        self, method: str, arguments: list[Any], limits: Limits
+    ) -> tuple[Callable[[], None], Awaitable[bytes]]:
+        """The same for a durable run: a function that starts the count of CPU time anew, and what to await."""
+        return self._guarded(method, self._peer.encode(arguments), limits)
+
+    def decode(self, payload: bytes) -> Any:
+        """Read a result. `PayloadError` is the tenant's fault."""
+        return self._peer.decode(payload)[0]
+
+    def kill(self, sentence: SandboxError) -> None:
+        """End it at once. The first sentence stands; calls in flight fail with it."""
+        if self._sentence is None and not self.died.done():
+            self._sentence = sentence
+            self._process.kill()
+            self._peer.close(sentence)
+
+    async def close(self, reason: str) -> None:
+        """End it and wait until it is gone. Harmless when repeated."""
+        self.kill(SandboxClosed(reason))
+        await asyncio.wait({self.died})
+
+    def ended(self, status: int, _cpu_ms: int = 0) -> None:
+        """The zygote reports the death; this is the last thing that happens to a sandbox."""
+        if self.died.done():
+            return
+        killed_for_memory = self._group is not None and self._group.kills() > self._group_kills
+        words = describe(status, memory_bytes=self.limits.memory_bytes, killed_for_memory=killed_for_memory)
+        if self._sentence is None:
+            kind = LimitExceeded if killed_for_memory else SandboxDied
+            self._sentence = kind(f"the sandbox {words}")
+        self.died.set_result(str(self._sentence).removeprefix("the sandbox "))
+        self._peer.close(self._sentence)
+        self._watch.stop()
+        self._link.close()
+        self._process.close()
+
+    def _limit_group(self, memory_bytes: int) -> None:
+        self._group_limit = memory_bytes
+        if self._group is not None:
+            with contextlib.suppress(OSError):  # the fuse on address space holds all the same
+                self._group.limit_memory(memory_bytes)
+
+    def _guarded(self, method: str, payload: bytes, limits: Limits) -> tuple[Callable[[], None], Awaitable[bytes]]:
+        charge: Charge | None = None
+        if limits.cpu_ms is not None:
+            charge = self._watch.begin(
+                limits.cpu_ms, lambda: self.kill(LimitExceeded(f"the sandbox exceeded {limits.cpu_ms:,} ms of CPU"))
+            )
+        return (
+            lambda: self._watch.restart(charge) if charge is not None else None,
+            self._finish(self._peer.call(_WORKER, method, payload, timeout=_seconds(limits.wall_ms)), charge, limits),
+        )
+
+    async def _finish(self, call: Awaitable[bytes], charge: Charge | None, limits: Limits) -> bytes:
+        self._in_flight += 1
+        try:
+            return await call
+        except DeadlineExceeded as error:
+            raise LimitExceeded(f"the call exceeded {limits.wall_ms:,} ms of time") from error
+        except PayloadError:
+            raise
+        except (RemoteProtocolError, ConnectionClosed) as error:
+            raise self._sentence or SandboxDied(f"the sandbox broke off: {error}") from error
+        finally:
+            self._in_flight -= 1
+            if charge is not None:
+                self._watch.end(charge)
+
+    def _grant_grace(self, call: int) -> None:
+        self._loop.call_later(GRACE, self._after_grace, call)
+
+    def _after_grace(self, call: int) -> None:
+        if call in self._peer.connection.cancelled:
+            self.kill(LimitExceeded(f"the sandbox did not stop within {GRACE * 1000:,.0f} ms of being cancelled"))
+
+    def _closed(self, error: Exception) -> None:
+        if isinstance(error, RemoteProtocolError):
+            self.kill(ProtocolViolation(f"the sandbox broke the protocol: {error}"))
+        elif not isinstance(error, SandboxError):
+            self.kill(SandboxDied(f"the sandbox broke off: {error}"))
+
+    def _hear(self, topic: str, payload: bytes) -> None:
+        match topic, values.loads(payload):
+            case "log", [str(level), str(text), int(invocation), int(time_ms)]:
+                self._log(LogLine(level[:16], text, invocation, time_ms))
+            case "background", int(count):
+                self.background = max(count, 0)
+                self.on_background()
+            case _:
+                raise RemoteProtocolError(f"a note of an unknown form on {topic[:40]!r}")
+
+    def _log(self, line: LogLine) -> None:
+        now = self._loop.time()
+        if now - self._log_window >= 1.0:
+            self._log_window, self._log_lines = now, 0
+        self._log_lines += 1
+        if self._log_lines > LOG_LINES_PER_SECOND:
+            self.dropped_lines += 1
+        else:
+            self.on_log(line)
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000

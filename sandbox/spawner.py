@@ -1,0 +1,229 @@
+"""Where sandboxes come from: a zygote, a few blank spares, and the wire to each of them.
+
+A spare is a sandbox that was forked, confined and connected before anybody asked, so that a cold boot is no more than
+"take a spare, send it its code". It is used once, by one tenant. A zygote that dies takes its sandboxes with it; the
+next one is started at once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import fcntl
+import itertools
+import os
+import shutil
+import socket
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from cloister.ipc.transport import Router
+
+from .errors import LayerMissing, SandboxClosed, SandboxError, SandboxUnavailable
+from .lockdown.cgroups import Group, Groups
+from .lockdown.sequence import FLOOR
+from .nursery import Nursery
+from .policy import Policy
+from .process import Process
+from .sandbox import Sandbox
+
+HELLO_TIMEOUT = 10.0
+REFILL_AFTER: Final = 0.004
+"""Seconds to leave to whoever took a spare before forking the next one, while there are others to take."""
+_PREFIX: Final = "cloister-"
+_UID_BASE, _UIDS_PER_HOST, _HOSTS = 2_000_000_000, 100_000, 1000
+
+
+class Spawner:
+    """Makes sandboxes. An async context manager; everything it made ends with it."""
+
+    def __init__(self, *, spares: int = 4, policy: Policy | None = None) -> None:
+        self._wanted = spares
+        self._policy = policy or Policy()
+        self._spares: collections.deque[Sandbox] = collections.deque()
+        self._sandboxes: dict[int, Sandbox] = {}
+        self._groups: Groups | None = None
+        self._slot_groups: dict[int, Group] = {}
+        self._free_slots: list[int] = []
+        self._slots = itertools.count()
+        self._sockets = itertools.count()
+        self._forking = asyncio.Semaphore(8)
+        self._closing = False
+        self._filling: asyncio.Task[None] | None = None
+        self._nursery: Nursery | None = None
+        self._opening: asyncio.Future[Nursery] | None = None
+        self.layers: dict[str, str] = {}
+
+    async def __aenter__(self) -> Self:
+        self._folder, self._lock = _private_folder()
+        self._router = Router()
+        try:
+            self._groups = Groups()
+            groups = "active"
+        except (LayerMissing, OSError) as error:
+            groups = f"not available: {error}"
+        try:
+            nursery = await self._open_nursery()
+            self.layers = {**nursery.layers, "cgroups": groups}
+            self._check_floor()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+        self._fill()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing = True
+        if self._filling is not None:
+            self._filling.cancel()
+            await asyncio.wait({self._filling})
+        for sandbox in self._sandboxes.values():
+            sandbox.kill(SandboxClosed("the loader was closed"))
+        if self._nursery is not None:
+            if self._sandboxes and not self._nursery.lost.done():
+                await asyncio.wait({sandbox.died for sandbox in self._sandboxes.values()}, timeout=5)
+            await self._nursery.close()
+        for number in list(self._sandboxes):
+            self._died(number, -9, 0)
+        self._router.close()
+        for group in self._slot_groups.values():
+            group.close()
+        if self._groups is not None:
+            self._groups.close()
+        shutil.rmtree(self._folder, ignore_errors=True)
+        os.close(self._lock)
+
+    @property
+    def spares(self) -> int:
+        """How many blank sandboxes are waiting."""
+        return len(self._spares)
+
+    @property
+    def zygote_pid(self) -> int | None:
+        """The process number of the zygote, while there is one."""
+        return None if self._nursery is None else self._nursery.pid
+
+    async def take(self) -> Sandbox:
+        """A blank sandbox: a spare where there is one, a new one where not. `SandboxUnavailable`."""
+        if self._closing:
+            raise SandboxUnavailable("the loader is closed")
+        while self._spares:
+            sandbox = self._spares.popleft()
+            if sandbox.alive:
+                self._fill(REFILL_AFTER if self._spares else 0.0)
+                return sandbox
+        self._fill()
+        return await self._spawn()
+
+    def _fill(self, delay: float = 0.0) -> None:
+        if not self._closing and (self._filling is None or self._filling.done()) and len(self._spares) < self._wanted:
+            self._filling = asyncio.ensure_future(self._refill(delay))
+
+    async def _refill(self, delay: float) -> None:
+        await asyncio.sleep(delay)
+        while len(self._spares) < self._wanted:
+            try:
+                self._spares.append(await self._spawn())
+            except SandboxError:
+                return  # whoever takes next will try, and be told
+
+    async def _spawn(self) -> Sandbox:
+        async with self._forking:
+            nursery = await self._open_nursery()
+            slot = self._free_slots.pop() if self._free_slots else next(self._slots)
+            group = self._group(slot)
+            path = f"{self._folder}/{next(self._sockets)}"
+            with socket.socket(socket.AF_UNIX) as listener:
+                listener.bind(path)
+                listener.listen(1)
+                descriptors = [listener.fileno(), *(group.attach if group is not None else ())]
+                uid = _UID_BASE + os.getpid() % _HOSTS * _UIDS_PER_HOST + slot
+                try:
+                    pidfd = await nursery.fork(slot, uid, descriptors)
+                except SandboxUnavailable:
+                    self._free_slots.append(slot)
+                    raise
+            link = self._router.connect(path, lambda _: None, lambda: None)
+            sandbox = Sandbox(slot, Process(pidfd), link, group, nursery.address_space)
+            self._sandboxes[slot] = sandbox
+            try:
+                await sandbox.ready(HELLO_TIMEOUT)
+            except TimeoutError:
+                sandbox.kill(SandboxUnavailable("the sandbox did not say hello in time"))
+                raise SandboxUnavailable(f"a sandbox did not come up within {HELLO_TIMEOUT:.0f} s") from None
+            except BaseException:
+                sandbox.kill(SandboxClosed("nobody waited for it any longer"))
+                raise
+            finally:
+                Path(path).unlink()  # noqa: ASYNC240 - a name in memory, gone at once
+            return sandbox
+
+    def _group(self, slot: int) -> Group | None:
+        if self._groups is None:
+            return None
+        if slot not in self._slot_groups:
+            self._slot_groups[slot] = self._groups.acquire(str(slot))
+        return self._slot_groups[slot]
+
+    def _died(self, slot: int, status: int, cpu_ms: int) -> None:
+        sandbox = self._sandboxes.pop(slot, None)
+        if sandbox is not None:
+            self._free_slots.append(slot)
+            sandbox.ended(status, cpu_ms)
+            with contextlib.suppress(ValueError):
+                self._spares.remove(sandbox)
+
+    async def _open_nursery(self) -> Nursery:
+        if self._nursery is not None and not self._nursery.lost.done():
+            return self._nursery
+        if self._opening is None:
+            self._opening = asyncio.ensure_future(Nursery.open(self._died))
+            self._opening.add_done_callback(self._opened)
+        return await asyncio.shield(self._opening)
+
+    def _opened(self, opening: asyncio.Future[Nursery]) -> None:
+        self._opening = None
+        if not opening.cancelled() and opening.exception() is None:
+            self._nursery = opening.result()
+            self._nursery.lost.add_done_callback(self._lost)
+
+    def _lost(self, _: asyncio.Future[None]) -> None:
+        """The zygote is gone, and its children are dying with it: nobody is left to say so but us."""
+        for slot in list(self._sandboxes):
+            self._sandboxes[slot].kill(SandboxUnavailable("its zygote died"))
+            self._died(slot, -9, 0)
+        if not self._closing:
+            self._filling = None
+            self._fill()
+
+    def _check_floor(self) -> None:
+        missing = {layer: state for layer, state in self.layers.items() if state.startswith("not available")}
+        needed = list(missing) if self._policy.isolation == "strict" else [name for name in FLOOR if name in missing]
+        if needed:
+            raise LayerMissing(
+                f"isolation={self._policy.isolation!r} is asked for, and this machine does not give: "
+                + "; ".join(f"{layer} ({missing[layer].removeprefix('not available: ')})" for layer in needed)
+            )
+
+
+def _private_folder() -> tuple[str, int]:
+    """A folder that only this user can enter, and a lock on it that ends with this process; older ones are swept."""
+    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+    base = base if os.access(base, os.W_OK) else Path(tempfile.gettempdir())
+    for left in base.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left)
+            finally:
+                os.close(lock)
+    folder = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
+    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    return folder, lock

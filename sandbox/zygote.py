@@ -1,0 +1,131 @@
+"""The zygote: a single-threaded process that has imported everything a guest needs, and forks when it is asked to.
+
+It is exec'd fresh with an empty environment and knows no tenant and no secret, because a child inherits everything its
+parent ever held. It talks with the host over one SEQPACKET socket: a request to spawn comes with the descriptors for
+the child, an answer carries a pidfd, and a message tells of each death, with the status that only a parent may ask for.
+When the socket closes it ends, and all its children with it.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import select
+import signal
+import socket
+import time
+from typing import NoReturn
+
+import msgpack
+
+from .guest import heap, library, rehearsal
+from .guest import main as guest
+from .lockdown import kernel, limits
+from .lockdown.sequence import Jail, Slot, confine, enter_jail
+
+MAX_REQUEST = 4096
+OPEN_FILES = 64
+"""Descriptors that one guest may have: what asyncio needs, and some more for pipes between threads."""
+
+
+def main(control: socket.socket) -> NoReturn:
+    """Prepare, lock the zygote in, tell the host what was reached, and serve until the host goes."""
+    library.preload()
+    library.install(library.build())
+    rehearsal.perform()
+    kernel.set_malloc_arenas(1)
+    address_space = limits.address_space()
+    jail = enter_jail(OPEN_FILES)
+    stage = guest.Stage()
+    stage.warm_up = rehearsal.Opening(stage)
+    gc.collect()
+    filler = heap.fill_holes()
+    gc.freeze()
+    gc.disable()
+    control.send(msgpack.packb(["ready", jail.layers, address_space]))
+    Zygote(control, jail, stage).serve()
+    del filler
+    os._exit(0)
+
+
+class Zygote:
+    """The loop, and which child is in which slot."""
+
+    def __init__(self, control: socket.socket, jail: Jail, stage: guest.Stage) -> None:
+        self._stage = stage
+        self._control = control
+        self._jail = jail
+        self._slots: dict[int, int] = {}
+        self._wake, wake = socket.socketpair()
+        self._wake.setblocking(False)
+        wake.setblocking(False)
+        self._wake_sender = wake
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+
+    def serve(self) -> None:
+        """Spawn and reap until the host closes the socket."""
+        poll = select.poll()
+        poll.register(self._control, select.POLLIN)
+        poll.register(self._wake, select.POLLIN)
+        while True:
+            ready = dict(poll.poll())
+            if self._wake.fileno() in ready:
+                self._wake.recv(4096)
+                self._reap()
+            if self._control.fileno() in ready and not self._spawn():
+                return
+
+    def _spawn(self) -> bool:
+        asked = time.monotonic_ns()
+        request, descriptors, _, _ = socket.recv_fds(self._control, MAX_REQUEST, 8)
+        if not request:
+            return False
+        number, uid = msgpack.unpackb(request)
+        connection, *groups = descriptors
+        slot = Slot(number=number, uid=uid, groups=tuple(groups), connection=connection)
+        try:
+            pid = self._jail.pids.fork() if self._jail.pids is not None else os.fork()
+        except OSError as error:
+            self._control.send(msgpack.packb(["refused", number, str(error)]))
+        else:
+            if pid == 0:
+                self._be_child(slot, asked)
+            self._slots[pid] = number
+            pidfd = os.pidfd_open(pid)
+            socket.send_fds(self._control, [msgpack.packb(["spawned", number])], [pidfd])
+            os.close(pidfd)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        return True
+
+    def _be_child(self, slot: Slot, asked: int) -> NoReturn:
+        status = 70  # what a child that could not be confined exits with; the host says so in words
+        try:
+            forked = time.monotonic_ns()
+            parent = 0 if self._jail.pids is not None else os.getppid()
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            os.dup2(0, 1)
+            os.dup2(0, 2)
+            confine(self._jail, slot, parent)
+            confined = time.monotonic_ns()
+            gc.enable()
+            status = self._stage.serve(slot.connection, {"asked": asked, "forked": forked, "confined": confined})
+        except SystemExit as end:  # from a task of the tenant's own
+            status = end.code if isinstance(end.code, int) else 1
+        finally:
+            os._exit(status)
+
+    def _reap(self) -> None:
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if not pid:
+                return
+            number = self._slots.pop(pid, None)
+            if number is not None:
+                cpu_ms = round((usage.ru_utime + usage.ru_stime) * 1000)
+                self._control.send(msgpack.packb(["died", number, os.waitstatus_to_exitcode(status), cpu_ms]))
