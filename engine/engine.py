@@ -1,0 +1,113 @@
+"""The engine: one database file, one writer, and the workflows that are registered on them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from .clock import Clock, SystemClock
+from .database import Ownership, Synchronous, connect
+from .errors import EngineClosed
+from .records import EngineStatistics
+from .rules import check_workflow_name
+from .scheduler import Scheduler
+from .store import Store
+from .workflow import Workflow
+from .writer import Writer
+
+if TYPE_CHECKING:
+    import os
+    from types import TracebackType
+
+    from .step import WorkflowEntrypoint
+
+
+class Engine:
+    """Durable execution on one SQLite file, which it owns while it is open.
+
+    `synchronous="full"`: acknowledged means on disk. `"normal"`: a power loss (not a crash of the process)
+    may take the last commits. `linger` is how many seconds a run that can only wait is kept in memory.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        synchronous: Synchronous = "full",
+        clock: Clock | None = None,
+        linger: float = 0.05,
+    ) -> None:
+        if synchronous not in ("full", "normal"):
+            raise ValueError(f'synchronous is "full" or "normal", not {synchronous!r}')
+        self._path = Path(path).resolve()
+        self._synchronous: Synchronous = synchronous
+        self._clock = clock if clock is not None else SystemClock()
+        self._linger = linger
+        self._writer: Writer | None = None
+        self._schedulers: dict[str, Scheduler] = {}
+
+    async def __aenter__(self) -> Self:
+        """Open the database: `EngineLocked`, `NotACloisterDatabase`, `DatabaseTooNew`, `StorageError`."""
+        if self._writer is not None:
+            raise RuntimeError("this engine was opened before; make another one")
+        self._ownership = Ownership(self._path)
+        writer = Writer(lambda: Store(connect(self._path, self._synchronous)))
+        try:
+            await writer.open()
+        except BaseException:
+            self._ownership.release()
+            raise
+        self._writer = writer
+        self._clock.attach(writer.idle)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Stop the runs (they go on when the database is opened again), write what is to be written, let go
+        of the file.
+        """
+        writer = self._open_writer()
+        try:
+            await asyncio.gather(*(scheduler.close() for scheduler in self._schedulers.values()))
+            await writer.idle()
+            await writer.close()
+        finally:
+            self._ownership.release()
+
+    def workflow(
+        self, name: str, entrypoint: type[WorkflowEntrypoint], *, concurrency: int = 256, env: Any = None
+    ) -> Workflow:
+        """Register a class under a name and return its binding.
+
+        Unfinished instances of that name go on from now on.
+        """
+        writer = self._open_writer()
+        check_workflow_name(name)
+        if name in self._schedulers:
+            raise ValueError(f"workflow {name!r} is registered already")
+        if concurrency < 1:
+            raise ValueError("the concurrency of a workflow is at least 1")
+        self._schedulers[name] = Scheduler(
+            name, entrypoint, env, concurrency, writer=writer, clock=self._clock, linger=self._linger
+        )
+        return Workflow(self._schedulers[name])
+
+    def statistics(self) -> EngineStatistics:
+        writer, schedulers = self._open_writer(), self._schedulers.values()
+        return EngineStatistics(
+            running=sum(len(scheduler.active) for scheduler in schedulers),
+            started=sum(scheduler.started for scheduler in schedulers),
+            parked=sum(scheduler.parked for scheduler in schedulers),
+            finished=sum(scheduler.completed for scheduler in schedulers),
+            lost=sum(scheduler.losses for scheduler in schedulers),
+            commits=writer.commits,
+            operations=writer.operations,
+            pending_operations=writer.pending,
+        )
+
+    def _open_writer(self) -> Writer:
+        if self._writer is None:
+            raise EngineClosed
+        return self._writer

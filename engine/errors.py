@@ -1,0 +1,180 @@
+"""What can go wrong in durable execution, named by the situation and by who can mend it.
+
+The docstring of a class is its default message. Words about an instance never tell whether it exists in
+another scope.
+"""
+
+from __future__ import annotations
+
+import builtins
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .records import ErrorRecord
+
+
+class EngineError(Exception):
+    """Base of everything that this package raises."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message if message is not None else " ".join((type(self).__doc__ or "").split()))
+
+
+class EngineClosed(EngineError):
+    """The engine is not open, or is closing. Enter it with `async with` and call before it ends."""
+
+
+class EngineLocked(EngineError):
+    """Another live engine owns this database.
+
+    One process at a time may; stop that one, or use another file.
+    """
+
+
+class DatabaseTooNew(EngineError):
+    """A newer cloister wrote this database. Upgrade this installation; nothing was changed in the file."""
+
+
+class NotACloisterDatabase(EngineError):
+    """The file is not an engine's database: not SQLite, or another application's.
+
+    Nothing was changed in it.
+    """
+
+
+class StorageError(EngineError):
+    """The disk refused to store or read (full, failing, gone).
+
+    Nothing in doubt was acknowledged; free it and repeat.
+    """
+
+
+class InstanceNotFound(EngineError):
+    """No instance of this workflow has this id in this scope.
+
+    Check the id; ids of other scopes are out of reach.
+    """
+
+
+class InstanceAlreadyExists(EngineError):
+    """An instance with this id exists in this scope, running or finished. Use `get`, or choose another id."""
+
+
+class InstanceFinished(EngineError):
+    """The instance has ended, and what has ended takes no events and no controls. Create another one."""
+
+
+class InstanceFailed(EngineError):
+    """The instance ended without a result.
+
+    `name` and `message` say what ended it ("Terminated" if someone did).
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"{name}: {message}" if message else name)
+        self.name, self.message = name, message
+
+
+class InvalidInstanceId(EngineError):
+    """An id has 1 to 100 letters of a-z and A-Z, digits, `_` or `-`, and does not begin with `-`.
+
+    The caller's mistake.
+    """
+
+
+class InvalidStepName(EngineError):
+    """A name (of a step, event type or scope) has at most 256 characters and no control characters."""
+
+
+class InvalidStepConfig(EngineError):
+    """The configuration of a step is not one: the message names the key. The workflow author's mistake."""
+
+
+class InvalidDuration(EngineError):
+    """Not a duration or point in time: milliseconds, text such as "10 seconds", at most 365 days ahead."""
+
+
+class PayloadTooLarge(EngineError):
+    """Params, an event's payload, a step's result or the output exceed 1 MiB.
+
+    Store the bulk elsewhere, pass a name.
+    """
+
+
+class StepLimitExceeded(EngineError):
+    """The run has more steps of one kind than an instance may have. Split the work over several instances."""
+
+
+class JournalBreach(EngineError):
+    """A run told its journal what cannot be true; nothing was recorded.
+
+    A bug in, or an attack by, whoever runs it.
+    """
+
+
+class RunOver(EngineError):
+    """This run has ended (parked, paused, terminated or lost) and can record nothing more.
+
+    Drop what it was doing.
+    """
+
+
+class RunInterrupted(EngineError):
+    """The run was lost with the process that it ran in, through no fault of its own.
+
+    It will be started again.
+    """
+
+
+class NonDeterminismError(EngineError):
+    """The replayed run does not fit its history: recorded steps were not reached.
+
+    The code changed, or is random.
+    """
+
+
+class NonRetryableError(EngineError):
+    """Raised by a step body when trying again is pointless: the step fails at once, whatever its retries."""
+
+
+class WaitTimeout(EngineError):
+    """The event did not come in time. Recorded as the wait's outcome: a replay raises it again."""
+
+    name = "WorkflowTimeoutError"
+
+    def __init__(self, milliseconds: int) -> None:
+        self.message = f"Execution timed out after {milliseconds}ms"
+        super().__init__(self.message)
+
+    @classmethod
+    def again(cls, record: ErrorRecord) -> WaitTimeout:
+        """The same error from its record."""
+        error = cls(0)
+        error.message, error.args = record.message, (record.message,)
+        return error
+
+
+class StepFailed(EngineError):
+    """A step failed for good.
+
+    `name` and `message` are those of the error that its last attempt ended with.
+    """
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"{name}: {message}" if message else name)
+        self.name, self.message = name, message
+
+
+def revive(record: ErrorRecord) -> Exception:
+    """The exception that a recorded failure is raised as: the same in the run that saw it and in every
+    replay.
+    """
+    kind = NonRetryableError if record.name == "NonRetryableError" else getattr(builtins, record.name, None)
+    if isinstance(kind, type) and issubclass(kind, Exception):
+        try:
+            error = kind(record.message)
+        except TypeError:  # a built-in that wants more than a message
+            return StepFailed(record.name, record.message)
+        if str(error) == record.message:
+            return error
+    return StepFailed(record.name, record.message)

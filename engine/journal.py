@@ -1,0 +1,383 @@
+"""The durable side of one live run: checks what the run says, records it, and keeps the run's waits.
+
+It also knows when the run can only wait. Whatever the run was told in memory is decided before it is queued
+to be written, in order, so that memory and database cannot disagree: if a write fails the run is lost and
+this journal shut. It knows neither tasks nor processes; what is to happen to the run it says to its `host`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+
+from .clock import Clock, Timer, resolve
+from .durations import milliseconds, moment
+from .errors import InvalidDuration, JournalBreach, RunOver, StepLimitExceeded, StorageError, WaitTimeout
+from .records import (
+    Claim,
+    ErrorRecord,
+    EventRecord,
+    Key,
+    Outcome,
+    StepConfig,
+    StepKind,
+    StepState,
+    Verdict,
+)
+from .retry import retry_delay
+from .rules import MAX_CODE, MAX_STEPS, bounded_error, check_count, check_name, check_outcome, step_config
+from .store import Store, pack_config, pack_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from .writer import Writer
+
+DEFAULT_WAIT = "24 hours"
+
+T = TypeVar("T")
+
+
+class JournalHost(Protocol):
+    """Whoever keeps the run."""
+
+    def on_parkable(self, waits: tuple[Key, ...]) -> None:
+        """The run can only wait, and has done nothing else for a while."""
+
+    def on_drained(self) -> None:
+        """The steps in flight when the drain began have ended."""
+
+    def on_lost(self, reason: str) -> None:
+        """Something could not be recorded."""
+
+
+class _Known(NamedTuple):
+    state: StepState
+    attempts: int
+    due: int | None
+    config: StepConfig
+
+
+class LiveJournal:
+    """See `Journal` in `records` for what each public method promises."""
+
+    def __init__(
+        self,
+        claim: Claim,
+        host: JournalHost,
+        *,
+        writer: Writer,
+        clock: Clock,
+        linger: float,
+    ) -> None:
+        self.workflow_name, self.scope, self.instance_id = claim.address
+        self.run = claim.run
+        self.history = claim.history
+        self.code_digest = claim.code_digest
+        self._number = claim.number
+        self._host, self._writer, self._clock, self._linger = host, writer, clock, linger
+        self._known: dict[Key, _Known] = {}
+        self._of_kind: dict[str, int] = {"do": 0, "sleep": 0, "wait": 0}
+        for record in claim.history:
+            known = _Known(record.state, record.attempts, record.due_ms, record.config or StepConfig())
+            self._known[record.kind, record.name, record.count] = known
+            self._of_kind[record.kind] += 1
+        self._running: dict[tuple[str, int], int] = {}
+        self._occupied: set[Key] = set()
+        self._waits: dict[Key, tuple[int, asyncio.Future[bytes | None]]] = {}
+        self._arrived: dict[Key, bytes] = {}
+        self._writes = self._activity = 0
+        self._linger_timer: Timer | None = None
+        self._gate: asyncio.Event | None = None
+        self.over: str | None = None
+        self.progressed = False
+
+    # Code
+
+    def pin(self, digest: bytes, code: bytes) -> None:
+        self._check_open()
+        if not isinstance(digest, bytes) or not 1 <= len(digest) <= 64:
+            raise JournalBreach("the digest of the code is not 1 to 64 bytes")
+        if not isinstance(code, bytes) or len(code) > MAX_CODE:
+            raise JournalBreach(f"the code is not bytes, or more than {MAX_CODE:,} of them")
+        if self.code_digest not in {None, digest}:
+            raise JournalBreach("the instance is tied to other code already")
+        if self.code_digest is None:
+            self.code_digest = digest
+            self._writer.submit(Store.pin, self._number, digest, code).add_done_callback(self._check_stored)
+
+    def _check_stored(self, write: asyncio.Future[Any]) -> None:
+        if not write.cancelled() and (error := write.exception()) is not None:
+            self._host.on_lost(str(error))
+
+    async def pinned_code(self) -> bytes:
+        self._check_open()
+        return await self._writer.submit(Store.code, self._number)
+
+    def running(self) -> dict[tuple[str, int], int]:
+        """The steps in progress: name, count, and when the attempt began."""
+        return dict(self._running)
+
+    # Steps
+
+    async def configure(self, config: object) -> StepConfig:
+        return step_config(config)
+
+    def started(self, name: str, count: int, attempt: int) -> None:
+        key = self._key("do", name, count)
+        expected = self._next_attempt(key)
+        if attempt != expected:
+            raise JournalBreach(f"step {name!r} is at attempt {expected}, not {attempt!r:.20}")
+        if len(self._running) >= MAX_STEPS:
+            raise StepLimitExceeded(f"a run may have {MAX_STEPS:,} steps in progress")
+        self._running.setdefault((name, count), self._clock.now())
+        self._activity += 1
+
+    async def attempt(self, name: str, count: int) -> int:
+        key = self._key("do", name, count)
+        attempt = self._next_attempt(key)
+        with self._occupy(key):
+            if (known := self._known.get(key)) is not None and known.due is not None:
+                await self._until(key, known)
+            await self._held()
+        self.started(name, count, attempt)
+        return attempt
+
+    def _next_attempt(self, key: Key) -> int:
+        known = self._known.get(key)
+        if known is None:
+            return 1
+        if known.state != "retrying":
+            raise JournalBreach(f"step {key[1]!r} number {key[2]} has its outcome already ({known.state})")
+        return known.attempts + 1
+
+    async def settle(self, outcome: Outcome) -> Verdict:
+        outcome = check_outcome(outcome)
+        name, count, attempt = outcome.name, outcome.count, outcome.attempt
+        key = self._key("do", name, count)
+        expected = self._next_attempt(key)
+        if attempt != expected:
+            raise JournalBreach(f"step {name!r} is at attempt {expected}, not {attempt}")
+        now = self._clock.now()
+        known = self._known.get(key)
+        config = known.config if known is not None else outcome.config or StepConfig()
+        error, due = outcome.error, None
+        verdict: Literal["done", "retry", "failed"] = "done"
+        state: StepState = "done"
+        if error is not None:
+            error = bounded_error(error)
+            delay = retry_delay(config, attempt) if outcome.retryable else None
+            verdict, state, due = ("failed", "failed", None) if delay is None else ("retry", "retrying", now + delay)
+        started = self._running.get((name, count), now)
+        try:
+            await self._record(key, _Known(state, attempt, due, config), outcome.value, error, started=started)
+        finally:
+            self._running.pop((name, count), None)
+            self._stir()
+        await self._held()
+        return Verdict(verdict, error)
+
+    async def sleep(self, name: str, count: int, *, duration: object = None, until: object = None) -> None:
+        key = self._key("sleep", name, count)
+        known = self._known.get(key)
+        if known is not None and known.state == "done":
+            return
+        with self._occupy(key):
+            await self._held()
+            if known is None:
+                now = self._clock.now()
+                if (duration is None) == (until is None):
+                    raise InvalidDuration(f"sleep {name!r} takes either a duration or a moment to sleep until")
+                due = now + milliseconds(duration) if until is None else moment(until, now)
+                known = _Known("waiting" if due > now else "done", 0, due, StepConfig())
+                await self._record(key, known)
+            if known.state == "waiting":
+                await self._until(key, known)
+                await self._record(key, known._replace(state="done"))
+            await self._held()
+
+    async def wait_for_event(self, name: str, count: int, type: str, timeout: object = None) -> EventRecord:  # noqa: A002
+        key = self._key("wait", name, count)
+        check_name(type, what="event type")
+        allowed = milliseconds(DEFAULT_WAIT if timeout is None else timeout, what="timeout")
+        with self._occupy(key):
+            await self._held()
+            known = self._known.get(key)
+            if known is not None and known.state != "waiting":
+                return self._outcome_of_wait(key)
+            event: bytes | None = None
+            if known is None:
+                now = self._clock.now()
+                known = _Known("waiting", 0, now + allowed, StepConfig())
+                event = await self._write(Store.take_event, *self._place(key, known), type, known.due or 0, now)
+            if event is None:
+                event = await self._until(key, known)
+            if event is None:
+                event = await self._expire(key, allowed)
+            self._known[key] = known._replace(state="failed" if event is None else "done")
+            await self._held()
+        if event is None:
+            raise WaitTimeout(allowed)
+        return EventRecord.decode(event)
+
+    async def _expire(self, key: Key, allowed: int) -> bytes | None:
+        """Record the timeout; the event, if one was recorded first."""
+        error = ErrorRecord(WaitTimeout.name, str(WaitTimeout(allowed)))
+        return await self._write(Store.expire, self._number, key[1], key[2], error, self._clock.now())
+
+    def _outcome_of_wait(self, key: Key) -> EventRecord:
+        """What an earlier run recorded, for a caller that asks instead of reading the history."""
+        for record in self.history:
+            if (record.kind, record.name, record.count) == key:
+                if record.error is not None:
+                    raise WaitTimeout.again(record.error)
+                assert record.value is not None
+                return EventRecord.decode(record.value)
+        raise JournalBreach(f"wait {key[1]!r} number {key[2]} has been answered in this run already")
+
+    def deliver(self, name: str, count: int, event: bytes) -> None:
+        """An event was recorded as this wait's outcome."""
+        key: Key = ("wait", name, count)
+        if key in self._waits:
+            future = self._waits[key][1]
+            if not future.done():
+                future.set_result(event)
+        elif key in self._occupied:
+            self._arrived[key] = event
+
+    # Waiting
+
+    async def _until(self, key: Key, known: _Known) -> bytes | None:
+        """Wait in memory for the deadline of a recorded step, or for the event that ends it sooner."""
+        if (event := self._arrived.pop(key, None)) is not None:
+            return event
+        due = known.due or 0
+        if due <= self._clock.now():
+            return None
+        future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
+        timer = self._clock.call_at(due, lambda: resolve(future))
+        self._waits[key] = (due, future)
+        self._stir()
+        try:
+            return await future
+        finally:
+            timer.cancel()
+            del self._waits[key]
+            self._stir()
+
+    def _stir(self) -> None:
+        """Something happened: see whether the drain is over, or whether the run can only wait from now on."""
+        self._activity += 1
+        if self.over is not None or self._running or self._writes:
+            return
+        if self._gate is not None:
+            self._host.on_drained()
+        elif self._waits and self._linger_timer is None:
+            seen = self._activity
+            self._linger_timer = self._clock.call_later(self._linger, lambda: self._lingered(seen))
+
+    def _lingered(self, seen: int) -> None:
+        self._linger_timer = None
+        if self.over is not None or self._running or self._writes or not self._waits:
+            return
+        nearest = min(due for due, _ in self._waits.values())
+        if self._activity != seen:
+            self._stir()
+        elif nearest - self._clock.now() > self._linger * 1000:
+            self._host.on_parkable(tuple(self._waits))
+
+    async def _held(self) -> None:
+        """While the run is being drained nothing returns to it, so that it begins nothing new."""
+        if self._gate is not None:
+            self._stir()
+            await self._gate.wait()
+            self._check_open()
+
+    def drain(self) -> None:
+        if self._gate is None and self.over is None:
+            self._gate = asyncio.Event()
+            asyncio.get_running_loop().call_soon(self._stir)
+
+    def undrain(self) -> None:
+        if self._gate is not None:
+            gate, self._gate = self._gate, None
+            gate.set()
+            self._stir()
+
+    def close(self, words: str) -> None:
+        """The fence: from here on nothing of this run is recorded, and whoever still waits is told."""
+        if self.over is not None:
+            return
+        self.over = words
+        if self._gate is not None:
+            self._gate.set()
+        if self._linger_timer is not None:
+            self._linger_timer.cancel()
+        for _, future in self._waits.values():
+            if not future.done():
+                future.set_exception(RunOver(words))
+                future.exception()  # whether or not somebody still listens
+
+    # Checks and writes
+
+    def _check_open(self) -> None:
+        if self.over is not None:
+            raise RunOver(self.over)
+
+    def _key(self, kind: StepKind, name: str, count: int) -> Key:
+        self._check_open()
+        key: Key = (kind, check_name(name), check_count(count))
+        if key not in self._known and self._of_kind[kind] >= MAX_STEPS:
+            raise StepLimitExceeded(f"a run may have {MAX_STEPS:,} steps of a kind; {name!r} would be one more")
+        return key
+
+    @contextmanager
+    def _occupy(self, key: Key) -> Iterator[None]:
+        if key in self._occupied:
+            raise JournalBreach(f"{key[0]} {key[1]!r} number {key[2]} is being waited for already")
+        self._occupied.add(key)
+        try:
+            yield
+        finally:
+            self._occupied.discard(key)
+
+    def _place(self, key: Key, known: _Known) -> tuple[int, str, int, int]:
+        """Learn what is about to be recorded; where its row goes."""
+        position = len(self._known)
+        if key not in self._known:
+            self._of_kind[key[0]] += 1
+        self._known[key] = known
+        return self._number, key[1], key[2], position
+
+    async def _record(
+        self,
+        key: Key,
+        known: _Known,
+        value: bytes | None = None,
+        error: ErrorRecord | None = None,
+        *,
+        started: int | None = None,
+    ) -> None:
+        now = self._clock.now()
+        number, name, count, position = self._place(key, known)
+        state, attempts, due, config = known
+        ended = now if state in {"done", "failed"} else None
+        texts = (pack_error(error), pack_config(config))
+        await self._write(
+            Store.record, number, key[0], name, count, position, state, attempts, due, None, value, *texts,
+            now if started is None else started, ended,
+        )  # fmt: skip
+
+    async def _write(self, verb: Callable[..., T], *args: Any) -> T:
+        self._check_open()
+        self._writes += 1
+        try:
+            result = await self._writer.submit(verb, *args)
+        except StorageError as error:
+            self._host.on_lost(str(error))
+            raise
+        finally:
+            self._writes -= 1
+        self.progressed = True
+        return result

@@ -1,0 +1,256 @@
+"""The values that cross the engine's border, and those its store and its runs hand each other. Frozen, and
+without logic.
+
+Payloads are encoded values: bytes that this folder stores and returns, and looks into only for host code that
+asks.
+"""
+
+from __future__ import annotations
+
+import enum
+import functools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+
+from cloister.ipc import values
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+StepKind = Literal["do", "sleep", "wait"]
+StepState = Literal["done", "failed", "retrying", "waiting"]
+Key = tuple[StepKind, str, int]
+"""What identifies a step within its instance: kind, name, and which use of that name it is, from 1."""
+
+
+class Address(NamedTuple):
+    """What an instance is found by."""
+
+    workflow: str
+    scope: str
+    id: str
+
+
+class Status(enum.StrEnum):
+    """Where an instance stands. The last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    WAITING_FOR_PAUSE = "waitingForPause"
+    PAUSED = "paused"
+    COMPLETE = "complete"
+    ERRORED = "errored"
+    TERMINATED = "terminated"
+
+
+FINAL = frozenset({Status.COMPLETE, Status.ERRORED, Status.TERMINATED})
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A value that is encoded already. Given where a value is expected, its bytes are stored as they are."""
+
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorRecord:
+    name: str
+    message: str
+    trace: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StepConfig:
+    """How a step is retried. `limit` counts retries: there are at most `limit + 1` attempts."""
+
+    limit: int = 5
+    delay_ms: int = 10_000
+    backoff: Literal["constant", "linear", "exponential"] = "exponential"
+    timeout_ms: int = 600_000
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one attempt of a step ended: exactly one of `value` and `error` is there."""
+
+    name: str
+    count: int
+    attempt: int
+    config: StepConfig | None = None
+    value: bytes | None = None
+    error: ErrorRecord | None = None
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the engine made of an outcome, durably."""
+
+    state: Literal["done", "retry", "failed"]
+    error: ErrorRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepRecord:
+    """One step as recorded.
+
+    The value of a wait is the map `{type, payload, timestamp}`: see `EventRecord`.
+    """
+
+    kind: StepKind
+    name: str
+    count: int
+    state: StepState
+    attempts: int = 0
+    value: bytes | None = None
+    error: ErrorRecord | None = None
+    due_ms: int | None = None
+    config: StepConfig | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    type: str
+    payload: bytes
+    timestamp_ms: int
+
+    def encode(self) -> bytes:
+        """One encoded map; the payload inside it is not looked at."""
+        return values.join(
+            {
+                "type": values.dumps(self.type),
+                "payload": self.payload,
+                "timestamp": values.dumps(self.timestamp_ms),
+            }
+        )
+
+    @classmethod
+    def decode(cls, data: bytes) -> EventRecord:
+        parts = values.split(data)
+        assert isinstance(parts, dict)  # written by `encode`
+        return cls(
+            values.loads(parts["type"], trusted=True),
+            parts["payload"],
+            values.loads(parts["timestamp"], trusted=True),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class WorkflowContext:
+    """Which instance a run belongs to: the first argument of an entrypoint's constructor."""
+
+    workflow_name: str
+    scope: str
+    instance_id: str
+    run: int
+    code_digest: bytes | None
+
+
+@dataclass(frozen=True)
+class WorkflowEvent:
+    """What an instance was created with: the first argument of `run`."""
+
+    encoded_payload: bytes
+    timestamp: dt.datetime
+    instance_id: str
+    workflow_name: str
+
+    @functools.cached_property
+    def payload(self) -> Any:
+        """The params, `{}` if there were none. Decoded when first looked at."""
+        return values.loads(self.encoded_payload)
+
+
+class Journal(Protocol):
+    """The durable side of one run. Everything in it is bytes, and everything given to it is checked.
+
+    When the run is over (parked, paused, terminated, lost) each method raises `RunOver` and records nothing.
+    """
+
+    history: tuple[StepRecord, ...]
+    code_digest: bytes | None
+
+    @property
+    def workflow_name(self) -> str: ...
+    @property
+    def scope(self) -> str: ...
+    @property
+    def instance_id(self) -> str: ...
+    @property
+    def run(self) -> int: ...
+
+    def pin(self, digest: bytes, code: bytes) -> None:
+        """Tie the instance to this code. Once; it is durable before anything that is recorded after it."""
+        ...
+
+    async def pinned_code(self) -> bytes: ...
+
+    async def configure(self, config: object) -> StepConfig:
+        """Check an author's configuration and complete it with the defaults."""
+        ...
+
+    async def attempt(self, name: str, count: int) -> int:
+        """Wait until the step may be tried (again); return the number of the attempt to make, from 1."""
+        ...
+
+    def started(self, name: str, count: int, attempt: int) -> None:
+        """Note in memory that an attempt began. The run is not parked before it is settled."""
+        ...
+
+    async def settle(self, outcome: Outcome) -> Verdict:
+        """Record how an attempt ended; returns once that is durable. After "retry", call `attempt`."""
+        ...
+
+    async def sleep(self, name: str, count: int, *, duration: object = None, until: object = None) -> None: ...
+
+    async def wait_for_event(self, name: str, count: int, type: str, timeout: object = None) -> EventRecord:  # noqa: A002
+        """The next event of this type. `WaitTimeout` if none came within the timeout, 24 hours by default."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An instance taken from the store to be run, with all that its run needs to know."""
+
+    number: int
+    address: Address
+    run: int
+    params: bytes
+    created: int
+    code_digest: bytes | None = None
+    history: tuple[StepRecord, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Pull:
+    """What the store had for a workflow: instances to run, whether more are queued, and the next deadline."""
+
+    claims: tuple[Claim, ...]
+    backlog: bool
+    overdue: bool
+    wake_at: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where an instance stands after a verb changed it."""
+
+    status: Status
+    wake_at: int | None = None
+    error: ErrorRecord | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """Counters since the engine was opened, and gauges of this moment."""
+
+    running: int
+    started: int
+    parked: int
+    finished: int
+    lost: int
+    commits: int
+    operations: int
+    pending_operations: int

@@ -1,0 +1,159 @@
+"""What is allowed in: names, ids, sizes and step configurations, each refused with an error that names the
+fault.
+
+Input may come from a hostile process, so types are checked before anything else is asked of a value.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+
+from cloister.ipc import values
+
+from .durations import milliseconds
+from .errors import (
+    InvalidDuration,
+    InvalidInstanceId,
+    InvalidStepConfig,
+    InvalidStepName,
+    JournalBreach,
+    PayloadTooLarge,
+    StepLimitExceeded,
+)
+from .records import Encoded, ErrorRecord, Outcome, StepConfig
+
+MAX_PAYLOAD = 1024 * 1024
+MAX_STEPS = 10_000
+MAX_RETRIES = 10_000
+MAX_CODE = 64 * 1024 * 1024
+
+_ID = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_-]{0,99}")
+_NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,256}")
+
+
+def check_id(value: object) -> str:
+    if not isinstance(value, str) or not _ID.fullmatch(value):
+        shown = f"{value!r:.120}"
+        raise InvalidInstanceId(
+            f"{shown} is no instance id: 1 to 100 of a-z, A-Z, 0-9, `_` and `-`, not beginning with `-`"
+        )
+    return value
+
+
+def check_workflow_name(value: object) -> str:
+    if not isinstance(value, str) or len(value) > 64 or not _ID.fullmatch(value):
+        raise ValueError(f"{value!r:.80} is no name for a workflow: as an instance id, but at most 64 characters")
+    return value
+
+
+def check_name(value: object, *, what: str = "step name") -> str:
+    if not isinstance(value, str) or not _NAME.fullmatch(value):
+        raise InvalidStepName(f"{what} {value!r:.80} is not text of at most 256 characters without control characters")
+    return value
+
+
+def check_count(value: object) -> int:
+    if type(value) is not int or value < 1:
+        raise JournalBreach(f"a step's count is a whole number from 1, not {value!r:.40}")
+    if value > MAX_STEPS:
+        raise StepLimitExceeded(f"a run may have {MAX_STEPS:,} steps of a kind; this would be one more")
+    return value
+
+
+def check_size(data: object, what: str) -> bytes:
+    if not isinstance(data, bytes):
+        raise JournalBreach(f"{what} is not bytes but {type(data).__name__}")
+    if len(data) > MAX_PAYLOAD:
+        raise PayloadTooLarge(f"{what} takes {len(data):,} bytes; at most {MAX_PAYLOAD:,} are stored")
+    return data
+
+
+def encode(value: object, what: str) -> bytes:
+    """The bytes to store for a value of the host's; an `Encoded` is taken as it is."""
+    return check_size(value.data if isinstance(value, Encoded) else values.dumps(value), what)
+
+
+def check_outcome(outcome: object) -> Outcome:
+    """The outcome as given, if it could be one; whether it fits the step's history is not asked here."""
+    if not isinstance(outcome, Outcome):
+        raise JournalBreach(f"an outcome was expected, not {type(outcome).__name__}")
+    check_name(outcome.name)
+    check_count(outcome.count)
+    if (outcome.value is None) == (outcome.error is None):
+        raise JournalBreach(f"the outcome of step {outcome.name!r} needs either a value or an error")
+    if outcome.value is not None:
+        check_size(outcome.value, f"the result of step {outcome.name!r}")
+    elif type(outcome.error) is not ErrorRecord:
+        raise JournalBreach(f"the error of step {outcome.name!r} is not an ErrorRecord")
+    if type(outcome.attempt) is not int or type(outcome.retryable) is not bool:
+        raise JournalBreach(f"the outcome of step {outcome.name!r} has an attempt or flag of the wrong type")
+    if outcome.config is not None and type(outcome.config) is not StepConfig:
+        raise JournalBreach(f"the configuration of step {outcome.name!r} is not a StepConfig")
+    return outcome
+
+
+def bounded_error(error: ErrorRecord) -> ErrorRecord:
+    """The same error with texts that any database takes: no lone surrogates, no NUL, a few KiB at most."""
+    return ErrorRecord(_text(error.name, 256), _text(error.message, 8_192), _text(error.trace, 16_384))
+
+
+def describe(error: BaseException) -> ErrorRecord:
+    """Name and message of an exception; one that carries both as attributes speaks for an error elsewhere."""
+    name, message = getattr(error, "name", None), getattr(error, "message", None)
+    if not (isinstance(name, str) and isinstance(message, str)):
+        name, message = type(error).__name__, str(error)
+    trace = getattr(error, "trace", None)
+    if not isinstance(trace, str):
+        trace = "".join(traceback.format_exception(error, limit=-8))
+    return bounded_error(ErrorRecord(name, message, trace))
+
+
+def _text(value: object, limit: int) -> str:
+    return str(value)[:limit].replace("\0", "\ufffd").encode("utf-8", "replace").decode()
+
+
+def step_config(raw: object) -> StepConfig:
+    """An author's configuration, strictly read and completed with the defaults."""
+    if raw is None:
+        return StepConfig()
+    if isinstance(raw, StepConfig):
+        raw = {
+            "retries": {"limit": raw.limit, "delay": raw.delay_ms, "backoff": raw.backoff},
+            "timeout": raw.timeout_ms,
+        }
+    found = _members(raw, "configuration", {"retries", "timeout", "sensitive"})
+    default = StepConfig()
+    timeout_ms = _duration(found["timeout"], "timeout") if "timeout" in found else default.timeout_ms
+    if timeout_ms == 0:
+        raise InvalidStepConfig("`timeout` must be more than nothing")
+    if found.get("sensitive", "output") != "output":
+        raise InvalidStepConfig('`sensitive` can only be "output"')
+    if "retries" not in found:
+        return StepConfig(timeout_ms=timeout_ms)
+    retries = _members(found["retries"], "`retries`", {"limit", "delay", "backoff"})
+    for key in ("limit", "delay"):
+        if key not in retries:
+            raise InvalidStepConfig(f"`retries.{key}` is missing; whoever gives `retries` gives both limit and delay")
+    limit, backoff = retries["limit"], retries.get("backoff", default.backoff)
+    if isinstance(limit, bool) or not isinstance(limit, int | float) or not limit >= 0:
+        raise InvalidStepConfig(f"`retries.limit` {limit!r:.40} is not a number from 0")
+    if backoff not in ("constant", "linear", "exponential"):
+        raise InvalidStepConfig(f"`retries.backoff` {backoff!r:.40} is not constant, linear or exponential")
+    delay_ms = _duration(retries["delay"], "retries.delay")
+    return StepConfig(int(min(limit, MAX_RETRIES)), delay_ms, backoff, timeout_ms)
+
+
+def _members(value: object, what: str, known: set[str]) -> dict[str, object]:
+    if not isinstance(value, dict):
+        raise InvalidStepConfig(f"the {what} of a step is a dict, not {type(value).__name__}")
+    if strange := [key for key in value if key not in known]:
+        raise InvalidStepConfig(f"{strange[0]!r:.40} is no key of a step's {what}; known are {sorted(known)}")
+    return value
+
+
+def _duration(value: object, key: str) -> int:
+    try:
+        return milliseconds(value, what=f"`{key}`")
+    except InvalidDuration as error:
+        raise InvalidStepConfig(str(error)) from None

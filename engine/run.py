@@ -1,0 +1,121 @@
+"""One run of an instance: a task that calls the entrypoint, and the journal that it writes to.
+
+A run ends in one of two ways. It finishes: the entrypoint returned or raised. Or it is stopped: the journal
+is shut first, so that nothing it still does is recorded, then the task is cancelled. It knows not what comes
+after: it tells its scheduler.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .errors import RunInterrupted
+from .journal import LiveJournal
+from .records import Claim, ErrorRecord, Key, Status, WorkflowContext, WorkflowEvent
+from .rules import describe, encode
+from .step import WorkflowEntrypoint, WorkflowStep
+
+if TYPE_CHECKING:
+    from .clock import Clock
+    from .writer import Writer
+
+GRACE_SECONDS = 5.0
+"""How long a cancelled run may take to end. After that it is abandoned: it runs on, and records nothing."""
+
+
+class RunKeeper(Protocol):
+    """What a run tells whoever started it."""
+
+    entrypoint: type[WorkflowEntrypoint]
+    env: Any
+    writer: Writer
+    clock: Clock
+    linger: float
+
+    async def finished(self, run: Run, status: Status, output: bytes | None, error: ErrorRecord | None) -> None: ...
+    def parkable(self, run: Run, waits: tuple[Key, ...]) -> None: ...
+    def lost(self, run: Run, reason: str) -> None: ...
+
+
+class Run:
+    """A live run. `stopping` says why it is being stopped, once it is."""
+
+    def __init__(self, claim: Claim, keeper: RunKeeper) -> None:
+        self.number = claim.number
+        self.address = claim.address
+        self.stopping: str | None = None
+        self.finishing = False
+        self._keeper = keeper
+        self.journal = LiveJournal(claim, self, writer=keeper.writer, clock=keeper.clock, linger=keeper.linger)
+        self.task = asyncio.get_running_loop().create_task(self._run(claim))
+
+    async def _run(self, claim: Claim) -> None:
+        output, error, status = None, None, Status.COMPLETE
+        try:
+            output = encode(await self._call(claim), "the output")
+        except RunInterrupted as interruption:
+            if self.stopping is None:
+                self._keeper.lost(self, str(interruption))
+            return
+        except asyncio.CancelledError as cancellation:
+            task = asyncio.current_task()
+            if self.stopping is None and task is not None and task.cancelling():
+                self._keeper.lost(self, "the host cancelled it")
+                return
+            error, status = describe(cancellation), Status.ERRORED
+        except Exception as failure:  # noqa: BLE001 - whatever a workflow raises is how it ended
+            error, status = describe(failure), Status.ERRORED
+        if self.stopping is None:
+            self.finishing = True
+            self.journal.close("the run has ended")
+            await self._keeper.finished(self, status, output, error)
+
+    async def _call(self, claim: Claim) -> Any:
+        keeper, address = self._keeper, claim.address
+        context = WorkflowContext(*address, claim.run, claim.code_digest)
+        created = dt.datetime.fromtimestamp(claim.created / 1000, dt.UTC)
+        event = WorkflowEvent(claim.params, created, address.id, address.workflow)
+        step = WorkflowStep(self.journal, keeper.clock)
+        output = await keeper.entrypoint(context, keeper.env).run(event, step)
+        step.check_replay()
+        return output
+
+    def stop(self, reason: str) -> bool:
+        """Shut the journal and cancel. False if the run is ending already."""
+        if self.finishing or self.stopping is not None:
+            return False
+        self.stopping = reason
+        self.journal.close(f"the run was stopped: {reason}")
+        self.task.cancel(reason)
+        return True
+
+    async def ended(self) -> None:
+        """Wait for the task to end, within bounds."""
+        if self.task.done():
+            return
+        over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def resolve(*_: object) -> None:
+            if not over.done():
+                over.set_result(None)
+
+        self.task.add_done_callback(resolve)
+        timer = self._keeper.clock.call_later(GRACE_SECONDS, resolve)
+        try:
+            await over
+        finally:
+            timer.cancel()
+            self.task.remove_done_callback(resolve)
+
+    # What the journal says
+
+    def on_parkable(self, waits: tuple[Key, ...]) -> None:
+        self._keeper.parkable(self, waits)
+
+    def on_drained(self) -> None:
+        self._keeper.parkable(self, ())
+
+    def on_lost(self, reason: str) -> None:
+        self._keeper.lost(self, reason)

@@ -1,0 +1,367 @@
+"""Which instances of one workflow run: as many as its concurrency, those that ran before first, then in
+order.
+
+The queue is in the store. Here are only the runs that are alive, and one timer for the earliest deadline of
+all the others. What an acknowledged write means for a live run is done in the order of acknowledgement, by
+callbacks, so that it happens whether or not the caller still waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from .clock import Clock, Timer, resolve
+from .errors import RunOver, StorageError
+from .records import Address, Claim, ErrorRecord, Key, Pull, Standing, Status
+from .run import Run
+from .store import Store
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from .step import WorkflowEntrypoint
+    from .writer import Writer
+
+STORAGE_NAP_SECONDS = 1.0
+TERMINATED = ErrorRecord("Terminated", "the instance was terminated")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """How an instance ended."""
+
+    status: Status
+    output: bytes | None = None
+    error: ErrorRecord | None = None
+
+
+class Scheduler:
+    """The runs of one workflow."""
+
+    def __init__(
+        self,
+        workflow_name: str,
+        entrypoint: type[WorkflowEntrypoint],
+        env: Any,
+        concurrency: int,
+        *,
+        writer: Writer,
+        clock: Clock,
+        linger: float,
+    ) -> None:
+        self.workflow_name, self.entrypoint, self.env = workflow_name, entrypoint, env
+        self.writer, self.clock, self.linger = writer, clock, linger
+        self.active: dict[Address, Run] = {}
+        self.started = self.parked = self.completed = self.losses = 0
+        self._concurrency = concurrency
+        self._reserved = 0
+        self._doomed: set[Address] = set()
+        self._backlog = True  # until the store has said otherwise
+        self._pulling = self._again = self._doubt = self._closed = False
+        self._timer: Timer | None = None
+        self._wake_at = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._naps: set[asyncio.Future[None]] = set()
+        self._listeners: dict[Address, list[asyncio.Future[End]]] = {}
+        first = writer.submit(Store.recover, workflow_name, clock.now())  # before whatever is asked of the workflow
+        self._spawn(self._recover(first))
+
+    async def _recover(self, first: asyncio.Future[None]) -> None:
+        try:
+            await first
+        except StorageError:
+            await self._nap()
+            await self._insist(Store.recover, self.workflow_name, self.clock.now())
+        self.queued()
+
+    async def close(self) -> None:
+        """Stop the runs without counting them as lost; they are queued for the next owner of the database."""
+        self._closed = True
+        if self._timer is not None:
+            self._timer.cancel()
+        for nap in self._naps:
+            nap.set_result(None)
+        ending = [run.task for run in self.active.values() if run.finishing]
+        for run in tuple(self.active.values()):
+            if run.stop("closed"):
+                self._spawn(self._retire(run, ()))
+        while self._tasks or ending:
+            await asyncio.wait({*self._tasks, *ending})
+            ending = []
+        for listeners in self._listeners.values():
+            for listener in listeners:
+                listener.cancel()
+
+    # Verbs of the binding: each reacts to the acknowledgement, then answers
+
+    async def create(self, address: Address, params: bytes) -> None:
+        claim = self._admits()
+        self._reserved += claim
+        now = self.clock.now()
+        write = self.writer.submit(Store.create, address, params, now, claim)
+
+        def created(write: asyncio.Future[int]) -> None:
+            self._reserved -= claim
+            if not self._stored(write):
+                return
+            if claim:
+                self._start(Claim(write.result(), address, 1, params, now))
+            else:
+                self.queued()
+
+        write.add_done_callback(created)
+        await asyncio.shield(write)
+
+    async def create_batch(self, scope: str, entries: list[tuple[str, bytes]]) -> list[str]:
+        write = self.writer.submit(Store.create_batch, self.workflow_name, scope, entries, self.clock.now())
+
+        def created(write: asyncio.Future[list[str]]) -> None:
+            if self._stored(write):
+                self.queued()
+
+        write.add_done_callback(created)
+        return await asyncio.shield(write)
+
+    async def terminate(self, address: Address) -> None:
+        run = self.active.get(address)
+        self._doomed.add(address)
+        write = self.writer.submit(Store.terminate, address, TERMINATED, self.clock.now())
+        stopped = run is not None and run.stop("terminated")
+
+        def terminated(write: asyncio.Future[None]) -> None:
+            self._doomed.discard(address)
+            failed = not self._stored(write)
+            if not failed:
+                self._ended(address, End(Status.TERMINATED, None, TERMINATED))
+            if run is not None and stopped:
+                self._spawn(self._account(run, "storage failed") if failed else self._bury(run))
+
+        write.add_done_callback(terminated)
+        await asyncio.shield(write)
+
+    async def pause(self, address: Address) -> None:
+        await self._control(Store.pause, address)
+
+    async def resume(self, address: Address) -> None:
+        await self._control(Store.resume, address)
+
+    async def _control(self, verb: Callable[[Store, Address, int], Standing], address: Address) -> None:
+        write = self.writer.submit(verb, address, self.clock.now())
+
+        def changed(write: asyncio.Future[Standing]) -> None:
+            if not self._stored(write):
+                return
+            standing, run = write.result(), self.active.get(address)
+            if run is not None and standing.status is Status.WAITING_FOR_PAUSE:
+                run.journal.drain()
+            elif run is not None and standing.status is Status.RUNNING:
+                run.journal.undrain()
+            self._react(standing)
+
+        write.add_done_callback(changed)
+        await asyncio.shield(write)
+
+    async def send_event(self, address: Address, event_type: str, event: bytes, event_id: str | None, now: int) -> None:
+        write = self.writer.submit(Store.send_event, address, event_type, event, event_id, now)
+
+        def sent(write: asyncio.Future[tuple[Standing, tuple[str, int] | None]]) -> None:
+            if not self._stored(write):
+                return
+            standing, wait = write.result()
+            run = self.active.get(address)
+            if run is not None and wait is not None:
+                run.journal.deliver(*wait, event)
+            self._react(standing)
+
+        write.add_done_callback(sent)
+        await asyncio.shield(write)
+
+    def _stored(self, write: asyncio.Future[Any]) -> bool:
+        """Whether it was.
+
+        A failed commit may have been stored all the same, so the store is asked what is to be run.
+        """
+        error = write.exception()
+        if isinstance(error, StorageError):
+            self._doubt = True
+            self._pump()
+        return error is None
+
+    def listen(self, address: Address) -> asyncio.Future[End]:
+        """A future of how the instance ends, if it has not ended yet.
+
+        Cancel it when it is not wanted any longer.
+        """
+        future: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        self._listeners.setdefault(address, []).append(future)
+
+        def forget(future: asyncio.Future[End]) -> None:
+            if listeners := self._listeners.get(address):
+                listeners.remove(future)
+                if not listeners:
+                    del self._listeners[address]
+
+        future.add_done_callback(forget)
+        return future
+
+    def _ended(self, address: Address, end: End) -> None:
+        for listener in tuple(self._listeners.get(address, ())):
+            if not listener.done():
+                listener.set_result(end)
+
+    # The queue
+
+    def _admits(self) -> bool:
+        """Whether a new instance may start at once: a slot is free, and nobody waits in the store for one."""
+        return not (self._backlog or self._pulling or self._closed) and self._free() > 0
+
+    def _free(self) -> int:
+        return self._concurrency - len(self.active) - self._reserved
+
+    def queued(self) -> None:
+        """Some instance is queued in the store."""
+        self._backlog = True
+        if self._pulling:
+            self._again = True
+        elif self._free() > 0:
+            self._pump()
+
+    def _pump(self) -> None:
+        if self._pulling:
+            self._again = True
+        elif not self._closed:
+            self._pulling = True
+            self._spawn(self._pull())
+
+    async def _pull(self) -> None:
+        while not self._closed:
+            self._again = False
+            if self._doubt and not self._reserved:
+                alive = tuple(run.number for run in self.active.values())
+                await self._insist(Store.reclaim, self.workflow_name, alive, self.clock.now())
+                self._doubt = False
+            slots = max(self._free(), 0)
+            try:
+                pull = await self.writer.submit(Store.pull, self.workflow_name, self.clock.now(), slots)
+            except StorageError:
+                self._doubt = True
+                await self._nap()
+                continue
+            self._take(pull)
+            if not (pull.overdue or self._again or (pull.backlog and self._free() > 0)):
+                break
+        self._pulling = False
+
+    def _take(self, pull: Pull) -> None:
+        self._backlog = pull.backlog
+        for claim in pull.claims:
+            self._start(claim)
+        self._alarm(pull.wake_at)
+
+    def _start(self, claim: Claim) -> None:
+        if self._closed:
+            self._spawn(self._give_back(claim))
+        elif claim.address not in self._doomed:
+            self.started += 1
+            self.active[claim.address] = Run(claim, self)
+
+    async def _give_back(self, claim: Claim) -> None:
+        await self._insist(Store.release, claim.number, (), self.clock.now())
+
+    def _alarm(self, wake_at: int | None) -> None:
+        if wake_at is None or self._closed or (self._timer is not None and self._wake_at <= wake_at):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._wake_at = wake_at
+        self._timer = self.clock.call_at(wake_at, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._pump()
+
+    # How runs end
+
+    async def finished(self, run: Run, status: Status, output: bytes | None, error: ErrorRecord | None) -> None:
+        await self._insist(Store.finish, run.number, status, output, error, self.clock.now())
+        self.completed += 1
+        self._leave(run)
+        self._ended(run.address, End(status, output, error))
+
+    def parkable(self, run: Run, waits: tuple[Key, ...]) -> None:
+        if run.stop("parked" if waits else "paused"):
+            self.parked += 1
+            self._spawn(self._retire(run, waits))
+
+    def lost(self, run: Run, reason: str) -> None:
+        if run.stop("lost"):
+            self.losses += 1
+            self._spawn(self._account(run, reason))
+
+    async def _retire(self, run: Run, waits: tuple[Key, ...]) -> None:
+        await run.ended()
+        standing = await self._insist(Store.release, run.number, waits, self.clock.now())
+        self._leave(run)
+        if standing is not None:
+            self._react(standing)
+
+    async def _account(self, run: Run, reason: str) -> None:
+        """Count a lost run, and see to it that the instance runs again."""
+        await run.ended()
+        progressed = run.journal.progressed
+        standing = await self._insist(Store.lose, run.number, progressed, reason, self.clock.now())
+        self._leave(run)
+        if standing is not None:
+            self._react(standing)
+            if standing.status is Status.ERRORED:
+                self._ended(run.address, End(Status.ERRORED, None, standing.error))
+
+    async def _bury(self, run: Run) -> None:
+        await run.ended()
+        self._leave(run)
+
+    def _leave(self, run: Run) -> None:
+        self.active.pop(run.address, None)
+        if self._backlog:
+            self._pump()
+
+    def _react(self, standing: Standing) -> None:
+        if standing.status is Status.QUEUED:
+            self.queued()
+        elif standing.status is Status.WAITING:
+            self._alarm(standing.wake_at)
+
+    async def _insist(self, verb: Callable[Concatenate[Store, P], T], *args: P.args, **kwargs: P.kwargs) -> T | None:
+        """Write what must be written, however long the storage fails.
+
+        None if the instance ended first, or we close.
+        """
+        while True:
+            try:
+                return await self.writer.submit(verb, *args, **kwargs)
+            except RunOver:
+                return None
+            except StorageError:
+                if self._closed:
+                    return None
+                await self._nap()
+
+    async def _nap(self) -> None:
+        nap: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        timer = self.clock.call_later(STORAGE_NAP_SECONDS, lambda: resolve(nap))
+        self._naps.add(nap)
+        try:
+            await nap
+        finally:
+            timer.cancel()
+            self._naps.discard(nap)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,430 @@
+"""Every statement of the engine, as verbs: each is called inside a transaction of the writer's and is all or
+nothing.
+
+A verb raises an `EngineError` only before it has written, so that it can fail without harm to its neighbours
+in the transaction. It knows no run and no clock: what time it is, and what was decided, comes as an argument.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from typing import Any
+
+from .errors import (
+    InstanceAlreadyExists,
+    InstanceFinished,
+    InstanceNotFound,
+    JournalBreach,
+    RunOver,
+    StorageError,
+)
+from .records import FINAL, Address, Claim, ErrorRecord, Key, Pull, Standing, Status, StepConfig, StepRecord
+from .retry import restart_delay
+
+WAKE_CHUNK = 256
+CLAIM_CHUNK = 64
+
+Row = tuple[Any, ...]
+
+_RECORD = """
+INSERT INTO steps
+    (instance, kind, name, count, position, state, attempts, due, type, value, error, config, started, ended)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET state = excluded.state, attempts = excluded.attempts, due = excluded.due,
+                          value = excluded.value, error = excluded.error, ended = excluded.ended
+"""
+_HISTORY = "SELECT kind, name, count, state, attempts, value, error, due, config FROM steps"
+_PROGRESS = "(SELECT coalesce(sum(1 + attempts + (ended IS NOT NULL)), 0) FROM steps WHERE instance = ?)"
+
+
+def pack_error(error: ErrorRecord | None) -> str | None:
+    return None if error is None else json.dumps([error.name, error.message, error.trace], ensure_ascii=False)
+
+
+def pack_config(config: StepConfig) -> str | None:
+    if config == StepConfig():
+        return None
+    return json.dumps([config.limit, config.delay_ms, config.backoff, config.timeout_ms])
+
+
+def _error(text: str | None) -> ErrorRecord | None:
+    return None if text is None else ErrorRecord(*json.loads(text))
+
+
+def _config(text: str | None) -> StepConfig:
+    return StepConfig() if text is None else StepConfig(*json.loads(text))
+
+
+def _step(row: Row) -> StepRecord:
+    kind, name, count, state, attempts, value, error, due, config = row
+    return StepRecord(
+        kind,
+        name,
+        count,
+        state,
+        attempts,
+        value,
+        _error(error),
+        due,
+        _config(config) if kind == "do" else None,
+    )
+
+
+class Store:
+    """The durable state of one engine, on one connection, for the one thread that writes."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._execute = connection.execute
+        self._workflows: dict[str, int] = dict(self._execute("SELECT name, number FROM workflows"))
+        self._execute(  # code that no unfinished instance can wake up on
+            "DELETE FROM codes WHERE number NOT IN"
+            " (SELECT code FROM instances WHERE code IS NOT NULL AND ended IS NULL)"
+        )
+
+    def begin(self) -> None:
+        self._execute("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        self._execute("COMMIT")
+
+    def close(self) -> None:
+        """Close; a transaction that is still open is rolled back."""
+        self._connection.close()
+
+    # The life of an instance
+
+    def create(self, address: Address, params: bytes, now: int, claim: bool) -> int:
+        """A new instance, running already if the caller is about to start it, else queued."""
+        status, started = ("running", now) if claim else ("queued", None)
+        try:
+            number = self._execute(
+                "INSERT INTO instances (workflow, scope, id, status, params, created, started)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (self._key(address.workflow), address.scope, address.id, status, params, now, started),
+            ).lastrowid
+        except sqlite3.IntegrityError:
+            raise InstanceAlreadyExists(
+                f"workflow {address.workflow!r} has an instance {address.id!r} already"
+            ) from None
+        assert number is not None
+        return number
+
+    def create_batch(self, workflow: str, scope: str, entries: list[tuple[str, bytes]], now: int) -> list[str]:
+        """Queue those that do not exist yet; their ids."""
+        created = []
+        for instance_id, params in entries:
+            made = self._execute(
+                "INSERT INTO instances (workflow, scope, id, status, params, created)"
+                " VALUES (?, ?, ?, 'queued', ?, ?) ON CONFLICT DO NOTHING",
+                (self._key(workflow), scope, instance_id, params, now),
+            )
+            if made.rowcount:
+                created.append(instance_id)
+        return created
+
+    def find(self, address: Address) -> tuple[int, Status]:
+        row = self._execute(
+            "SELECT number, status FROM instances WHERE workflow = ? AND scope = ? AND id = ?",
+            (self._key(address.workflow), address.scope, address.id),
+        ).fetchone()
+        if row is None:
+            raise InstanceNotFound(f"workflow {address.workflow!r} has no instance {address.id!r}")
+        return row[0], Status(row[1])
+
+    def pull(self, workflow: str, now: int, slots: int) -> Pull:
+        """Queue what is due, and claim up to `slots` of the queued: those that ran before first, then the
+        oldest.
+        """
+        key = self._key(workflow)
+        woken = self._execute(
+            "UPDATE instances SET status = 'queued' WHERE number IN (SELECT number FROM instances"
+            " WHERE workflow = ? AND status = 'waiting' AND wake_at <= ? ORDER BY wake_at LIMIT ?)",
+            (key, now, WAKE_CHUNK),
+        ).rowcount
+        rows = self._execute(
+            "SELECT number, scope, id, run, params, created, started, code FROM instances"
+            " WHERE workflow = ? AND status = 'queued' ORDER BY started IS NULL, wake_at, number LIMIT ?",
+            (key, min(slots, CLAIM_CHUNK)),
+        ).fetchall()
+        claims = tuple(self._claim(workflow, row, now) for row in rows)
+        queued = self._execute("SELECT 1 FROM instances WHERE workflow = ? AND status = 'queued' LIMIT 1", (key,))
+        backlog = queued.fetchone() is not None
+        wake_at = self._execute(
+            "SELECT wake_at FROM instances WHERE workflow = ? AND status = 'waiting' ORDER BY wake_at LIMIT 1",
+            (key,),
+        ).fetchone()
+        return Pull(claims, backlog, woken == WAKE_CHUNK, wake_at[0] if wake_at else None)
+
+    def _claim(self, workflow: str, row: Row, now: int) -> Claim:
+        number, scope, name, run, params, created, started, code = row
+        digest = self._execute("SELECT digest FROM codes WHERE number = ?", (code,)).fetchone()[0] if code else None
+        history: tuple[StepRecord, ...] = ()
+        if started is not None:
+            rows = self._execute(f"{_HISTORY} WHERE instance = ? ORDER BY position", (number,))
+            history = tuple(map(_step, rows))
+        self._execute(
+            "UPDATE instances SET status = 'running', started = coalesce(started, ?), wake_at = NULL,"
+            f" progress = {_PROGRESS} WHERE number = ?",
+            (now, number, number),
+        )
+        return Claim(number, Address(workflow, scope, name), run, params, created, digest, history)
+
+    def finish(self, number: int, status: Status, output: bytes | None, error: ErrorRecord | None, now: int) -> None:
+        """The end, whichever: it is final. Events that nobody waited for go with it."""
+        done = self._execute(
+            "UPDATE instances SET status = ?, output = ?, error = ?, ended = ?, wake_at = NULL"
+            " WHERE number = ? AND ended IS NULL",
+            (status.value, output, pack_error(error), now, number),
+        )
+        if not done.rowcount:
+            raise RunOver
+        self._execute("DELETE FROM events WHERE instance = ?", (number,))
+        self._execute("DELETE FROM event_ids WHERE instance = ?", (number,))
+
+    def release(self, number: int, keys: tuple[Key, ...], now: int) -> Standing:
+        """The run is dropped.
+
+        It waits for the earliest of these steps; if one is over by now, or none given, it queues.
+        """
+        status = self._status(number)
+        if status in FINAL:
+            raise RunOver
+        if status is Status.WAITING_FOR_PAUSE:
+            return self._stand(number, Status.PAUSED, paused_at=now)
+        due = [
+            self._execute(
+                "SELECT due FROM steps WHERE instance = ? AND kind = ? AND name = ? AND count = ?"
+                " AND state IN ('waiting', 'retrying')",
+                (number, *key),
+            ).fetchone()
+            for key in keys
+        ]
+        if not due or None in due:
+            return self._stand(number, Status.QUEUED, wake_at=now)
+        return self._stand(number, Status.WAITING, wake_at=min(row[0] for row in due))
+
+    def lose(self, number: int, progressed: bool, reason: str, now: int) -> Standing:
+        """The run was lost with its process.
+
+        It is queued again, now or after a delay, unless that happens too often.
+        """
+        status, losses = self._execute("SELECT status, losses FROM instances WHERE number = ?", (number,)).fetchone()
+        if Status(status) in FINAL:
+            raise RunOver
+        losses = 1 if progressed else losses + 1
+        self._execute("UPDATE instances SET losses = ? WHERE number = ?", (losses, number))
+        delay = restart_delay(losses)
+        if delay is None:
+            error = ErrorRecord("CrashLoop", f"lost {losses} runs in a row without progress; the last one: {reason}")
+            self.finish(number, Status.ERRORED, None, error, now)
+            return Standing(Status.ERRORED, error=error)
+        if status == Status.WAITING_FOR_PAUSE:
+            return self._stand(number, Status.PAUSED, paused_at=now)
+        return self._stand(number, Status.WAITING if delay else Status.QUEUED, wake_at=now + delay)
+
+    def recover(self, workflow: str, now: int) -> None:
+        """Register the workflow, and settle the account of a host that died: what it was running, it has
+        lost.
+        """
+        if workflow not in self._workflows:
+            number = self._execute("INSERT INTO workflows (name) VALUES (?)", (workflow,)).lastrowid
+            assert number is not None
+            self._workflows[workflow] = number
+        rows = self._execute(
+            f"SELECT number, progress < {_PROGRESS.replace('?', 'instances.number')} FROM instances"
+            " WHERE workflow = ? AND status IN ('running', 'waitingForPause')",
+            (self._key(workflow),),
+        ).fetchall()
+        for number, progressed in rows:
+            self.lose(number, bool(progressed), "the host process died", now)
+
+    def reclaim(self, workflow: str, alive: tuple[int, ...], now: int) -> None:
+        """After a commit of unknown outcome: queue what is claimed here but was never started."""
+        rows = self._execute(
+            "SELECT number FROM instances WHERE workflow = ? AND status IN ('running', 'waitingForPause')",
+            (self._key(workflow),),
+        ).fetchall()
+        for (number,) in rows:
+            if number not in alive:
+                self.release(number, (), now)
+
+    # Control
+
+    def pause(self, address: Address, now: int) -> Standing:
+        number, status = self._unfinished(address)
+        if status is Status.RUNNING:
+            return self._stand(number, Status.WAITING_FOR_PAUSE)
+        if status in {Status.QUEUED, Status.WAITING}:
+            return self._stand(number, Status.PAUSED, paused_at=now)
+        return Standing(status)
+
+    def resume(self, address: Address, now: int) -> Standing:
+        """Every pending deadline moves by the length of the pause."""
+        number, status = self._unfinished(address)
+        if status is Status.WAITING_FOR_PAUSE:
+            return self._stand(number, Status.RUNNING)
+        if status is not Status.PAUSED:
+            return Standing(status)
+        self._execute(
+            "UPDATE steps SET due = due + max(0, ? - (SELECT paused_at FROM instances WHERE number = ?))"
+            " WHERE instance = ? AND state IN ('waiting', 'retrying')",
+            (now, number, number),
+        )
+        return self._stand(number, Status.QUEUED, wake_at=now)
+
+    def terminate(self, address: Address, error: ErrorRecord, now: int) -> None:
+        number, _ = self._unfinished(address)
+        self.finish(number, Status.TERMINATED, None, error, now)
+
+    def _key(self, workflow: str) -> int:
+        try:
+            return self._workflows[workflow]
+        except KeyError:
+            raise StorageError(f"workflow {workflow!r} could not be registered yet") from None
+
+    def _unfinished(self, address: Address) -> tuple[int, Status]:
+        number, status = self.find(address)
+        if status in FINAL:
+            raise InstanceFinished(
+                f"instance {address.id!r} has ended ({status.value}); it takes no events and no controls"
+            )
+        return number, status
+
+    def _status(self, number: int) -> Status:
+        return Status(self._execute("SELECT status FROM instances WHERE number = ?", (number,)).fetchone()[0])
+
+    def _stand(
+        self, number: int, status: Status, *, wake_at: int | None = None, paused_at: int | None = None
+    ) -> Standing:
+        self._execute(
+            "UPDATE instances SET status = ?, wake_at = ?, paused_at = ? WHERE number = ?",
+            (status.value, wake_at, paused_at, number),
+        )
+        return Standing(status, wake_at)
+
+    # What a run records
+
+    def record(self, *row: Any) -> None:
+        """A step's row, in the order of the table's columns.
+
+        What a first record says of position, type, config and start stays.
+        """
+        self._execute(_RECORD, row)
+
+    def take_event(
+        self, number: int, name: str, count: int, position: int, event_type: str, due: int, now: int
+    ) -> bytes | None:
+        """The oldest buffered event of the type, consumed by this wait; without one the wait is recorded as
+        waiting.
+        """
+        row = self._execute(
+            "SELECT number, event FROM events WHERE instance = ? AND type = ? ORDER BY number LIMIT 1",
+            (number, event_type),
+        ).fetchone()
+        if row is None:
+            self.record(
+                number,
+                "wait",
+                name,
+                count,
+                position,
+                "waiting",
+                0,
+                due,
+                event_type,
+                None,
+                None,
+                None,
+                now,
+                None,
+            )
+            return None
+        event: bytes = row[1]
+        self.record(number, "wait", name, count, position, "done", 0, due, event_type, event, None, None, now, now)
+        self._execute("DELETE FROM events WHERE number = ?", (row[0],))
+        return event
+
+    def expire(self, number: int, name: str, count: int, error: ErrorRecord, now: int) -> bytes | None:
+        """Record that the wait timed out, unless an event came first: then that event."""
+        key = (number, name, count)
+        expired = self._execute(
+            "UPDATE steps SET state = 'failed', error = ?, ended = ?"
+            " WHERE instance = ? AND kind = 'wait' AND name = ? AND count = ? AND state = 'waiting'",
+            (pack_error(error), now, *key),
+        )
+        if expired.rowcount:
+            return None
+        event: bytes = self._execute(
+            "SELECT value FROM steps WHERE instance = ? AND kind = 'wait' AND name = ? AND count = ?", key
+        ).fetchone()[0]
+        return event
+
+    def send_event(
+        self, address: Address, event_type: str, event: bytes, event_id: str | None, now: int
+    ) -> tuple[Standing, tuple[str, int] | None]:
+        """Give the event to the first wait for its type, else keep it. Which wait took it, if one did."""
+        number, status = self._unfinished(address)
+        if (
+            event_id is not None
+            and not self._execute(
+                "INSERT INTO event_ids (instance, id) VALUES (?, ?) ON CONFLICT DO NOTHING",
+                (number, event_id),
+            ).rowcount
+        ):
+            return Standing(status), None
+        wait = self._execute(
+            "SELECT name, count FROM steps"
+            " WHERE instance = ? AND type = ? AND kind = 'wait' AND state = 'waiting'"
+            " ORDER BY position LIMIT 1",
+            (number, event_type),
+        ).fetchone()
+        if wait is None:
+            self._execute("INSERT INTO events (instance, type, event) VALUES (?, ?, ?)", (number, event_type, event))
+            return Standing(status), None
+        self._execute(
+            "UPDATE steps SET state = 'done', value = ?, ended = ?"
+            " WHERE instance = ? AND kind = 'wait' AND name = ? AND count = ?",
+            (event, now, number, *wait),
+        )
+        if status is Status.WAITING:
+            return self._stand(number, Status.QUEUED, wake_at=now), wait
+        return Standing(status), wait
+
+    # Code
+
+    def pin(self, number: int, digest: bytes, code: bytes) -> None:
+        self._execute("INSERT INTO codes (digest, code) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, code))
+        self._execute(
+            "UPDATE instances SET code = (SELECT number FROM codes WHERE digest = ?) WHERE number = ?",
+            (digest, number),
+        )
+
+    def code(self, number: int) -> bytes:
+        row = self._execute(
+            "SELECT codes.code FROM codes JOIN instances ON instances.code = codes.number WHERE instances.number = ?",
+            (number,),
+        ).fetchone()
+        if row is None:
+            raise JournalBreach("no code was pinned for this instance")
+        code: bytes = row[0]
+        return code
+
+    # Looking
+
+    def look(self, address: Address) -> tuple[Row, list[Row]]:
+        """For a status: (status, output, error, created, started, ended), and the steps in order."""
+        number, _ = self.find(address)
+        instance = self._execute(
+            "SELECT status, output, error, created, started, ended FROM instances WHERE number = ?", (number,)
+        ).fetchone()
+        steps = self._execute(
+            "SELECT kind, name, count, state, attempts, started, ended, error FROM steps"
+            " WHERE instance = ? ORDER BY position",
+            (number,),
+        ).fetchall()
+        return (
+            (*instance[:2], _error(instance[2]), *instance[3:]),
+            [(*row[:7], _error(row[7])) for row in steps],
+        )

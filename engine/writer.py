@@ -1,0 +1,163 @@
+"""One thread that owns the connection: it takes what is queued, commits it as one transaction, then
+acknowledges it.
+
+While one batch is being synced to disk the next one gathers, so the busier the engine, the cheaper a commit.
+It knows verbs only as functions. Nothing is acknowledged that was not committed; after a failed commit the
+file is opened anew, since what a failed sync left in memory cannot be trusted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
+
+from .errors import EngineClosed, EngineError, StorageError
+
+if TYPE_CHECKING:
+    from .store import Store
+
+MAX_BATCH = 512
+
+P = ParamSpec("P")
+T = TypeVar("T")
+_Operation = tuple[Callable[..., Any], tuple[Any, ...], "asyncio.Future[Any]"]
+
+log = logging.getLogger(__name__)
+
+
+class Writer:
+    """Runs verbs of the store in order, many to a commit. Made and used on one event loop."""
+
+    def __init__(self, open_store: Callable[[], Store]) -> None:
+        self._open_store = open_store
+        self._store: Store | None = None
+        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._work, name="cloister-writer", daemon=True)
+        self._opened: asyncio.Future[None] = self._loop.create_future()
+        self._ended: asyncio.Future[None] = self._loop.create_future()
+        self._idle: list[asyncio.Future[None]] = []
+        self._closing = False
+        self.pending = self.commits = self.operations = 0
+
+    async def open(self) -> None:
+        """Start the thread; raises what opening the store raises."""
+        self._thread.start()
+        await self._opened
+
+    async def close(self) -> None:
+        """Let everything that was submitted be committed, then close the store."""
+        self._closing = True
+        self._queue.put(None)
+        await self._ended
+        self._thread.join()
+
+    def submit(self, verb: Callable[Concatenate[Store, P], T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Queue a verb. The future is done once its transaction is durable; `StorageError` if that failed."""
+        assert not kwargs
+        if self._closing:
+            raise EngineClosed
+        future: asyncio.Future[T] = self._loop.create_future()
+        self.pending += 1
+        self._queue.put((verb, args, future))
+        return future
+
+    async def idle(self) -> bool:
+        """Return when nothing that was submitted is unacknowledged, and whether that had to be waited for."""
+        waited = False
+        while self.pending:
+            waited = True
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._idle.append(future)
+            await future
+        return waited
+
+    def _acknowledge(self, batch: list[_Operation], results: list[Any]) -> None:
+        self.pending -= len(batch)
+        self.operations += len(batch)
+        self.commits += 1
+        for (_, _, future), result in zip(batch, results, strict=True):
+            if future.done():
+                continue
+            if isinstance(result, BaseException):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+        if not self.pending:
+            waiting, self._idle = self._idle, []
+            for idle in waiting:
+                if not idle.done():
+                    idle.set_result(None)
+
+    # In the thread
+
+    def _work(self) -> None:
+        try:
+            self._store = self._open_store()
+        except BaseException as error:  # noqa: BLE001 - it is raised where the engine is opened
+            self._tell(_fail, self._opened, error)
+            return
+        self._tell(_succeed, self._opened)
+        while batch := self._gather():
+            self._tell(self._acknowledge, batch, self._commit(batch))
+        if self._store is not None:
+            self._store.close()
+        self._tell(_succeed, self._ended)
+
+    def _gather(self) -> list[_Operation]:
+        """Everything that waits, up to a bound; nothing when it is time to end."""
+        first = self._queue.get()
+        if first is None:
+            return []
+        batch = [first]
+        with contextlib.suppress(queue.Empty):
+            while len(batch) < MAX_BATCH:
+                operation = self._queue.get_nowait()
+                if operation is None:
+                    self._queue.put(None)
+                    break
+                batch.append(operation)
+        return batch
+
+    def _commit(self, batch: list[_Operation]) -> list[Any]:
+        """What each operation returned or refused with, after the commit; else the same error for all."""
+        results: list[Any] = []
+        try:
+            if self._store is None:
+                self._store = self._open_store()
+            store = self._store
+            store.begin()
+            for verb, args, _ in batch:
+                try:
+                    results.append(verb(store, *args))
+                except EngineError as refusal:
+                    results.append(refusal)
+            store.commit()
+        except Exception as error:
+            log.error("a batch of %d operations was not stored: %s", len(batch), error, exc_info=error)
+            if self._store is not None:
+                with contextlib.suppress(Exception):
+                    self._store.close()
+                self._store = None
+            failure = error if isinstance(error, StorageError) else StorageError(f"could not be stored: {error}")
+            return [failure] * len(batch)
+        return results
+
+    def _tell(self, callback: Callable[..., object], *args: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has gone; nobody is left to hear it
+            self._loop.call_soon_threadsafe(callback, *args)
+
+
+def _succeed(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _fail(future: asyncio.Future[None], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,48 @@
+"""What the tests of the engine share: async tests, a clock that stands still, an engine on a fresh file."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cloister.engine import Engine
+from cloister.engine.testing import VirtualClock
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+OpenEngine = Callable[..., Engine]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """An async test runs on an event loop of its own."""
+    if not inspect.iscoroutinefunction(pyfuncitem.obj):
+        return None
+    wanted = pyfuncitem._fixtureinfo.argnames
+    asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted}))
+    return True
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "app.db"
+
+
+@pytest.fixture
+def open_engine(path: Path, clock: VirtualClock) -> OpenEngine:
+    """An engine on the test's file and clock; opened again after its end, it is the next host on it."""
+
+    def make(**options: Any) -> Engine:
+        return Engine(path, clock=clock, **options)
+
+    return make

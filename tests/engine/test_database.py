@@ -1,0 +1,126 @@
+"""The file: who owns it, what it may be, and how little a sleeper takes in it."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cloister.engine import (
+    DatabaseTooNew,
+    Engine,
+    EngineClosed,
+    EngineLocked,
+    NotACloisterDatabase,
+    StorageError,
+    WorkflowEntrypoint,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from cloister.engine.testing import VirtualClock
+
+# ruff: noqa: ASYNC240 - a test may look at its file
+
+OpenEngine = Callable[..., Engine]
+
+
+async def opening_fails(path: Path, error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        async with Engine(path):
+            pass
+
+
+async def test_a_second_engine_on_the_same_file_is_refused_at_once(open_engine: OpenEngine, path: Path) -> None:
+    """One owner, and the refusal names its process; a link to the file is the same file."""
+    link = path.with_name("link.db")
+    async with open_engine():
+        link.symlink_to(path)
+        await opening_fails(path, EngineLocked, r"process \d+")
+        await opening_fails(link, EngineLocked, r"process \d+")
+    async with open_engine():
+        pass
+
+
+async def test_a_newer_database_is_refused_and_left_alone(open_engine: OpenEngine, path: Path) -> None:
+    """An older cloister does not touch what it does not know."""
+    async with open_engine():
+        pass
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 99")
+    database.close()
+    before = path.read_bytes()
+    await opening_fails(path, DatabaseTooNew, "version 99")
+    assert path.read_bytes() == before
+
+
+async def test_a_file_that_is_no_database_is_refused_and_left_alone(path: Path) -> None:
+    """Garbage stays what it was."""
+    path.write_bytes(b"not a database at all, but long enough to look like one" * 40)
+    before = path.read_bytes()
+    await opening_fails(path, NotACloisterDatabase, "not a database")
+    assert path.read_bytes() == before
+
+
+async def test_the_database_of_another_application_is_refused_and_left_alone(path: Path) -> None:
+    """A database with tables that are not ours is not taken over."""
+    database = sqlite3.connect(path)
+    database.execute("CREATE TABLE theirs (x)")
+    database.close()
+    before = path.read_bytes()
+    await opening_fails(path, NotACloisterDatabase, "another application")
+    assert path.read_bytes() == before
+
+
+async def test_a_path_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    """A missing folder is the storage's fault, and named."""
+    await opening_fails(tmp_path / "missing" / "app.db", StorageError, "missing")
+
+
+async def test_an_empty_file_becomes_a_database(path: Path) -> None:
+    """As `mktemp` leaves it."""
+    path.touch()
+    async with Engine(path):
+        pass
+    database = sqlite3.connect(path)
+    assert database.execute("PRAGMA user_version").fetchone() == (1,)
+    assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    database.close()
+
+
+async def test_a_closed_engine_says_that_it_is_closed(open_engine: OpenEngine) -> None:
+    """Use before and after is a clear error, never a hang."""
+    engine = open_engine()
+    with pytest.raises(EngineClosed):
+        engine.workflow("w", WorkflowEntrypoint)
+    async with engine:
+        workflow = engine.workflow("w", WorkflowEntrypoint)
+    with pytest.raises(EngineClosed):
+        await workflow.create()
+    with pytest.raises(EngineClosed):
+        await workflow.get("a")
+
+
+class Sleeper(WorkflowEntrypoint):
+    async def run(self, event: Any, step: Any) -> None:
+        await step.sleep("a long night", "30 days")
+
+
+async def test_a_sleeping_instance_takes_at_most_700_bytes_on_disk(
+    open_engine: OpenEngine, clock: VirtualClock, path: Path
+) -> None:
+    """A million sleepers are 700 MB, not a machine."""
+    count = 3_000
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Sleeper, concurrency=100)
+        for _ in range(count // 100):
+            await workflow.create_batch([{"params": {"order": 1}}] * 100, scope="tenant-1")
+        await clock.advance(60)
+        assert engine.statistics().parked == count
+    database = sqlite3.connect(path)
+    database.execute("VACUUM")
+    database.close()
+    assert path.stat().st_size / count <= 700

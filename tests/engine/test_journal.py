@@ -1,0 +1,266 @@
+"""The journal as another process meets it: everything checked, nothing recorded after the end."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from cloister.engine import (
+    Engine,
+    EngineError,
+    ErrorRecord,
+    InstanceFailed,
+    InvalidDuration,
+    InvalidStepConfig,
+    InvalidStepName,
+    Journal,
+    JournalBreach,
+    Outcome,
+    PayloadTooLarge,
+    RunOver,
+    StepConfig,
+    StepLimitExceeded,
+    StepRecord,
+    WorkflowEntrypoint,
+)
+from cloister.ipc import values
+
+if TYPE_CHECKING:
+    from cloister.engine.testing import VirtualClock
+
+OpenEngine = Callable[..., Engine]
+
+
+class Remote(WorkflowEntrypoint):
+    """Hands its journal out and stays until it is told to end, as one does that runs elsewhere."""
+
+    async def run(self, event: Any, step: Any) -> Any:
+        over: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self.env.append((step.journal, over))
+        return await over
+
+
+class Desk:
+    """One instance whose run is in the test's hands."""
+
+    def __init__(self, engine: Engine, clock: VirtualClock) -> None:
+        self.engine, self.clock, self.runs = engine, clock, list[tuple[Journal, asyncio.Future[Any]]]()
+        self.workflow = engine.workflow("w", Remote, env=self.runs)
+
+    async def create(self) -> tuple[Any, Journal]:
+        self.instance = await self.workflow.create(id="x", scope="tenant")
+        await self.clock.run_until_idle()
+        return self.instance, self.runs[-1][0]
+
+    async def recorded(self) -> list[tuple[str, str, int, str]]:
+        status = await self.instance.status()
+        return [(step["kind"], step["name"], step["count"], step["status"]) for step in status["steps"]]
+
+
+async def refuses(error: type[EngineError], call: Any) -> None:
+    with pytest.raises(error):
+        await call
+
+
+async def test_the_journal_says_whose_it_is(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """The identity comes from the engine, never from whoever holds the journal."""
+    async with open_engine() as engine:
+        _, journal = await Desk(engine, clock).create()
+        assert (journal.workflow_name, journal.scope, journal.instance_id, journal.run) == (
+            "w",
+            "tenant",
+            "x",
+            1,
+        )
+        assert (journal.history, journal.code_digest) == ((), None)
+
+
+async def test_an_outcome_is_recorded_once(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """A second outcome of the same step is a breach and changes nothing."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        instance, journal = await desk.create()
+        assert (await journal.settle(Outcome("a", 1, 1, value=b"\x01"))).state == "done"
+        for again in (Outcome("a", 1, 1, value=b"\x02"), Outcome("a", 1, 2, value=b"\x02")):
+            await refuses(JournalBreach, journal.settle(again))
+        racing = [journal.settle(Outcome("b", 1, 1, value=bytes([n]))) for n in range(5)]
+        results = await asyncio.gather(*racing, return_exceptions=True)
+        assert [isinstance(result, JournalBreach) for result in results] == [False, True, True, True, True]
+        desk.runs[-1][1].set_result("end")
+        assert await instance.result() == "end"
+        assert await desk.recorded() == [("do", "a", 1, "done"), ("do", "b", 1, "done")]
+
+
+async def test_hostile_input_is_named_and_changes_nothing(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """Types, ranges, sizes, names and attempts are checked; after all of it the run goes on as if nothing had
+    been.
+    """
+    large = b"x" * 1_048_577
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        _, journal = await desk.create()
+        wrong: Any = "wrong"
+        await refuses(JournalBreach, journal.settle(wrong))
+        await refuses(JournalBreach, journal.settle(Outcome("a", 1, 2, value=b"")))
+        await refuses(JournalBreach, journal.settle(Outcome("a", wrong, 1, value=b"")))
+        await refuses(StepLimitExceeded, journal.settle(Outcome("a", 10_001, 1, value=b"")))
+        await refuses(InvalidStepName, journal.settle(Outcome("a\0", 1, 1, value=b"")))
+        await refuses(InvalidStepName, journal.settle(Outcome(wrong * 60, 1, 1, value=b"")))
+        await refuses(PayloadTooLarge, journal.settle(Outcome("a", 1, 1, value=large)))
+        await refuses(InvalidDuration, journal.sleep("s", 1))
+        await refuses(InvalidDuration, journal.sleep("s", 1, duration=1, until=1))
+        await refuses(InvalidDuration, journal.sleep("s", 1, duration="forever"))
+        await refuses(InvalidStepName, journal.wait_for_event("w", 1, wrong * 60))
+        await refuses(InvalidDuration, journal.wait_for_event("w", 1, "t", []))
+        await refuses(InvalidStepConfig, journal.configure(wrong))
+        for digest, code in ((wrong, b""), (b"", b""), (b"d", wrong), (b"d" * 65, b"")):
+            with pytest.raises(JournalBreach):
+                journal.pin(digest, code)
+        with pytest.raises(JournalBreach):
+            journal.started("a", 1, 7)
+        await refuses(JournalBreach, journal.pinned_code())
+        assert await desk.recorded() == []
+        assert (await journal.settle(Outcome("a", 1, 1, value=b"\x01"))).state == "done"
+
+
+async def test_texts_of_an_error_are_bounded(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """A hostile error neither breaks the database nor fills it."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        _, journal = await desk.create()
+        error = ErrorRecord("N" * 10_000, "\ud800\0" + "m" * 1_000_000, "t" * 1_000_000)
+        verdict = await journal.settle(Outcome("a", 1, 1, error=error, retryable=False))
+        assert verdict.state == "failed"
+        assert verdict.error is not None
+        assert (len(verdict.error.name), len(verdict.error.message), len(verdict.error.trace)) == (
+            256,
+            8_192,
+            16_384,
+        )
+
+
+async def test_the_same_wait_cannot_be_waited_for_twice_at_once(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """Each wait has one waiter, so that each event has one receiver."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        instance, journal = await desk.create()
+        waiting = asyncio.create_task(journal.wait_for_event("w", 1, "t"))
+        await asyncio.sleep(0)
+        await refuses(JournalBreach, journal.wait_for_event("w", 1, "t"))
+        await instance.send_event(type="t", payload="p")
+        record = await waiting
+        assert (record.type, values.loads(record.payload), record.timestamp_ms) == ("t", "p", clock.now())
+        await refuses(JournalBreach, journal.wait_for_event("w", 1, "t"))
+
+
+async def test_a_retry_is_one_verdict_now_and_one_attempt_later(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """`settle` answers at once; `attempt` waits for the delay, over parking, and knows the number."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        instance, journal = await desk.create()
+        assert await journal.attempt("a", 1) == 1
+        config = StepConfig(3, 60_000, "constant")
+        failure = Outcome("a", 1, 1, config, error=ErrorRecord("E", "m"))
+        assert (await journal.settle(failure)).state == "retry"
+        retrying = asyncio.create_task(journal.attempt("a", 1))
+        await clock.advance(1)
+        await refuses(RunOver, retrying)
+        assert (await instance.status())["status"] == "waiting"
+        await clock.advance(59)
+        journal = desk.runs[-1][0]
+        (record,) = journal.history
+        assert (record.state, record.attempts, record.config, record.error) == (
+            "retrying", 1, config, ErrorRecord("E", "m")
+        )  # fmt: skip
+        assert await journal.attempt("a", 1) == 2
+        assert (await journal.settle(Outcome("a", 1, 2, value=b"\xc0"))).state == "done"
+
+
+async def test_the_history_of_a_run_is_what_the_earlier_ones_recorded(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """In the order of recording; a wait's value is the map of the event."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        instance, journal = await desk.create()
+        await instance.send_event(type="t", payload=[1])
+        await journal.wait_for_event("w", 1, "t")
+        await journal.settle(Outcome("b", 1, 1, value=b"\x01"))
+        await journal.settle(Outcome("a", 1, 1, error=ErrorRecord("E", "m", "trace"), retryable=False))
+        sleeping = asyncio.create_task(journal.sleep("s", 1, duration="1 minute"))
+        sent = clock.now()
+        await clock.advance(60)
+        await refuses(RunOver, sleeping)
+        history = desk.runs[-1][0].history
+        assert values.loads(history[0].value or b"") == {"type": "t", "payload": [1], "timestamp": sent}
+        assert history[1:] == (
+            StepRecord("do", "b", 1, "done", 1, b"\x01", config=StepConfig()),
+            StepRecord("do", "a", 1, "failed", 1, error=ErrorRecord("E", "m", "trace"), config=StepConfig()),
+            StepRecord("sleep", "s", 1, "waiting", due_ms=sent + 60_000),
+        )
+
+
+async def test_code_is_pinned_before_whatever_is_recorded_after_it(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """A woken run finds the code that the first one pinned; another digest is refused."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        _, journal = await desk.create()
+        journal.pin(b"digest", b"code")
+        journal.pin(b"digest", b"code")
+        with pytest.raises(JournalBreach):
+            journal.pin(b"other", b"code")
+        await asyncio.gather(journal.sleep("s", 1, duration="1 minute"), clock.advance(1), return_exceptions=True)
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        await clock.advance(60)
+        journal = desk.runs[-1][0]
+        assert journal.code_digest == b"digest"
+        assert await journal.pinned_code() == b"code"
+        desk.runs[-1][1].set_result(None)
+        await clock.run_until_idle()
+    async with open_engine() as engine:
+        await clock.run_until_idle()
+    database = sqlite3.connect(engine._path)
+    assert database.execute("SELECT count(*) FROM codes").fetchone() == (0,)
+    database.close()
+
+
+async def test_nothing_is_recorded_by_a_run_that_is_over(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """The fence: each method of a journal that outlived its run says so and writes nothing."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        instance, journal = await desk.create()
+        waiting = asyncio.create_task(journal.wait_for_event("w", 1, "t"))
+        await clock.run_until_idle()
+        before = await desk.recorded()
+        await instance.terminate()
+        await refuses(RunOver, waiting)
+        await refuses(RunOver, journal.settle(Outcome("a", 1, 1, value=b"")))
+        await refuses(RunOver, journal.attempt("a", 1))
+        await refuses(RunOver, journal.sleep("s", 1, duration=1))
+        await refuses(RunOver, journal.wait_for_event("w", 2, "t"))
+        await refuses(RunOver, journal.pinned_code())
+        with pytest.raises(RunOver):
+            journal.started("a", 1, 1)
+        with pytest.raises(RunOver):
+            journal.pin(b"d", b"c")
+        assert await desk.recorded() == before
+
+
+async def test_the_ten_thousand_and_first_step_is_refused(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """Sleeps do not count with steps, and what is recorded already may be asked for again."""
+    async with open_engine(synchronous="normal") as engine:
+        desk = Desk(engine, clock)
+        instance, journal = await desk.create()
+        await asyncio.gather(*(journal.settle(Outcome(f"s{n}", 1, 1, value=b"")) for n in range(10_000)))
+        await refuses(StepLimitExceeded, journal.settle(Outcome("more", 1, 1, value=b"")))
+        await journal.sleep("s", 1, duration=0)
+        desk.runs[-1][1].set_exception(StepLimitExceeded("over"))
+        with pytest.raises(InstanceFailed, match="StepLimitExceeded"):
+            await instance.result()
