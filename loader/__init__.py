@@ -1,0 +1,87 @@
+"""The front door: tenants' code, who is warm, and which instance runs whose code.
+
+Re-exports what a host needs of the layers below, so that one import line serves.
+"""
+
+from cloister.engine import (
+    EngineError,
+    InstanceAlreadyExists,
+    InstanceFailed,
+    InstanceFinished,
+    InstanceNotFound,
+    NonDeterminismError,
+    RunInterrupted,
+)
+from cloister.ipc import CapabilityError, IpcError, RpcTarget
+from cloister.sandbox import LayerMissing, LimitExceeded, Limits, Policy, SandboxDied, SandboxError, SandboxUnavailable
+
+from .binding import DynamicInstance, DynamicWorkflowBinding, wrap_workflow_binding
+from .code import Data, Json, TailLine, Text, WorkerCode
+from .dispatch import (
+    DispatchContext,
+    WorkflowRunner,
+    create_dynamic_workflow_entrypoint,
+    dispatch_workflow,
+)
+from .entrypoint import Entrypoint, WorkerStub
+from .errors import (
+    CodeError,
+    EntrypointNotFound,
+    InvalidCode,
+    LoaderClosed,
+    LoaderError,
+    LoadFailed,
+    MissingDispatcherMetadataError,
+    NoCapacity,
+    TenantError,
+)
+from .events import LoaderEvent, LoaderStatistics
+from .host import Host
+from .loader import Loader
+
+__all__ = [
+    "CapabilityError",
+    "CodeError",
+    "Data",
+    "DispatchContext",
+    "DynamicInstance",
+    "DynamicWorkflowBinding",
+    "EngineError",
+    "Entrypoint",
+    "EntrypointNotFound",
+    "Host",
+    "InstanceAlreadyExists",
+    "InstanceFailed",
+    "InstanceFinished",
+    "InstanceNotFound",
+    "InvalidCode",
+    "IpcError",
+    "Json",
+    "LayerMissing",
+    "LimitExceeded",
+    "Limits",
+    "LoadFailed",
+    "Loader",
+    "LoaderClosed",
+    "LoaderError",
+    "LoaderEvent",
+    "LoaderStatistics",
+    "MissingDispatcherMetadataError",
+    "NoCapacity",
+    "NonDeterminismError",
+    "Policy",
+    "RpcTarget",
+    "RunInterrupted",
+    "SandboxDied",
+    "SandboxError",
+    "SandboxUnavailable",
+    "TailLine",
+    "TenantError",
+    "Text",
+    "WorkerCode",
+    "WorkerStub",
+    "WorkflowRunner",
+    "create_dynamic_workflow_entrypoint",
+    "dispatch_workflow",
+    "wrap_workflow_binding",
+]

@@ -1,0 +1,201 @@
+"""A workflow binding that belongs to one tenant: it tags what it creates, and sees nothing but its own.
+
+The host uses it as an object; a tenant uses it as a capability, under Cloudflare's names or Python's. Params, payloads
+and outputs of a tenant pass through as the bytes they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, Final
+
+from cloister.engine import Encoded, Instance, Workflow
+from cloister.ipc import CapabilityError, PayloadError, values
+from cloister.ipc.capabilities import Channel
+
+from .dispatch import wrap
+
+_NONE: Final = values.dumps(None)
+
+
+def wrap_workflow_binding(
+    workflow: Workflow | Callable[[], Workflow], metadata: Mapping[str, Any], *, scope: str | None = None
+) -> DynamicWorkflowBinding:
+    """A binding for one tenant. `metadata` comes back to `load_runner` with each run, and is stored in plain view.
+
+    `scope` is what the binding can see, `metadata["tenant_id"]` if it is not given; one of the two must exist. A
+    function given for `workflow` is called anew for each use.
+    """
+    if scope is None:
+        scope = metadata.get("tenant_id") if isinstance(metadata, Mapping) else None
+    if not isinstance(scope, str) or not scope:
+        raise ValueError(
+            "wrap_workflow_binding() needs a scope: either metadata['tenant_id'] or scope=..., text that is not empty. "
+            "Without one, tenants would see each other's instances."
+        )
+    return DynamicWorkflowBinding(workflow, metadata, scope)
+
+
+class _Answering:
+    """Answers calls of a guest by a table of methods, each of which gets its options still encoded."""
+
+    _methods: Mapping[str, Callable[..., Awaitable[Any]]] = {}
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """What a stub knows without asking."""
+        return {}
+
+    async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
+        """One call from a sandbox."""
+        function = self._methods.get(method)
+        if function is None:
+            raise CapabilityError(f"a workflow binding has no method {method!r}; it has {', '.join(self._methods)}")
+        match values.split(payload):
+            case [args, kwargs]:
+                positional, named = values.split(args), values.split(kwargs)
+            case _:
+                raise PayloadError("a call carries a list of arguments and a map of named ones")
+        if not isinstance(positional, list) or not isinstance(named, dict):
+            raise PayloadError("a call carries a list of arguments and a map of named ones")
+        result = await function(self, positional, named)
+        return result.data if isinstance(result, Encoded) else channel.encode(result)
+
+
+class DynamicWorkflowBinding(_Answering):
+    """See `wrap_workflow_binding`."""
+
+    def __init__(self, workflow: Workflow | Callable[[], Workflow], metadata: Mapping[str, Any], scope: str) -> None:
+        self._workflow = workflow
+        self._metadata = values.dumps(metadata)
+        self.scope = scope
+
+    async def create(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> DynamicInstance:
+        """Create an instance of this tenant's. Options are `id` and `params`, as a dict or as keywords."""
+        return DynamicInstance(await self._raw().create(self._wrapped({**(options or {}), **more}), scope=self.scope))
+
+    async def create_batch(self, entries: Sequence[Mapping[str, Any]], /) -> list[DynamicInstance]:
+        """Create up to 100. Ids that exist already are skipped, and left out of the result."""
+        wrapped = [self._wrapped(entry) for entry in entries]
+        return [DynamicInstance(made) for made in await self._raw().create_batch(wrapped, scope=self.scope)]
+
+    async def get(self, id: str) -> DynamicInstance:  # noqa: A002 - the name it has everywhere
+        """One of this tenant's instances. Another's, and one that never was, are told of in the same words."""
+        return DynamicInstance(await self._raw().get(id, scope=self.scope))
+
+    def _raw(self) -> Workflow:
+        return (
+            self._workflow()
+            if not isinstance(self._workflow, Workflow) and callable(self._workflow)
+            else self._workflow
+        )
+
+    def _wrapped(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        params = options.get("params")
+        encoded = params.data if isinstance(params, Encoded) else values.dumps(params)
+        return {**options, "params": wrap(self._metadata, encoded)}
+
+    async def _create(self, args: list[bytes], named: dict[str, bytes]) -> DynamicInstance:
+        return await self.create(_options([*args[:1], values.join(named)]))
+
+    async def _create_batch(self, args: list[bytes], named: dict[str, bytes]) -> list[DynamicInstance]:
+        entries = values.split(args[0]) if len(args) == 1 else None
+        if not isinstance(entries, list):
+            raise TypeError("create_batch() takes one list of instances to create")
+        return await self.create_batch([_options([entry]) for entry in entries])
+
+    async def _get(self, args: list[bytes], named: dict[str, bytes]) -> DynamicInstance:
+        return await self.get(_only(args, named, "id"))
+
+    _methods = {"create": _create, "create_batch": _create_batch, "createBatch": _create_batch, "get": _get}
+
+
+class DynamicInstance(_Answering):
+    """One of the tenant's instances."""
+
+    def __init__(self, instance: Instance) -> None:
+        self._instance = instance
+        self.id = instance.id
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """The id, which a stub knows without asking."""
+        return {"id": self.id}
+
+    async def status(self) -> dict[str, Any]:
+        """See `cloister.engine.Instance.status`."""
+        return await self._instance.status()
+
+    async def pause(self) -> None:
+        """See `cloister.engine.Instance.pause`."""
+        await self._instance.pause()
+
+    async def resume(self) -> None:
+        """See `cloister.engine.Instance.resume`."""
+        await self._instance.resume()
+
+    async def terminate(self) -> None:
+        """See `cloister.engine.Instance.terminate`."""
+        await self._instance.terminate()
+
+    async def send_event(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """See `cloister.engine.Instance.send_event`."""
+        await self._instance.send_event(options, **more)
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """See `cloister.engine.Instance.result`."""
+        return await self._instance.result(timeout)
+
+    async def _status(self, args: list[bytes], named: dict[str, bytes]) -> Encoded:
+        status = await self._instance.status_encoded()
+        output = status.pop("output")
+        parts = {name: values.dumps(value) for name, value in status.items()}
+        return Encoded(values.join({**parts, "output": output.data if output is not None else _NONE}))
+
+    async def _send_event(self, args: list[bytes], named: dict[str, bytes]) -> None:
+        await self._instance.send_event(_options([*args[:1], values.join(named)], opaque="payload"))
+
+    async def _pause(self, args: list[bytes], named: dict[str, bytes]) -> None:
+        await self.pause()
+
+    async def _resume(self, args: list[bytes], named: dict[str, bytes]) -> None:
+        await self.resume()
+
+    async def _terminate(self, args: list[bytes], named: dict[str, bytes]) -> None:
+        await self.terminate()
+
+    _methods = {
+        "status": _status,
+        "pause": _pause,
+        "resume": _resume,
+        "terminate": _terminate,
+        "send_event": _send_event,
+        "sendEvent": _send_event,
+    }
+
+    def __repr__(self) -> str:
+        return f"<DynamicInstance {self.id!r}>"
+
+
+def _options(parts: Sequence[bytes], *, opaque: str = "params") -> dict[str, Any]:
+    """Encoded maps of options as one, all read but the tenant's own value, which is only checked for its form."""
+    found: dict[str, Any] = {}
+    for part in parts:
+        if part == _NONE:
+            continue
+        options = values.split(part)
+        if not isinstance(options, dict):
+            raise TypeError("options are a dict")
+        for name, value in options.items():
+            if name == opaque:
+                values.scan(value)
+                found[name] = Encoded(value)
+            else:
+                found[name] = values.loads(value)
+    return found
+
+
+def _only(args: list[bytes], named: Mapping[str, bytes], name: str) -> Any:
+    if len(args) + len(named) != 1 or (named and name not in named):
+        raise TypeError(f"one argument is expected: {name}")
+    return values.loads(args[0] if args else named[name])

@@ -1,0 +1,150 @@
+"""A tenant's code as a value: modules, entry, bindings and limits, checked when it is made, and known by its digest."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from cloister.ipc import values
+from cloister.ipc.errors import IpcError
+from cloister.sandbox import Limits
+
+from .errors import InvalidCode
+
+MAX_CODE_BYTES: Final = 8 * 1024 * 1024
+_NEEDS_COMPILING: Final = (".ts", ".tsx", ".jsx", ".js", ".mjs", ".cjs")
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A module whose content is text, to be read with `pkgutil.get_data`."""
+
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A module whose content is bytes."""
+
+    content: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Json:
+    """A module whose content is a JSON value."""
+
+    content: Any
+
+
+Module = str | Text | Data | Json
+Tail = Callable[["TailLine"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class TailLine:
+    """One line that a tenant printed or logged, or an exception that it did not catch.
+
+    `level` is stdout, stderr, debug, info, warning or error; `invocation` counts calls in one sandbox, 0 is its start.
+    """
+
+    tenant_id: str
+    sandbox: int
+    level: str
+    text: str
+    invocation: int
+    time_ms: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerCode:
+    """What runs for a tenant.
+
+    `modules` maps paths to source text (`.py`), `Text`, `Data` or `Json`. `env` holds plain values, `RpcTarget`s,
+    functions and wrapped workflow bindings. `global_outbound=None` means no network at all, which is all there is.
+    """
+
+    main_module: str
+    modules: Mapping[str, Module]
+    env: Mapping[str, Any] = field(default_factory=dict)
+    global_outbound: None = None
+    tails: tuple[Tail, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    compatibility_date: str = ""
+    compatibility_flags: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.modules:
+            raise InvalidCode("a worker needs at least one module")
+        if self.main_module not in self.modules:
+            raise InvalidCode(f"main_module {self.main_module!r} is not among the modules: {', '.join(self.modules)}")
+        if not self.main_module.endswith(".py"):
+            raise InvalidCode(f"main_module {self.main_module!r} must be a Python module, its name ending in .py")
+        for name, module in self.modules.items():
+            _check_module(name, module)
+        if self.global_outbound is not None:
+            raise InvalidCode("global_outbound must be None: a tenant has no network, only the bindings in env")
+        for name in self.env:
+            if not isinstance(name, str) or not name.isidentifier():
+                raise InvalidCode(f"env name {name!r} is not an identifier, so no tenant could use it")
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 over modules, main module and compatibility: what decides how the code behaves, and no authority."""
+        return hashlib.sha256(self.stored()).digest()
+
+    def portable(self) -> dict[str, list[Any]]:
+        """The modules as they are sent to a sandbox."""
+        return {name: _portable(module) for name, module in self.modules.items()}
+
+    def stored(self) -> bytes:
+        """Modules, main module and compatibility as bytes, to be kept beside the runs that need them."""
+        modules = sorted(self.portable().items())
+        return values.dumps([1, self.main_module, modules, self.compatibility_date, sorted(self.compatibility_flags)])
+
+    def with_stored(self, stored: bytes) -> WorkerCode:
+        """This code's bindings and limits, which are live, around modules that were stored earlier."""
+        match values.loads(stored, trusted=True):
+            case [1, str(main), list(modules), str(date), list(flags)]:
+                made = {name: _module(kind, content) for name, (kind, content) in modules}
+                return WorkerCode(
+                    main_module=main, modules=made, env=self.env, tails=self.tails, limits=self.limits,
+                    compatibility_date=date, compatibility_flags=tuple(flags),
+                )  # fmt: skip
+        raise InvalidCode("the stored code was written by a newer version")
+
+
+def _check_module(name: str, module: Module) -> None:
+    parts = name.split("/")
+    if not name or name.startswith("/") or any(part in {"", ".", ".."} for part in parts):
+        raise InvalidCode(f"module name {name!r} is not a relative path of plain names")
+    if isinstance(module, str):
+        if name.endswith(_NEEDS_COMPILING):
+            raise InvalidCode(f"module {name!r} is JavaScript or TypeScript; a worker here is Python")
+        if not name.endswith(".py"):
+            raise InvalidCode(f"module {name!r} is given as plain text; wrap it in Text(...), or end its name in .py")
+    elif not isinstance(module, Text | Data | Json):
+        raise InvalidCode(f"module {name!r} is {type(module).__name__}; it must be source text, Text, Data or Json")
+    try:
+        values.dumps(_portable(module), limit=MAX_CODE_BYTES)
+    except (IpcError, TypeError, ValueError) as error:
+        raise InvalidCode(f"module {name!r}: {error}") from error
+
+
+def _portable(module: Module) -> list[Any]:
+    match module:
+        case str():
+            return ["py", module]
+        case Text(content):
+            return ["text", content]
+        case Data(content):
+            return ["data", content]
+        case Json(content):
+            return ["json", json.loads(json.dumps(content))]
+
+
+def _module(kind: str, content: Any) -> Module:
+    makers: dict[str, Callable[[Any], Module]] = {"py": str, "text": Text, "data": Data, "json": Json}
+    return makers[kind](content)

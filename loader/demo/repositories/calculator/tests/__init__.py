@@ -1,0 +1,1 @@
+"""The suite of calculator: `python -m unittest` at the root runs it."""

@@ -1,0 +1,1 @@
+"""Tests of pagetext. Run them with `python -m unittest`."""

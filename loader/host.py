@@ -1,0 +1,88 @@
+"""The parts tied together for the common case: one engine, one loader, one workflow, and a function that finds code."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Any, Self
+
+from cloister.engine import Engine, Workflow
+from cloister.sandbox import Policy
+
+from .binding import DynamicWorkflowBinding, wrap_workflow_binding
+from .code import WorkerCode
+from .dispatch import create_dynamic_workflow_entrypoint
+from .entrypoint import Entrypoint, WorkerStub
+from .loader import Loader
+
+FetchCode = Callable[[str], WorkerCode | Awaitable[WorkerCode]]
+
+
+class Host:
+    """`async with Host("app.db", get_code=fetch) as host: await host.tenant("t-42").greet("Alice")`.
+
+    `get_code(tenant_id)` gives a tenant's code. Each tenant finds its own workflow binding in its env as `WORKFLOWS`;
+    what it creates there is run by the class `entrypoint` of its own code.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        get_code: FetchCode,
+        entrypoint: str = "TenantWorkflow",
+        workflow_name: str = "dynamic-workflow",
+        concurrency: int = 256,
+        max_sandboxes: int = 256,
+        spares: int = 4,
+        policy: Policy | None = None,
+        engine: Engine | None = None,
+    ) -> None:
+        self._get_code = get_code
+        self._entrypoint = entrypoint
+        self._name = workflow_name
+        self._concurrency = concurrency
+        self.engine = engine or Engine(path)
+        self.loader = Loader(max_sandboxes=max_sandboxes, spares=spares, policy=policy)
+        self._stack = AsyncExitStack()
+        self._workflows: Workflow
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            # Opened in this order so that at the end runs are stopped before their sandboxes are.
+            await stack.enter_async_context(self.loader)
+            await stack.enter_async_context(self.engine)
+            runner = create_dynamic_workflow_entrypoint(
+                lambda context: self.worker(context.metadata["tenant_id"]).get_entrypoint(self._entrypoint)
+            )
+            self._workflows = self.engine.workflow(self._name, runner, concurrency=self._concurrency)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    def worker(self, tenant_id: str) -> WorkerStub:
+        """The tenant's worker."""
+        return self.loader.get(tenant_id, lambda: self._code(tenant_id))
+
+    def tenant(self, tenant_id: str) -> Entrypoint:
+        """The tenant's default entrypoint."""
+        return self.worker(tenant_id).get_entrypoint()
+
+    def workflows(self, tenant_id: str) -> DynamicWorkflowBinding:
+        """The tenant's workflow binding."""
+        return wrap_workflow_binding(self._workflows, {"tenant_id": tenant_id})
+
+    async def _code(self, tenant_id: str) -> WorkerCode:
+        found: Any = self._get_code(tenant_id)
+        code = await found if inspect.isawaitable(found) else found
+        if not isinstance(code, WorkerCode):
+            return code  # type: ignore[no-any-return] # the loader says what is wrong with it
+        return dataclasses.replace(code, env={"WORKFLOWS": self.workflows(tenant_id), **code.env})

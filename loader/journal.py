@@ -1,0 +1,148 @@
+"""A run's journal as a capability: what a sandbox may ask of the engine, over the wire, for the one run it was given.
+
+Which run it is follows from the capability; nothing that a sandbox says can name another. The engine checks each value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+from cloister.engine import ErrorRecord, Journal, Outcome, StepConfig, WaitTimeout
+from cloister.ipc import CapabilityError, PayloadError, values
+from cloister.ipc.capabilities import Channel
+
+SILENCE: Final = 60.0
+"""Seconds that a run may be silent for beyond the longest timeout of its steps, unless it waits for the engine."""
+_RECORDS = frozenset({"settle", "sleep", "wait_for_event"})
+
+
+class JournalTarget:
+    """See `cloister.engine.Journal`; the arguments are a list, in its order."""
+
+    def __init__(self, journal: Journal) -> None:
+        self._journal = journal
+        self._asking = 0
+        self._longest = StepConfig().timeout_ms / 1000
+        self._heard = asyncio.get_running_loop().time()
+        self.on_record: Callable[[], None] = lambda: None
+
+    @property
+    def attributes(self) -> Mapping[str, Any]:
+        """None."""
+        return {}
+
+    async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
+        """One question."""
+        arguments = values.loads(payload)
+        function = _QUESTIONS.get(method)
+        if function is None or not isinstance(arguments, list):
+            raise CapabilityError(f"a journal has no method {method!r}")
+        self._asking += 1
+        try:
+            result: bytes = await function(self, *arguments)
+            return result
+        except TypeError as error:
+            raise PayloadError(f"{method} takes other arguments: {error}") from error
+        finally:
+            self._asking -= 1
+            self._heard = asyncio.get_running_loop().time()
+            if method in _RECORDS:
+                self.on_record()
+
+    @asynccontextmanager
+    async def watch(self, end: Callable[[str], None]) -> AsyncIterator[None]:
+        """End the worker when the run neither asks nor answers for longer than any of its steps may take."""
+        loop = asyncio.get_running_loop()
+        timer: asyncio.TimerHandle
+
+        def look() -> None:
+            nonlocal timer
+            if self._asking:
+                self._heard = loop.time()
+            if loop.time() - self._heard > self._longest + SILENCE:
+                end(f"ended: its run has been silent for {loop.time() - self._heard:.0f} s")
+            else:
+                timer = loop.call_later(SILENCE, look)
+
+        timer = loop.call_later(SILENCE, look)
+        try:
+            yield
+        finally:
+            timer.cancel()
+
+    async def _settle(
+        self, name: str, count: int, attempt: int, config: object, value: bytes, error: object, retryable: bool
+    ) -> bytes:
+        resolved = await self._journal.configure(config) if config is not None else None
+        if error is None:
+            outcome = Outcome(name, count, attempt, resolved, value=value)
+        else:
+            outcome = Outcome(name, count, attempt, resolved, error=_error(error), retryable=bool(retryable))
+        verdict = await self._journal.settle(outcome)
+        return values.dumps([verdict.state, _plain(verdict.error)])
+
+    async def _configure(self, config: object) -> bytes:
+        resolved = await self._journal.configure(config)
+        self._longest = max(self._longest, resolved.timeout_ms / 1000)
+        return values.dumps(_shown(resolved))
+
+    async def _attempt(self, name: str, count: int) -> bytes:
+        return values.dumps(await self._journal.attempt(name, count))
+
+    async def _started(self, name: str, count: int, attempt: int) -> bytes:
+        self._journal.started(name, count, attempt)
+        return values.dumps(None)
+
+    async def _sleep(self, name: str, count: int, duration: object, until: object) -> bytes:
+        await self._journal.sleep(name, count, duration=duration, until=until)
+        return values.dumps(None)
+
+    async def _wait_for_event(self, name: str, count: int, kind: str, timeout: object) -> bytes:
+        try:
+            event = await self._journal.wait_for_event(name, count, kind, timeout)
+        except WaitTimeout as error:
+            return values.dumps({"error": [error.name, str(error), ""]})
+        return event.encode()
+
+
+_QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
+    "settle": JournalTarget._settle,
+    "configure": JournalTarget._configure,
+    "attempt": JournalTarget._attempt,
+    "started": JournalTarget._started,
+    "sleep": JournalTarget._sleep,
+    "wait_for_event": JournalTarget._wait_for_event,
+}
+
+
+def history(journal: Journal) -> list[Any]:
+    """The records as a guest reads them: kind, name, count, state, attempts, value, error, config."""
+    return [
+        [record.kind, record.name, record.count, record.state, record.attempts, record.value, _plain(record.error),
+         _shown(record.config) if record.config is not None else None]
+        for record in journal.history
+    ]  # fmt: skip
+
+
+def resolved() -> dict[str, Any]:
+    """The configuration of a step that gives none."""
+    return _shown(StepConfig())
+
+
+def _shown(config: StepConfig) -> dict[str, Any]:
+    retries = {"limit": config.limit, "delay": config.delay_ms, "backoff": config.backoff}
+    return {"retries": retries, "timeout": config.timeout_ms}
+
+
+def _plain(error: ErrorRecord | None) -> list[str] | None:
+    return None if error is None else [error.name, error.message, error.trace]
+
+
+def _error(error: object) -> ErrorRecord:
+    match error:
+        case [str(name), str(message), str(trace)]:
+            return ErrorRecord(name, message, trace)
+    raise PayloadError("an error is a name, a message and a traceback")

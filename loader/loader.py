@@ -1,0 +1,244 @@
+"""The loader: a tenant's id in, somewhere to call out. Warm where possible, booted where not, never twice at once.
+
+It knows what code is and where sandboxes come from. It refuses to know what a workflow is: `entrypoint` does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from types import TracebackType
+from typing import Literal, Self
+
+from cloister.sandbox import LimitExceeded, Policy, SandboxClosed, Spawner
+
+from .cache import PinnedLRU
+from .code import WorkerCode
+from .entrypoint import WorkerStub
+from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity
+from .events import Announcements, LoaderEvent, LoaderStatistics
+from .worker import Worker
+
+GetCode = Callable[[], WorkerCode | Awaitable[WorkerCode]]
+Key = tuple[str, bytes]
+"""Tenant, and the digest of the code it is pinned to: empty for the newest."""
+
+
+class Loader:
+    """Keeps up to `max_sandboxes` tenants warm, and `spares` blank sandboxes ready for the next ones.
+
+    An async context manager. `admission_timeout` is how many seconds a call waits for room when every sandbox is in
+    use, before `NoCapacity`.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_sandboxes: int = 256,
+        spares: int = 4,
+        policy: Policy | None = None,
+        admission_timeout: float = 30.0,
+    ) -> None:
+        if max_sandboxes < 1 or spares < 0:
+            raise ValueError("max_sandboxes must be at least 1, and spares at least 0")
+        self._spawner = Spawner(spares=spares, policy=policy)
+        self._cache: PinnedLRU[Key, Worker] = PinnedLRU(max_sandboxes)
+        self._patience = admission_timeout
+        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._announcements = Announcements()
+        self._open = False
+        self._one_off = 0
+        self._booting = self._boots = self._hits = self._evictions = self._deaths = self._dropped = 0
+
+    async def __aenter__(self) -> Self:
+        await self._spawner.__aenter__()
+        self._open = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._open = False
+        for waiter in self._waiting:
+            if not waiter.done():
+                waiter.set_exception(LoaderClosed("the loader was closed"))
+        await self._spawner.__aexit__(kind, error, trace)
+
+    def get(self, tenant_id: str, get_code: GetCode, *, version: str | None = None) -> WorkerStub:
+        """The tenant's worker, at once and without awaiting. `get_code` is called only when the code is needed.
+
+        With `version`, workers of different versions are kept apart.
+        """
+        if not isinstance(tenant_id, str) or not tenant_id:
+            raise ValueError(f"a tenant id is text that is not empty, not {tenant_id!r}")
+        return WorkerStub(self, tenant_id if version is None else f"{tenant_id}@{version}", get_code)
+
+    def load(self, code: WorkerCode) -> WorkerStub:
+        """A worker that is nobody's: a fresh sandbox of its own, which is the first to leave when it is idle."""
+        self._one_off += 1
+        return WorkerStub(self, f"one-off {self._one_off}", lambda: code)
+
+    def evict(self, tenant_id: str) -> bool:
+        """End the tenant's sandboxes at once, in use or not: durable runs replay, direct calls fail. True if any."""
+        return sum(self._remove(key, worker, "evicted") for key, worker in self._cache if key[0] == tenant_id) > 0
+
+    def subscribe(self) -> AsyncIterator[LoaderEvent]:
+        """Boots, evictions, deaths and limits from now on."""
+        return self._announcements.subscribe()
+
+    def statistics(self) -> LoaderStatistics:
+        """How things stand."""
+        return LoaderStatistics(
+            warm=len(self._cache), in_use=self._cache.pinned, booting=self._booting, spares=self._spawner.spares,
+            boots=self._boots, hits=self._hits, evictions=self._evictions, deaths=self._deaths,
+            dropped_log_lines=self._dropped, layers=dict(self._spawner.layers),
+        )  # fmt: skip
+
+    def memory(self) -> dict[str, int]:
+        """The proportional share of memory of each warm tenant in bytes, read from the kernel: not a cheap question."""
+        found: dict[str, int] = {}
+        for (tenant_id, _), worker in self._cache:
+            if worker.ready.done() and not worker.gone:
+                found[tenant_id] = found.get(tenant_id, 0) + worker.sandbox.memory_bytes()
+        return found
+
+    @asynccontextmanager
+    async def lease(
+        self, tenant_id: str, get_code: GetCode, *, digest: bytes = b"", patience: float | None = None
+    ) -> AsyncIterator[Worker]:
+        """A worker of the tenant that stays warm while the lease is held. `digest` asks for other code than the newest.
+
+        `LoadFailed`, `NoCapacity`, `SandboxUnavailable`.
+        """
+        key = (tenant_id, digest)
+        worker = await self._obtain(key, get_code, self._patience if patience is None else patience)
+        try:
+            await asyncio.shield(worker.ready)
+            yield worker
+        finally:
+            self._let_go(key, worker)
+
+    async def _obtain(self, key: Key, get_code: GetCode, patience: float) -> Worker:
+        while True:
+            if not self._open:
+                raise LoaderClosed("use the loader inside `async with Loader(...) as loader`")
+            worker = self._cache.pin(key)
+            if worker is not None and not worker.gone:
+                self._hits += 1
+                return worker
+            if worker is not None:
+                self._cache.remove(key, worker)
+            fits, leaver = self._cache.make_room()
+            if leaver is not None:
+                self._leave(*leaver, "evicted")
+            if fits:
+                worker = Worker(key[0], lambda worker: self._idle(key, worker), lambda worker: self._gone(key, worker))
+                self._cache.add(key, worker)
+                asyncio.ensure_future(self._boot(key, worker, get_code)).add_done_callback(
+                    lambda done: done.exception()
+                )
+                return worker
+            await self._room(patience)
+
+    async def _boot(self, key: Key, worker: Worker, get_code: GetCode) -> None:
+        """One boot at a time for each key: whoever comes meanwhile finds the worker and waits for it."""
+        self._booting += 1
+        try:
+            code = await load_code(get_code)
+            sandbox = await self._spawner.take()
+            if worker.evicted:
+                sandbox.kill(SandboxClosed("its worker was evicted before it had booted"))
+                raise LoadFailed(f"the worker was {worker.evicted} while it was booting")
+            worker.start(code, code.digest, sandbox)
+        except BaseException as error:
+            self._cache.remove(key, worker)
+            self._admit()
+            if not worker.ready.done():
+                worker.ready.set_exception(error if isinstance(error, Exception) else LoaderClosed("cancelled"))
+            raise
+        finally:
+            self._booting -= 1
+        self._boots += 1
+        self._announcements.announce(
+            LoaderEvent(kind="boot", tenant_id=key[0], sandbox=sandbox.number, phases=sandbox.phases)
+        )
+
+    def _let_go(self, key: Key, worker: Worker) -> None:
+        if worker.busy:  # work goes on after the answer: this pin is let go of when it is done
+            worker.held_for_background += 1
+        else:
+            self._cache.unpin(key, worker)
+            self._admit()
+
+    def _idle(self, key: Key, worker: Worker) -> None:
+        if not worker.busy:
+            while worker.held_for_background:
+                worker.held_for_background -= 1
+                self._cache.unpin(key, worker)
+            self._admit()
+
+    def _gone(self, key: Key, worker: Worker) -> None:
+        """The worker's sandbox died, or its code did not load."""
+        if self._cache.remove(key, worker):
+            self._admit()
+            if not worker.evicted and worker.ready.exception() is None:
+                self._deaths += 1
+                self._dropped += worker.sandbox.dropped_lines
+                reason, end = worker.sandbox.end
+                kind: Literal["limit", "died"] = "limit" if issubclass(end, LimitExceeded) else "died"
+                self._announcements.announce(
+                    LoaderEvent(kind=kind, tenant_id=key[0], sandbox=worker.sandbox.number, reason=reason)
+                )
+
+    def _remove(self, key: Key, worker: Worker, reason: str) -> bool:
+        if not self._cache.remove(key, worker):
+            return False
+        self._leave(key, worker, reason)
+        self._admit()
+        return True
+
+    def _leave(self, key: Key, worker: Worker, reason: str) -> None:
+        self._evictions += 1
+        number = worker.sandbox.number if worker.ready.done() and worker.ready.exception() is None else -1
+        worker.end(reason)
+        self._announcements.announce(LoaderEvent(kind="evict", tenant_id=key[0], sandbox=number, reason=reason))
+
+    async def _room(self, patience: float) -> None:
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
+        try:
+            async with asyncio.timeout(patience):
+                await waiter
+        except TimeoutError:
+            raise NoCapacity(
+                f"all {self._cache.maxsize} sandboxes were in use for {patience:g} s; "
+                "raise max_sandboxes, or call less at once"
+            ) from None
+        finally:
+            if waiter in self._waiting:
+                self._waiting.remove(waiter)
+
+    def _admit(self) -> None:
+        while self._waiting:
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(None)
+                return
+
+
+async def load_code(get_code: GetCode) -> WorkerCode:
+    """Call the host's function. `LoadFailed` says that it was the host's, and what it raised."""
+    try:
+        code = get_code()
+        if inspect.isawaitable(code):
+            code = await code
+    except InvalidCode:
+        raise
+    except Exception as error:
+        raise LoadFailed(f"the host's get_code raised {type(error).__name__}: {error}") from error
+    if not isinstance(code, WorkerCode):
+        raise LoadFailed(f"the host's get_code returned {type(code).__name__}; it must return a WorkerCode")
+    return code

@@ -1,0 +1,125 @@
+"""One warm worker: a tenant's code in a sandbox, from its boot to its death."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from cloister.ipc import CodecError, RemoteError
+from cloister.sandbox import LimitExceeded, LogLine, Sandbox, SandboxClosed, SandboxError
+
+from .code import TailLine, WorkerCode
+from .errors import CodeError, EntrypointNotFound, LoaderError, LoadFailed, TenantError
+
+_log = logging.getLogger("cloister.tail")
+_LEVELS = {"stderr": logging.WARNING, "warning": logging.WARNING, "error": logging.ERROR, "debug": logging.DEBUG}
+
+
+class Worker:
+    """What the loader keeps for a tenant. `ready` is done when its code has been sent; the import may still go on.
+
+    Calls follow the code down the same wire and are answered after it, so the first one costs no round trip more.
+    """
+
+    def __init__(self, tenant_id: str, on_idle: Callable[[Worker], None], on_gone: Callable[[Worker], None]) -> None:
+        self.tenant_id = tenant_id
+        self.code: WorkerCode
+        self.digest = b""
+        self.sandbox: Sandbox
+        self.boot_ms = 0.0
+        self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.ready.add_done_callback(lambda done: done.cancelled() or done.exception())
+        self.evicted = ""
+        self.held_for_background = 0
+        self._on_idle = on_idle
+        self._on_gone = on_gone
+        self._imported: asyncio.Task[None]
+
+    @property
+    def busy(self) -> bool:
+        """Whether something goes on in it that nobody is waiting for."""
+        return self.ready.done() and not self.gone and self.sandbox.background > 0
+
+    @property
+    def gone(self) -> bool:
+        """Whether it can no longer be called."""
+        return self.ready.done() and (self.ready.exception() is not None or not self.sandbox.alive)
+
+    def start(self, code: WorkerCode, digest: bytes, sandbox: Sandbox) -> None:
+        """Send the code. What its import raises is raised by every call until the worker is thrown away."""
+        began = time.perf_counter()
+        self.code, self.digest, self.sandbox = code, digest, sandbox
+        sandbox.on_log = self._tail
+        sandbox.on_background = lambda: self._on_idle(self)
+        sandbox.died.add_done_callback(lambda _: self._on_gone(self))
+        modules = {name: (kind, content) for name, (kind, content) in code.portable().items()}
+        self._imported = asyncio.ensure_future(
+            self._boot(sandbox.boot(code.main_module, modules, code.env, code.limits))
+        )
+        self._imported.add_done_callback(lambda _: self._timed(began))
+        self.ready.set_result(None)
+
+    async def invoke(
+        self, entrypoint: str | None, method: str, args: list[Any], kwargs: Any, props: Any, limits: Any
+    ) -> Any:
+        """Call a method of an entrypoint."""
+        arguments = [entrypoint, method, args, kwargs, props]
+        payload = await self._answered(self.sandbox.call("invoke", arguments, limits))
+        return self.sandbox.decode(payload)
+
+    def run(self, arguments: list[Any], limits: Any) -> tuple[Callable[[], None], Awaitable[bytes]]:
+        """Begin a durable run: a function that forgives the CPU time used so far, and the encoded result to await."""
+        restart, call = self.sandbox.watched_call("run", arguments, limits)
+        return restart, self._answered(call)
+
+    def end(self, reason: str) -> None:
+        """End it at once."""
+        self.evicted = reason
+        if self.ready.done() and self.ready.exception() is None:
+            self.sandbox.kill(SandboxClosed(f"the sandbox was {reason}"))
+
+    async def _boot(self, boot: Awaitable[None]) -> None:
+        try:
+            await boot
+        except RemoteError as error:
+            raise CodeError(error.name, error.message, error.trace) from None
+        except LimitExceeded as error:
+            raise CodeError("LimitExceeded", f"while the code was imported, {error}") from error
+        except CodecError as error:
+            raise LoadFailed(f"the env or the modules of {self.tenant_id!r} cannot be sent: {error}") from error
+        finally:
+            if sys.exception() is not None:
+                self.sandbox.kill(SandboxClosed("the sandbox was ended because its code does not load"))
+
+    async def _answered(self, call: Awaitable[bytes]) -> bytes:
+        """The answer to a call, which is the import's failure if the code did not load."""
+        try:
+            return await call
+        except RemoteError as error:
+            if self._imported.done():
+                self._imported.result()
+            kind = EntrypointNotFound if error.name == "NoSuchEntrypoint" else TenantError
+            raise kind(error.name, error.message, error.trace) from None
+        except SandboxError:
+            if self._imported.done() and isinstance(failure := self._imported.exception(), LoaderError):
+                raise failure from None
+            raise
+
+    def _timed(self, began: float) -> None:
+        self.boot_ms = (time.perf_counter() - began) * 1000
+        if not self._imported.cancelled() and self._imported.exception() is not None:
+            self._on_gone(self)
+
+    def _tail(self, line: LogLine) -> None:
+        entry = TailLine(self.tenant_id, self.sandbox.number, line.level, line.text, line.invocation, line.time_ms)
+        for tail in self.code.tails:
+            try:
+                tail(entry)
+            except Exception:  # noqa: BLE001 - a tail of the host's must not cost the tenant its answer
+                _log.exception("a tail raised")
+        if not self.code.tails:
+            _log.log(_LEVELS.get(line.level, logging.INFO), "%s: %s", self.tenant_id, line.text)
