@@ -1,0 +1,82 @@
+"""Durable steps a second at `synchronous=FULL`, in real sandboxes: one workflow alone, and 64 at once.
+
+The limit, on the same disk in the same run: one-row transactions in SQLite, and the same with ten rows each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+import tempfile
+import time
+from pathlib import Path
+
+from harness import ROUNDS, main, rates, tenant
+
+from cloister.loader import Host
+
+STEPS = 500
+TOGETHER = 64
+TENANTS = 8
+EACH = 10
+
+
+def commits(folder: Path, rows: int) -> float:
+    """Rows a second, so many in each transaction."""
+    base = sqlite3.connect(folder / f"bare-{rows}-{time.monotonic_ns()}.db", isolation_level=None)
+    base.executescript(
+        "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; CREATE TABLE step (number INTEGER, value BLOB);"
+    )
+    began = time.perf_counter()
+    count = 1000
+    for number in range(count):
+        base.execute("BEGIN IMMEDIATE")
+        base.executemany("INSERT INTO step VALUES (?, ?)", [(number, b"value")] * rows)
+        base.execute("COMMIT")
+    rate = count * rows / (time.perf_counter() - began)
+    base.close()
+    return rate
+
+
+async def sequential(host: Host) -> float:
+    """Steps a second of one workflow, one step after the other."""
+    instance = await host.workflows("tenant-0").create(params={"steps": STEPS})
+    began = time.perf_counter()
+    await instance.result()
+    return STEPS / (time.perf_counter() - began)
+
+
+async def together(host: Host, steps: int, batches: int) -> float:
+    """Workflows a second, so many at once, each of so many steps."""
+
+    async def one(number: int) -> None:
+        for _ in range(batches):
+            instance = await host.workflows(f"tenant-{number % TENANTS}").create(params={"steps": steps})
+            await instance.result()
+
+    began = time.perf_counter()
+    await asyncio.gather(*(one(number) for number in range(TOGETHER)))
+    return TOGETHER * batches / (time.perf_counter() - began)
+
+
+async def benchmark() -> None:
+    """Everything above, in rounds."""
+    found: dict[str, list[float]] = {}
+    with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as name:
+        folder = Path(name)
+        async with Host(folder / "steps.db", get_code=lambda _: tenant(0), spares=TENANTS) as host:
+            await together(host, 1, 2)
+            for _ in range(ROUNDS):
+                found.setdefault("steps/s, one sequential workflow", []).append(await sequential(host))
+                found.setdefault(f"steps/s, {TOGETHER} workflows of {EACH} at once", []).append(
+                    EACH * await together(host, EACH, 8)
+                )
+                found.setdefault(f"workflows/s of one step, {TOGETHER} at once", []).append(await together(host, 1, 16))
+                found.setdefault("limit: bare commits of one row", []).append(commits(folder, 1))
+                found.setdefault("limit: rows/s in commits of ten", []).append(commits(folder, 10))
+    rates("durable steps, synchronous=FULL", list(found.items()), limit="limit: bare commits of one row")
+
+
+if __name__ == "__main__":
+    main(benchmark)
