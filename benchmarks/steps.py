@@ -12,7 +12,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from harness import ROUNDS, main, rates, tenant
+from harness import ROUNDS, Row, main, rates, report, rounds, tenant
 
 from cloister.loader import Host
 
@@ -22,21 +22,27 @@ TENANTS = 8
 EACH = 10
 
 
-def commits(folder: Path, rows: int) -> float:
-    """Rows a second, so many in each transaction."""
+def commits(folder: Path, rows: int) -> list[float]:
+    """How long each of a thousand transactions takes, of so many rows."""
     base = sqlite3.connect(folder / f"bare-{rows}-{time.monotonic_ns()}.db", isolation_level=None)
     base.executescript(
         "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; CREATE TABLE step (number INTEGER, value BLOB);"
     )
-    began = time.perf_counter()
-    count = 1000
-    for number in range(count):
+    samples = []
+    for number in range(1000):
+        began = time.perf_counter()
         base.execute("BEGIN IMMEDIATE")
         base.executemany("INSERT INTO step VALUES (?, ?)", [(number, b"value")] * rows)
         base.execute("COMMIT")
-    rate = count * rows / (time.perf_counter() - began)
+        samples.append(time.perf_counter() - began)
     base.close()
-    return rate
+    return samples
+
+
+async def one_step(host: Host) -> None:
+    """One workflow of one step, from its creation to its result."""
+    instance = await host.workflows("tenant-0").create(params={"steps": 1})
+    await instance.result()
 
 
 async def sequential(host: Host) -> float:
@@ -63,19 +69,25 @@ async def together(host: Host, steps: int, batches: int) -> float:
 async def benchmark() -> None:
     """Everything above, in rounds."""
     found: dict[str, list[float]] = {}
+    bare: list[list[float]] = []
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as name:
         folder = Path(name)
         async with Host(folder / "steps.db", get_code=lambda _: tenant(0), spares=TENANTS) as host:
             await together(host, 1, 2)
+            alone = await rounds(200, lambda: one_step(host))
             for _ in range(ROUNDS):
                 found.setdefault("steps/s, one sequential workflow", []).append(await sequential(host))
                 found.setdefault(f"steps/s, {TOGETHER} workflows of {EACH} at once", []).append(
                     EACH * await together(host, EACH, 8)
                 )
                 found.setdefault(f"workflows/s of one step, {TOGETHER} at once", []).append(await together(host, 1, 16))
-                found.setdefault("limit: bare commits of one row", []).append(commits(folder, 1))
-                found.setdefault("limit: rows/s in commits of ten", []).append(commits(folder, 10))
-    rates("durable steps, synchronous=FULL", list(found.items()), limit="limit: bare commits of one row")
+                bare.append(commits(folder, 1))
+                tens = commits(folder, 10)
+                found.setdefault("limit: bare commits of one row", []).append(len(bare[-1]) / sum(bare[-1]))
+                found.setdefault("limit: rows/s in commits of ten", []).append(10 * len(tens) / sum(tens))
+    rows = [Row("one-step workflow, create to result, one at a time", alone), Row("limit: bare commit", bare)]
+    report("steps: latency", rows, limit="limit: bare commit")
+    rates("steps: throughput, synchronous=FULL", list(found.items()), limit="limit: bare commits of one row")
 
 
 if __name__ == "__main__":

@@ -102,6 +102,7 @@ class Engine:
             parked=sum(scheduler.parked for scheduler in schedulers),
             finished=sum(scheduler.completed for scheduler in schedulers),
             lost=sum(scheduler.losses for scheduler in schedulers),
+            postponed=sum(scheduler.postponements for scheduler in schedulers),
             commits=writer.commits,
             operations=writer.operations,
             pending_operations=writer.pending,

@@ -126,6 +126,13 @@ class RunInterrupted(EngineError):
     """
 
 
+class RunPostponed(RunInterrupted):
+    """The host could not run it now: no code to be had, no room, no process. Nobody's run is at fault.
+
+    It is tried again after a growing delay, for as long as it takes.
+    """
+
+
 class NonDeterminismError(EngineError):
     """The replayed run does not fit its history: recorded steps were not reached.
 

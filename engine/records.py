@@ -251,6 +251,7 @@ class EngineStatistics:
     parked: int
     finished: int
     lost: int
+    postponed: int
     commits: int
     operations: int
     pending_operations: int

@@ -32,6 +32,11 @@ def retry_delay(config: StepConfig, attempt: int) -> int | None:
     return min(config.delay_ms * factor, LONGEST_MS)
 
 
+def postponement(times: int) -> int:
+    """Milliseconds to wait after the host was unable to run an instance so many times in a row."""
+    return min(100 << min(times - 1, 20), 300_000)
+
+
 def restart_delay(losses: int) -> int | None:
     """Milliseconds to wait after this many losses in a row; None when there were too many."""
     if losses >= MAX_LOSSES:

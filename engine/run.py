@@ -11,7 +11,7 @@ import asyncio
 import datetime as dt
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .errors import RunInterrupted
+from .errors import RunInterrupted, RunPostponed
 from .journal import LiveJournal
 from .records import Claim, ErrorRecord, Key, Status, WorkflowContext, WorkflowEvent
 from .rules import describe, encode
@@ -37,6 +37,7 @@ class RunKeeper(Protocol):
     async def finished(self, run: Run, status: Status, output: bytes | None, error: ErrorRecord | None) -> None: ...
     def parkable(self, run: Run, waits: tuple[Key, ...]) -> None: ...
     def lost(self, run: Run, reason: str) -> None: ...
+    def postponed(self, run: Run) -> None: ...
 
 
 class Run:
@@ -55,6 +56,10 @@ class Run:
         output, error, status = None, None, Status.COMPLETE
         try:
             output = encode(await self._call(claim), "the output")
+        except RunPostponed:
+            if self.stopping is None:
+                self._keeper.postponed(self)
+            return
         except RunInterrupted as interruption:
             if self.stopping is None:
                 self._keeper.lost(self, str(interruption))

@@ -57,7 +57,7 @@ class Scheduler:
         self.workflow_name, self.entrypoint, self.env = workflow_name, entrypoint, env
         self.writer, self.clock, self.linger = writer, clock, linger
         self.active: dict[Address, Run] = {}
-        self.started = self.parked = self.completed = self.losses = 0
+        self.started = self.parked = self.completed = self.losses = self.postponements = 0
         self._concurrency = concurrency
         self._reserved = 0
         self._doomed: set[Address] = set()
@@ -302,6 +302,18 @@ class Scheduler:
         if run.stop("lost"):
             self.losses += 1
             self._spawn(self._account(run, reason))
+
+    def postponed(self, run: Run) -> None:
+        if run.stop("postponed"):
+            self.postponements += 1
+            self._spawn(self._put_off(run))
+
+    async def _put_off(self, run: Run) -> None:
+        await run.ended()
+        standing = await self._insist(Store.postpone, run.number, run.journal.progressed, self.clock.now())
+        self._leave(run)
+        if standing is not None:
+            self._react(standing)
 
     async def _retire(self, run: Run, waits: tuple[Key, ...]) -> None:
         await run.ended()

@@ -40,6 +40,7 @@ CREATE TABLE instances (
     paused_at INTEGER,
     code      INTEGER REFERENCES codes,
     losses    INTEGER NOT NULL DEFAULT 0, -- runs lost with their process, in a row
+    postponed INTEGER NOT NULL DEFAULT 0, -- runs that the host could not begin, in a row
     progress  INTEGER NOT NULL DEFAULT 0, -- how much was recorded when the current run was claimed
     output    BLOB,
     error     TEXT,

@@ -20,7 +20,7 @@ from .errors import (
     StorageError,
 )
 from .records import FINAL, Address, Claim, ErrorRecord, Key, Pull, Standing, Status, StepConfig, StepRecord
-from .retry import restart_delay
+from .retry import postponement, restart_delay
 
 WAKE_CHUNK = 256
 CLAIM_CHUNK = 64
@@ -223,6 +223,18 @@ class Store:
         if status == Status.WAITING_FOR_PAUSE:
             return self._stand(number, Status.PAUSED, paused_at=now)
         return self._stand(number, Status.WAITING if delay else Status.QUEUED, wake_at=now + delay)
+
+    def postpone(self, number: int, progressed: bool, now: int) -> Standing:
+        """The host could not run it. It waits, longer each time, and nothing is counted against it."""
+        query = "SELECT status, postponed FROM instances WHERE number = ?"
+        status, times = self._execute(query, (number,)).fetchone()
+        if Status(status) in FINAL:
+            raise RunOver
+        times = 1 if progressed else times + 1
+        self._execute("UPDATE instances SET postponed = ? WHERE number = ?", (times, number))
+        if status == Status.WAITING_FOR_PAUSE:
+            return self._stand(number, Status.PAUSED, paused_at=now)
+        return self._stand(number, Status.WAITING, wake_at=now + postponement(times))
 
     def recover(self, workflow: str, now: int) -> None:
         """Register the workflow, and settle the account of a host that died: what it was running, it has

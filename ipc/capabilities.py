@@ -204,7 +204,7 @@ def serve(subject: object) -> Capability | None:
         case RpcTarget():
             return Served(subject, lambda name: _public_method(subject, name), subject.rpc_attributes())
         case Stub():
-            return Served(subject, lambda name: getattr(subject, name) if name else subject, subject._attributes)
+            return Served(subject, lambda name: _remote_method(subject, name), subject._attributes)
         case Capability():
             return subject
         case _ if inspect.isroutine(subject):
@@ -213,10 +213,18 @@ def serve(subject: object) -> Capability | None:
 
 
 def _public_method(target: RpcTarget, name: str) -> Callable[..., Any]:
-    method = None if name.startswith("_") or hasattr(RpcTarget, name) else getattr(type(target), name, None)
+    hidden = name.startswith("_") or hasattr(RpcTarget, name)
+    method = None if hidden else next((vars(kind)[name] for kind in type(target).__mro__ if name in vars(kind)), None)
     if not inspect.isroutine(method):
         raise CapabilityError(f"{type(target).__name__} has no method {name!r} that may be called from outside")
     return getattr(target, name)  # type: ignore[no-any-return]
+
+
+def _remote_method(stub: Stub, name: str) -> Callable[..., Any]:
+    """A stub that is passed on gives access to the object behind it, and to nothing of its own."""
+    if name.startswith("_"):
+        raise CapabilityError(f"no method {name!r} may be called from outside")
+    return RemoteMethod(stub, name) if name else stub
 
 
 def _function(function: Callable[..., Any], name: str) -> Callable[..., Any]:
@@ -272,19 +280,27 @@ class Exports:
         self._numbers.clear()
 
 
-def refer(subject: object, channel: Channel, exports: Exports) -> bytes | None:
-    """The reference that is sent in place of an object; None if the object cannot be sent."""
+def refer(subject: object, channel: Channel, exports: Exports, granted: list[int]) -> bytes | None:
+    """The reference that is sent in place of an object; None if the object cannot be sent.
+
+    A number that is granted for it is added to `granted`.
+    """
     if isinstance(subject, Stub) and subject._channel is channel:
         return values.dumps([_YOURS, subject._target])
     capability = serve(subject)
     if capability is None:
         return None
-    return values.dumps([_MINE, exports.grant(capability), dict(capability.attributes)])
+    attributes = dict(capability.attributes)
+    granted.append(exports.grant(capability))
+    return values.dumps([_MINE, granted[-1], attributes])
 
 
 def resolve(reference: bytes, channel: Channel, exports: Exports) -> object:
-    """What a reference that was received stands for: a new stub, or an object of this side that came home."""
-    match values.loads(reference):
+    """What a reference that was received stands for: a new stub, or an object of this side that came home.
+
+    The reference was checked with the value that it stood in, if its sender is not trusted.
+    """
+    match values.loads(reference, trusted=True):
         case [0, int(number), dict(attributes)]:
             return Stub(channel, number, attributes)
         case [1, int(number)]:

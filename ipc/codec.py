@@ -16,8 +16,8 @@ from .errors import CodecError, RemoteProtocolError
 from .messages import Call, Cancel, Failure, Goodbye, Hello, Message, Note, Release, Result
 
 MAX_FRAME: Final = 16 * 1024 * 1024 + 1024
-MAX_HEADER: Final = 512
 MAX_NAME: Final = 128
+MAX_HEADER: Final = 4 * MAX_NAME + 64
 MAX_NUMBER: Final = 2**53
 
 KINDS: Final[tuple[tuple[type[Any], tuple[type, ...], bool], ...]] = (
@@ -36,16 +36,17 @@ _pack = msgpack.Packer(use_bin_type=True).pack
 
 
 def encode(message: Message) -> bytes:
-    """The frame of a message. `CodecError` if it is larger than a frame may be."""
-    kind = type(message)
-    number = _NUMBER[kind]
-    if KINDS[number][2]:
-        header: bytes = _pack((number, *message[:-1]))
-        payload: bytes = message[-1]  # type: ignore[assignment]
-    else:
-        header, payload = _pack((number, *message)), b""
-    if len(header) > MAX_HEADER:
-        raise CodecError(f"a name of more than {MAX_NAME} characters cannot be sent")
+    """The frame of a message. `CodecError` if `decode` would not take it."""
+    number = _NUMBER[type(message)]
+    has_payload = KINDS[number][2]
+    fields: tuple[Any, ...] = message[:-1] if has_payload else message
+    payload: bytes = message[-1] if has_payload else b""  # type: ignore[assignment]
+    if not all(map(_in_range, fields)):
+        raise CodecError(f"a name of more than {MAX_NAME} characters, or a number out of range, cannot be sent")
+    try:
+        header: bytes = _pack((number, *fields))
+    except UnicodeEncodeError as error:
+        raise CodecError(f"a name cannot be sent: {error}") from error
     if len(payload) > MAX_FRAME - 1024:
         raise CodecError(f"the message takes {len(payload):,} bytes; at most {MAX_FRAME - 1024:,} can be sent")
     return len(header).to_bytes(2, "big") + header + payload

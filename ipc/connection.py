@@ -88,6 +88,11 @@ class Connection:
         self.cancelled.add(call)
         return codec.encode(Cancel(call))
 
+    def withdraw(self, call: int) -> None:
+        """Forget a call of this side whose frame could not be sent: the peer will never hear of it."""
+        self._outgoing.pop(call, None)
+        self.cancelled.discard(call)
+
     def answer(self, answer: Result | Failure) -> bytes | None:
         """The frame of an answer to a call of the peer; None if the connection closed before it was ready."""
         if answer.call not in self._incoming:

@@ -7,6 +7,8 @@ and what to do when it breaks the rules, is said by whoever opens the peer.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
@@ -26,6 +28,11 @@ from .errors import (
 )
 from .messages import Call, Cancel, Failure, Goodbye, Hello, Message, Note, Release, Result
 
+_log = logging.getLogger("cloister.ipc")
+
+MAX_NAME: Final = 128
+MAX_TEXT: Final = 8192
+MAX_TRACE: Final = 32_768
 Rebuild = Callable[[str, str, str], Exception]
 """Given class name, message and traceback of what was raised over there: the exception to raise here."""
 
@@ -59,6 +66,7 @@ class Peer:
         *,
         trusted: bool = False,
         hook: values.Hook | None = None,
+        fatal: tuple[type[BaseException], ...] = (SystemExit, KeyboardInterrupt),
         trace: Callable[[BaseException], str] = no_trace,
         rebuild: Rebuild = rebuild,
         on_hello: Callable[[bytes], None] = lambda _: None,
@@ -71,6 +79,7 @@ class Peer:
         self._send = send
         self._trusted = trusted
         self._hook = hook
+        self._fatal = fatal
         self._trace = trace
         self._rebuild = rebuild
         self._on_hello, self._on_note, self._on_cancel, self._on_closed = on_hello, on_note, on_cancel, on_closed
@@ -90,7 +99,12 @@ class Peer:
         self._waiting[number] = answer
         if deadline is not None and (self._timer is None or self._timer.when() > deadline):
             self._arm()
-        self._send(frame)
+        try:
+            self._send(frame)
+        except IpcError:
+            del self._waiting[number]
+            self.connection.withdraw(number)
+            raise
         try:
             return await answer
         finally:
@@ -100,7 +114,7 @@ class Peer:
     def note(self, topic: str, payload: bytes) -> None:
         """Say something that needs no answer."""
         if self._closed is None:
-            self._send(self.connection.note(topic, payload))
+            self._try_to_send(self.connection.note(topic, payload))
 
     def deliver(self, frame: bytes) -> None:
         """Take a frame that arrived. A frame that breaks the rules closes the peer with a `RemoteProtocolError`."""
@@ -132,8 +146,14 @@ class Peer:
         self._on_closed(error)
 
     def encode(self, value: object) -> bytes:
-        """Encode a value, granting the capabilities in it to the other side. `CodecError`."""
-        return values.dumps(value, export=lambda subject: refer(subject, self, self.exports))
+        """Encode a value, granting the capabilities in it to the other side. `CodecError`, and then none is granted."""
+        granted: list[int] = []
+        try:
+            return values.dumps(value, export=lambda subject: refer(subject, self, self.exports, granted))
+        except BaseException:
+            for number in granted:
+                self.exports.release(number, 1)
+            raise
 
     def decode(self, payload: bytes) -> tuple[Any, list[Stub]]:
         """Decode a value that arrived, and name the stubs in it. `PayloadError`, `CapabilityError`."""
@@ -154,7 +174,7 @@ class Peer:
 
     def _release(self, target: int) -> None:
         if self._closed is None:
-            self._send(self.connection.release(target, 1))
+            self._try_to_send(self.connection.release(target, 1))
 
     def _act(self, message: Message) -> None:
         match message:
@@ -168,13 +188,22 @@ class Peer:
                 if (task := self._answering.get(call)) is not None:
                     task.cancel("cancelled by the caller")
             case Release(target, count):
-                self.exports.release(target, count)
+                # After whoever waited for a result that came before it has read it, and found the capability there.
+                self._loop.call_soon(self._released, target, count)
             case Note(topic, payload):
                 self._on_note(topic, payload)
             case Hello(_, payload):
                 self._on_hello(payload)
             case Goodbye(payload):
-                self.close(ConnectionClosed(payload.decode("utf-8", "replace") or "the other side said goodbye"))
+                reason = payload[:MAX_TEXT].decode("utf-8", "replace")
+                self.close(ConnectionClosed(reason or "the other side said goodbye"))
+
+    def _released(self, target: int, count: int) -> None:
+        if self._closed is None:
+            try:
+                self.exports.release(target, count)
+            except RemoteProtocolError as error:
+                self.close(error)
 
     def _settle(self, call: int, payload: bytes, error: Exception | None) -> None:
         answer = self._waiting.pop(call, None)
@@ -188,7 +217,7 @@ class Peer:
     def _failure(self, payload: bytes) -> Exception:
         match values.loads(payload):
             case [str(name), str(message), str(trace)]:
-                return self._rebuild(name, message, trace)
+                return self._rebuild(name[:MAX_NAME], message[:MAX_TEXT], trace[-MAX_TRACE:])
         raise RemoteProtocolError("a failure that is not a name, a message and a traceback")
 
     def _answer(self, call: Call) -> None:
@@ -202,11 +231,11 @@ class Peer:
         try:
             capability: Capability = self.exports.get(call.target)
             answer = Result(call.call, await capability.answer(call.method, call.payload, self))
-        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - whatever is raised is the answer
-            name = getattr(error, "name", None) if isinstance(error, RemoteError) else type(error).__name__
-            text = error.message if isinstance(error, RemoteError) else str(error)
-            failure = [name, text[:8192], self._trace(error)[-32_768:]]
-            answer = Failure(call.call, values.dumps([_printable(part) for part in failure]))
+        except BaseException as error:  # whatever is raised is the answer
+            if isinstance(error, self._fatal):
+                raise
+            _log.debug("a call from the other side raised", exc_info=error)
+            answer = Failure(call.call, values.dumps(_told(error, self._trace)))
         if self._closed is None:
             try:
                 frame = self.connection.answer(answer)
@@ -214,13 +243,18 @@ class Peer:
                 failure = [type(error).__name__, str(error), ""]
                 frame = self.connection.answer(Failure(call.call, values.dumps(failure)))
             if frame is not None:
-                self._send(frame)
+                self._try_to_send(frame)
 
     def _give_up(self, call: int) -> None:
         frame = self.connection.cancel(call)
         if frame is not None and self._closed is None:
-            self._send(frame)
+            self._try_to_send(frame)
             self._on_cancel(call)
+
+    def _try_to_send(self, frame: bytes) -> None:
+        """Send what nobody waits for: if it cannot be sent, the other side does not read, or is gone."""
+        with contextlib.suppress(IpcError):
+            self._send(frame)
 
     def _arm(self) -> None:
         if self._timer is not None:
@@ -237,8 +271,24 @@ class Peer:
         self._arm()
 
 
-def _printable(part: object) -> str:
-    return str(part).encode("utf-8", "replace").decode()
+def _told(error: BaseException, trace: Callable[[BaseException], str]) -> list[str]:
+    """Class name, message and traceback of what was raised, as they are sent."""
+    if isinstance(error, RemoteError):
+        name, text = error.name, error.message
+    else:
+        name, text = type(error).__name__, _text(error)
+    return [_printable(part) for part in (name[:MAX_NAME], text[:MAX_TEXT], trace(error)[-MAX_TRACE:])]
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as second:  # noqa: BLE001 - an exception that cannot even say what it is
+        return f"its message cannot be read: {type(second).__name__}"
+
+
+def _printable(part: str) -> str:
+    return part.encode("utf-8", "replace").decode()
 
 
 if sys.version_info >= (3, 12):

@@ -21,6 +21,9 @@ from .errors import ConnectionClosed, TooManyCalls
 
 MAX_LINKS: Final = 65_535
 _BURST: Final = 256
+_NEVER: Final = 2**31 - 1
+"""Milliseconds until libzmq connects again to a guest that has gone. Told not to at all (-1), it would throw away what
+the guest said last."""
 
 
 class Link:
@@ -60,7 +63,7 @@ class Router:
             (zmq.SNDHWM, high_water),
             (zmq.RCVHWM, high_water),
             (zmq.LINGER, 0),
-            (zmq.RECONNECT_IVL, -1),
+            (zmq.RECONNECT_IVL, _NEVER),
             (zmq.HANDSHAKE_IVL, 10_000),
         ):
             self._socket.setsockopt(option, value)
@@ -71,6 +74,7 @@ class Router:
         self._drain_soon = False
         self._loop.add_reader(self._socket.FD, self._drain)
         self._loop.add_reader(self._monitor.FD, self._watch)
+        self._watch()  # a descriptor tells of nothing until somebody has looked, and found nothing
 
     def connect(self, path: str, on_frame: Callable[[bytes], None], on_lost: Callable[[], None]) -> Link:
         """Connect to the socket that a guest listens on. `on_lost` is called once if the guest ends the connection."""
@@ -131,7 +135,7 @@ class Router:
                     frame = receive(zmq.DONTWAIT)
                     parts += 1
                 if (link := links.get(name)) is not None:
-                    link.on_frame(frame if parts == 1 else b"")
+                    self._hand_over(link, frame if parts == 1 else b"")
         except zmq.Again:
             return
         except zmq.ZMQError:
@@ -141,6 +145,14 @@ class Router:
         if not self._drain_soon:
             self._drain_soon = True
             self._loop.call_soon(self._drain)
+
+    def _hand_over(self, link: Link, frame: bytes) -> None:
+        """One guest's frame must never keep the others' from being read, whatever comes of it."""
+        try:
+            link.on_frame(frame)
+        except Exception as error:  # noqa: BLE001 - see above
+            self._loop.call_exception_handler({"message": "a frame could not be handled", "exception": error})
+            link.on_lost()
 
     def _watch(self) -> None:
         while int(self._monitor.EVENTS) & zmq.POLLIN:

@@ -17,7 +17,7 @@ from typing import Any, Final
 
 import msgpack
 
-from .errors import CodecError, PayloadError
+from .errors import CodecError, IpcError, PayloadError
 
 MAX_DEPTH: Final = 64
 MAX_ELEMENTS: Final = 65_536
@@ -28,11 +28,12 @@ DATETIME: Final = 2
 SET: Final = 3
 
 Export = Callable[[object], bytes | None]
-"""Given an object that is not plain data: the reference that stands for it, or None if it cannot be sent."""
+"""Given an object that is not plain data: the reference that stands for it, encoded; None if it cannot be sent."""
 Adopt = Callable[[bytes], object]
 """The other direction: given such a reference, the object that stands for the remote one here."""
 Hook = Callable[[dict[str, Any]], Any]
 
+_REFERENCE_DEPTH: Final = 3  # how deep the reference to a capability with plain attributes is itself
 _SCALARS = frozenset({type(None), bool, int, float, str, bytes})
 _MIN_INT, _MAX_INT = -(2**63), 2**64
 
@@ -54,7 +55,8 @@ def dumps(value: object, *, export: Export | None = None, limit: int = MAX_BYTES
 def loads(data: bytes, *, adopt: Adopt | None = None, hook: Hook | None = None, trusted: bool = False) -> Any:
     """Decode a value. Capabilities in it go through `adopt`; maps go through `hook` when there is one.
 
-    `PayloadError` if the bytes are not one well-formed value, or hold a capability where none is expected.
+    `PayloadError` if the bytes are not one well-formed value, or hold a capability where none is expected. What `adopt`
+    raises of this package's errors is raised as it is.
     """
     if not trusted:
         scan(data)
@@ -72,7 +74,7 @@ def loads(data: bytes, *, adopt: Adopt | None = None, hook: Hook | None = None, 
 
     try:
         return msgpack.unpackb(data, ext_hook=extension, object_hook=hook, strict_map_key=True)
-    except PayloadError:
+    except IpcError:
         raise
     except Exception as error:  # msgpack raises a dozen kinds, and each of them means the same here
         raise PayloadError(f"the value cannot be read: {error or type(error).__name__}") from error
@@ -115,8 +117,11 @@ def join(parts: Mapping[str, bytes]) -> bytes:
     return head + b"".join(_pack(key) + part for key, part in parts.items())
 
 
-def scan(data: bytes, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_ELEMENTS) -> None:
-    """Walk encoded bytes without building anything, and raise `PayloadError` at the first thing that is not allowed."""
+def scan(data: bytes, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_ELEMENTS) -> int:
+    """Walk encoded bytes without building anything, and raise `PayloadError` at the first thing that is not allowed.
+
+    Returns the number of elements. What is inside a set or a capability's reference counts like everything else.
+    """
     size, at, elements = len(data), 0, 0
     left, keys = 1, None  # values still to come at this level; the keys seen, when this level is a map
     outer: list[tuple[int, set[bytes] | None]] = []
@@ -126,7 +131,7 @@ def scan(data: bytes, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_ELE
             if not outer:
                 if at != size:
                     raise PayloadError("bytes follow the end of the value")
-                return
+                return elements
             left, keys = outer.pop()
             key_next = keys is not None
         if at >= size:
@@ -161,8 +166,13 @@ def scan(data: bytes, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_ELE
                     raise PayloadError(f"map key {key[:40]!r} stands there twice")
                 keys.add(key)
             key_next = not key_next
-        if kind == _EXT and data[body - 1] == SET:
-            scan(data[body:end], max_depth=max_depth - len(outer) - 1, max_elements=max_elements - elements)
+        if kind == _EXT:
+            code = data[body - 1]
+            if code in {SET, CAPABILITY}:
+                rest = max_depth - len(outer), max_elements - elements
+                elements += scan(data[body:end], max_depth=rest[0], max_elements=rest[1])
+            elif code != DATETIME:
+                raise PayloadError(f"unknown extension type {code}")
         at = end
 
 
@@ -233,8 +243,18 @@ def _extension(value: object, export: Export | None, depth: int) -> Any:
         case datetime.datetime():
             return msgpack.ExtType(DATETIME, value.isoformat().encode("ascii"))
         case set() | frozenset():
-            return msgpack.ExtType(SET, _pack([_plain(item, None, depth - 1) for item in value]))
+            return msgpack.ExtType(SET, _pack([_member(item) for item in value]))
     reference = export(value) if export is not None else None
     if reference is None:
         raise CodecError(f"{type(value)} cannot be sent")
+    if depth < _REFERENCE_DEPTH:
+        raise CodecError(f"the value is nested more than {MAX_DEPTH} deep")
     return msgpack.ExtType(CAPABILITY, reference)
+
+
+def _member(item: object) -> Any:
+    """A tuple or a frozen set would come back as a list or a set, which cannot be in a set again."""
+    plain = _plain(item, None, 1)
+    if isinstance(plain, list | dict) or (isinstance(plain, msgpack.ExtType) and plain.code == SET):
+        raise CodecError(f"a set that holds a {type(item).__name__} cannot be sent; send a list")
+    return plain

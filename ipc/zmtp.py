@@ -95,7 +95,7 @@ class Reader:
         if name == b"READY":
             self.ready = True
         elif name == b"PING":
-            return _command(b"\x04PONG" + body[7:])
+            return _command(b"\x04PONG" + body[7:23])  # after the time to live; at most 16 bytes, says the protocol
         elif name == b"ERROR":
             raise RemoteProtocolError("the peer refused the connection")
         return b""

@@ -11,6 +11,7 @@ from cloister.engine import (
     InstanceNotFound,
     NonDeterminismError,
     RunInterrupted,
+    RunPostponed,
 )
 from cloister.ipc import CapabilityError, IpcError, RpcTarget
 from cloister.sandbox import LayerMissing, LimitExceeded, Limits, Policy, SandboxDied, SandboxError, SandboxUnavailable
@@ -72,6 +73,7 @@ __all__ = [
     "Policy",
     "RpcTarget",
     "RunInterrupted",
+    "RunPostponed",
     "SandboxDied",
     "SandboxError",
     "SandboxUnavailable",

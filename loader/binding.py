@@ -16,24 +16,37 @@ from cloister.ipc.capabilities import Channel
 from .dispatch import wrap
 
 _NONE: Final = values.dumps(None)
+_WITHIN: Final = "\ufdd0"
+"""Stands between the scopes of nested bindings. No character, and in no tenant's id, so no scope is another's by chance."""
 
 
 def wrap_workflow_binding(
-    workflow: Workflow | Callable[[], Workflow], metadata: Mapping[str, Any], *, scope: str | None = None
+    workflow: Workflow | DynamicWorkflowBinding | Callable[[], Workflow],
+    metadata: Mapping[str, Any],
+    *,
+    scope: str | None = None,
 ) -> DynamicWorkflowBinding:
     """A binding for one tenant. `metadata` comes back to `load_runner` with each run, and is stored in plain view.
 
     `scope` is what the binding can see, `metadata["tenant_id"]` if it is not given; one of the two must exist. A
-    function given for `workflow` is called anew for each use.
+    function given for `workflow` is called anew for each use. Around a binding that is wrapped already, envelope and
+    scope nest: for a tenant that is a dispatcher itself.
     """
     if scope is None:
         scope = metadata.get("tenant_id") if isinstance(metadata, Mapping) else None
-    if not isinstance(scope, str) or not scope:
+    if not isinstance(scope, str) or not scope or _WITHIN in scope:
         raise ValueError(
             "wrap_workflow_binding() needs a scope: either metadata['tenant_id'] or scope=..., text that is not empty. "
             "Without one, tenants would see each other's instances."
         )
-    return DynamicWorkflowBinding(workflow, metadata, scope)
+    encoded = values.dumps(metadata)
+    try:
+        values.scan(encoded)
+    except PayloadError as error:
+        raise ValueError(f"metadata that could not be read back: {error}") from error
+    if isinstance(workflow, DynamicWorkflowBinding):
+        return workflow.nested(encoded, scope)
+    return DynamicWorkflowBinding(workflow, (encoded,), scope)
 
 
 class _Answering:
@@ -65,10 +78,14 @@ class _Answering:
 class DynamicWorkflowBinding(_Answering):
     """See `wrap_workflow_binding`."""
 
-    def __init__(self, workflow: Workflow | Callable[[], Workflow], metadata: Mapping[str, Any], scope: str) -> None:
+    def __init__(self, workflow: Workflow | Callable[[], Workflow], layers: tuple[bytes, ...], scope: str) -> None:
         self._workflow = workflow
-        self._metadata = values.dumps(metadata)
+        self._layers = layers  # the metadata of each envelope, from the inside out
         self.scope = scope
+
+    def nested(self, metadata: bytes, scope: str) -> DynamicWorkflowBinding:
+        """A binding within this one."""
+        return DynamicWorkflowBinding(self._workflow, (metadata, *self._layers), f"{self.scope}{_WITHIN}{scope}")
 
     async def create(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> DynamicInstance:
         """Create an instance of this tenant's. Options are `id` and `params`, as a dict or as keywords."""
@@ -91,9 +108,13 @@ class DynamicWorkflowBinding(_Answering):
         )
 
     def _wrapped(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(options, Mapping):
+            raise TypeError(f"the options of an instance are a dict, not {type(options).__name__}")
         params = options.get("params")
-        encoded = params.data if isinstance(params, Encoded) else values.dumps(params)
-        return {**options, "params": wrap(self._metadata, encoded)}
+        encoded = params if isinstance(params, Encoded) else Encoded(values.dumps(params))
+        for metadata in self._layers:
+            encoded = wrap(metadata, encoded.data)
+        return {**options, "params": encoded}
 
     async def _create(self, args: list[bytes], named: dict[str, bytes]) -> DynamicInstance:
         return await self.create(_options([*args[:1], values.join(named)]))
@@ -183,7 +204,10 @@ def _options(parts: Sequence[bytes], *, opaque: str = "params") -> dict[str, Any
     for part in parts:
         if part == _NONE:
             continue
-        options = values.split(part)
+        try:
+            options = values.split(part)
+        except PayloadError as error:
+            raise TypeError(f"options are a dict: {error}") from error
         if not isinstance(options, dict):
             raise TypeError("options are a dict")
         for name, value in options.items():

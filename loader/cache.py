@@ -1,7 +1,7 @@
 """Who is warm, and who may leave: an LRU in which nothing in use can be found, and so cannot be evicted.
 
-What is in use is held apart and counted; when the last user lets go it enters the LRU as the most recently used. It
-knows no sandboxes: entries are whatever the loader keeps.
+What is in use is held apart and counted; when the last user lets go it enters the LRU as the most recently used, or
+is left to go before anything else. It knows no sandboxes: entries are whatever the loader keeps.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ class PinnedLRU(Generic[Key, Entry]):
     def __init__(self, maxsize: int) -> None:
         self.maxsize = maxsize
         self._idle: cachetools.LRUCache[Key, Entry] = cachetools.LRUCache(maxsize)
+        self._passing: dict[Key, Entry] = {}  # idle as well, and the first to leave
         self._pinned: dict[Key, Entry] = {}
         self._pins: dict[Key, int] = {}
 
     def __len__(self) -> int:
-        return len(self._idle) + len(self._pinned)
+        return len(self._idle) + len(self._passing) + len(self._pinned)
 
     def __iter__(self) -> Iterator[tuple[Key, Entry]]:
         yield from list(self._idle.items())
+        yield from list(self._passing.items())
         yield from list(self._pinned.items())
 
     @property
@@ -36,12 +38,20 @@ class PinnedLRU(Generic[Key, Entry]):
         """How many entries are in use."""
         return len(self._pinned)
 
+    def peek(self, key: Key) -> Entry | None:
+        """The entry of a key, which does not count as a use."""
+        for held in (self._pinned, self._passing):
+            if key in held:
+                return held[key]
+        return cachetools.Cache.__getitem__(self._idle, key) if key in self._idle else None
+
     def pin(self, key: Key) -> Entry | None:
         """The entry of a key, held until `unpin` is called as often; None if there is none."""
         if key not in self._pinned:
-            if key not in self._idle:
+            idle = self._passing if key in self._passing else self._idle
+            if key not in idle:
                 return None
-            self._pinned[key] = self._idle.pop(key)
+            self._pinned[key] = idle.pop(key)
         self._pins[key] = self._pins.get(key, 0) + 1
         return self._pinned[key]
 
@@ -52,29 +62,31 @@ class PinnedLRU(Generic[Key, Entry]):
         self._pinned[key] = entry
         self._pins[key] = 1
 
-    def unpin(self, key: Key, entry: Entry) -> None:
-        """Let go of an entry once. An entry that was removed meanwhile stays removed."""
+    def unpin(self, key: Key, entry: Entry, *, passing: bool = False) -> None:
+        """Let go of an entry once; a passing one leaves before all others. What was removed meanwhile stays removed."""
         if self._pinned.get(key) is not entry:
             return
         self._pins[key] -= 1
         if not self._pins[key]:
             del self._pins[key]
-            self._idle[key] = self._pinned.pop(key)
+            (self._passing if passing else self._idle)[key] = self._pinned.pop(key)
 
     def remove(self, key: Key, entry: Entry) -> bool:
         """Forget an entry, in use or not; False if the key stands for another one by now."""
         if self._pinned.get(key) is entry:
             del self._pinned[key], self._pins[key]
             return True
-        if key in self._idle and self._idle[key] is entry:
-            del self._idle[key]
-            return True
+        for idle in (self._passing, self._idle):
+            if key in idle and idle[key] is entry:
+                del idle[key]
+                return True
         return False
 
     def make_room(self) -> tuple[bool, tuple[Key, Entry] | None]:
         """Whether one more fits, and who had to leave for it: the one that was used least recently."""
         if len(self) < self.maxsize:
             return True, None
-        if not self._idle:
-            return False, None
-        return True, self._idle.popitem()
+        if self._passing:
+            key = next(iter(self._passing))
+            return True, (key, self._passing.pop(key))
+        return (True, self._idle.popitem()) if self._idle else (False, None)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -12,7 +13,7 @@ from cloister.ipc import values
 from cloister.ipc.errors import IpcError
 from cloister.sandbox import Limits
 
-from .errors import InvalidCode
+from .errors import InvalidCode, LoadFailed
 
 MAX_CODE_BYTES: Final = 8 * 1024 * 1024
 _NEEDS_COMPILING: Final = (".ts", ".tsx", ".jsx", ".js", ".mjs", ".cjs")
@@ -82,8 +83,9 @@ class WorkerCode:
             raise InvalidCode(f"main_module {self.main_module!r} is not among the modules: {', '.join(self.modules)}")
         if not self.main_module.endswith(".py"):
             raise InvalidCode(f"main_module {self.main_module!r} must be a Python module, its name ending in .py")
-        for name, module in self.modules.items():
-            _check_module(name, module)
+        size = sum(_check_module(name, module) for name, module in self.modules.items())
+        if size > MAX_CODE_BYTES:
+            raise InvalidCode(f"the modules take {size:,} bytes in all; at most {MAX_CODE_BYTES:,} can be loaded")
         if self.global_outbound is not None:
             raise InvalidCode("global_outbound must be None: a tenant has no network, only the bindings in env")
         for name in self.env:
@@ -116,7 +118,12 @@ class WorkerCode:
         raise InvalidCode("the stored code was written by a newer version")
 
 
-def _check_module(name: str, module: Module) -> None:
+GetCode = Callable[[], WorkerCode | Awaitable[WorkerCode]]
+"""The host's function that gives a tenant's code; it is called only when the code is needed."""
+
+
+def _check_module(name: str, module: Module) -> int:
+    """How many bytes it takes."""
     parts = name.split("/")
     if not name or name.startswith("/") or any(part in {"", ".", ".."} for part in parts):
         raise InvalidCode(f"module name {name!r} is not a relative path of plain names")
@@ -128,7 +135,7 @@ def _check_module(name: str, module: Module) -> None:
     elif not isinstance(module, Text | Data | Json):
         raise InvalidCode(f"module {name!r} is {type(module).__name__}; it must be source text, Text, Data or Json")
     try:
-        values.dumps(_portable(module), limit=MAX_CODE_BYTES)
+        return len(values.dumps(_portable(module), limit=MAX_CODE_BYTES))
     except (IpcError, TypeError, ValueError) as error:
         raise InvalidCode(f"module {name!r}: {error}") from error
 
@@ -148,3 +155,18 @@ def _portable(module: Module) -> list[Any]:
 def _module(kind: str, content: Any) -> Module:
     makers: dict[str, Callable[[Any], Module]] = {"py": str, "text": Text, "data": Data, "json": Json}
     return makers[kind](content)
+
+
+async def load_code(get_code: GetCode) -> WorkerCode:
+    """Call the host's function. `LoadFailed` says that it was the host's, and what it raised."""
+    try:
+        code = get_code()
+        if inspect.isawaitable(code):
+            code = await code
+    except InvalidCode:
+        raise
+    except Exception as error:
+        raise LoadFailed(f"the host's get_code raised {type(error).__name__}: {error}") from error
+    if not isinstance(code, WorkerCode):
+        raise LoadFailed(f"the host's get_code returned {type(code).__name__}; it must return a WorkerCode")
+    return code

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from cloister.engine import Encoded, RunInterrupted, WorkflowEntrypoint, WorkflowEvent, WorkflowStep
+from cloister.engine import Encoded, RunPostponed, WorkflowEntrypoint, WorkflowEvent, WorkflowStep
 from cloister.ipc import PayloadError, values
 
 from .errors import MissingDispatcherMetadataError
@@ -100,7 +100,7 @@ def create_dynamic_workflow_entrypoint(load_runner: LoadRunner) -> type[Workflow
             runner = load_runner(context)
             return await runner if inspect.isawaitable(runner) else runner
         except Exception as error:
-            raise RunInterrupted(f"load_runner raised {type(error).__name__}: {error}") from error
+            raise RunPostponed(f"load_runner raised {type(error).__name__}: {error}") from error
 
     class DynamicWorkflow(WorkflowEntrypoint):
         """Runs each instance with the code of the tenant that created it."""

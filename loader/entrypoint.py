@@ -9,15 +9,17 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
-from cloister.engine import Encoded, Journal, RunInterrupted, WorkflowEvent, WorkflowStep
-from cloister.sandbox import Limits, SandboxError
+from cloister.engine import Encoded, Journal, RunInterrupted, RunPostponed, WorkflowEvent, WorkflowStep
+from cloister.sandbox import Limits, SandboxError, SandboxUnavailable
 
-from .errors import LoadFailed, NoCapacity
+from .code import load_code
+from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity
 from .journal import JournalTarget, history, resolved
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from .loader import GetCode, Loader
+    from .code import GetCode
+    from .loader import Key, Loader
 
 _A_LONG_TIME = 24 * 3600.0
 
@@ -25,10 +27,15 @@ _A_LONG_TIME = 24 * 3600.0
 class WorkerStub:
     """A tenant's worker, warm or not. From `Loader.get` or `Loader.load`."""
 
-    def __init__(self, loader: Loader, tenant_id: str, get_code: GetCode) -> None:
+    def __init__(self, loader: Loader, key: Key, get_code: GetCode) -> None:
         self._loader = loader
+        self._key = key
         self._get_code = get_code
-        self.tenant_id = tenant_id
+
+    @property
+    def tenant_id(self) -> str:
+        """Whose worker it is."""
+        return self._key.tenant_id
 
     def get_entrypoint(self, name: str | None = None, *, props: Any = None, limits: Limits | None = None) -> Entrypoint:
         """An entrypoint class by name, `Default` without one. `props` become its `ctx.props`; the lower limits win."""
@@ -57,7 +64,7 @@ class Entrypoint:
 
         async def call(*args: Any, **kwargs: Any) -> Any:
             stub = self._stub
-            async with stub._loader.lease(stub.tenant_id, stub._get_code) as worker:
+            async with stub._loader.lease(stub._key, stub._get_code) as worker:
                 limits = worker.code.limits.lower_of(self._limits)
                 return await worker.invoke(self._name, method, list(args), kwargs, self._props, limits)
 
@@ -67,23 +74,36 @@ class Entrypoint:
     async def run(self, event: WorkflowEvent, step: WorkflowStep) -> Encoded:
         """Run the tenant's workflow on an engine's behalf: the result, still encoded.
 
-        Raises what the tenant's `run` raised, or `RunInterrupted` when it was not the tenant's doing.
+        Raises what the tenant's `run` raised; `RunInterrupted` when its process was lost; `RunPostponed` when the host
+        could not run it now.
         """
         journal = step.journal
         try:
             return await self._run(event, journal)
-        except (SandboxError, LoadFailed, NoCapacity) as error:
+        except (LoadFailed, InvalidCode, LoaderClosed, NoCapacity, SandboxUnavailable) as error:
+            raise RunPostponed(str(error)) from error
+        except SandboxError as error:
             raise RunInterrupted(str(error)) from error
 
     async def _run(self, event: WorkflowEvent, journal: Journal) -> Encoded:
-        stub = self._stub
-        pinned = journal.code_digest
-        async with stub._loader.lease(stub.tenant_id, stub._get_code, patience=_A_LONG_TIME) as worker:
-            if pinned is None or worker.digest == pinned:
-                return await self._run_in(worker, event, journal)
-        older = await self._older_code(journal)
-        async with stub._loader.lease(stub.tenant_id, older, digest=pinned, patience=_A_LONG_TIME) as worker:
+        key, get_code = self._stub._key, self._stub._get_code
+        warm = self._stub._loader.warm(key)
+        if journal.code_digest is not None and (warm is None or warm.digest != journal.code_digest):
+            key, get_code = await self._pinned(journal, warm)
+        async with self._stub._loader.lease(key, get_code, patience=_A_LONG_TIME) as worker:
+            if journal.code_digest not in {None, worker.digest}:
+                raise RunPostponed("the tenant's code was changed while it was being loaded")
             return await self._run_in(worker, event, journal)
+
+    async def _pinned(self, journal: Journal, warm: Worker | None) -> tuple[Key, GetCode]:
+        """Where the code that the instance started on is to be had: the tenant's newest, if that is still the same, or
+        what the journal has kept, with the bindings and limits that the tenant has now."""
+        pinned = journal.code_digest or b""
+        key, newest = self._stub._key, await load_code(self._stub._get_code)
+        if newest.digest == pinned:
+            return (key if warm is None else key._replace(digest=pinned)), lambda: newest
+        older = newest.with_stored(await journal.pinned_code())
+        return key._replace(digest=pinned), lambda: older
 
     async def _run_in(self, worker: Worker, event: WorkflowEvent, journal: Journal) -> Encoded:
         if journal.code_digest is None:
@@ -99,18 +119,6 @@ class Entrypoint:
         target.on_record, answer = worker.run(arguments, limits.without_wall())
         async with target.watch(worker.end):
             return Encoded(await answer)
-
-    async def _older_code(self, journal: Journal) -> GetCode:
-        """The code that the instance started on, with the bindings and limits that the tenant has now."""
-        from .loader import load_code
-
-        stored = await journal.pinned_code()
-        stub = self._stub
-
-        async def get_code() -> Any:
-            return (await load_code(stub._get_code)).with_stored(stored)
-
-        return get_code
 
     def __repr__(self) -> str:
         return f"<Entrypoint {self._name or 'Default'} of {self._stub.tenant_id!r}>"

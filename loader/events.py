@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
+import weakref
 from collections import deque
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, Self
 
 from cloister.sandbox import Phases
 
@@ -44,28 +44,41 @@ class LoaderStatistics:
     """Each layer of the confinement: "active", or why it is not."""
 
 
-class Announcements:
-    """Hands each event to each subscriber. One that does not keep up loses the oldest."""
+class Subscription:
+    """What one subscriber has not heard yet. One that does not keep up loses the oldest."""
 
     def __init__(self) -> None:
-        self._queues: list[tuple[deque[LoaderEvent], asyncio.Event]] = []
+        self._queue: deque[LoaderEvent] = deque(maxlen=_BACKLOG)
+        self._arrived = asyncio.Event()
+
+    def put(self, event: LoaderEvent) -> None:
+        """One more."""
+        self._queue.append(event)
+        self._arrived.set()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> LoaderEvent:
+        while not self._queue:
+            self._arrived.clear()
+            await self._arrived.wait()
+        return self._queue.popleft()
+
+
+class Announcements:
+    """Hands each event to each subscriber, for as long as there is one."""
+
+    def __init__(self) -> None:
+        self._subscriptions: weakref.WeakSet[Subscription] = weakref.WeakSet()
 
     def announce(self, event: LoaderEvent) -> None:
         """Tell all."""
-        for queue, arrived in self._queues:
-            queue.append(event)
-            arrived.set()
+        for subscription in self._subscriptions:
+            subscription.put(event)
 
-    async def subscribe(self) -> AsyncIterator[LoaderEvent]:
+    def subscribe(self) -> Subscription:
         """All events from now on."""
-        entry = deque[LoaderEvent](maxlen=_BACKLOG), asyncio.Event()
-        self._queues.append(entry)
-        queue, arrived = entry
-        try:
-            while True:
-                await arrived.wait()
-                arrived.clear()
-                while queue:
-                    yield queue.popleft()
-        finally:
-            self._queues.remove(entry)
+        subscription = Subscription()
+        self._subscriptions.add(subscription)
+        return subscription

@@ -6,25 +6,29 @@ It knows what code is and where sandboxes come from. It refuses to know what a w
 from __future__ import annotations
 
 import asyncio
-import inspect
-from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections import OrderedDict
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, NamedTuple, Self
 
 from cloister.sandbox import LimitExceeded, Policy, SandboxClosed, Spawner
 
 from .cache import PinnedLRU
-from .code import WorkerCode
+from .code import GetCode, WorkerCode, load_code
 from .entrypoint import WorkerStub
-from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity
+from .errors import LoaderClosed, LoadFailed, NoCapacity
 from .events import Announcements, LoaderEvent, LoaderStatistics
 from .worker import Worker
 
-GetCode = Callable[[], WorkerCode | Awaitable[WorkerCode]]
-Key = tuple[str, bytes]
-"""Tenant, and the digest of the code it is pinned to: empty for the newest."""
+
+class Key(NamedTuple):
+    """What a warm worker is found by. `digest` is that of the code it is pinned to, empty for the newest."""
+
+    tenant_id: str
+    version: str | None = None
+    digest: bytes = b""
+    one_off: bool = False
 
 
 class Loader:
@@ -47,7 +51,7 @@ class Loader:
         self._spawner = Spawner(spares=spares, policy=policy)
         self._cache: PinnedLRU[Key, Worker] = PinnedLRU(max_sandboxes)
         self._patience = admission_timeout
-        self._waiting: deque[asyncio.Future[None]] = deque()
+        self._waiting: OrderedDict[asyncio.Future[None], Key] = OrderedDict()
         self._announcements = Announcements()
         self._open = False
         self._one_off = 0
@@ -74,16 +78,18 @@ class Loader:
         """
         if not isinstance(tenant_id, str) or not tenant_id:
             raise ValueError(f"a tenant id is text that is not empty, not {tenant_id!r}")
-        return WorkerStub(self, tenant_id if version is None else f"{tenant_id}@{version}", get_code)
+        return WorkerStub(self, Key(tenant_id, version), get_code)
 
     def load(self, code: WorkerCode) -> WorkerStub:
         """A worker that is nobody's: a fresh sandbox of its own, which is the first to leave when it is idle."""
         self._one_off += 1
-        return WorkerStub(self, f"one-off {self._one_off}", lambda: code)
+        return WorkerStub(self, Key(f"one-off {self._one_off}", one_off=True), lambda: code)
 
     def evict(self, tenant_id: str) -> bool:
         """End the tenant's sandboxes at once, in use or not: durable runs replay, direct calls fail. True if any."""
-        return sum(self._remove(key, worker, "evicted") for key, worker in self._cache if key[0] == tenant_id) > 0
+        return (
+            sum(self._remove(key, worker, "evicted") for key, worker in self._cache if key.tenant_id == tenant_id) > 0
+        )
 
     def subscribe(self) -> AsyncIterator[LoaderEvent]:
         """Boots, evictions, deaths and limits from now on."""
@@ -100,20 +106,19 @@ class Loader:
     def memory(self) -> dict[str, int]:
         """The proportional share of memory of each warm tenant in bytes, read from the kernel: not a cheap question."""
         found: dict[str, int] = {}
-        for (tenant_id, _), worker in self._cache:
+        for key, worker in self._cache:
             if worker.ready.done() and not worker.gone:
-                found[tenant_id] = found.get(tenant_id, 0) + worker.sandbox.memory_bytes()
+                found[key.tenant_id] = found.get(key.tenant_id, 0) + worker.sandbox.memory_bytes()
         return found
 
-    @asynccontextmanager
-    async def lease(
-        self, tenant_id: str, get_code: GetCode, *, digest: bytes = b"", patience: float | None = None
-    ) -> AsyncIterator[Worker]:
-        """A worker of the tenant that stays warm while the lease is held. `digest` asks for other code than the newest.
+    def warm(self, key: Key) -> Worker | None:
+        """The worker of a key if it has its code and lives, without using it."""
+        worker = self._cache.peek(key)
+        return worker if worker is not None and worker.ready.done() and not worker.gone else None
 
-        `LoadFailed`, `NoCapacity`, `SandboxUnavailable`.
-        """
-        key = (tenant_id, digest)
+    @asynccontextmanager
+    async def lease(self, key: Key, get_code: GetCode, *, patience: float | None = None) -> AsyncIterator[Worker]:
+        """A worker that stays warm while the lease is held. `LoadFailed`, `NoCapacity`, `SandboxUnavailable`."""
         worker = await self._obtain(key, get_code, self._patience if patience is None else patience)
         try:
             await asyncio.shield(worker.ready)
@@ -122,12 +127,14 @@ class Loader:
             self._let_go(key, worker)
 
     async def _obtain(self, key: Key, get_code: GetCode, patience: float) -> Worker:
+        deadline = None
         while True:
             if not self._open:
                 raise LoaderClosed("use the loader inside `async with Loader(...) as loader`")
             worker = self._cache.pin(key)
             if worker is not None and not worker.gone:
                 self._hits += 1
+                self._admit()
                 return worker
             if worker is not None:
                 self._cache.remove(key, worker)
@@ -135,13 +142,18 @@ class Loader:
             if leaver is not None:
                 self._leave(*leaver, "evicted")
             if fits:
-                worker = Worker(key[0], lambda worker: self._idle(key, worker), lambda worker: self._gone(key, worker))
+                worker = Worker(
+                    key.tenant_id, lambda worker: self._idle(key, worker), lambda worker: self._gone(key, worker)
+                )
                 self._cache.add(key, worker)
                 asyncio.ensure_future(self._boot(key, worker, get_code)).add_done_callback(
                     lambda done: done.exception()
                 )
+                self._admit(key)
                 return worker
-            await self._room(patience)
+            first = deadline is None
+            deadline = asyncio.get_running_loop().time() + patience if deadline is None else deadline
+            await self._room(key, deadline, first, patience)
 
     async def _boot(self, key: Key, worker: Worker, get_code: GetCode) -> None:
         """One boot at a time for each key: whoever comes meanwhile finds the worker and waits for it."""
@@ -152,7 +164,7 @@ class Loader:
             if worker.evicted:
                 sandbox.kill(SandboxClosed("its worker was evicted before it had booted"))
                 raise LoadFailed(f"the worker was {worker.evicted} while it was booting")
-            worker.start(code, code.digest, sandbox)
+            worker.start(code, sandbox)
         except BaseException as error:
             self._cache.remove(key, worker)
             self._admit()
@@ -163,21 +175,21 @@ class Loader:
             self._booting -= 1
         self._boots += 1
         self._announcements.announce(
-            LoaderEvent(kind="boot", tenant_id=key[0], sandbox=sandbox.number, phases=sandbox.phases)
+            LoaderEvent(kind="boot", tenant_id=key.tenant_id, sandbox=sandbox.number, phases=sandbox.phases)
         )
 
     def _let_go(self, key: Key, worker: Worker) -> None:
         if worker.busy:  # work goes on after the answer: this pin is let go of when it is done
             worker.held_for_background += 1
         else:
-            self._cache.unpin(key, worker)
+            self._cache.unpin(key, worker, passing=key.one_off)
             self._admit()
 
     def _idle(self, key: Key, worker: Worker) -> None:
         if not worker.busy:
             while worker.held_for_background:
                 worker.held_for_background -= 1
-                self._cache.unpin(key, worker)
+                self._cache.unpin(key, worker, passing=key.one_off)
             self._admit()
 
     def _gone(self, key: Key, worker: Worker) -> None:
@@ -190,7 +202,7 @@ class Loader:
                 reason, end = worker.sandbox.end
                 kind: Literal["limit", "died"] = "limit" if issubclass(end, LimitExceeded) else "died"
                 self._announcements.announce(
-                    LoaderEvent(kind=kind, tenant_id=key[0], sandbox=worker.sandbox.number, reason=reason)
+                    LoaderEvent(kind=kind, tenant_id=key.tenant_id, sandbox=worker.sandbox.number, reason=reason)
                 )
 
     def _remove(self, key: Key, worker: Worker, reason: str) -> bool:
@@ -204,41 +216,39 @@ class Loader:
         self._evictions += 1
         number = worker.sandbox.number if worker.ready.done() and worker.ready.exception() is None else -1
         worker.end(reason)
-        self._announcements.announce(LoaderEvent(kind="evict", tenant_id=key[0], sandbox=number, reason=reason))
+        self._announcements.announce(LoaderEvent(kind="evict", tenant_id=key.tenant_id, sandbox=number, reason=reason))
 
-    async def _room(self, patience: float) -> None:
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append(waiter)
+    async def _room(self, key: Key, deadline: float, first_time: bool, patience: float) -> None:
+        """Wait for a turn to look for room. Whoever has had one in vain is the next to have another."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting[turn] = key
+        if not first_time:
+            self._waiting.move_to_end(turn, last=False)
         try:
-            async with asyncio.timeout(patience):
-                await waiter
-        except TimeoutError:
-            raise NoCapacity(
-                f"all {self._cache.maxsize} sandboxes were in use for {patience:g} s; "
-                "raise max_sandboxes, or call less at once"
-            ) from None
-        finally:
-            if waiter in self._waiting:
-                self._waiting.remove(waiter)
+            async with asyncio.timeout_at(deadline):
+                await turn
+        except BaseException as error:
+            self._waiting.pop(turn, None)
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
+                self._admit()  # it came too late for this one
+            if isinstance(error, TimeoutError):
+                raise NoCapacity(
+                    f"all {self._cache.maxsize} sandboxes were in use for {patience:g} s; "
+                    "raise max_sandboxes, or call less at once"
+                ) from None
+            raise
 
-    def _admit(self) -> None:
+    def _admit(self, key: Key | None = None) -> None:
+        """Whoever has waited longest may look for room, and so may all who wait for this key, which is there by now.
+
+        Each who gets in lets the next one look.
+        """
+        for turn in [turn for turn, wanted in self._waiting.items() if wanted == key] if key is not None else ():
+            self._waiting.pop(turn)
+            if not turn.done():
+                turn.set_result(None)
         while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(None)
+            turn, _ = self._waiting.popitem(last=False)
+            if not turn.done():
+                turn.set_result(None)
                 return
-
-
-async def load_code(get_code: GetCode) -> WorkerCode:
-    """Call the host's function. `LoadFailed` says that it was the host's, and what it raised."""
-    try:
-        code = get_code()
-        if inspect.isawaitable(code):
-            code = await code
-    except InvalidCode:
-        raise
-    except Exception as error:
-        raise LoadFailed(f"the host's get_code raised {type(error).__name__}: {error}") from error
-    if not isinstance(code, WorkerCode):
-        raise LoadFailed(f"the host's get_code returned {type(code).__name__}; it must return a WorkerCode")
-    return code

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from cloister.ipc import CodecError, RemoteError
+from cloister.ipc import CapabilityError, CodecError, PayloadError, RemoteError, values
 from cloister.sandbox import LimitExceeded, LogLine, Sandbox, SandboxClosed, SandboxError
 
 from .code import TailLine, WorkerCode
@@ -28,7 +29,6 @@ class Worker:
     def __init__(self, tenant_id: str, on_idle: Callable[[Worker], None], on_gone: Callable[[Worker], None]) -> None:
         self.tenant_id = tenant_id
         self.code: WorkerCode
-        self.digest = b""
         self.sandbox: Sandbox
         self.boot_ms = 0.0
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -38,6 +38,11 @@ class Worker:
         self._on_idle = on_idle
         self._on_gone = on_gone
         self._imported: asyncio.Task[None]
+
+    @functools.cached_property
+    def digest(self) -> bytes:
+        """The digest of its code, which direct calls have no use for."""
+        return self.code.digest
 
     @property
     def busy(self) -> bool:
@@ -49,10 +54,10 @@ class Worker:
         """Whether it can no longer be called."""
         return self.ready.done() and (self.ready.exception() is not None or not self.sandbox.alive)
 
-    def start(self, code: WorkerCode, digest: bytes, sandbox: Sandbox) -> None:
+    def start(self, code: WorkerCode, sandbox: Sandbox) -> None:
         """Send the code. What its import raises is raised by every call until the worker is thrown away."""
         began = time.perf_counter()
-        self.code, self.digest, self.sandbox = code, digest, sandbox
+        self.code, self.sandbox = code, sandbox
         sandbox.on_log = self._tail
         sandbox.on_background = lambda: self._on_idle(self)
         sandbox.died.add_done_callback(lambda _: self._on_gone(self))
@@ -61,7 +66,14 @@ class Worker:
             self._boot(sandbox.boot(code.main_module, modules, code.env, code.limits))
         )
         self._imported.add_done_callback(lambda _: self._timed(began))
+        asyncio.get_running_loop().call_soon(
+            self._sent
+        )  # by then the code is on its way, and every call comes after it
+
+    def _sent(self) -> None:
         self.ready.set_result(None)
+        if self.evicted:
+            self.end(self.evicted)
 
     async def invoke(
         self, entrypoint: str | None, method: str, args: list[Any], kwargs: Any, props: Any, limits: Any
@@ -69,12 +81,18 @@ class Worker:
         """Call a method of an entrypoint."""
         arguments = [entrypoint, method, args, kwargs, props]
         payload = await self._answered(self.sandbox.call("invoke", arguments, limits))
-        return self.sandbox.decode(payload)
+        return _read(self.sandbox.decode, payload)
 
     def run(self, arguments: list[Any], limits: Any) -> tuple[Callable[[], None], Awaitable[bytes]]:
         """Begin a durable run: a function that forgives the CPU time used so far, and the encoded result to await."""
         restart, call = self.sandbox.watched_call("run", arguments, limits)
-        return restart, self._answered(call)
+        return restart, self._result(call)
+
+    async def _result(self, call: Awaitable[bytes]) -> bytes:
+        """What a run returned, which is stored as it is if whoever asks for it can read it."""
+        payload = await self._answered(call)
+        _read(values.loads, payload)
+        return payload
 
     def end(self, reason: str) -> None:
         """End it at once."""
@@ -123,3 +141,11 @@ class Worker:
                 _log.exception("a tail raised")
         if not self.code.tails:
             _log.log(_LEVELS.get(line.level, logging.INFO), "%s: %s", self.tenant_id, line.text)
+
+
+def _read(read: Callable[[bytes], Any], payload: bytes) -> Any:
+    """A value that a tenant returned. If it cannot be read, that is the tenant's error."""
+    try:
+        return read(payload)
+    except (PayloadError, CapabilityError) as error:
+        raise TenantError(type(error).__name__, f"the result cannot be read: {error}") from error

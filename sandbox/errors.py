@@ -27,5 +27,5 @@ class LimitExceeded(SandboxError):
     """The tenant's code crossed one of its limits; the message says which. Others in the same process see it died."""
 
 
-class SandboxClosed(SandboxError):
-    """The sandbox was closed by the host; its reason is the message."""
+class SandboxClosed(SandboxDied):
+    """The host ended the sandbox, such as by evicting it; its reason is the message."""

@@ -7,11 +7,13 @@ empty environment, given no more than the folders of the few packages that a gue
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
@@ -76,10 +78,14 @@ class Nursery:
         answer: asyncio.Future[int] = self._loop.create_future()
         self._asked[slot] = answer
         try:
-            socket.send_fds(self._control, [msgpack.packb([slot, uid])], descriptors)
+            socket.send_fds(self._control, [struct.pack("=qq", slot, uid)], descriptors)
             return await answer
         except OSError as error:
             raise SandboxUnavailable(f"the zygote cannot be asked for a sandbox: {error}") from error
+        except asyncio.CancelledError:
+            if answer.done() and not answer.cancelled() and answer.exception() is None:
+                _discard(answer.result())
+            raise
         finally:
             self._asked.pop(slot, None)
 
@@ -121,8 +127,8 @@ class Nursery:
                 self._asked[slot].set_exception(SandboxUnavailable(f"the zygote cannot fork: {reason}"))
             case ["died", int(slot), int(status), int(cpu_ms)]:
                 self._on_died(slot, status, cpu_ms)
-        for descriptor in descriptors:  # a child that nobody waits for any longer
-            os.close(descriptor)
+        for descriptor in descriptors:
+            _discard(descriptor)
 
     def _lose(self) -> None:
         if self.lost.done():
@@ -133,6 +139,13 @@ class Nursery:
         for answer in self._asked.values():
             if not answer.done():
                 answer.set_exception(SandboxUnavailable("the zygote died"))
+
+
+def _discard(pidfd: int) -> None:
+    """End a child that nobody waits for any longer."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)
 
 
 def _packages() -> dict[str, dict[str, Any]]:

@@ -55,11 +55,11 @@ class Process:
             self._pidfd = -1
 
 
-def describe(status: int, *, memory_bytes: int, killed_for_memory: bool) -> str:
+def describe(status: int, *, memory_bytes: int, killed_for_memory: bool, confined: bool = True) -> str:
     """How a process ended, in words. `status` is the exit code, or minus the signal."""
     if killed_for_memory:
         return f"exceeded {memory_bytes >> 20:,} MiB of memory"
-    if status == NOT_CONFINED:
+    if status == NOT_CONFINED and not confined:
         return "could not be confined, and was ended before it knew anything"
     if status >= 0:
         return f"exited with {status}"

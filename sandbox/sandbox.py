@@ -12,7 +12,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from cloister.ipc import Connection, ConnectionClosed, DeadlineExceeded, PayloadError, Peer, RemoteProtocolError, values
+from cloister.ipc import (
+    Connection,
+    ConnectionClosed,
+    DeadlineExceeded,
+    PayloadError,
+    Peer,
+    RemoteError,
+    RemoteProtocolError,
+    values,
+)
 from cloister.ipc.transport import Link
 
 from .errors import LimitExceeded, ProtocolViolation, SandboxClosed, SandboxDied, SandboxError
@@ -24,6 +33,9 @@ from .watch import Charge, CpuWatch
 GRACE = 1.0
 """Seconds that a cancelled call has to stop in before its process is ended."""
 LOG_LINES_PER_SECOND = 1000
+LOG_LINE_LENGTH = 9000
+"""Characters of a line that are taken. The guest cuts earlier, and says how much was cut."""
+_NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _WORKER = 0  # the capability that every guest has
 
 
@@ -70,18 +82,20 @@ class Sandbox:
         self._hello: asyncio.Future[bytes] = loop.create_future()
         self._sentence: SandboxError | None = None
         self._in_flight = 0
+        self._cut_off = False
         self._log_window, self._log_lines = 0.0, 0
         self._watch = CpuWatch(process.cpu_seconds, loop.time, loop.call_at)
         self._peer = Peer(
             Connection(),
             link.send,
+            rebuild=RemoteError,  # whatever it is called over there, it is the tenant's
             on_hello=self._hello.set_result,
             on_note=self._hear,
             on_cancel=self._grant_grace,
             on_closed=self._closed,
         )
         link.on_frame = self._peer.deliver
-        link.on_lost = lambda: self.kill(ProtocolViolation("it closed its connection, or sent a frame of over 16 MiB"))
+        link.on_lost = self._lose
 
     @property
     def busy(self) -> bool:
@@ -96,7 +110,7 @@ class Sandbox:
     @property
     def alive(self) -> bool:
         """Whether it can be called."""
-        return self._sentence is None and not self.died.done()
+        return self._sentence is None and not self._cut_off and not self.died.done()
 
     @property
     def pid(self) -> int:
@@ -167,7 +181,12 @@ class Sandbox:
         if self.died.done():
             return
         killed_for_memory = self._group is not None and self._group.kills() > self._group_kills
-        words = describe(status, memory_bytes=self.limits.memory_bytes, killed_for_memory=killed_for_memory)
+        words = describe(
+            status,
+            memory_bytes=self.limits.memory_bytes,
+            killed_for_memory=killed_for_memory,
+            confined=self._hello.done(),
+        )
         if self._sentence is None:
             kind = LimitExceeded if killed_for_memory else SandboxDied
             self._sentence = kind(f"the sandbox {words}")
@@ -209,6 +228,14 @@ class Sandbox:
             if charge is not None:
                 self._watch.end(charge)
 
+    def _lose(self) -> None:
+        """Its end of the connection is gone: mostly because it is dying, and then of something that is told soon."""
+        self._cut_off = True
+        self._loop.call_later(
+            GRACE,
+            lambda: self.kill(ProtocolViolation("the sandbox closed its connection, or sent a frame of over 16 MiB")),
+        )
+
     def _grant_grace(self, call: int) -> None:
         self._loop.call_later(GRACE, self._after_grace, call)
 
@@ -223,9 +250,10 @@ class Sandbox:
             self.kill(SandboxDied(f"the sandbox broke off: {error}"))
 
     def _hear(self, topic: str, payload: bytes) -> None:
-        match topic, values.loads(payload):
+        values.scan(payload, max_depth=1, max_elements=_NOTE_ELEMENTS)
+        match topic, values.loads(payload, trusted=True):
             case "log", [str(level), str(text), int(invocation), int(time_ms)]:
-                self._log(LogLine(level[:16], text, invocation, time_ms))
+                self._log(LogLine(level[:16], text[:LOG_LINE_LENGTH], invocation, time_ms))
             case "background", int(count):
                 self.background = max(count, 0)
                 self.on_background()

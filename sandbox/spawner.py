@@ -13,7 +13,6 @@ import contextlib
 import fcntl
 import itertools
 import os
-import shutil
 import socket
 import tempfile
 from pathlib import Path
@@ -24,7 +23,7 @@ from cloister.ipc.transport import Router
 
 from .errors import LayerMissing, SandboxClosed, SandboxError, SandboxUnavailable
 from .lockdown.cgroups import Group, Groups
-from .lockdown.sequence import FLOOR
+from .lockdown.sequence import FLOOR, IN_ORDER
 from .nursery import Nursery
 from .policy import Policy
 from .process import Process
@@ -33,7 +32,7 @@ from .sandbox import Sandbox
 HELLO_TIMEOUT = 10.0
 REFILL_AFTER: Final = 0.004
 """Seconds to leave to whoever took a spare before forking the next one, while there are others to take."""
-_PREFIX: Final = "cloister-"
+_PREFIX: Final = "cloister-sockets-"
 _UID_BASE, _UIDS_PER_HOST, _HOSTS = 2_000_000_000, 100_000, 1000
 
 
@@ -48,6 +47,8 @@ class Spawner:
         self._groups: Groups | None = None
         self._slot_groups: dict[int, Group] = {}
         self._free_slots: list[int] = []
+        self._stillborn: dict[int, tuple[int, int]] = {}
+        self._abandoned: set[int] = set()
         self._slots = itertools.count()
         self._sockets = itertools.count()
         self._forking = asyncio.Semaphore(8)
@@ -95,7 +96,7 @@ class Spawner:
             group.close()
         if self._groups is not None:
             self._groups.close()
-        shutil.rmtree(self._folder, ignore_errors=True)
+        _remove_sockets(Path(self._folder))
         os.close(self._lock)
 
     @property
@@ -145,12 +146,18 @@ class Spawner:
                 uid = _UID_BASE + os.getpid() % _HOSTS * _UIDS_PER_HOST + slot
                 try:
                     pidfd = await nursery.fork(slot, uid, descriptors)
-                except SandboxUnavailable:
-                    self._free_slots.append(slot)
+                except BaseException as error:
+                    Path(path).unlink()  # noqa: ASYNC240 - a name in memory, gone at once
+                    if isinstance(error, SandboxUnavailable):
+                        self._free_slots.append(slot)
+                    else:  # the child comes all the same, and the slot is free when it has gone
+                        self._abandoned.add(slot)
                     raise
             link = self._router.connect(path, lambda _: None, lambda: None)
             sandbox = Sandbox(slot, Process(pidfd), link, group, nursery.address_space)
             self._sandboxes[slot] = sandbox
+            if slot in self._stillborn:
+                self._died(slot, *self._stillborn.pop(slot))
             try:
                 await sandbox.ready(HELLO_TIMEOUT)
             except TimeoutError:
@@ -177,6 +184,11 @@ class Spawner:
             sandbox.ended(status, cpu_ms)
             with contextlib.suppress(ValueError):
                 self._spares.remove(sandbox)
+        elif slot in self._abandoned:
+            self._abandoned.discard(slot)
+            self._free_slots.append(slot)
+        else:  # before its spawn went on
+            self._stillborn[slot] = status, cpu_ms
 
     async def _open_nursery(self) -> Nursery:
         if self._nursery is not None and not self._nursery.lost.done():
@@ -197,12 +209,14 @@ class Spawner:
         for slot in list(self._sandboxes):
             self._sandboxes[slot].kill(SandboxUnavailable("its zygote died"))
             self._died(slot, -9, 0)
+        self._free_slots += self._abandoned
+        self._abandoned.clear()
         if not self._closing:
             self._filling = None
             self._fill()
 
     def _check_floor(self) -> None:
-        missing = {layer: state for layer, state in self.layers.items() if state.startswith("not available")}
+        missing = {layer: state for layer, state in self.layers.items() if state not in IN_ORDER}
         needed = list(missing) if self._policy.isolation == "strict" else [name for name in FLOOR if name in missing]
         if needed:
             raise LayerMissing(
@@ -212,18 +226,28 @@ class Spawner:
 
 
 def _private_folder() -> tuple[str, int]:
-    """A folder that only this user can enter, and a lock on it that ends with this process; older ones are swept."""
+    """A folder that only this user can enter, and a lock on it that ends with this process; older ones are swept.
+
+    Sweeping removes sockets and then the empty folder: whatever else may be there is not ours.
+    """
     base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
     base = base if os.access(base, os.W_OK) else Path(tempfile.gettempdir())
     for left in base.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
-            lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                shutil.rmtree(left)
+                _remove_sockets(left)
             finally:
                 os.close(lock)
     folder = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
     lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(lock, fcntl.LOCK_EX)
     return folder, lock
+
+
+def _remove_sockets(folder: Path) -> None:
+    for file in folder.iterdir():
+        if file.is_socket():
+            file.unlink()
+    folder.rmdir()  # refuses if anything else is in it

@@ -4,6 +4,9 @@ It is exec'd fresh with an empty environment and knows no tenant and no secret, 
 parent ever held. It talks with the host over one SEQPACKET socket: a request to spawn comes with the descriptors for
 the child, an answer carries a pidfd, and a message tells of each death, with the status that only a parent may ask for.
 When the socket closes it ends, and all its children with it.
+
+What the loop does for each spawn is kept to a few calls: every page that the zygote writes to between two forks is a
+page that it no longer shares with the children it has.
 """
 
 from __future__ import annotations
@@ -13,8 +16,9 @@ import os
 import select
 import signal
 import socket
+import struct
 import time
-from typing import NoReturn
+from typing import Final, NoReturn
 
 import msgpack
 
@@ -23,13 +27,15 @@ from .guest import main as guest
 from .lockdown import kernel, limits
 from .lockdown.sequence import Jail, Slot, confine, enter_jail
 
-MAX_REQUEST = 4096
+_REQUEST: Final = struct.Struct("=qq")  # slot, user id
+_SOCKET, _RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS
 OPEN_FILES = 64
 """Descriptors that one guest may have: what asyncio needs, and some more for pipes between threads."""
 
 
 def main(control: socket.socket) -> NoReturn:
     """Prepare, lock the zygote in, tell the host what was reached, and serve until the host goes."""
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # the socket tells it too, but only once it is being read
     library.preload()
     library.install(library.build())
     rehearsal.perform()
@@ -66,24 +72,27 @@ class Zygote:
     def serve(self) -> None:
         """Spawn and reap until the host closes the socket."""
         poll = select.poll()
-        poll.register(self._control, select.POLLIN)
-        poll.register(self._wake, select.POLLIN)
+        wake, control = self._wake.fileno(), self._control.fileno()
+        poll.register(wake, select.POLLIN)
+        poll.register(control, select.POLLIN)
+        wait = poll.poll
         while True:
-            ready = dict(poll.poll())
-            if self._wake.fileno() in ready:
-                self._wake.recv(4096)
-                self._reap()
-            if self._control.fileno() in ready and not self._spawn():
-                return
+            for descriptor, _ in wait():
+                if descriptor == wake:
+                    self._wake.recv(4096)
+                    self._reap()
+                elif not self._spawn():
+                    return
 
     def _spawn(self) -> bool:
         asked = time.monotonic_ns()
-        request, descriptors, _, _ = socket.recv_fds(self._control, MAX_REQUEST, 8)
+        request, ancillary, _, _ = self._control.recvmsg(_REQUEST.size, 256)
         if not request:
             return False
-        number, uid = msgpack.unpackb(request)
-        connection, *groups = descriptors
-        slot = Slot(number=number, uid=uid, groups=tuple(groups), connection=connection)
+        number, uid = _REQUEST.unpack(request)
+        passed = ancillary[0][2]
+        descriptors = struct.unpack(f"{len(passed) // 4}i", passed)
+        slot = Slot(number, uid, descriptors[1:], descriptors[0])
         try:
             pid = self._jail.pids.fork() if self._jail.pids is not None else os.fork()
         except OSError as error:
@@ -93,7 +102,9 @@ class Zygote:
                 self._be_child(slot, asked)
             self._slots[pid] = number
             pidfd = os.pidfd_open(pid)
-            socket.send_fds(self._control, [msgpack.packb(["spawned", number])], [pidfd])
+            self._control.sendmsg(
+                [msgpack.packb(["spawned", number])], [(_SOCKET, _RIGHTS, pidfd.to_bytes(4, "little"))]
+            )
             os.close(pidfd)
         for descriptor in descriptors:
             os.close(descriptor)
@@ -110,6 +121,7 @@ class Zygote:
             os.dup2(0, 2)
             confine(self._jail, slot, parent)
             confined = time.monotonic_ns()
+            status = 1
             gc.enable()
             status = self._stage.serve(slot.connection, {"asked": asked, "forked": forked, "confined": confined})
         except SystemExit as end:  # from a task of the tenant's own

@@ -48,6 +48,7 @@ class Tenant(importlib.abc.Loader):
             importlib.import_module(package)
         module = types.ModuleType(name)
         module.__file__, module.__package__, module.__loader__ = path, package, self
+        module.__spec__ = self.find_spec(name)
         if package == name:
             module.__path__ = []
         sys.modules[name] = module

@@ -12,6 +12,7 @@ import importlib.machinery
 import importlib.util
 import marshal
 import mmap
+import platform
 import sys
 import sysconfig
 import types
@@ -65,6 +66,9 @@ NOT_FOR_GUESTS: Final = frozenset(
 )
 """Modules in C that reach for a terminal, the network, other processes or the host's accounts."""
 
+ABSENT: Final = ("_ssl", "ssl")
+"""Never imported, also not by asyncio: there is nobody to talk to, and it takes two megabytes."""
+
 LEFT_OUT: Final = frozenset(
     """
     test tests idlelib tkinter turtle turtledemo lib2to3 ensurepip distutils venv site-packages dist-packages
@@ -79,11 +83,20 @@ Archive = dict[str, tuple[memoryview, bool]]
 
 def preload() -> None:
     """Import what must be there before the lockdown."""
+    sys.modules.update(dict.fromkeys(ABSENT))  # type: ignore[arg-type] # None is how an import is refused
     for name in (*EAGER, *_native_modules()):
         try:
             importlib.import_module(name)
         except ImportError:
             continue  # this build of Python does not have it, so neither will the guest
+    _forget_the_host()
+
+
+def _forget_the_host() -> None:
+    """What was asked of the system on the way is kept by the module that asked: the host's name, and its kernel."""
+    known = platform.uname()
+    setattr(platform, "_uname_cache", platform.uname_result(known.system, "sandbox", "", "", known.machine))  # noqa: B010
+    platform._platform_cache.clear()  # type: ignore[attr-defined]
 
 
 def build() -> Archive:

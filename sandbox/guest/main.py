@@ -9,6 +9,7 @@ import asyncio
 import select
 import selectors
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +23,7 @@ from .output import Output
 from .values import JsDict
 from .worker import Worker
 
-_CHUNK = 256 * 1024
+_CHUNK = 32 * 1024  # below what the C library takes from the kernel anew each time
 
 
 class GuestPeer(Peer):
@@ -35,13 +36,17 @@ class GuestPeer(Peer):
 
 
 class Wire:
-    """The accepted descriptor: bytes to frames and back, without ever blocking the loop."""
+    """The accepted descriptor: bytes to frames and back, without ever blocking the loop.
+
+    Reading is the loop's; writing is done by any thread, since any thread may print.
+    """
 
     def __init__(self, connection: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         self._socket = connection
         self.descriptor = connection.fileno()
         self._loop = loop
         self._reader = zmtp.Reader()
+        self._writing = threading.Lock()
         self._unsent = bytearray()
         self._early = bytearray()
         self._socket.setblocking(False)
@@ -56,19 +61,24 @@ class Wire:
 
     def write(self, data: bytes) -> None:
         """Send bytes in order."""
-        if self._unsent:
-            self._unsent += data
-            return
-        try:
-            sent = self._socket.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            self._loop.stop()
-            return
-        if sent < len(data):
-            self._unsent += data[sent:]
-            self._loop.add_writer(self._socket.fileno(), self._flush)
+        with self._writing:
+            if self._unsent:
+                self._unsent += data
+                return
+            try:
+                sent = self._socket.send(data)
+            except (BlockingIOError, InterruptedError):
+                sent = 0
+            except OSError:
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                return
+            if sent < len(data):
+                self._unsent += data[sent:]
+                self._loop.call_soon_threadsafe(self._loop.add_writer, self.descriptor, self._flush)
+
+    def backlog(self) -> int:
+        """How many bytes wait for the host to take them."""
+        return len(self._unsent)
 
     def readable(self) -> None:
         """There is something to read, or the end."""
@@ -91,16 +101,17 @@ class Wire:
             self.peer.deliver(frame)
 
     def _flush(self) -> None:
-        try:
-            sent = self._socket.send(self._unsent)
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self._loop.stop()
-            return
-        del self._unsent[:sent]
-        if not self._unsent:
-            self._loop.remove_writer(self._socket.fileno())
+        with self._writing:
+            try:
+                sent = self._socket.send(self._unsent)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError:
+                self._loop.stop()
+                return
+            del self._unsent[:sent]
+            if not self._unsent:
+                self._loop.remove_writer(self.descriptor)
 
 
 class Loop(asyncio.SelectorEventLoop):
@@ -151,6 +162,7 @@ class Stage:
             Connection(greeted=True),
             send,
             trusted=True,
+            fatal=(),
             hook=JsDict,
             trace=failure.trace,
             rebuild=failure.rebuild,
@@ -166,7 +178,7 @@ class Stage:
     def _greet(self, wire: Wire, account: dict[str, int]) -> None:
         loop, output = self.loop, self.output
         peer = wire.peer = self.peer(wire.send)
-        output.note = peer.note
+        output.note, output.backlog = peer.note, wire.backlog
         background = scope.Background(
             lambda count: peer.note("background", values.dumps(count)),
             lambda what, error: output.say("error", f"{what}\n{failure.trace(error)}"),

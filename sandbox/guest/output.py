@@ -1,6 +1,7 @@
 """What a tenant prints and logs, carried to the host line by line, with the invocation it belongs to.
 
-Long lines are cut. How much is taken is decided at the other end, which is the one that can be trusted with it.
+Long lines are cut, and lines that the host cannot take as fast as they are printed are dropped and counted. How much
+is taken after that is decided at the other end, which is the one that can be trusted with it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable
 from cloister.ipc import values
 
 MAX_LINE = 8192
+MAX_BACKLOG = 4 << 20
 invocation: contextvars.ContextVar[int] = contextvars.ContextVar("invocation", default=0)
 """The number of the call that is being answered, 0 outside of any."""
 
@@ -72,6 +74,8 @@ class Output:
 
     def __init__(self) -> None:
         self.note: Say = lambda _topic, _payload: None
+        self.backlog: Callable[[], int] = lambda: 0
+        self._dropped = 0
         self._streams = Lines(self.say, "stdout"), Lines(self.say, "stderr")
 
     def install(self) -> None:
@@ -87,6 +91,12 @@ class Output:
 
     def say(self, level: str, text: str) -> None:
         """Say one line."""
+        if self.backlog() > MAX_BACKLOG:
+            self._dropped += 1
+            return
+        if self._dropped:
+            dropped, self._dropped = self._dropped, 0
+            self.say("warning", f"{dropped:,} lines were printed faster than they could be taken, and are lost")
         line = text if len(text) <= MAX_LINE else f"{text[:MAX_LINE]} … ({len(text):,} characters)"
         safe = line.encode("utf-8", "replace").decode()
         self.note("log", values.dumps([level, safe, invocation.get(), int(time.time() * 1000)]))

@@ -62,8 +62,8 @@ class Worker:
         scope.set_env(env)
         try:
             module = tenant.import_main(main)
-        except SystemExit as end:
-            raise _not_an_exit(end) from end
+        except (SystemExit, KeyboardInterrupt) as end:
+            raise _not_an_end(end) from end
         finally:
             self._output.flush()
         self._main = main
@@ -111,9 +111,10 @@ async def _result(function: Any, *args: Any, **kwargs: Any) -> Any:
     try:
         result = function(*args, **kwargs)
         return await result if inspect.isawaitable(result) else result
-    except SystemExit as end:
-        raise _not_an_exit(end) from end
+    except (SystemExit, KeyboardInterrupt) as end:
+        raise _not_an_end(end) from end
 
 
-def _not_an_exit(end: SystemExit) -> RuntimeError:
-    return RuntimeError(f"the worker called sys.exit({end.code!r}); only the host ends a sandbox")
+def _not_an_end(end: SystemExit | KeyboardInterrupt) -> RuntimeError:
+    what = f"called sys.exit({end.code!r})" if isinstance(end, SystemExit) else f"raised {end!r}"
+    return RuntimeError(f"the worker {what}; only the host ends a sandbox")

@@ -17,6 +17,18 @@ _NOTHING: Final = ctypes.create_string_buffer(24)
 _NO_ROOT = 0b11  # uid 0 means nothing to execve, and that is locked
 
 
+SETGID, SETUID, SYS_ADMIN = 6, 7, 21
+
+
+def capabilities_held() -> frozenset[int]:
+    """What this process may do now: a root in a container may do little. Read before /proc is gone."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            bits = int(line.split()[1], 16)
+            return frozenset(number for number in range(64) if bits >> number & 1)
+    return frozenset()
+
+
 def last_capability() -> int:
     """The highest capability that this kernel knows. Read before /proc is gone."""
     return int(Path("/proc/sys/kernel/cap_last_cap").read_text())

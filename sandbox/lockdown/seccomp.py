@@ -93,8 +93,11 @@ def checked(own_pid: int) -> dict[str, Rule]:
     }
 
 
-def program(own_pid: int) -> bytes:
-    """The filter for a process that knows itself as `own_pid`."""
+def program(own_pid: int, *, empty_root: bool) -> bytes:
+    """The filter for a process that knows itself as `own_pid`.
+
+    Where the root is not empty, a call that could look at a path is refused even when it mostly looks at a descriptor.
+    """
     numbers = NUMBERS[kernel.MACHINE]
     actions: dict[int, bytes] = {}
 
@@ -107,6 +110,8 @@ def program(own_pid: int) -> bytes:
         add([name], _return(_ERRNO | number))
     for name, rule in checked(own_pid).items():
         add([name], _assemble(rule))
+    if not empty_root:
+        add(["newfstatat"], _return(_ERRNO | errno.EACCES))
     start = _jump_if_equal(_AUDIT_ARCH[kernel.MACHINE], 1, 0) + _return(_KILL_PROCESS)
     body = _tree(_segments(actions, _return(_ERRNO | errno.EPERM)))
     if kernel.MACHINE == "x86_64":  # the 32-bit pointers of x32 are another table of calls

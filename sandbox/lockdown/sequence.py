@@ -26,13 +26,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import NamedTuple
 
 from . import cgroups, identity, landlock, limits, namespaces, seccomp
 
 FLOOR = ("landlock", "seccomp")
 """Without these nothing untrusted runs."""
 COUNT_OF_TASKS = 64
+_NOT_NEEDED = "root needs none"
+_NOTHING_TO_DROP = "there are none to drop"
+IN_ORDER = frozenset({"active", _NOT_NEEDED, _NOTHING_TO_DROP})
+"""The states of a layer that leave nothing to be desired."""
 
 
 @dataclass(slots=True)
@@ -54,11 +58,11 @@ class Jail:
 def enter_jail(open_files: int) -> Jail:
     """Do the zygote's list. Afterwards nothing can be opened any more; everything needed must be imported by now."""
     jail = Jail()
-    root = os.geteuid() == 0
-    capabilities = identity.last_capability()
+    held, last = identity.capabilities_held(), identity.last_capability()
+    may_mount = identity.SYS_ADMIN in held
     for layer, step in (
-        ("user", lambda: "root needs none" if root and _may_mount() else namespaces.enter_user()),
-        ("pids", lambda: "root needs none" if not jail.active("user") else namespaces.become_first_process()),
+        ("user", lambda: _NOT_NEEDED if may_mount else namespaces.enter_user()),
+        ("pids", lambda: _become_first_process(jail)),
         ("processes", lambda: _open_pid_namespaces(jail)),
         ("mount", lambda: namespaces.enter_shared("mount")),
         ("net", lambda: namespaces.enter_shared("net")),
@@ -66,9 +70,9 @@ def enter_jail(open_files: int) -> Jail:
         ("uts", lambda: namespaces.enter_shared("uts")),
         ("cgroup", lambda: namespaces.enter_shared("cgroup")),
         ("landlock", lambda: _open_landlock(jail)),
-        ("identity", lambda: _own_ids(jail, root)),
+        ("identity", lambda: _own_ids(jail, held)),
         ("root", lambda: namespaces.empty_root() if jail.active("mount") else "needs the mount namespace"),
-        ("capabilities", lambda: _empty_bounding_set(capabilities)),
+        ("capabilities", lambda: _empty_bounding_set(jail, held, last)),
         ("limits", lambda: limits.bound_all(open_files)),
         ("dumpable", identity.hide),
         ("no_new_privs", identity.renounce),
@@ -78,8 +82,7 @@ def enter_jail(open_files: int) -> Jail:
     return jail
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(NamedTuple):
     """What distinguishes one child from its siblings."""
 
     number: int
@@ -100,7 +103,9 @@ def confine(jail: Jail, slot: Slot, parent: int) -> None:
     identity.die_with_parent(parent)
     identity.hide()
     landlock.restrict(jail.landlock)
-    rules = jail.filter if jail.pids is not None else seccomp.Filter(seccomp.program(os.getpid()))
+    rules = jail.filter
+    if jail.pids is None:
+        rules = seccomp.Filter(seccomp.program(os.getpid(), empty_root=jail.active("root")))
     if rules is None:
         raise PermissionError("there is no filter")
     rules.install()
@@ -113,12 +118,11 @@ def _attempt(step: Callable[[], str | None]) -> str:
         return f"not available: {error}"
 
 
-def _may_mount() -> bool:
-    """CAP_SYS_ADMIN: a root without it, as in most containers, is treated as an ordinary user."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("CapEff:"):
-            return bool(int(line.split()[1], 16) >> 21 & 1)
-    return False
+def _become_first_process(jail: Jail) -> str | None:
+    if not jail.active("user"):
+        return _NOT_NEEDED if jail.layers["user"] == _NOT_NEEDED else "needs the user namespace"
+    namespaces.become_first_process()
+    return None
 
 
 def _open_pid_namespaces(jail: Jail) -> None:
@@ -134,20 +138,20 @@ def _open_landlock(jail: Jail) -> None:
     jail.landlock = landlock.deny_everything()
 
 
-def _own_ids(jail: Jail, root: bool) -> str | None:
-    if not root or jail.active("user"):
+def _own_ids(jail: Jail, held: frozenset[int]) -> str | None:
+    if jail.active("user") or not {identity.SETUID, identity.SETGID} <= held:
         return "only root may give each sandbox a user id of its own"
     jail.own_ids = True
     return None
 
 
 def _open_filter(jail: Jail) -> None:
-    jail.filter = seccomp.Filter(seccomp.program(1))
+    jail.filter = seccomp.Filter(seccomp.program(1, empty_root=jail.active("root")))
 
 
-def _empty_bounding_set(last: int) -> str | None:
-    if os.geteuid() != 0:  # outside of a user namespace that could not be entered, too, there is nothing to drop
-        return "there are none"
+def _empty_bounding_set(jail: Jail, held: frozenset[int], last: int) -> str | None:
+    if not held and not jail.active("user"):
+        return _NOTHING_TO_DROP
     identity.empty_bounding_set(last)
     return None
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cloister.engine import Engine, InstanceFailed, RunInterrupted, StorageError, WorkflowEntrypoint
+from cloister.engine import Engine, InstanceFailed, RunInterrupted, RunPostponed, StorageError, WorkflowEntrypoint
 from cloister.engine.store import Store
 
 if TYPE_CHECKING:
@@ -296,3 +297,26 @@ async def test_a_run_cancelled_by_the_host_goes_on_later(open_engine: OpenEngine
             run.task.cancel()
         await clock.advance(101)
         assert await instance.result() == "done"
+
+
+async def test_a_run_that_the_host_cannot_begin_is_put_off_for_as_long_as_it_takes(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """What the host could not do is never counted against the instance, and is tried ever less often."""
+    tries: list[int] = []
+
+    class Unavailable(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> str:
+            tries.append(clock.now())
+            if len(tries) <= 20:
+                raise RunPostponed("no code to be had")
+            return "at last"
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Unavailable).create(id="x")
+        await clock.advance(3600)
+        assert await instance.result() == "at last"
+        pauses = [later - earlier for earlier, later in itertools.pairwise(tries)]
+        assert pauses == sorted(pauses)
+        assert (pauses[0], pauses[-1]) == (100, 300_000)
+        assert (engine.statistics().postponed, engine.statistics().lost) == (20, 0)

@@ -1,0 +1,181 @@
+"""What is shown afterwards: for each pipeline what happened when, what came of it, and the measured figures.
+
+Everything is derived from what the engine has on record and from what the loader announced, with their own times.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .chronicle import Chronicle, Pipeline, Step, plain
+from .figures import BOOTS, CALLS, STEPS
+
+_WIDTH: Final = 22
+_ANNOUNCED: Final = 0.02
+"""Seconds after which a sandbox announces that it works on a step. Of a faster one only the end is on record."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of a timeline: a stretch of time, or with `mark` an instant at which something was done to it."""
+
+    start: float
+    end: float
+    what: str
+    attempts: str = ""
+    note: str = ""
+    mark: str = ""
+
+
+def print_timeline(console: Console, chronicle: Chronicle, pipeline: Pipeline) -> None:
+    """When each step ran, and where the pipeline lost its sandbox or its host."""
+    found = rows(chronicle, pipeline)
+    last = max([step.ended or 0 for each in chronicle.pipelines.values() for step in each.steps], default=0)
+    table = _table(
+        f"{pipeline.repository.full_name} at {pipeline.repository.commit[:7]}", "at>", "step", "attempts>", "took>"
+    )
+    table.add_column("", width=_WIDTH, no_wrap=True)
+    table.add_column("")
+    for row in found:
+        took = "" if row.mark else _took(row.end - row.start)
+        bar = _bar(row, chronicle.began, last)
+        style = "bold red" if row.mark else ""
+        at = f"{row.start - chronicle.began:.2f} s"
+        table.add_row(at, Text(row.what, style), row.attempts, took, Text(bar, style or "cyan"), Text(row.note, style))
+    console.print(table)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(
+        title=title,
+        title_justify="left",
+        title_style="bold",
+        box=box.SIMPLE_HEAD,
+        show_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for name in columns:
+        table.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left", no_wrap=True)
+    return table
+
+
+def rows(chronicle: Chronicle, pipeline: Pipeline) -> list[Row]:
+    """Steps and marks in the order in which they began."""
+    found = [*_steps(chronicle, pipeline), *_marks(chronicle, pipeline)]
+    return sorted(found, key=lambda row: (row.start, bool(row.mark)))
+
+
+def _steps(chronicle: Chronicle, pipeline: Pipeline) -> Iterator[Row]:
+    resumed = sorted([*pipeline.boots, *(life.up for life in chronicle.lives)])
+    before = 0.0
+    for step in sorted(pipeline.steps, key=lambda step: step.ended or 0):
+        end, start = step.ended or 0.0, step.started or 0.0
+        if step.kind == "do" and end - start < _ANNOUNCED:
+            start = min(max([before, *(moment for moment in resumed if moment <= end)]), end)
+        failure = pipeline.failures.get(step.name, step.error)
+        note = f"{step.attempts - 1} failed: {failure}" if step.attempts > 1 else step.error
+        yield Row(start, end, step.name, str(step.attempts or ""), note)
+        before = end
+
+
+def _marks(chronicle: Chronicle, pipeline: Pipeline) -> Iterator[Row]:
+    for moment in pipeline.evictions:
+        yield Row(moment, moment, "sandbox evicted", note=place(pipeline, moment), mark="x")
+    first = min(pipeline.boots, default=0.0)
+    end = max((step.ended or 0.0 for step in pipeline.steps), default=0.0)
+    for before, after in pairwise(chronicle.lives):
+        if before.down is not None and first < before.down < end:
+            note = f"{place(pipeline, before.down)}, back in {duration(after.up - before.down)}"
+            yield Row(before.down, after.up, "host killed", note=note, mark="X")
+
+
+def place(pipeline: Pipeline, moment: float) -> str:
+    """Where in a pipeline something happened, by what was on record then."""
+    ordered = sorted(pipeline.steps, key=lambda step: step.ended or 0)
+    past = [step for step in ordered if (step.ended or 0) <= moment]
+    to_come = [step for step in ordered if (step.ended or 0) > moment]
+    during = next((step for step in to_come if _in_progress(step, moment)), None)
+    if during is not None:
+        return f"during {during.name!r} ({len(past)} on record)"
+    between = [f"after {past[-1].name!r}"] if past else []
+    between += [f"before {to_come[0].name!r}"] if to_come else []
+    return f"{', '.join(between)} ({len(past)} on record)"
+
+
+def _in_progress(step: Step, moment: float) -> bool:
+    return step.started is not None and step.started <= moment
+
+
+def _bar(row: Row, began: float, last: float) -> str:
+    scale = (_WIDTH - 1) / max(last - began, 0.001)
+    start, end = (int((moment - began) * scale) for moment in (row.start, row.end))
+    return " " * start + (row.mark or "━") + "━" * (0 if row.mark else end - start)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the unit that suits it."""
+    if seconds >= 1:
+        return f"{seconds:.2f} s"
+    return f"{seconds * 1e3:.0f} ms" if seconds >= 0.01 else f"{seconds * 1e3:.2f} ms"
+
+
+def _took(seconds: float) -> str:
+    """The engine's times are whole milliseconds."""
+    return duration(seconds) if seconds >= 1 else f"{seconds * 1e3:.0f} ms" if seconds >= 0.001 else "< 1 ms"
+
+
+def print_verdicts(console: Console, chronicle: Chronicle) -> None:
+    """What came of each push."""
+    table = _table("verdicts", "repository", "verdict")
+    table.add_column("")
+    for pipeline in chronicle.pipelines.values():
+        style = "green" if pipeline.verdict == "published" else "red"
+        table.add_row(pipeline.repository.full_name, Text(pipeline.verdict or pipeline.status, style),
+                      Text("\n".join(_reasons(chronicle, pipeline))))  # fmt: skip
+    console.print(table)
+
+
+def _reasons(chronicle: Chronicle, pipeline: Pipeline) -> Iterator[str]:
+    tests = pipeline.output.get("tests")
+    if isinstance(tests, dict):
+        failed = failing_tests(pipeline)
+        yield f"{plain(tests.get('run'), 10)} tests, {len(failed) or 'none'} failed"
+        yield from failed
+    if pipeline.output.get("digest"):
+        yield plain(f"version {pipeline.output.get('version')}, {pipeline.output['digest']}", 60)
+    for step in pipeline.steps:
+        if step.attempts > 1:
+            yield f"{step.name!r} was tried {step.attempts} times: {pipeline.failures.get(step.name, '')}"
+    if pipeline.error:
+        yield pipeline.error
+
+
+def failing_tests(pipeline: Pipeline) -> list[str]:
+    """The tests that a pipeline reports as failed."""
+    tests = pipeline.output.get("tests")
+    failed = tests.get("failed") if isinstance(tests, dict) else None
+    return [plain(name) for name in failed[:20]] if isinstance(failed, list) else []
+
+
+def print_figures(console: Console, figures: dict[str, Any]) -> None:
+    """Boot, hop, steps; and what the machine did not give to confine with, if there is such a thing."""
+    table = _table("measured just now, in the host process", "figure", ">")
+    table.add_column("")
+    table.add_row("boot p50", duration(figures["boot"]),
+                  f"a tenant never seen before, from a spare, to its first answer ({BOOTS} tenants)")  # fmt: skip
+    table.add_row("hop p50", f"{figures['hop'] * 1e6:.0f} µs", f"a call to a warm tenant and back ({CALLS} calls)")
+    table.add_row("steps/s", f"{figures['steps']:,.0f}",
+                  f"one workflow of {STEPS} steps, each on disk before the next begins (synchronous=FULL)")  # fmt: skip
+    console.print(table)
+    missing = [f"{name} ({state})" for name, state in figures["layers"].items() if state.startswith("not available")]
+    console.print(
+        f"confinement: {'without ' + ', '.join(missing) if missing else 'every layer is there'}", markup=False
+    )

@@ -1,0 +1,247 @@
+"""The host's ROUTER with real sockets: who is who, what happens when a guest goes or misbehaves, and what is left."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloister.ipc import ConnectionClosed, TooManyCalls, codec, zmtp
+from cloister.ipc.transport import Link, Router
+
+Until = Callable[[Callable[[], object]], Any]
+
+
+class Guest:
+    """A guest at the end of a real socket, and the host's link to it."""
+
+    def __init__(self, path: str) -> None:
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(path)
+        self._listener.listen(1)
+        self.path = path
+        self.reader = zmtp.Reader()
+        self.heard: list[bytes] = []
+        self.on_frame: Callable[[bytes], None] = self.heard.append
+        self.lost = 0
+        self.link: Link
+        self.connection: socket.socket
+
+    def on_lost(self) -> None:
+        self.lost += 1
+
+    async def meet(self, router: Router, opening: bytes = zmtp.OPENING) -> Guest:
+        """Connect, and go through the handshake of both sides."""
+        loop = asyncio.get_running_loop()
+        self._listener.setblocking(False)
+        self.link = router.connect(self.path, lambda frame: self.on_frame(frame), lambda: self.on_lost())
+        self.connection, _ = await loop.sock_accept(self._listener)
+        self._listener.close()
+        self.connection.setblocking(False)
+        await self.write(opening)
+        while not self.reader.ready:
+            self.reader.feed(await loop.sock_recv(self.connection, 65536))
+        return self
+
+    async def write(self, data: bytes) -> None:
+        async with asyncio.timeout(10):
+            await asyncio.get_running_loop().sock_sendall(self.connection, data)
+
+    async def say(self, frame: bytes) -> None:
+        await self.write(zmtp.message(frame))
+
+    async def read(self) -> bytes:
+        """The next frame."""
+        async with asyncio.timeout(10):
+            while True:
+                data = await asyncio.get_running_loop().sock_recv(self.connection, 65536)
+                if not data:
+                    raise EOFError
+                frames, _ = self.reader.feed(data)
+                if frames:
+                    assert len(frames) == 1
+                    return frames[0]
+
+
+@asynccontextmanager
+async def guests(folder: Path, count: int, **options: Any) -> AsyncIterator[tuple[Router, list[Guest]]]:
+    router = Router(**options)
+    made = [Guest(str(folder / str(n))) for n in range(count)]
+    try:
+        yield router, [await guest.meet(router) for guest in made]
+    finally:
+        router.close()
+        for guest in made:
+            guest.connection.close()
+
+
+async def test_frames_go_both_ways_to_the_right_guest(tmp_path: Path, until: Until) -> None:
+    """Empty, short and long ones, in order."""
+    frames = [b"", b"short", b"x" * 300, b"y" * 5_000_000, b"end"]
+    async with guests(tmp_path, 3) as (_, all_of_them):
+        for n, guest in enumerate(all_of_them):
+            for frame in frames:
+                guest.link.send(frame + b"%d" % n)
+                assert await guest.read() == frame + b"%d" % n
+        await asyncio.gather(*(guest.say(frame) for guest in all_of_them for frame in (b"up",)))
+        for frame in frames:
+            await all_of_them[1].say(frame)
+        await until(lambda: all(guest.heard for guest in all_of_them) and len(all_of_them[1].heard) == 6)
+        assert all_of_them[0].heard == [b"up"]
+        assert all_of_them[1].heard == [b"up", *frames]
+
+
+async def test_what_waits_while_nobody_sends_is_read_to_the_end(tmp_path: Path, until: Until) -> None:
+    """The descriptor tells of a change once; thousands of frames may be behind it."""
+    async with guests(tmp_path, 1) as (_, [guest]):
+        await guest.write(b"".join(zmtp.message(b"%d" % n) for n in range(5000)))
+        await until(lambda: len(guest.heard) == 5000)
+        assert guest.heard == [b"%d" % n for n in range(5000)]
+
+
+async def test_a_guest_cannot_say_who_it_is(tmp_path: Path, until: Until) -> None:
+    """The host names each link; what a guest claims in its handshake is passed over."""
+    router = Router()
+    honest = await Guest(str(tmp_path / "a")).meet(router)
+    claim = b"\x05READY" + zmtp._property(b"Socket-Type", b"DEALER") + zmtp._property(b"Identity", honest.link.name)
+    liar = await Guest(str(tmp_path / "b")).meet(router, zmtp.GREETING + bytes([4, len(claim)]) + claim)
+    assert liar.link.name != honest.link.name
+    await liar.say(b"lie")
+    await until(lambda: liar.heard == [b"lie"])
+    honest.link.send(b"secret")
+    assert await honest.read() == b"secret"
+    assert honest.heard == []
+    router.close()
+    honest.connection.close()
+    liar.connection.close()
+
+
+async def test_a_guest_that_goes_is_reported_once_after_its_last_words(tmp_path: Path, until: Until) -> None:
+    """And sending to it is an error from then on, never a hang."""
+    async with guests(tmp_path, 2) as (_, [leaver, neighbour]):
+        await leaver.say(b"last words")
+        leaver.connection.close()
+        await until(lambda: leaver.lost)
+        assert leaver.heard == [b"last words"]
+        with pytest.raises(ConnectionClosed):
+            leaver.link.send(b"anyone?")
+        leaver.link.close()
+        leaver.link.close()
+        neighbour.link.send(b"still there?")
+        assert await neighbour.read() == b"still there?"
+        assert (leaver.lost, neighbour.lost) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        struct.pack(">BQ", 2, codec.MAX_FRAME + 1) + bytes(100),
+        struct.pack(">BQ", 2, 2**63 - 1) + bytes(100),
+        struct.pack(">BQ", 2, 2**64 - 1) + bytes(100),
+        b"\xff" * 100,
+    ],
+    ids=["a byte too large", "exabytes", "all of them", "garbage"],
+)
+async def test_what_is_no_frame_ends_that_link_only(tmp_path: Path, until: Until, data: bytes) -> None:
+    """No memory is set aside for a length that a guest claims; its neighbours go on."""
+    async with guests(tmp_path, 2) as (_, [hostile, neighbour]):
+        await hostile.write(data)
+        await until(lambda: hostile.lost)
+        with pytest.raises(ConnectionClosed):
+            hostile.link.send(b"x")
+        await neighbour.say(b"fine")
+        await until(lambda: neighbour.heard == [b"fine"])
+        neighbour.link.send(b"fine")
+        assert await neighbour.read() == b"fine"
+        assert neighbour.lost == 0
+
+
+async def test_the_largest_frame_is_taken(tmp_path: Path, until: Until) -> None:
+    """Nothing that may be sent is refused by the transport."""
+    async with guests(tmp_path, 1) as (_, [guest]):
+        await guest.say(bytes(codec.MAX_FRAME))
+        await until(lambda: guest.heard)
+        assert len(guest.heard[0]) == codec.MAX_FRAME
+
+
+async def test_a_message_of_several_parts_is_no_frame(tmp_path: Path, until: Until) -> None:
+    """It is handed on as an empty one, which no codec takes, and its parts are not mistaken for other messages."""
+    async with guests(tmp_path, 1) as (_, [guest]):
+        await guest.write(b"\x01\x01a\x01\x01b\x00\x01c" + zmtp.message(b"next"))
+        await until(lambda: len(guest.heard) == 2)
+        assert guest.heard == [b"", b"next"]
+
+
+async def test_a_guest_that_does_not_read_is_told_of_and_harms_nobody(tmp_path: Path) -> None:
+    """Its queue is full at some point; everybody else's is not."""
+    async with guests(tmp_path, 2, high_water=8) as (_, [deaf, neighbour]):
+
+        def fill() -> None:
+            for _ in range(10_000):
+                deaf.link.send(bytes(100_000))
+
+        with pytest.raises(TooManyCalls):
+            fill()
+        neighbour.link.send(b"you too?")
+        assert await neighbour.read() == b"you too?"
+
+
+async def test_a_frame_that_cannot_be_handled_costs_its_own_link_only(tmp_path: Path, until: Until) -> None:
+    """The others' frames that wait behind it are read; the loop hears of the error."""
+    unheard: list[dict[str, Any]] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
+
+    def fail(_: bytes) -> None:
+        raise RuntimeError("a bug of the host's")
+
+    async with guests(tmp_path, 2) as (_, [troubled, neighbour]):
+        troubled.on_frame = fail
+        await troubled.write(zmtp.message(b"x") * 10)
+        await neighbour.write(zmtp.message(b"y") * 10)
+        await until(lambda: len(neighbour.heard) == 10)
+        await until(lambda: troubled.lost)
+    assert "a bug of the host's" in str(unheard[0]["exception"])
+
+
+async def test_a_closed_link_hears_nothing_more(tmp_path: Path, until: Until) -> None:
+    """What the guest said meanwhile is dropped, and its end is no news."""
+    async with guests(tmp_path, 2) as (_, [gone, neighbour]):
+        gone.link.close()
+        with pytest.raises(ConnectionClosed):
+            gone.link.send(b"x")
+        await neighbour.say(b"y")
+        await until(lambda: neighbour.heard == [b"y"])
+        assert (gone.heard, gone.lost) == ([], 0)
+
+
+async def test_nothing_is_left_when_it_is_closed(tmp_path: Path) -> None:
+    """Descriptors of thirty links and of the context; closing again is harmless, and sending an error."""
+
+    async def once() -> None:
+        async with guests(tmp_path, 30) as (router, all_of_them):
+            all_of_them[3].connection.close()
+            link = all_of_them[0].link
+        router.close()
+        with pytest.raises(ConnectionClosed):
+            link.send(b"x")
+        remove_files(tmp_path)
+
+    await once()
+    before = open_files()
+    await once()
+    assert open_files() == before
+
+
+def remove_files(folder: Path) -> None:
+    for file in folder.iterdir():
+        file.unlink()
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))

@@ -1,0 +1,317 @@
+"""Values: what can be sent comes back the same, and no bytes whatever do more harm than a `PayloadError`."""
+
+from __future__ import annotations
+
+import datetime
+import random
+import struct
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from cloister.ipc import CapabilityError, CodecError, PayloadError, values
+
+ZONES = st.none() | st.integers(-86_000, 86_000).map(lambda s: datetime.timezone(datetime.timedelta(seconds=s)))
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text()
+    | st.binary()
+    | st.datetimes(timezones=ZONES)
+)
+PLAIN = st.recursive(
+    SCALARS | st.sets(SCALARS, max_size=5),
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(st.text(), inner, max_size=5),
+    max_leaves=20,
+)
+HEADS = bytes.fromhex("808182909192a0a1a3c0c1c2c4c5c7c8cacbcccdd0d4d5d6d9dadcdddedfff00010203")  # what begins values
+BYTES = st.binary(max_size=60) | st.lists(st.sampled_from(HEADS), max_size=40).map(bytes)
+
+
+@given(PLAIN)
+def test_what_is_sent_comes_back_the_same(value: Any) -> None:
+    """Numbers, text, bytes, dates, sets, lists and maps survive, types and time zones included."""
+    back = values.loads(values.dumps(value))
+    assert back == value
+    assert type(back) is type(value)
+    if isinstance(value, datetime.datetime):
+        assert back.utcoffset() == value.utcoffset()
+
+
+@pytest.mark.parametrize(
+    ("value", "back"),
+    [
+        ((1, (2,)), [1, [2]]),
+        ({1: "one"}, {"1": "one"}),
+        (bytearray(b"x"), b"x"),
+        (memoryview(b"x"), b"x"),
+        (frozenset({1}), {1}),
+        (type("Text", (str,), {})("t"), "t"),
+        (type("Number", (int,), {})(7), 7),
+        (type("Part", (float,), {})(0.5), 0.5),
+        (type("Map", (dict,), {})(a=1), {"a": 1}),
+        ({type("Key", (str,), {})("k"): 1}, {"k": 1}),
+    ],
+)
+def test_relatives_of_the_plain_types_are_sent_as_the_plain_type(value: Any, back: Any) -> None:
+    """A tuple arrives as a list, a whole-number key as text, a sub-class as its base."""
+    got = values.loads(values.dumps(value))
+    assert got == back
+    assert type(got) is type(back)
+
+
+LOOP: list[Any] = []
+LOOP.append(LOOP)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (object(), "cannot be sent"),
+        ([{"a": 1j}], "complex"),
+        (datetime.date(2020, 1, 1), "date"),
+        (2**64, "64 bits"),
+        (-(2**63) - 1, "64 bits"),
+        ({(1, 2): 3}, "key of a map"),
+        ({1.5: 3}, "key of a map"),
+        ("\ud800", "surrogates"),
+        ({"\ud800": 1}, "surrogates"),
+        (LOOP, "64 deep"),
+        ({(1, 2)}, "set that holds a tuple"),
+        ({frozenset({1})}, "set that holds a frozenset"),
+        (int, "cannot be sent"),
+    ],
+)
+def test_what_cannot_be_sent_is_named(value: Any, words: str) -> None:
+    """The sender is told what is wrong, before anything is sent."""
+    with pytest.raises(CodecError, match=words):
+        values.dumps(value)
+
+
+def test_a_failed_encoding_leaves_nothing_behind() -> None:
+    """The shared packer is clean again after a value that could not be packed."""
+    with pytest.raises(CodecError):
+        values.dumps(["a" * 100, "\ud800"])
+    assert values.dumps(1) == b"\x01"
+
+
+def test_a_value_over_the_limit_is_refused_by_its_size() -> None:
+    """The message says how large it is, and how large it may be."""
+    with pytest.raises(CodecError, match="takes 105 bytes; at most 50"):
+        values.dumps(bytes(103), limit=50)
+
+
+def nested(depth: int) -> bytes:
+    return b"\x91" * depth + b"\xc0"
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "too early"),
+        (b"\xc1", "begins no value"),
+        (b"\x92\x01", "too early"),
+        (b"\xa5abc", "too early"),
+        (b"\xdb\xff\xff\xff\xff", "too early"),
+        (b"\xc6\x7f\xff\xff\xff", "too early"),
+        (b"\xdd\xff\xff\xff\xff", "too early"),
+        (b"\xdf\xff\xff\xff\xff", "too early"),
+        (b"\xdc", "end of the value"),
+        (b"\x01\x01", "bytes follow"),
+        (b"\x81\x01\x02", "key is not text"),
+        (b"\x81\xc4\x01a\x02", "key is not text"),
+        (b"\x81\x90\x02", "key is not text"),
+        (b"\x81\xc0\x02", "key is not text"),
+        (b"\x82\xa1a\x01\xa1a\x02", "stands there twice"),
+        (b"\x82\xa1a\x01\xd9\x01a\x02", "stands there twice"),
+        (nested(65), "64 deep"),
+        (nested(10_000_000), "64 deep"),
+        (b"\x81\xa1a" * 65 + b"\xc0", "64 deep"),
+        (b"\xa1\xff", "cannot be read"),
+        (b"\xa3\xed\xa0\x80", "cannot be read"),
+        (msgpack.packb(msgpack.ExtType(4, b"")), "unknown extension type 4"),
+        (msgpack.packb(msgpack.ExtType(127, b"abc")), "unknown extension type"),
+        (msgpack.packb(msgpack.Timestamp(1, 0)), "unknown extension type"),
+        (msgpack.packb(msgpack.ExtType(2, b"yesterday")), "cannot be read"),
+        (msgpack.packb(msgpack.ExtType(2, b"\xff\xff")), "cannot be read"),
+        (msgpack.packb(msgpack.ExtType(3, b"\x01")), "cannot be read"),
+        (msgpack.packb(msgpack.ExtType(3, b"\x91\x90")), "cannot be read"),
+        (msgpack.packb(msgpack.ExtType(3, b"\x92\x01")), "too early"),
+        (msgpack.packb(msgpack.ExtType(3, b"\x91\x01\x01")), "bytes follow"),
+        (msgpack.packb(msgpack.ExtType(1, b"\x90")), "capability stands where only plain data"),
+        (b"\x81\xa1a\xc1", "begins no value"),
+    ],
+)
+def test_malformed_bytes_are_refused_with_what_is_wrong(data: bytes, words: str) -> None:
+    """Each kind of malformed value has its words, and costs no memory to find."""
+    with pytest.raises(PayloadError, match=words):
+        values.loads(data)
+
+
+def test_the_deepest_value_that_can_be_sent_can_be_read() -> None:
+    """Both ends draw the line of depth in the same place, for lists, maps and sets."""
+    deepest: Any = {1}
+    for _ in range(values.MAX_DEPTH - 1):
+        deepest = [deepest]
+    assert values.loads(values.dumps(deepest)) == deepest
+    with pytest.raises(CodecError, match="64 deep"):
+        values.dumps([deepest])
+
+
+@pytest.mark.parametrize("wrap", [lambda part: [part], lambda part: {"a": part}])
+def test_elements_are_counted_to_the_limit(wrap: Any) -> None:
+    """Keys and values count; as many as the limit pass, one more does not."""
+    room = values.MAX_ELEMENTS - values.scan(values.dumps(wrap([])))
+    assert values.scan(values.dumps(wrap([None] * room))) == values.MAX_ELEMENTS
+    with pytest.raises(PayloadError, match="65,536 elements"):
+        values.loads(values.dumps(wrap([None] * (room + 1))))
+
+
+@pytest.mark.parametrize("code", [values.SET, values.CAPABILITY])
+def test_elements_inside_sets_and_references_count_too(code: int) -> None:
+    """A thousand sets of a thousand elements are a million elements, and so are a thousand references."""
+    part = msgpack.packb(msgpack.ExtType(code, msgpack.packb(list(range(1000)))))
+    with pytest.raises(PayloadError, match="elements"):
+        values.loads(b"\xdc\x03\xe8" + part * 1000, adopt=lambda _: None)
+
+
+def test_references_in_references_are_no_way_to_any_depth() -> None:
+    """The depth inside an extension is part of the depth of the whole."""
+    data = b"\x90"
+    for _ in range(200):
+        data = msgpack.packb([msgpack.ExtType(values.CAPABILITY, data)])
+    with pytest.raises(PayloadError, match="deep"):
+        values.loads(data, adopt=lambda _: None)
+
+
+def test_capabilities_go_through_the_functions_of_the_caller() -> None:
+    """What stands for an object, and what it becomes on the other side, is none of this module's business."""
+    thing = object()
+    data = values.dumps([thing, 1], export=lambda subject: values.dumps(["ref"]) if subject is thing else None)
+    assert values.loads(data, adopt=lambda body: ("adopted", values.loads(body))) == [("adopted", ["ref"]), 1]
+    with pytest.raises(CodecError, match="cannot be sent"):
+        values.dumps({thing}, export=lambda _: b"\x90")
+
+
+def test_what_adopting_raises_of_the_package_keeps_its_class() -> None:
+    """A capability that was never granted is told from a value that cannot be read."""
+
+    def adopt(_: bytes) -> object:
+        raise CapabilityError("never granted")
+
+    with pytest.raises(CapabilityError, match="never granted"):
+        values.loads(values.dumps([object()], export=lambda _: b"\x90"), adopt=adopt)
+
+
+def test_maps_go_through_the_hook() -> None:
+    """Every map, the inner ones too."""
+
+    class Map(dict[str, Any]):
+        pass
+
+    got = values.loads(values.dumps({"a": [{"b": 1}]}), hook=Map)
+    assert type(got) is Map
+    assert type(got["a"][0]) is Map
+
+
+@given(BYTES)
+@example(b"\xdc\x00")
+@example(b"\xd6\xff\x00\x00\x00\x00")
+@example(b"\xc7\x00\x03")
+def test_random_bytes_raise_payload_errors_and_nothing_else(data: bytes) -> None:
+    """`loads`, `scan` and `split` take any bytes at all."""
+    for read in (values.loads, values.scan, values.split, lambda d: values.loads(d, adopt=values.loads)):
+        try:
+            read(data)
+        except PayloadError:
+            continue
+
+
+@given(PLAIN, st.randoms(use_true_random=False))
+def test_damaged_values_raise_payload_errors_and_nothing_else(value: Any, chance: random.Random) -> None:
+    """Bytes changed, inserted, lost or cut off anywhere in a well-formed value."""
+    data = bytearray(values.dumps([value, {"k": {1, 2}}]))
+    for _ in range(chance.randint(1, 4)):
+        at = chance.randrange(len(data) + 1)
+        match chance.randrange(4):
+            case 0:
+                data[at : at + 1] = bytes([chance.randrange(256)])
+            case 1:
+                data[at:at] = bytes([chance.randrange(256)])
+            case 2:
+                del data[at : at + chance.randint(1, 3)]
+            case 3:
+                data[at:] = b""
+    for read in (values.loads, values.scan, values.split):
+        try:
+            read(bytes(data))
+        except PayloadError:
+            continue
+
+
+def well_formed(data: bytes) -> bool:
+    """What msgpack itself makes of the bytes' structure."""
+    reader = msgpack.Unpacker(max_buffer_size=max(len(data), 1))
+    reader.feed(data)
+    try:
+        reader.skip()
+    except (msgpack.UnpackException, ValueError):
+        return False
+    return reader.tell() == len(data)
+
+
+@given(BYTES)
+def test_scan_passes_nothing_that_msgpack_refuses(data: bytes) -> None:
+    """A value that was scanned ends exactly where its bytes end."""
+    try:
+        values.scan(data)
+    except PayloadError:
+        return
+    assert well_formed(data)
+
+
+@given(PLAIN)
+def test_scan_passes_everything_that_is_sent(value: Any) -> None:
+    """And counts at least one element for it."""
+    assert values.scan(values.dumps(value)) >= 1
+
+
+@pytest.mark.parametrize("value", [2**31, -(2**31), 1.5, "x" * 300, "x" * 70_000, b"x" * 300, b"x" * 70_000])
+def test_every_width_of_length_is_understood(value: Any) -> None:
+    """Short and long forms of numbers, text and bytes, also where the sender chose one that is wider than needed."""
+    assert values.loads(values.dumps([value, {"k": value}])) == [value, {"k": value}]
+    wide = b"\xdd" + struct.pack(">I", 1) + b"\xdf" + struct.pack(">I", 1) + b"\xdb" + struct.pack(">I", 1) + b"a\xc0"
+    assert values.loads(wide) == [{"a": None}]
+
+
+@given(st.dictionaries(st.text(max_size=20), PLAIN, max_size=5))
+def test_a_map_can_be_taken_apart_and_put_together_without_reading_it(value: dict[str, Any]) -> None:
+    """The parts are the bytes of the values, and joined they are the map again."""
+    data = values.dumps(value)
+    parts = values.split(data)
+    assert isinstance(parts, dict)
+    assert {key: values.loads(part) for key, part in parts.items()} == value
+    assert values.join(parts) == data
+
+
+def test_a_list_is_taken_apart_one_level_deep() -> None:
+    """However long and deep the parts are."""
+    deep = b"\x91" * 60 + b"\xc0"
+    long = values.dumps("x" * 100_000)
+    assert values.split(b"\x92" + deep + long) == [deep, long]
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"\x01", b"\xa1a", b"\xc1", b"\x92\x01", b"\x91\x01\x01", b"\x81\x01\x01", b"\x82\xa1a\x01\xa1a\x01",
+     b"\x81\x90\x01", b"\xdd\xff\xff\xff\xff", b"\xdf\xff\xff\xff\xff", b"\x91" + nested(100_000)],
+)  # fmt: skip
+def test_what_is_neither_a_map_nor_a_list_cannot_be_taken_apart(data: bytes) -> None:
+    """Malformed bytes, other values, and keys that are not text or stand there twice."""
+    with pytest.raises(PayloadError):
+        values.split(data)

@@ -1,0 +1,512 @@
+"""What a host grants and what a tenant gives back: objects, functions and nested stubs, in env, arguments and results."""
+
+from __future__ import annotations
+
+import asyncio
+import datetime as dt
+import gc
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from cloister.loader import (
+    CapabilityError,
+    EntrypointNotFound,
+    Loader,
+    RpcTarget,
+    TenantError,
+    WorkerCode,
+    WorkerStub,
+)
+
+Code = Callable[..., WorkerCode]
+MakeWorker = Callable[..., WorkerStub]
+
+
+class Account(RpcTarget):
+    """A host's object: a method that is a coroutine, one that is not, and things that are nobody's business."""
+
+    secret = "class attribute"  # noqa: S105 - it is no password
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+        self.balance = 0
+        self.callback: Callable[..., Any] = print
+
+    def rpc_attributes(self) -> Mapping[str, Any]:
+        return {"owner": self.owner}
+
+    async def deposit(self, amount: int, *, note: str = "") -> list[Any]:
+        """May be called."""
+        self.balance += amount
+        return [self.balance, note]
+
+    def peek(self) -> int:
+        """May be called."""
+        return self.balance
+
+    def sibling(self, owner: str) -> Account:
+        """Grants another one."""
+        return Account(owner)
+
+    def refuse(self) -> None:
+        """Raises."""
+        raise PermissionError("not on a Sunday")
+
+    def _internal(self) -> str:
+        return "never"
+
+    @property
+    def total(self) -> int:
+        return self.balance
+
+
+CALLER = """
+    from workers import WorkerEntrypoint, RpcTarget
+
+    class Counter(RpcTarget):
+        def __init__(self):
+            self.n = 0
+        async def add(self, by=1):
+            self.n += by
+            return self.n
+        def _hidden(self):
+            return "never"
+
+    class Default(WorkerEntrypoint):
+        async def call(self, target, name, *args, **kwargs):
+            return await getattr(target, name)(*args, **kwargs)
+        async def granted(self, binding, name, *args, **kwargs):
+            return await getattr(self.env[binding], name)(*args, **kwargs)
+        async def attribute(self, binding, name):
+            return getattr(self.env[binding], name)
+        async def apply(self, function, *args):
+            return await function(*args)
+        async def outcome(self, binding, name, *args):
+            try:
+                return ["returned", await getattr(self.env[binding], name)(*args)]
+            except Exception as error:
+                return [type(error).__name__, getattr(error, "name", type(error).__name__), str(error)]
+        async def chain(self, names):
+            account = self.env.ACCOUNT
+            for name in names:
+                account = await account.sibling(name)
+            return account.owner, await account.deposit(1)
+        async def counter(self):
+            return Counter()
+        async def adder(self, n):
+            return lambda m: n + m
+        async def echo(self, value):
+            return value
+        async def keep(self, target):
+            global kept
+            kept = target
+        async def keep_a_copy(self, target):
+            global kept
+            kept = target.dup()
+        async def use_kept(self):
+            return await kept.peek()
+        async def let_go(self):
+            kept.dispose()
+"""
+
+
+async def test_a_target_in_env_is_called_with_arguments_of_both_kinds(worker: MakeWorker) -> None:
+    """Coroutine or not, positional or named; and what it knows without asking is an attribute."""
+    account = Account("Ann")
+    entrypoint = worker(CALLER, env={"ACCOUNT": account}).get_entrypoint()
+    assert await entrypoint.granted("ACCOUNT", "deposit", 5, note="first") == [5, "first"]
+    assert await entrypoint.granted("ACCOUNT", "peek") == 5
+    assert await entrypoint.attribute("ACCOUNT", "owner") == "Ann"
+    assert account.balance == 5
+
+
+async def test_a_function_in_env_is_called_as_one(worker: MakeWorker) -> None:
+    """Functions, coroutine functions and bound methods."""
+    account = Account("Ann")
+
+    def double(value: int) -> int:
+        return value * 2
+
+    async def later(value: int) -> int:
+        await asyncio.sleep(0)
+        return value * 3
+
+    source = """
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def all(self):
+                return [await self.env.DOUBLE(4), await self.env.LATER(value=4), await self.env.DEPOSIT(4, note="n")]
+    """
+    env = {"DOUBLE": double, "LATER": later, "DEPOSIT": account.deposit}
+    assert await worker(source, env=env).get_entrypoint().all() == [8, 12, [4, "n"]]
+
+
+async def test_what_is_granted_may_lie_deep_in_plain_data(worker: MakeWorker) -> None:
+    """Nested in lists and dicts, in env and in arguments."""
+    source = """
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def total(self, given):
+                granted = self.env.BANK["accounts"]
+                return [await account.peek() for account in (*granted, *given["more"][0])]
+    """
+    accounts = [Account(name) for name in "abcd"]
+    for number, account in enumerate(accounts):
+        account.balance = number
+    entrypoint = worker(source, env={"BANK": {"accounts": accounts[:2]}}).get_entrypoint()
+    assert await entrypoint.total({"more": [accounts[2:]]}) == [0, 1, 2, 3]
+
+
+async def test_a_capability_may_grant_further_ones(worker: MakeWorker) -> None:
+    """Each result that is an object is a capability of its own."""
+    assert await worker(CALLER, env={"ACCOUNT": Account("a")}).get_entrypoint().chain(list("bcd")) == ["d", [1, ""]]
+
+
+async def test_an_argument_is_let_go_of_when_the_call_returns(worker: MakeWorker) -> None:
+    """Kept without `dup()` it is dead afterwards, and says so."""
+    entrypoint = worker(CALLER).get_entrypoint()
+    await entrypoint.keep(Account("Ann"))
+    with pytest.raises(TenantError, match=r"CapabilityError.*dup\(\)"):
+        await entrypoint.use_kept()
+
+
+async def test_a_duplicate_outlives_the_call_and_ends_when_it_is_let_go(worker: MakeWorker) -> None:
+    """The host keeps the object exactly as long."""
+    entrypoint = worker(CALLER).get_entrypoint()
+    account = Account("Ann")
+    account.balance = 7
+    await entrypoint.keep_a_copy(account)
+    assert await entrypoint.use_kept() == 7
+    await entrypoint.let_go()
+    gone = weakref.ref(account)
+    del account
+    await entrypoint.echo(1)
+    gc.collect()
+    assert gone() is None
+
+
+async def test_a_tenant_gives_objects_and_functions_to_the_host(worker: MakeWorker) -> None:
+    """They keep their state in the sandbox between calls."""
+    entrypoint = worker(CALLER).get_entrypoint()
+    counter = await entrypoint.counter()
+    assert [await counter.add(), await counter.add(by=10)] == [1, 11]
+    add = await entrypoint.adder(40)
+    assert await add(2) == 42
+    with pytest.raises(TenantError, match="_hidden|add"):
+        await counter.missing()
+
+
+async def test_calls_go_back_and_forth_through_callbacks(worker: MakeWorker) -> None:
+    """Host calls tenant, which calls the host's function, which calls the tenant's, five levels deep."""
+    source = """
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def ping(self, n, pong):
+                async def back(m):
+                    return await self.ping(m, pong) if m else ["bottom"]
+                return [f"tenant {n}", *await pong(n, back)]
+    """
+
+    async def pong(n: int, back: Any) -> list[str]:
+        return [f"host {n}", *await back(n - 1)]
+
+    told = await worker(source).get_entrypoint().ping(3, pong)
+    assert told == ["tenant 3", "host 3", "tenant 2", "host 2", "tenant 1", "host 1", "bottom"]
+
+
+async def test_what_comes_home_is_the_object_itself(worker: MakeWorker) -> None:
+    """A host's object that a tenant returns, or passes to the host, is the very one that was granted."""
+    seen: list[Any] = []
+    account = Account("Ann")
+    entrypoint = worker(CALLER, env={"SEEN": seen.append, "ACCOUNT": account}).get_entrypoint()
+    assert await entrypoint.echo(account) is account
+    assert (await entrypoint.echo({"deep": [account]}))["deep"][0] is account
+    await entrypoint.apply(seen.append, account)
+    assert seen == [account]
+
+
+async def test_a_tenants_object_comes_home_to_it_as_well(worker: MakeWorker) -> None:
+    """Through the hands of the host, as an argument and as a result."""
+    source = """
+        from workers import WorkerEntrypoint, RpcTarget
+        class Token(RpcTarget):
+            pass
+        class Default(WorkerEntrypoint):
+            async def round_trip(self):
+                token = Token()
+                return [await self.env.ECHO(token) is token for _ in range(3)]
+    """
+    assert await worker(source, env={"ECHO": lambda value: value}).get_entrypoint().round_trip() == [True] * 3
+
+
+async def test_a_tenants_object_can_be_handed_on_to_another_tenant(worker: MakeWorker) -> None:
+    """The host is in between, and adds nothing to what may be called."""
+    counter = await worker(CALLER).get_entrypoint().counter()
+    other = worker(CALLER, env={"COUNTER": counter}).get_entrypoint()
+    assert await other.granted("COUNTER", "add", 5) == 5
+    assert await other.call(counter, "add") == 6
+    kind, name, _ = await other.outcome("COUNTER", "_hidden")
+    assert kind != "returned", name
+
+
+async def test_private_names_and_plain_attributes_cannot_be_called(worker: MakeWorker) -> None:
+    """Of a host's object only public methods of its class, whatever is set on it or inherited from the base."""
+    entrypoint = worker(CALLER, env={"ACCOUNT": Account("Ann")}).get_entrypoint()
+    forbidden = [
+        "_internal",
+        "__init__",
+        "__class__",
+        "__dict__",
+        "__reduce__",
+        "secret",
+        "balance",
+        "total",
+        "callback",
+    ]
+    for name in [*forbidden, "rpc_attributes", "missing", ""]:
+        kind, told, text = await entrypoint.outcome("ACCOUNT", name)
+        assert (kind, told) in {("RemoteError", "CapabilityError"), ("AttributeError", "AttributeError")}, (name, text)
+
+
+async def test_private_names_of_an_entrypoint_cannot_be_called(worker: MakeWorker) -> None:
+    """Neither by name nor by a forged call."""
+    source = """
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            number = 5
+            def _private(self): return "never"
+            async def public(self): return "fine"
+    """
+    stub = worker(source)
+    entrypoint = stub.get_entrypoint()
+    with pytest.raises(AttributeError, match="public"):
+        entrypoint._private()
+    for name in ("number", "ctx", "env", "missing"):
+        with pytest.raises(TenantError, match=f"Method {name} does not exist") as caught:
+            await getattr(entrypoint, name)()
+        assert caught.value.name == "TypeError"
+    assert await entrypoint.public() == "fine"
+
+
+async def test_an_unknown_entrypoint_is_told_with_those_there_are(worker: MakeWorker) -> None:
+    """`EntrypointNotFound` is the tenant's error, and leaves the sandbox warm."""
+    source = """
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def who(self): return "default"
+        class Admin(WorkerEntrypoint):
+            async def who(self): return "admin"
+        class _Hidden(WorkerEntrypoint):
+            pass
+        class NoEntrypoint:
+            pass
+    """
+    stub = worker(source)
+    for name in ("Nope", "_Hidden", "NoEntrypoint", "WorkerEntrypoint"):
+        with pytest.raises(EntrypointNotFound, match=r"no such entrypoint.*Admin, Default") as caught:
+            await stub.get_entrypoint(name).who()
+        assert isinstance(caught.value, TenantError)
+    names = [None, "default", "Default", "Admin"]
+    assert [await stub.get_entrypoint(name).who() for name in names] == ["default", "default", "default", "admin"]
+
+
+async def test_props_are_what_the_entrypoint_was_asked_for_with(worker: MakeWorker) -> None:
+    """Each stub has its own, capabilities included, and they are not remembered."""
+    source = """
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def props(self):
+                return self.ctx.props
+            async def use(self):
+                return await self.ctx.props["account"].peek()
+    """
+    stub = worker(source)
+    assert await stub.get_entrypoint(props={"user": "Ann", "n": [1]}).props() == {"user": "Ann", "n": [1]}
+    assert await stub.get_entrypoint(props="text").props() == "text"
+    assert await stub.get_entrypoint().props() is None
+    account = Account("Ann")
+    account.balance = 3
+    assert await stub.get_entrypoint(props={"account": account}).use() == 3
+
+
+async def test_a_new_object_answers_each_call(worker: MakeWorker) -> None:
+    """What a tenant keeps on `self` is gone with the call; what it keeps in its module stays while it is warm."""
+    source = """
+        from workers import WorkerEntrypoint
+        calls = []
+        class Default(WorkerEntrypoint):
+            seen = None
+            async def call(self):
+                before, self.seen = self.seen, "set"
+                calls.append(1)
+                return [before, len(calls)]
+    """
+    entrypoint = worker(source).get_entrypoint()
+    assert [await entrypoint.call() for _ in range(3)] == [[None, 1], [None, 2], [None, 3]]
+
+
+async def test_every_kind_of_plain_value_goes_there_and_back(worker: MakeWorker) -> None:
+    """Tuples come back as lists and whole-number keys as text; the rest as it was."""
+    moment = dt.datetime(2026, 5, 1, 12, 30, 15, 123456)  # noqa: DTZ001 - both kinds are sent
+    plain = [None, True, -(2**63), 2**64 - 1, 1.5, "äß漢\0", b"\0\xff", {"a": {"b": []}}, {1, 2}, moment]
+    entrypoint = worker(CALLER).get_entrypoint()
+    assert await entrypoint.echo(plain) == plain
+    assert await entrypoint.echo(moment.replace(tzinfo=dt.UTC)) == moment.replace(tzinfo=dt.UTC)
+    assert await entrypoint.echo((1, (2,))) == [1, [2]]
+    assert await entrypoint.echo({1: "one"}) == {"1": "one"}
+
+
+async def test_a_forged_capability_reaches_nothing(worker: MakeWorker) -> None:
+    """A number that was not granted to this very connection is an error, also if another tenant holds it."""
+    source = """
+        from workers import WorkerEntrypoint
+        from cloister.ipc.values import dumps
+        class Default(WorkerEntrypoint):
+            async def grab(self):
+                channel, told = self.env.MINE._channel, set()
+                for number in [*range(1, 50), 2**31, 2**52]:
+                    try:
+                        await channel.call(number, "peek", dumps([[], {}]))
+                        told.add("reached")
+                    except Exception as error:
+                        told.add(getattr(error, "name", type(error).__name__))
+                return sorted(told)
+    """
+    victim = worker(CALLER, env={f"ACCOUNT{n}": Account(str(n)) for n in range(20)}).get_entrypoint()
+    assert await victim.granted("ACCOUNT7", "peek") == 0
+    assert await worker(source, env={"MINE": Account("mine")}).get_entrypoint().grab() == ["CapabilityError"]
+
+
+async def test_a_result_with_a_forged_capability_is_the_tenants_error(worker: MakeWorker) -> None:
+    """The host's object of that number is not found by it."""
+    source = """
+        from workers import WorkerEntrypoint
+        from cloister.ipc.capabilities import Stub
+        class Default(WorkerEntrypoint):
+            async def forge(self):
+                return Stub(self.env.MINE._channel, 12345, {})
+    """
+    with pytest.raises(TenantError, match="12345") as caught:
+        await worker(source, env={"MINE": Account("mine")}).get_entrypoint().forge()
+    assert caught.value.name in {"CapabilityError", "PayloadError"}
+
+
+async def test_a_stub_of_a_sandbox_that_is_gone_says_so(loader: Loader, code: Code, tenant: str) -> None:
+    """An object that a tenant gave does not outlive its sandbox."""
+    counter = await loader.get(tenant, lambda: code(CALLER)).get_entrypoint().counter()
+    assert await counter.add() == 1
+    loader.evict(tenant)
+    with pytest.raises(Exception, match="evicted|not granted"):
+        await counter.add()
+
+
+async def test_a_host_that_disposes_of_a_stub_cannot_use_it_again(worker: MakeWorker) -> None:
+    """And the tenant's object is forgotten over there."""
+    counter = await worker(CALLER).get_entrypoint().counter()
+    with counter:
+        assert await counter.add() == 1
+    with pytest.raises(CapabilityError, match="disposed"):
+        await counter.add()
+
+
+# When the host's side raises
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("bad value"),
+        KeyError("key"),
+        PermissionError("no"),
+        TimeoutError("late"),
+        ZeroDivisionError("division by zero"),
+        LookupError("äß漢"),
+    ],
+)
+async def test_an_exception_of_the_hosts_reaches_the_tenant_as_its_class_and_comes_back_clearly(
+    worker: MakeWorker, error: Exception
+) -> None:
+    """The tenant can catch it by class; if it does not, the caller is told class, message and the tenant's line."""
+
+    def fail() -> None:
+        raise error
+
+    source = """
+        import builtins
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def caught(self, name):
+                try:
+                    await self.env.FAIL()
+                except getattr(builtins, name) as error:
+                    return ["caught", type(error).__name__]
+            async def through(self):
+                return await self.env.FAIL()
+    """
+    entrypoint = worker(source, env={"FAIL": fail}).get_entrypoint()
+    assert await entrypoint.caught(type(error).__name__) == ["caught", type(error).__name__]
+    with pytest.raises(TenantError) as told:
+        await entrypoint.through()
+    assert told.value.name == type(error).__name__
+    assert str(error).strip("'") in told.value.message
+    assert "self.env.FAIL()" in told.value.trace
+
+
+async def test_an_exception_of_a_class_that_python_does_not_have_keeps_its_name(worker: MakeWorker) -> None:
+    """The tenant sees a `RemoteError` with that name, and no line of the host's code."""
+
+    class QuotaExceeded(Exception):
+        """The host's own."""
+
+    def fail() -> None:
+        raise QuotaExceeded("500 MB")
+
+    source = """
+        import traceback
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def caught(self):
+                try:
+                    await self.env.FAIL()
+                except Exception as error:
+                    return [error.name, error.message, error.trace, traceback.format_exc()]
+    """
+    name, message, trace, everything = await worker(source, env={"FAIL": fail}).get_entrypoint().caught()
+    assert (name, message, trace) == ("QuotaExceeded", "500 MB", "")
+    assert __file__ not in everything
+
+
+async def test_a_host_function_that_is_called_wrongly_is_the_tenants_error(worker: MakeWorker) -> None:
+    """Wrong arguments are a `TypeError` inside, and the host's function was never entered."""
+    entered: list[int] = []
+
+    def strict(number: int) -> None:
+        entered.append(number)
+
+    entrypoint = worker(CALLER, env={"STRICT": strict, "ACCOUNT": Account("a")}).get_entrypoint()
+    for arguments in ([], [1, 2]):
+        with pytest.raises(TenantError, match="TypeError"):
+            await entrypoint.apply(strict, *arguments)
+    assert (await entrypoint.outcome("ACCOUNT", "deposit"))[0] == "TypeError"
+    assert entered == []
+
+
+async def test_a_host_function_whose_result_cannot_be_sent_says_so(worker: MakeWorker) -> None:
+    """The tenant gets an error with the name of the type, and can go on."""
+    entrypoint = worker(CALLER, env={"ACCOUNT": Account("a")}).get_entrypoint()
+    with pytest.raises(TenantError, match=r"CodecError.*object"):
+        await entrypoint.apply(lambda: object())
+    assert await entrypoint.granted("ACCOUNT", "peek") == 0
+
+
+async def test_an_argument_that_cannot_be_sent_is_the_callers_error(worker: MakeWorker) -> None:
+    """Raised here, before the tenant hears of anything, and not as the tenant's."""
+    entrypoint = worker(CALLER).get_entrypoint()
+    for bad in (object(), {"deep": [1, object()]}, 2**70, Exception("x")):
+        with pytest.raises(Exception, match="cannot be sent") as caught:
+            await entrypoint.echo(bad)
+        assert not isinstance(caught.value, TenantError)
+    assert await entrypoint.echo("fine") == "fine"

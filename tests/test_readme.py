@@ -1,0 +1,36 @@
+"""The README's example, pasted into files and run as a reader would."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+def test_the_example_prints_what_the_readme_says(tmp_path: Path) -> None:
+    """Both sides of the complete example work when they are pasted, and print what stands under them."""
+    text = README.read_text()
+    files = re.findall(r"<!-- example: (\S+) -->\n```python\n(.*?)```", text, re.DOTALL)
+    assert {name for name, _ in files} == {"tenant.py", "host.py"}
+    for name, code in files:
+        (tmp_path / name).write_text(code)
+    promised = re.search(r"run `python host.py`:\n\n```\n(.*?)```", text, re.DOTALL)
+    assert promised is not None
+    result = subprocess.run([sys.executable, "host.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert result.stderr == ""
+    assert result.stdout == promised[1]
+
+
+def test_every_name_of_the_readme_exists() -> None:
+    """The tables name nothing that cannot be imported."""
+    from cloister import engine, loader
+
+    text = README.read_text()
+    for package, heading in ((loader, "in `cloister.loader`"), (engine, "in `cloister.engine`")):
+        table = text.split(heading)[1].split("\n\n")[0]
+        first_column = "".join(line.split("|")[1] for line in table.splitlines()[2:])
+        for name in re.findall(r"`([A-Za-z_]+)", first_column):
+            assert name in package.__all__, name
