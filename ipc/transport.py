@@ -21,6 +21,7 @@ from .errors import ConnectionClosed, TooManyCalls
 
 MAX_LINKS: Final = 65_535
 _BURST: Final = 256
+_LAST_WORDS: Final = 8192
 _NEVER: Final = 2**31 - 1
 """Milliseconds until libzmq connects again to a guest that has gone. Told not to at all (-1), it would throw away what
 the guest said last."""
@@ -125,9 +126,15 @@ class Router:
 
     def _drain(self) -> None:
         self._drain_soon = False
+        if self._read(_BURST) and not self._drain_soon:
+            self._drain_soon = True
+            self._loop.call_soon(self._drain)
+
+    def _read(self, count: int) -> bool:
+        """Hand over as many frames as are there, up to a number. Whether there may be more."""
         receive, links = self._socket.recv, self._links
         try:
-            for _ in range(_BURST):
+            for _ in range(count):
                 name = receive(zmq.DONTWAIT)
                 parts = 0
                 frame = b""
@@ -137,14 +144,12 @@ class Router:
                 if (link := links.get(name)) is not None:
                     self._hand_over(link, frame if parts == 1 else b"")
         except zmq.Again:
-            return
+            return False
         except zmq.ZMQError:
             if self._socket.closed:
-                return
+                return False
             raise
-        if not self._drain_soon:
-            self._drain_soon = True
-            self._loop.call_soon(self._drain)
+        return True
 
     def _hand_over(self, link: Link, frame: bytes) -> None:
         """One guest's frame must never keep the others' from being read, whatever comes of it."""
@@ -162,6 +167,6 @@ class Router:
                 zmq.EVENT_DISCONNECTED,
                 zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
             }:
-                self._drain()  # what it said before it left comes first
+                self._read(_LAST_WORDS)  # what it said before it left comes first
                 self._disconnect(link.name, link._endpoint)
                 link.on_lost()

@@ -75,12 +75,12 @@ class Entrypoint:
         """Run the tenant's workflow on an engine's behalf: the result, still encoded.
 
         Raises what the tenant's `run` raised; `RunInterrupted` when its process was lost; `RunPostponed` when the host
-        could not run it now.
+        could not run it now, or evicted it.
         """
         journal = step.journal
         try:
             return await self._run(event, journal)
-        except (LoadFailed, InvalidCode, LoaderClosed, NoCapacity, SandboxUnavailable) as error:
+        except (LoadFailed, InvalidCode, LoaderClosed, NoCapacity, SandboxUnavailable, SandboxClosed) as error:
             raise RunPostponed(str(error)) from error
         except SandboxError as error:
             raise RunInterrupted(str(error)) from error
@@ -117,7 +117,7 @@ class Entrypoint:
         }
         arguments = [self._name, about, event.encoded_payload, history(journal), resolved(), target]
         target.on_record, answer = worker.run(arguments, limits.without_wall())
-        async with target.watch(worker.end):
+        async with target.watch(worker.exceed):
             return Encoded(await answer)
 
     def __repr__(self) -> str:

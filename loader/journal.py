@@ -63,7 +63,7 @@ class JournalTarget:
             if self._asking:
                 self._heard = loop.time()
             if loop.time() - self._heard > self._longest + SILENCE:
-                end(f"ended: its run has been silent for {loop.time() - self._heard:.0f} s")
+                end(f"the sandbox was ended: its run has been silent for {loop.time() - self._heard:.0f} s")
             else:
                 timer = loop.call_later(SILENCE, look)
 

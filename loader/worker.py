@@ -100,6 +100,10 @@ class Worker:
         if self.ready.done() and self.ready.exception() is None:
             self.sandbox.kill(SandboxClosed(f"the sandbox was {reason}"))
 
+    def exceed(self, words: str) -> None:
+        """End it for what its tenant did."""
+        self.sandbox.kill(LimitExceeded(words))
+
     async def _boot(self, boot: Awaitable[None]) -> None:
         try:
             await boot

@@ -114,6 +114,8 @@ class Nursery:
                 data, descriptors = b"", []
             if not data:
                 self._lose()
+                self._process.kill()
+                self._loop.run_in_executor(None, self._process.wait)
                 return
             self._hear(msgpack.unpackb(data), descriptors)
 

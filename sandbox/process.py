@@ -16,6 +16,8 @@ import psutil
 
 NOT_CONFINED = 70
 """What a child exits with that could not be confined."""
+CUT_OFF = 71
+"""What a guest exits with whose connection has ended."""
 
 
 class Process:
@@ -61,6 +63,8 @@ def describe(status: int, *, memory_bytes: int, killed_for_memory: bool, confine
         return f"exceeded {memory_bytes >> 20:,} MiB of memory"
     if status == NOT_CONFINED and not confined:
         return "could not be confined, and was ended before it knew anything"
+    if status == CUT_OFF:
+        return "closed its connection, or sent a frame of over 16 MiB"
     if status >= 0:
         return f"exited with {status}"
     try:

@@ -16,7 +16,6 @@ from cloister.ipc import (
     Connection,
     ConnectionClosed,
     DeadlineExceeded,
-    PayloadError,
     Peer,
     RemoteError,
     RemoteProtocolError,
@@ -27,7 +26,7 @@ from cloister.ipc.transport import Link
 from .errors import LimitExceeded, ProtocolViolation, SandboxClosed, SandboxDied, SandboxError
 from .lockdown.cgroups import Group
 from .policy import Limits
-from .process import Process, describe
+from .process import CUT_OFF, Process, describe
 from .watch import Charge, CpuWatch
 
 GRACE = 1.0
@@ -82,7 +81,7 @@ class Sandbox:
         self._hello: asyncio.Future[bytes] = loop.create_future()
         self._sentence: SandboxError | None = None
         self._in_flight = 0
-        self._cut_off = False
+        self._cut_off = self._ended = False
         self._log_window, self._log_lines = 0.0, 0
         self._watch = CpuWatch(process.cpu_seconds, loop.time, loop.call_at)
         self._peer = Peer(
@@ -177,9 +176,10 @@ class Sandbox:
         await asyncio.wait({self.died})
 
     def ended(self, status: int, _cpu_ms: int = 0) -> None:
-        """The zygote reports the death; this is the last thing that happens to a sandbox."""
-        if self.died.done():
+        """The zygote reports the death. What the process said before it is still read, and then it is over."""
+        if self._ended:
             return
+        self._ended = True
         killed_for_memory = self._group is not None and self._group.kills() > self._group_kills
         words = describe(
             status,
@@ -188,8 +188,16 @@ class Sandbox:
             confined=self._hello.done(),
         )
         if self._sentence is None:
-            kind = LimitExceeded if killed_for_memory else SandboxDied
+            kind = LimitExceeded if killed_for_memory else ProtocolViolation if status == CUT_OFF else SandboxDied
             self._sentence = kind(f"the sandbox {words}")
+            if not self._cut_off:
+                self._loop.call_later(GRACE, self._bury)
+                return
+        self._bury()
+
+    def _bury(self) -> None:
+        if self.died.done() or self._sentence is None:
+            return
         self.died.set_result(str(self._sentence).removeprefix("the sandbox "))
         self._peer.close(self._sentence)
         self._watch.stop()
@@ -219,8 +227,6 @@ class Sandbox:
             return await call
         except DeadlineExceeded as error:
             raise LimitExceeded(f"the call exceeded {limits.wall_ms:,} ms of time") from error
-        except PayloadError:
-            raise
         except (RemoteProtocolError, ConnectionClosed) as error:
             raise self._sentence or SandboxDied(f"the sandbox broke off: {error}") from error
         finally:
@@ -231,6 +237,9 @@ class Sandbox:
     def _lose(self) -> None:
         """Its end of the connection is gone: mostly because it is dying, and then of something that is told soon."""
         self._cut_off = True
+        if self._ended:
+            self._bury()
+            return
         self._loop.call_later(
             GRACE,
             lambda: self.kill(ProtocolViolation("the sandbox closed its connection, or sent a frame of over 16 MiB")),

@@ -32,8 +32,11 @@ from .sandbox import Sandbox
 HELLO_TIMEOUT = 10.0
 REFILL_AFTER: Final = 0.004
 """Seconds to leave to whoever took a spare before forking the next one, while there are others to take."""
+_LONGEST_BASE: Final = 70
+"""Bytes that the name of the folder for sockets may have: the system takes 107 for a socket's, and ours are added."""
 _PREFIX: Final = "cloister-sockets-"
-_UID_BASE, _UIDS_PER_HOST, _HOSTS = 2_000_000_000, 100_000, 1000
+_UID_BASE, _UIDS_PER_HOST, _HOSTS, _UIDS_PER_SPAWNER = 2_000_000_000, 100_000, 1000, 10_000
+_spawners = itertools.count()
 
 
 class Spawner:
@@ -51,6 +54,8 @@ class Spawner:
         self._abandoned: set[int] = set()
         self._slots = itertools.count()
         self._sockets = itertools.count()
+        self._first_uid = _UID_BASE + os.getpid() % _HOSTS * _UIDS_PER_HOST
+        self._first_uid += next(_spawners) * _UIDS_PER_SPAWNER % _UIDS_PER_HOST
         self._forking = asyncio.Semaphore(8)
         self._closing = False
         self._filling: asyncio.Task[None] | None = None
@@ -119,7 +124,10 @@ class Spawner:
                 self._fill(REFILL_AFTER if self._spares else 0.0)
                 return sandbox
         self._fill()
-        return await self._spawn()
+        try:
+            return await self._spawn()
+        except OSError as error:
+            raise SandboxUnavailable(f"the host has no means to make a sandbox: {error}") from error
 
     def _fill(self, delay: float = 0.0) -> None:
         if not self._closing and (self._filling is None or self._filling.done()) and len(self._spares) < self._wanted:
@@ -130,7 +138,7 @@ class Spawner:
         while len(self._spares) < self._wanted:
             try:
                 self._spares.append(await self._spawn())
-            except SandboxError:
+            except (SandboxError, OSError):
                 return  # whoever takes next will try, and be told
 
     async def _spawn(self) -> Sandbox:
@@ -143,7 +151,7 @@ class Spawner:
                 listener.bind(path)
                 listener.listen(1)
                 descriptors = [listener.fileno(), *(group.attach if group is not None else ())]
-                uid = _UID_BASE + os.getpid() % _HOSTS * _UIDS_PER_HOST + slot
+                uid = self._first_uid + slot
                 try:
                     pidfd = await nursery.fork(slot, uid, descriptors)
                 except BaseException as error:
@@ -230,8 +238,11 @@ def _private_folder() -> tuple[str, int]:
 
     Sweeping removes sockets and then the empty folder: whatever else may be there is not ours.
     """
-    base = Path(os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-    base = base if os.access(base, os.W_OK) else Path(tempfile.gettempdir())
+    candidates = os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"
+    usable = [name for name in candidates if len(os.fsencode(name)) <= _LONGEST_BASE and os.access(name, os.W_OK)]
+    if not usable:
+        raise SandboxUnavailable("there is no folder for sockets: set XDG_RUNTIME_DIR to one with a short name")
+    base = Path(usable[0])
     for left in base.glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -240,10 +251,11 @@ def _private_folder() -> tuple[str, int]:
                 _remove_sockets(left)
             finally:
                 os.close(lock)
-    folder = tempfile.mkdtemp(prefix=_PREFIX, dir=base)
-    lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fresh = Path(tempfile.mkdtemp(prefix=f"new-{_PREFIX}", dir=base))
+    lock = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    return folder, lock
+    folder = fresh.rename(base / fresh.name.removeprefix("new-"))  # only now may another host look at it
+    return str(folder), lock
 
 
 def _remove_sockets(folder: Path) -> None:

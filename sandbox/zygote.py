@@ -62,6 +62,7 @@ class Zygote:
         self._control = control
         self._jail = jail
         self._slots: dict[int, int] = {}
+        self._pidfd = os.pidfd_open(os.getpid())
         self._wake, wake = socket.socketpair()
         self._wake.setblocking(False)
         wake.setblocking(False)
@@ -114,12 +115,11 @@ class Zygote:
         status = 70  # what a child that could not be confined exits with; the host says so in words
         try:
             forked = time.monotonic_ns()
-            parent = 0 if self._jail.pids is not None else os.getppid()
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(0, 1)
             os.dup2(0, 2)
-            confine(self._jail, slot, parent)
+            confine(self._jail, slot, self._pidfd)
             confined = time.monotonic_ns()
             status = 1
             gc.enable()

@@ -29,15 +29,18 @@ def trace(error: BaseException) -> str:
     return "".join(report.format())
 
 
-class StepError(Exception):
-    """A step failed with an exception of a class that this program cannot be given back."""
+def text(error: BaseException) -> str:
+    """What an exception says, also of one that cannot say it."""
+    try:
+        return str(error)
+    except Exception as second:
+        return f"its message cannot be read: {type(second).__name__}"
+
+
+class StepError(RemoteError):
+    """A step failed with an exception of a class that this program cannot be given back. `name` is that class's."""
 
     __module__ = "workers"
-
-    def __init__(self, name: str, message: str) -> None:
-        super().__init__(f"{name}: {message}")
-        self.name = name
-        self.message = message
 
 
 def rebuild(name: str, message: str, trace: str = "") -> Exception:

@@ -143,11 +143,11 @@ class Stage:
         asyncio.set_event_loop(self.loop)
 
     def serve(self, listener: int, account: Mapping[str, int]) -> int:
-        """Live. Returns what to exit with."""
+        """Live. Returns what to exit with, which tells the host that it was the connection that ended."""
         with socket.socket(fileno=listener) as door:
             connection, _ = door.accept()
         self.converse(connection, account)
-        return 0
+        return 71
 
     def converse(self, connection: socket.socket, account: Mapping[str, int]) -> None:
         """Answer calls that come over a connection, until it ends."""

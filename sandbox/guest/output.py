@@ -10,6 +10,7 @@ import contextvars
 import io
 import logging
 import sys
+import threading
 import time
 from collections.abc import Callable
 
@@ -25,27 +26,34 @@ _LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warni
 
 
 class Lines(io.TextIOBase):
-    """A text stream that says each line as it is completed."""
+    """A text stream that says each line as it is completed. Each thread completes its own."""
 
     def __init__(self, say: Callable[[str, str], None], level: str) -> None:
         self._say = say
         self._level = level
-        self._rest = ""
+        self._rests: dict[int, str] = {}
+        self._begun: set[int] = set()  # threads of whose line a part was said already
 
     def write(self, text: str) -> int:
         """Take some text."""
-        *lines, self._rest = (self._rest + str(text)).split("\n")
+        thread = threading.get_ident()
+        *lines, rest = (self._rests.pop(thread, "") + str(text)).split("\n")
         for line in lines:
-            self._say(self._level, line)
-        if len(self._rest) > MAX_LINE:
+            if line or thread not in self._begun:
+                self._say(self._level, line)
+            self._begun.discard(thread)
+        if rest:
+            self._rests[thread] = rest
+        if len(rest) > MAX_LINE:
             self.flush()
         return len(text)
 
     def flush(self) -> None:
-        """Say what is there of an unfinished line."""
-        if self._rest:
-            rest, self._rest = self._rest, ""
-            self._say(self._level, rest)
+        """Say what is there of unfinished lines."""
+        for thread in list(self._rests):
+            if rest := self._rests.pop(thread, ""):
+                self._begun.add(thread)
+                self._say(self._level, rest)
 
     def writable(self) -> bool:
         """Of course."""

@@ -95,12 +95,12 @@ class WorkflowStep:
         self, name: Any = None, *rest: Any, depends: Any = None, concurrent: bool = False, config: Any = None
     ) -> Any:
         """Declare a step (decorator), or run one: `await step.do("name", [config], function)`."""
-        body, rest = (rest[-1], rest[:-1]) if rest and inspect.isroutine(rest[-1]) else (None, rest)
+        body, rest = (rest[-1], rest[:-1]) if rest and callable(rest[-1]) else (None, rest)
         if callable(name):
             raise TypeError("step.do is used with parentheses: @step.do() or @step.do('name')")
         if body is not None:
             settings = rest[0] if rest else config
-            return Step(self, str(name or body.__name__), body, None, False, settings)()
+            return Step(self, str(name or getattr(body, "__name__", "step")), body, None, False, settings)()
         if rest:  # the older form: do(name, depends, concurrent, config)
             older: list[Any] = [*rest, *(depends, concurrent, config)[len(rest) :]]
             depends, concurrent, config = older
@@ -225,10 +225,11 @@ class Step:
             value, error, retryable = await self._attempt(count, attempt, resolved, arguments)
             try:
                 verdict = await journal.ask("settle", name, count, attempt, self._config, value, error, retryable)
-            except RemoteError as refusal:  # such as a result that is too large: it will not be smaller next time
+            except (RemoteError, CodecError) as refusal:  # such as a result that is too large, and will be next time
                 if error is not None:
                     raise
-                error = [refusal.name, refusal.message, ""]
+                name_of, text = getattr(refusal, "name", "TypeError"), getattr(refusal, "message", str(refusal))
+                error = [name_of, text, ""]
                 verdict = await journal.ask("settle", name, count, attempt, self._config, b"", error, False)
             if verdict[0] == "done":
                 return values.loads(value, hook=JsDict, trusted=True)
@@ -249,19 +250,20 @@ class Step:
                 result = self._body(*(context if argument is _CONTEXT else argument for argument in arguments))
                 if inspect.iscoroutine(result):
                     result = await result
-            return values.dumps(result), None, False
-        except CodecError as error:
-            text = f'Value returned from step "{self._step_name}" is not serialisable: {error}'
-            return b"", ["TypeError", text, ""], False
         except Exception as error:
             if isinstance(error, TimeoutError) and timer.expired():
                 return b"", ["WorkflowTimeoutError", f"Execution timed out after {limit}ms", ""], True
             name = getattr(error, "name", "") if isinstance(error, failure.StepError) else type(error).__name__
-            report = [name, str(error), failure.trace(error)[-16_384:]]
+            report = [name, failure.text(error), failure.trace(error)[-16_384:]]
             safe = [part.encode("utf-8", "replace").decode() for part in report]
             return b"", safe, not isinstance(error, NonRetryableError)
         finally:
             note.cancel()
+        try:
+            return values.dumps(result), None, False
+        except CodecError as error:
+            text = f'Value returned from step "{self._step_name}" is not serialisable: {error}'
+            return b"", ["TypeError", text, ""], False
 
 
 _CONTEXT = object()

@@ -8,6 +8,7 @@ Version 2 is used where its controllers are there, version 1 where that is what 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ _TASKS: Final = 64
 _PREFIX: Final = "cloister-"
 _MEMORY_LIMIT: Final = {1: "memory.limit_in_bytes", 2: "memory.max"}
 _MEMORY_EVENTS: Final = {1: "memory.oom_control", 2: "memory.events"}
+_numbers = itertools.count()  # one process may have several hosts
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,9 +37,10 @@ class Group:
 
     def kills(self) -> int:
         """How often the kernel has killed in this group for want of memory."""
-        for line in (self.folders[0] / _MEMORY_EVENTS[self.version]).read_text().splitlines():
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
+        with contextlib.suppress(OSError):  # somebody else has removed the group: a death must be told of all the same
+            for line in (self.folders[0] / _MEMORY_EVENTS[self.version]).read_text().splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
         return 0
 
     def close(self) -> None:
@@ -54,7 +57,8 @@ class Groups:
 
     def __init__(self) -> None:
         self.version, parents = _parents()
-        self._roots = tuple(parent / f"{_PREFIX}{os.getpid()}" for parent in parents)
+        name = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
+        self._roots = tuple(parent / name for parent in parents)
         try:
             for parent, root in zip(parents, self._roots, strict=True):
                 _sweep(parent)
@@ -120,7 +124,7 @@ def _parents() -> tuple[int, tuple[Path, ...]]:
 def _sweep(parent: Path) -> None:
     """Remove the groups of hosts that are gone."""
     for root in parent.glob(f"{_PREFIX}*"):
-        if not Path("/proc", root.name.removeprefix(_PREFIX)).exists():
+        if not Path("/proc", root.name.removeprefix(_PREFIX).partition("-")[0]).exists():
             for folder in (*root.glob("*/"), root):
                 with contextlib.suppress(OSError):
                     folder.rmdir()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import select
 import signal
 import struct
 from pathlib import Path
@@ -54,10 +55,16 @@ def become(uid: int) -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Be killed when the zygote goes. Asked for after the change of ids, which clears it. The parent is checked."""
+    """Be killed when the zygote goes. Asked for after the change of ids, which clears it.
+
+    Whether it has gone already its pidfd tells, which is closed then: across namespaces there is no parent's number.
+    """
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != parent:
+    poll = select.poll()
+    poll.register(parent, select.POLLIN)
+    if poll.poll(0):
         os._exit(1)
+    os.close(parent)
 
 
 def hide() -> None:

@@ -92,9 +92,9 @@ class Slot(NamedTuple):
 
 
 def confine(jail: Jail, slot: Slot, parent: int) -> None:
-    """Do the child's list. Any failure here must end the child: it is half confined."""
+    """Do the child's list. `parent` is the zygote's pidfd. Any failure here must end the child: it is half confined."""
     cgroups.attach_self(slot.groups)
-    _keep_only(slot.connection, jail.landlock)
+    _keep_only(slot.connection, jail.landlock, parent)
     if jail.own_ids:
         limits.bound_tasks(COUNT_OF_TASKS)
         identity.become(slot.uid)

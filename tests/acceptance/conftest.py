@@ -1,32 +1,194 @@
-"""What the stories share: async tests on loops of their own, and a file to keep a database in."""
+"""What the stories share: an event loop, a ledger that is kept outside of every sandbox, and hosts with real processes on
+real files.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
+import textwrap
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
 
-PATIENCE = 100.0
-"""Seconds after which a story has failed to come to its end."""
+from cloister.engine import Engine
+from cloister.engine.testing import VirtualClock
+from cloister.loader import DynamicWorkflowBinding, Host, Loader, RpcTarget, WorkerCode, wrap_workflow_binding
+from cloister.loader.dispatch import create_dynamic_workflow_entrypoint
+
+PATIENCE = 60.0
+"""Seconds after which a story that waits for something has waited in vain."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """An async test runs on an event loop of its own."""
+    """An async test runs on the folder's event loop, and nothing may go wrong there behind its back."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
     arguments = {name: pyfuncitem.funcargs[name] for name in pyfuncitem._fixtureinfo.argnames}
+    runner = pyfuncitem.funcargs["runner"]
+    assert isinstance(runner, asyncio.Runner)
+    unhandled: list[dict[str, Any]] = []
 
     async def bounded() -> None:
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
         async with asyncio.timeout(PATIENCE):
             await pyfuncitem.obj(**arguments)
 
-    asyncio.run(bounded())
+    runner.run(bounded())
+    assert not unhandled, unhandled
     return True
+
+
+@pytest.fixture(scope="session", autouse=True)
+def runner() -> Iterator[asyncio.Runner]:
+    """The one event loop; no process is left when it ends."""
+    with asyncio.Runner() as runner:
+        yield runner
+    psutil.wait_procs(psutil.Process().children(recursive=True), timeout=PATIENCE)
+    assert psutil.Process().children(recursive=True) == []
+
+
+class Ledger(RpcTarget):
+    """Kept by the host, written by tenants: what began, in order. Nothing in a sandbox can take an entry back."""
+
+    def __init__(self) -> None:
+        self.entries: list[str] = []
+        self.times: list[int] = []
+        self.now: Callable[[], int] = lambda: 0
+        self.on_entry: Callable[[str], None] = lambda _: None
+
+    async def note(self, entry: str) -> int:
+        """Something begins: how often it has begun by now."""
+        self.entries.append(entry)
+        self.times.append(self.now())
+        self.on_entry(entry)
+        return self.entries.count(entry)
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    """A new ledger, which tenants find in their env as `LEDGER`."""
+    return Ledger()
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    """A database that is not there yet."""
     return tmp_path / "app.db"
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    """Give it to an engine: time passes when a test says so."""
+    return VirtualClock()
+
+
+class Town:
+    """Tenants and their code. Whoever opens a host on it may change it at any time, as a code store would."""
+
+    def __init__(self, path: Path, ledger: Ledger) -> None:
+        self.path = path
+        self.sources: dict[str, str] = {}
+        self.env: dict[str, Any] = {"LEDGER": ledger}
+        self.options: dict[str, Any] = {}
+
+    def code(self, tenant: str) -> WorkerCode:
+        """A tenant's code of today."""
+        modules = {"main.py": textwrap.dedent(self.sources.get(tenant) or self.sources["*"])}
+        return WorkerCode(main_module="main.py", modules=modules, env={**self.env, "NAME": tenant}, **self.options)
+
+    def host(self, *, linger: float = 0.05, clock: VirtualClock | None = None, **options: Any) -> Host:
+        """A host for all tenants, to be entered."""
+        engine = Engine(self.path, clock=clock, linger=linger)
+        return Host(self.path, get_code=self.code, engine=engine, **{"spares": 2, **options})
+
+
+@pytest.fixture
+def town(path: Path, ledger: Ledger) -> Town:
+    """A town with a ledger; `sources["*"]` is the code of everybody who has none of their own."""
+    return Town(path, ledger)
+
+
+@pytest.fixture(scope="session")
+def loader(runner: asyncio.Runner) -> Iterator[Loader]:
+    """A loader for the tests that are about something else."""
+    loader = Loader(max_sandboxes=32, spares=3)
+    yield runner.run(loader.__aenter__())
+    runner.run(loader.__aexit__(None, None, None))
+
+
+class Stage:
+    """One tenant, one engine on a clock of its own, and the shared loader: for programs that are looked at closely."""
+
+    def __init__(self, name: str, engine: Engine, loader: Loader, clock: VirtualClock, ledger: Ledger) -> None:
+        self.name, self.engine, self.loader, self.clock, self.ledger = name, engine, loader, clock, ledger
+        self.source = ""
+        self.env: dict[str, Any] = {"LEDGER": ledger}
+        self.options: dict[str, Any] = {}
+        self._binding: DynamicWorkflowBinding | None = None
+        ledger.now = clock.now
+
+    def code(self) -> WorkerCode:
+        """The tenant's code of today."""
+        modules = {"main.py": textwrap.dedent(self.source)}
+        return WorkerCode(main_module="main.py", modules=modules, env=self.env, **self.options)
+
+    def bind(self, source: str) -> DynamicWorkflowBinding:
+        """Give the tenant its program."""
+        self.source = source
+        if self._binding is None:
+            stub = self.loader.get(self.name, self.code).get_entrypoint
+            entrypoint = create_dynamic_workflow_entrypoint(lambda _: stub("TenantWorkflow"))
+            self._binding = wrap_workflow_binding(self.engine.workflow("w", entrypoint), {"tenant_id": self.name})
+        return self._binding
+
+    def evict(self) -> bool:
+        """Take the tenant's sandbox away."""
+        return self.loader.evict(self.name)
+
+    async def until(self, holds: Callable[[], Awaitable[bool]], *, step: float = 1.0) -> None:
+        """Let virtual time pass, and the sandbox work, until something holds."""
+        while not await holds():
+            await self.clock.advance(step)
+            await asyncio.sleep(0.001)
+
+    async def reaches(self, instance: Any, *states: str) -> dict[str, Any]:
+        """Let time pass until the instance has one of these states; its status then."""
+
+        async def there() -> bool:
+            return (await instance.status())["status"] in states
+
+        await self.until(there)
+        status: dict[str, Any] = await instance.status()
+        return status
+
+    async def outcome(self, instance: Any) -> Any:
+        """Let time pass until the instance has ended; its output, or the error it ended with."""
+        status = await self.reaches(instance, "complete", "errored", "terminated")
+        return status["output"] if status["error"] is None else status["error"]
+
+    async def rests(self, instance: Any) -> None:
+        """Wait, without letting time pass, until the instance only waits and its run has been dropped."""
+        while (await instance.status())["status"] != "waiting":
+            await self.clock.advance(0.06)
+            await asyncio.sleep(0.001)
+
+
+@pytest.fixture
+def stage(
+    runner: asyncio.Runner,
+    request: pytest.FixtureRequest,
+    path: Path,
+    loader: Loader,
+    clock: VirtualClock,
+    ledger: Ledger,
+) -> Iterator[Stage]:
+    """A stage of its own for each test."""
+    engine = Engine(path, clock=clock)
+    runner.run(engine.__aenter__())
+    yield Stage(f"stage {request.node.name}", engine, loader, clock, ledger)
+    runner.run(engine.__aexit__(None, None, None))

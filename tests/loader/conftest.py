@@ -155,11 +155,11 @@ def bind(raw: Workflow, programs: dict[str, WorkerCode], code: Callable[..., Wor
 
 @pytest.fixture
 def pass_time(clock: VirtualClock) -> Callable[[Callable[[], Awaitable[bool]]], Awaitable[None]]:
-    """Let virtual seconds pass, and real sandboxes work, until something holds."""
+    """Let virtual time pass, and real sandboxes work, until something holds."""
 
     async def until(holds: Callable[[], Awaitable[bool]]) -> None:
         while not await holds():
-            await clock.advance(1)
-            await asyncio.sleep(0.002)
+            await clock.advance(30)
+            await asyncio.sleep(0.001)
 
     return until

@@ -1,0 +1,200 @@
+"""Run by test_levels in a process of its own: become a lesser user, then try sandboxes as that user.
+
+    python lesser_user.py become LEVEL PLACE       (as root) drop to the level, and go on with the next line
+    python lesser_user.py try                      print as JSON what the layers are and what came of trying
+
+Levels: "user" is an ordinary user with user namespaces, "bare" one without; "container" is root as in most containers,
+with few capabilities, ids that end at 65,535, and no namespaces; "powerless" is root without any capability.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import importlib.util
+import json
+import os
+import resource
+import struct
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+UID = 54_321
+NEWNS, NEWUSER = 0x20000, 0x10000000
+BIND, RECURSIVE, PRIVATE = 4096, 16384, 1 << 18
+SECURE_BITS, DUMPABLE, DROP = 28, 4, 24
+KEPT_IN_A_CONTAINER = {0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31}
+libc = ctypes.CDLL(None, use_errno=True)
+
+
+def check(result: int) -> None:
+    if result < 0:
+        raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+
+def become(level: str, place: Path) -> NoReturn:
+    """Make what is needed visible to anybody, drop to the level, and go on as a fresh program."""
+    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    python, site = place / "python/bin" / version, place / "site"
+    show(place)
+    for folder in ("home", "run"):
+        (place / folder).mkdir(exist_ok=True)
+        (place / folder).chmod(0o777)
+    if level in {"user", "bare"}:
+        os.setgroups([])
+        os.setresgid(UID, UID, UID)
+        os.setresuid(UID, UID, UID)
+        check(libc.prctl(DUMPABLE, 1, 0, 0, 0))
+    if level == "bare":
+        forbid_namespaces(f"{UID} {UID} 1")
+    elif level == "container":
+        forbid_namespaces("0 0 65536")
+        for capability in set(range(41)) - KEPT_IN_A_CONTAINER:
+            check(libc.prctl(DROP, capability, 0, 0, 0))
+    elif level == "powerless":
+        check(libc.prctl(SECURE_BITS, 0b11, 0, 0, 0))
+        check(libc.capset(struct.pack("=Ii", 0x20080522, 0), bytes(24)))
+    environment = {"PYTHONPATH": str(site), "HOME": str(place / "home"), "XDG_RUNTIME_DIR": str(place / "run")}
+    os.execve(python, [str(python), "-W", "error", str(place / "script.py"), "try"], environment)
+
+
+def show(place: Path) -> None:
+    """Bind the interpreter and the packages to a place that anybody may enter, in a namespace of our own."""
+    check(libc.unshare(NEWNS))
+    check(libc.mount(None, b"/", None, RECURSIVE | PRIVATE, None))
+    here = Path(__file__)
+    (place / "script.py").write_text(here.read_text())
+    bind(Path(os.path.realpath(sys.base_prefix)), place / "python")
+    for name in ("msgpack", "zmq", "psutil", "cloister.ipc", "cloister.sandbox"):
+        found = importlib.util.find_spec(name)
+        assert found is not None
+        assert found.origin is not None
+        origin = Path(found.origin)
+        folder = (origin.parent / "errors.py").resolve().parent if "." in name else origin.parent
+        bind(folder, place / "site" / name.replace(".", "/"))
+        if (libraries := origin.parent.parent / f"py{name}.libs").exists():
+            bind(libraries, place / "site" / libraries.name)
+
+
+def bind(source: Path, target: Path) -> None:
+    target.mkdir(parents=True)
+    check(libc.mount(str(source).encode(), str(target).encode(), None, BIND | RECURSIVE, None))
+
+
+def forbid_namespaces(ids: str) -> None:
+    """Enter a user namespace with these ids in which no other can be made."""
+    ours, theirs = os.pipe(), os.pipe()
+    parent = os.getpid()
+    helper = os.fork()
+    if not helper:  # outside, where more than one id may be mapped
+        os.read(ours[0], 1)
+        if ids.count(" 1") == 0 or not ids.endswith(" 1"):
+            for file in ("uid_map", "gid_map"):
+                Path(f"/proc/{parent}/{file}").write_text(ids)
+        os.write(theirs[1], b"x")
+        os._exit(0)
+    check(libc.unshare(NEWUSER))
+    os.write(ours[1], b"x")
+    os.read(theirs[0], 1)
+    os.waitpid(helper, 0)
+    if ids.endswith(" 1"):
+        Path("/proc/self/setgroups").write_text("deny")
+        Path("/proc/self/uid_map").write_text(ids)
+        Path("/proc/self/gid_map").write_text(ids)
+    Path("/proc/sys/user/max_user_namespaces").write_text("0")
+
+
+PROGRAM = """
+import ctypes, os, socket, threading
+from workers import WorkerEntrypoint
+
+def attempt(what):
+    try:
+        return repr(what())
+    except OSError as error:
+        return type(error).__name__
+
+def look(path):
+    c, buffer = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(256)
+    number = {"x86_64": 262, "aarch64": 79}[MACHINE]
+    return [c.syscall(number, -100, path, buffer, flags) for flags in (0, 0x1000, 0x100)]
+
+class Default(WorkerEntrypoint):
+    def try_everything(self):
+        return {
+            "open": attempt(lambda: open("/etc/passwd")), "stat": attempt(lambda: os.stat("/etc/passwd")),
+            "look": look(b"/etc/passwd"), "list": attempt(lambda: os.listdir("/")), "fork": attempt(os.fork),
+            "socket": attempt(socket.socket), "exec": attempt(lambda: os.execv("/bin/sh", ["sh"])),
+            "kill": attempt(lambda: os.kill(os.getppid() or 1, 0)), "kill_all": attempt(lambda: os.kill(-1, 9)),
+        }
+    def pid(self): return os.getpid()
+    def thread(self):
+        thread = threading.Thread(target=print, args=("from a thread",))
+        thread.start()
+        thread.join()
+    def leave(self): os._exit(3)
+    def crash(self): ctypes.string_at(0)
+    def trace(self): ctypes.CDLL(None).ptrace(0, 0, 0, 0)
+    def spin(self):
+        while True: pass
+    def fill(self): return len(bytearray(1 << 30))
+"""
+
+
+async def attempt_all() -> dict[str, Any]:
+    """What there is of layers, and what comes of trying."""
+    from cloister.ipc import RemoteError
+    from cloister.sandbox import LayerMissing, Limits, Policy, Sandbox, SandboxError, Spawner
+
+    report: dict[str, Any] = {"uid": os.getuid(), "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0]}
+
+    async def boot() -> Sandbox:
+        sandbox = await spawner.take()
+        source = PROGRAM.replace("MACHINE", repr(os.uname().machine))
+        await sandbox.boot("main.py", {"main.py": ("py", source)}, {}, Limits())
+        return sandbox
+
+    async def call(method: str, sandbox: Sandbox) -> Any:
+        payload = await sandbox.call("invoke", [None, method, [], {}, None], Limits(cpu_ms=100, wall_ms=20_000))
+        return sandbox.decode(payload)
+
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    async with Spawner(spares=2) as spawner:
+        report["layers"] = spawner.layers
+        sandbox = await boot()
+        lines: list[str] = []
+        sandbox.on_log = lambda line: lines.append(line.text)
+        report["tried"] = await call("try_everything", sandbox)
+        report["pid"] = [await call("pid", sandbox), sandbox.pid]
+        await call("thread", sandbox)
+        report["lines"] = lines
+        status = Path(f"/proc/{sandbox.pid}/status").read_text().splitlines()
+        report["status"] = dict(line.split(":\t", 1) for line in status if line.startswith(("NoNewPrivs", "Sec", "Cap")))
+        report["ends"] = {}
+        for method in ("leave", "crash", "trace", "spin", "fill"):
+            try:
+                await call(method, await boot())
+            except (SandboxError, RemoteError) as error:
+                report["ends"][method] = str(error)
+        zygote = spawner.zygote_pid
+        assert zygote is not None
+        os.kill(zygote, 9)
+        await sandbox.died
+        report["after_the_zygote"] = await call("pid", await boot()) > 0
+    try:
+        async with Spawner(policy=Policy(isolation="strict")):
+            report["strict"] = "accepted"
+    except LayerMissing as error:
+        report["strict"] = str(error)
+    report["left"] = {
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())) - descriptors,
+        "sockets": len(list(Path(os.environ["XDG_RUNTIME_DIR"]).iterdir())),
+    }
+    return report
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "become":
+        become(sys.argv[2], Path(sys.argv[3]))
+    print(json.dumps(asyncio.run(attempt_all())))

@@ -1,0 +1,294 @@
+"""A real sandbox, seen from outside and tried from inside: what the machine gives of each layer is in force."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloister.sandbox import SandboxDied, Spawner
+from cloister.sandbox.lockdown.syscalls import NUMBERS
+
+Status = Callable[[int], dict[str, str]]
+LAYERS = (
+    "user pids processes mount net ipc uts cgroup landlock identity root capabilities limits dumpable no_new_privs "
+    "seccomp cgroups"
+).split()
+ROOT = os.geteuid() == 0
+
+
+def require(spawner: Spawner, *layers: str) -> None:
+    """Skip where the machine does not give what a test is about; what it gives is told by name."""
+    for layer in layers:
+        if spawner.layers[layer] != "active":
+            pytest.skip(f"{layer}: {spawner.layers[layer]}")
+
+
+# From outside
+
+
+def test_every_layer_is_reported(spawner: Spawner) -> None:
+    """As active, or with the reason why it is not; the filter and Landlock are there in any case."""
+    assert list(spawner.layers) == LAYERS
+    assert all(spawner.layers.values())
+    assert spawner.layers["seccomp"] == spawner.layers["landlock"] == spawner.layers["no_new_privs"] == "active"
+    if ROOT:
+        assert spawner.layers["user"] == "root needs none" or "not available" in spawner.layers["user"]
+
+
+async def test_the_kernel_confirms_it(spawner: Spawner, tenant: Any, status: Status) -> None:
+    """No new privileges, a filter, no capability of any kind, one thread, and no way for a debugger."""
+    found = status(tenant.sandbox.pid)
+    assert (found["NoNewPrivs"], found["Seccomp"], found["Threads"]) == ("1", "2", "1")
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+        assert int(found[kind], 16) == 0
+    if spawner.layers["capabilities"] == "active":
+        assert int(found["CapBnd"], 16) == 0
+    assert found["TracerPid"] == "0"
+
+
+async def test_each_sandbox_has_a_user_id_of_its_own(
+    spawner: Spawner, boot: Callable[..., Any], status: Status
+) -> None:
+    """Not ours, not its sibling's, and no groups."""
+    require(spawner, "identity")
+    first, second = await boot(), await boot()
+    ids = [status(each.sandbox.pid)[kind].split() for each in (first, second) for kind in ("Uid", "Gid")]
+    assert all(len(set(of_one)) == 1 and int(of_one[0]) not in {0, os.getuid(), os.getgid()} for of_one in ids)
+    assert ids[0] != ids[2]
+    assert status(first.sandbox.pid)["Groups"] == ""
+
+
+async def test_each_sandbox_is_process_one_of_its_own_namespace(
+    spawner: Spawner, boot: Callable[..., Any], status: Status
+) -> None:
+    """It sees nobody, not even its sibling."""
+    require(spawner, "processes")
+    first, second = await boot(), await boot()
+    for each in (first, second):
+        assert status(each.sandbox.pid)["NSpid"].split()[-1] == "1"
+        assert await each.do("import os\ndef main(): return [os.getpid(), os.getppid()]") == [1, 0]
+
+
+@pytest.mark.skipif(not ROOT, reason="only root may look into a process that is not dumpable")
+async def test_namespaces_root_and_descriptors(spawner: Spawner, boot: Callable[..., Any]) -> None:
+    """None of the host's namespaces, an empty root, an empty environment, and no descriptor that says anything."""
+    first, second = await boot(), await boot()
+    place = Path(f"/proc/{first.sandbox.pid}")
+    for layer, name in (("mount", "mnt"), ("net", "net"), ("ipc", "ipc"), ("uts", "uts"), ("cgroup", "cgroup")):
+        if spawner.layers[layer] == "active":
+            assert (place / "ns" / name).readlink() != Path("/proc/self/ns", name).readlink()
+    if spawner.layers["processes"] == "active":
+        assert (place / "ns/pid").readlink() != Path(f"/proc/{second.sandbox.pid}/ns/pid").readlink()
+    if spawner.layers["root"] == "active":
+        assert list((place / "root").iterdir()) == []
+        assert (place / "cwd").readlink() == Path("/")
+    assert (place / "environ").read_bytes() == b""
+    assert (place / "cmdline").read_bytes().endswith(b"\0")
+    kinds = sorted(str(file.readlink()).partition("[")[0] for file in (place / "fd").iterdir())
+    assert kinds == ["/dev/null"] * 3 + ["anon_inode:"] + ["socket:"] * 3
+    assert not list((place / "task").glob("*/children")) or all(
+        file.read_text() == "" for file in (place / "task").glob("*/children")
+    )
+
+
+@pytest.mark.skipif(not ROOT, reason="only root may read the limits of a process that is not dumpable")
+async def test_resource_limits_are_set_and_cannot_be_raised(tenant: Any) -> None:
+    """Soft and hard are the same: core files, files, descriptors, locked memory, queues, address space."""
+    rows = Path(f"/proc/{tenant.sandbox.pid}/limits").read_text().splitlines()[1:]
+    limits = {row[:25].strip(): row[25:].split()[:2] for row in rows}
+    for name in ("Max core file size", "Max file size", "Max locked memory", "Max msgqueue size", "Max nice priority"):
+        assert limits[name] == ["0", "0"], name
+    assert limits["Max open files"] == ["64", "64"]
+    soft, hard = limits["Max address space"]
+    assert soft == hard != "unlimited"
+
+
+async def test_a_sandbox_is_in_a_control_group_of_its_own(spawner: Spawner, boot: Callable[..., Any]) -> None:
+    """The host is in none of them, and its siblings are in others."""
+    require(spawner, "cgroups")
+    first, second = await boot(), await boot()
+    for each in (first, second):
+        groups = Path(f"/proc/{each.sandbox.pid}/cgroup").read_text().splitlines()
+        assert any("/cloister-" in group and group.endswith(f"/{each.sandbox.number}") for group in groups)
+    assert "/cloister-" not in Path("/proc/self/cgroup").read_text()
+
+
+# From inside
+
+@pytest.mark.parametrize(
+    "path", ["/", ".", "/etc/passwd", "/proc/self/maps", "/proc/1/environ", "/dev/null", "/tmp/x", "x"]
+)
+async def test_no_path_can_be_opened_listed_looked_at_or_made(tenant: Any, path: str) -> None:
+    """Of the host or of its own, to read or to write."""
+    source = """
+    import os
+    def main(path):
+        ways = {
+            "open": lambda: open(path), "write": lambda: open(path, "w"), "raw": lambda: os.open(path, os.O_RDWR),
+            "create": lambda: os.open(path, os.O_CREAT | os.O_WRONLY), "list": lambda: os.listdir(path),
+            "stat": lambda: os.stat(path), "lstat": lambda: os.lstat(path), "scan": lambda: list(os.scandir(path)),
+            "chdir": lambda: os.chdir(path), "mkdir": lambda: os.mkdir(path + "d"), "unlink": lambda: os.unlink(path),
+            "rename": lambda: os.rename(path, path + "2"), "link": lambda: os.symlink(path, path + "3"),
+            "chmod": lambda: os.chmod(path, 0o777), "statvfs": lambda: os.statvfs(path),
+            "readlink": lambda: os.readlink(path), "xattr": lambda: os.listxattr(path),
+            "truncate": lambda: os.truncate(path, 0), "utime": lambda: os.utime(path), "fifo": lambda: os.mkfifo(path),
+        }
+        return {name: attempt(way) for name, way in ways.items()}
+    """
+    outcomes = await tenant.do(source, path)
+    assert set(outcomes.values()) <= {"PermissionError", "OSError", "FileNotFoundError"}, outcomes
+
+
+async def test_no_socket_can_be_made_and_the_one_it_has_leads_nowhere_else(tenant: Any) -> None:
+    """No family, no type; no address to send to; no descriptor by message; no listener."""
+    source = """
+    import os, socket
+    def main():
+        families = [value for name, value in vars(socket).items() if name.startswith("AF_")]
+        made = {attempt(lambda: socket.socket(family, kind))
+                for family in families for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW)}
+        one, other = socket.socketpair()
+        mine = socket.socket(fileno=os.dup(3))
+        more = {
+            "bind": attempt(lambda: one.bind("/x")), "connect": attempt(lambda: one.connect("/x")),
+            "sendto": attempt(lambda: one.sendto(b"x", "/x")), "sendmsg": attempt(lambda: one.sendmsg([b"x"])),
+            "pass": attempt(lambda: socket.send_fds(one, [b"x"], [0])), "recvmsg": attempt(lambda: other.recvmsg(1)),
+            "datagram": attempt(lambda: socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)),
+            "host": attempt(lambda: mine.connect("/x")), "name": attempt(lambda: socket.gethostname()),
+            "address": attempt(lambda: socket.getaddrinfo("example.com", 80)),
+        }
+        mine.detach()
+        return [sorted(made), more]
+    """
+    made, more = await tenant.do(source)
+    assert made == ["PermissionError"]
+    assert set(more.values()) <= {"PermissionError", "gaierror"}, more
+
+
+async def test_no_process_can_be_started(tenant: Any) -> None:
+    """By fork, by a program, by a pool, or by the C library."""
+    source = """
+    import os, subprocess, ctypes
+    def main():
+        c = ctypes.CDLL(None, use_errno=True)
+        return {
+            "fork": attempt(os.fork), "exec": attempt(lambda: os.execv("/bin/sh", ["sh"])),
+            "spawn": attempt(lambda: os.posix_spawn("/bin/sh", ["sh"], {})), "pty": attempt(os.forkpty),
+            "run": attempt(lambda: subprocess.run(["/bin/true"])), "system": attempt(lambda: c.system(b"true")),
+        }
+    """
+    outcomes = await tenant.do(source)
+    assert outcomes.pop("system") in {"-1", "32512"}
+    assert set(outcomes.values()) == {"PermissionError"}, outcomes
+
+
+async def test_nobody_can_be_signalled_or_seen(tenant: Any) -> None:
+    """Neither the parent, nor everybody, nor by a descriptor."""
+    source = """
+    import os, signal
+    def main(pids):
+        found = {str(pid): attempt(lambda: os.kill(pid, 0)) for pid in pids}
+        found["group"] = attempt(lambda: os.killpg(0, 0))
+        found["pidfd"] = attempt(lambda: os.pidfd_open(1))
+        found["queue"] = attempt(lambda: signal.pidfd_send_signal(3, 0))
+        found["priority"] = attempt(lambda: os.setpriority(os.PRIO_PROCESS, 0, -5))
+        found["affinity"] = attempt(lambda: os.sched_setaffinity(0, [0]))
+        found["ids"] = attempt(lambda: os.setuid(0))
+        return found
+    """
+    found = await tenant.do(source, [os.getpid(), os.getppid(), 1, 2, -1, 0])
+    assert set(found.values()) == {"PermissionError"}, found
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "c.ptrace(0, 0, 0, 0)",
+        "c.ptrace(16, HOST, 0, 0)",
+        "c.process_vm_readv(HOST, 0, 0, 0, 0, 0)",
+        "c.mount(0, b'/', 0, 0, 0)",
+        "c.unshare(0x10000000)",
+        "c.syscall(BPF, 0, 0, 0)",
+        "c.chroot(b'/')",
+        "c.setns(3, 0)",
+    ],
+)
+async def test_what_no_library_ever_tries_ends_it(boot: Callable[..., Any], call: str) -> None:
+    """Debugging, other processes' memory, mounts, namespaces, programs for the kernel: killed, and told in words."""
+    tenant = await boot()
+    call = call.replace("HOST", str(os.getpid())).replace("BPF", str(NUMBERS[platform.machine()]["bpf"]))
+    source = f"import ctypes\ndef main(): c = ctypes.CDLL(None); return {call}"
+    with pytest.raises(SandboxDied, match="killed by SIGSYS: it made a system call that nothing needs"):
+        await tenant.do(source)
+
+
+async def test_no_memory_can_be_made_executable(tenant: Any) -> None:
+    """So that what runs is what was there before the tenant came."""
+    source = """
+    import ctypes, mmap
+    def main():
+        page = mmap.mmap(-1, 4096)
+        address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+        c = ctypes.CDLL(None, use_errno=True)
+        return [
+            attempt(lambda: mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)),
+            [c.mprotect(ctypes.c_void_p(address), 4096, 5), ctypes.get_errno()],
+            attempt(lambda: ctypes.CDLL("/lib/x.so")),
+        ]
+    """
+    assert await tenant.do(source) == ["PermissionError", [-1, 1], "OSError"]
+
+
+async def test_limits_cannot_be_raised(tenant: Any) -> None:
+    """Neither the address space that was lowered for it, nor any other."""
+    source = """
+    import resource
+    def main():
+        kinds = [resource.RLIMIT_AS, resource.RLIMIT_NOFILE, resource.RLIMIT_FSIZE, resource.RLIMIT_CORE]
+        def higher(kind):
+            soft, hard = resource.getrlimit(kind)
+            resource.setrlimit(kind, (soft + 1, hard + 1))
+        def tried(kind):
+            try:
+                higher(kind)
+            except (ValueError, OSError):
+                return "refused"
+        return [tried(kind) for kind in kinds]
+    """
+    assert await tenant.do(source) == ["refused"] * 4
+
+
+async def test_it_learns_nothing_of_the_host(tenant: Any) -> None:
+    """Its name, its kernel, its environment, its arguments, its working folder."""
+    source = """
+    import os, platform, sys
+    def main():
+        about = list(platform.uname()) + [platform.node(), platform.platform(), sys.argv, sys.orig_argv, sys.path]
+        return [repr(about), dict(os.environ), sys.flags.isolated]
+    """
+    about, environment, isolated = await tenant.do(source)
+    assert socket.gethostname() not in about.replace("sandbox", "")
+    assert os.uname().release not in about
+    assert os.uname().version not in about
+    assert set(environment) <= {"LC_CTYPE"}
+    assert isolated == 1
+
+
+async def test_twins_draw_different_numbers(boot: Callable[..., Any]) -> None:
+    """They were forked from one process, and share no generator's state."""
+    source = """
+    import hashlib, os, random, secrets, tempfile, uuid
+    def main():
+        return [random.random(), random.Random().random(), random.SystemRandom().random(), secrets.token_hex(),
+                os.urandom(8).hex(), str(uuid.uuid4()), str(uuid.uuid1())[24:] + str(uuid.uuid1()), uuid.getnode(),
+                next(tempfile._get_candidate_names())]
+    """
+    twins = [await (await boot()).do(source) for _ in range(4)]
+    for drawn in zip(*twins, strict=True):
+        assert len(set(drawn)) == len(twins), drawn

@@ -1,0 +1,290 @@
+"""How a sandbox ends: by its own doing, by a signal, by a limit; in words, for every call that was in flight."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cloister.ipc import RemoteError
+from cloister.sandbox import LimitExceeded, Limits, SandboxClosed, SandboxDied, Spawner
+
+Boot = Callable[..., Any]
+Until = Callable[[Callable[[], object]], Any]
+MIB = 1 << 20
+FOREVER = "import asyncio\nasync def main():\n    await asyncio.Event().wait()"
+
+
+async def start(tenant: Any, source: str, until: Until, **more: Any) -> asyncio.Future[Any]:
+    """Begin a call, and wait until it is really going on."""
+    call = asyncio.ensure_future(tenant.do("print('begun')\n" + source, **more))
+    before = len(tenant.lines)
+    await until(lambda: len(tenant.lines) > before or call.done())
+    return call
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        ("import os\ndef main(): os._exit(3)", "exited with 3"),
+        ("import os\ndef main(): os._exit(0)", "exited with 0"),
+        ("import os\ndef main(): os._exit(70)", "exited with 70"),
+        ("import ctypes\ndef main(): ctypes.string_at(0)", "killed by SIGSEGV"),
+        ("import os\ndef main(): os.abort()", "killed by SIG(SEGV|ABRT|ILL)"),
+        ("import asyncio, sys\nasync def main():\n    asyncio.ensure_future(leave()); await asyncio.Event().wait()\n"
+         "async def leave(): sys.exit(9)", "exited with 9"),
+        ("import threading, os\ndef main():\n    threading.Thread(target=os._exit, args=(4,)).start()\n"
+         "    threading.Event().wait()", "exited with 4"),
+        ("import sys\nsys.setrecursionlimit(10**9)\ndef main():\n    f = lambda g: g(g)\n    repr(deep())\n"
+         "def deep():\n    x = []\n    for _ in range(10**6): x = [x]\n    return x", "killed by SIGSEGV"),
+    ],
+    ids=lambda value: value if " " in value and "\n" not in value else "",
+)  # fmt: skip
+async def test_the_words_for_a_death(tenant: Any, source: str, words: str) -> None:
+    """Exit codes by number and signals by name, in the call's error and in the sandbox's own account."""
+    with pytest.raises(SandboxDied, match=f"^the sandbox {words}$"):
+        await tenant.do(source)
+    assert await tenant.sandbox.died in {words, *(f"killed by SIG{name}" for name in ("SEGV", "ABRT", "ILL"))}
+    assert not tenant.sandbox.alive
+    assert tenant.sandbox.end[1] is SandboxDied
+
+
+async def test_a_signal_from_outside(tenant: Any, until: Until) -> None:
+    """Such as the operator's, or the kernel's."""
+    call = await start(tenant, FOREVER, until)
+    pidfd = os.pidfd_open(tenant.sandbox.pid)
+    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    os.close(pidfd)
+    with pytest.raises(SandboxDied, match="^the sandbox killed by SIGKILL$"):
+        await call
+
+
+async def test_every_call_in_flight_fails_with_the_same_words_and_so_does_every_later_one(
+    tenant: Any, until: Until
+) -> None:
+    """None hangs."""
+    calls = [await start(tenant, FOREVER, until) for _ in range(5)]
+    with pytest.raises(SandboxDied, match="exited with 3"):
+        await tenant.do("import os\ndef main(): os._exit(3)")
+    for call in calls:
+        with pytest.raises(SandboxDied, match="^the sandbox exited with 3$"):
+            await call
+    with pytest.raises(SandboxDied, match="^the sandbox exited with 3$"):
+        await tenant.do("def main(): pass")
+
+
+async def test_the_last_words_are_heard(boot: Boot) -> None:
+    """What was printed before the end is not lost with it."""
+    for _ in range(5):
+        tenant = await boot()
+        with pytest.raises(SandboxDied):
+            await tenant.do("import os\ndef main():\n    for n in range(50): print(n)\n    os._exit(1)")
+        assert [line.text for line in tenant.lines] == [str(n) for n in range(50)]
+
+
+async def test_the_reason_of_the_host_stands(tenant: Any, until: Until) -> None:
+    """A sandbox that is closed says why; the signal that ended it is no news."""
+    call = await start(tenant, FOREVER, until)
+    await tenant.sandbox.close("it was evicted")
+    with pytest.raises(SandboxClosed, match="^it was evicted$"):
+        await call
+    assert await tenant.sandbox.died == "it was evicted"
+    await tenant.sandbox.close("again")
+    assert tenant.sandbox.end == ("it was evicted", SandboxClosed)
+    assert tenant.sandbox.memory_bytes() == 0
+    assert tenant.sandbox.cpu_seconds() == 0.0
+
+
+# CPU
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def main():\n    while True: pass",
+        "async def main():\n    while True: pass",
+        "def main(): return 3 ** 10_000_000 % 7",
+        "import re\ndef main(): re.match('(a+)+$', 'a' * 40 + 'b')",
+        "import threading\ndef main():\n    [threading.Thread(target=spin).start() for _ in range(3)]\n    spin()\n"
+        "def spin():\n    while True: pass",
+        "def main():\n    try:\n        while True: pass\n    finally:\n        while True: pass",
+        "import hashlib\ndef main(): hashlib.pbkdf2_hmac('sha512', b'x', b'y', 10**9)",
+    ],
+    ids=["python", "coroutine", "power", "regex", "threads", "stubborn", "without the lock"],
+)
+async def test_cpu_is_limited_from_outside(boot: Boot, source: str) -> None:
+    """Whatever it is spent on: nothing inside has to notice."""
+    tenant = await boot()
+    with pytest.raises(LimitExceeded, match="^the sandbox exceeded 50 ms of CPU$"):
+        await tenant.do(source, limits=Limits(cpu_ms=50))
+    assert await tenant.sandbox.died == "exceeded 50 ms of CPU"
+    assert tenant.sandbox.end[1] is LimitExceeded
+
+
+async def test_code_that_loops_at_import_is_ended(boot: Boot) -> None:
+    """The import is a call like any other, under the tenant's limits."""
+    with pytest.raises(LimitExceeded, match="exceeded 50 ms of CPU"):
+        await boot("while True: pass", limits=Limits(cpu_ms=50))
+    with pytest.raises(LimitExceeded, match="did not stop within|exceeded 50 ms of time"):
+        await boot("import time\ntime.sleep(100)", limits=Limits(wall_ms=50))
+
+
+async def test_waiting_uses_no_cpu(tenant: Any) -> None:
+    """Far more time than the limit may go by."""
+    source = "import asyncio\nasync def main():\n    await asyncio.sleep(0.1)\n    return 'ok'"
+    assert await tenant.do(source, limits=Limits(cpu_ms=50)) == "ok"
+
+
+async def test_a_durable_call_is_forgiven_at_each_record(tenant: Any, until: Until) -> None:
+    """Its limit counts from one to the next."""
+    source = "import time\ndef main():\n    for _ in range(4):\n        print('record')\n        spin()\n    return 'done'\n"
+    spin = "def spin():\n    end = time.process_time() + 0.05\n    while time.process_time() < end: pass\n"
+    restart, call = tenant.sandbox.watched_call(
+        "invoke", [None, "do", [source + spin], {}, None], Limits(cpu_ms=120, wall_ms=None)
+    )
+    tenant.sandbox.on_log = lambda _: restart()
+    assert tenant.sandbox.decode(await call) == "done"
+
+
+# Time
+
+
+async def test_a_call_that_waits_too_long_is_cancelled_and_the_sandbox_lives(tenant: Any, until: Until) -> None:
+    """Its `finally` is run, other calls go on, and it answers the next one."""
+    source = """
+    import asyncio
+    async def main():
+        try:
+            await asyncio.Event().wait()
+        finally:
+            print("cleaned up")
+    """
+    other = await start(tenant, "import asyncio\nasync def main():\n    await asyncio.sleep(0.2)\n    return 1", until)
+    with pytest.raises(LimitExceeded, match="^the call exceeded 50 ms of time$"):
+        await tenant.do(source, limits=Limits(wall_ms=50))
+    await until(lambda: "stdout: cleaned up" in tenant.text)
+    assert await other == 1
+    assert tenant.sandbox.alive
+    assert await tenant.do("def main(): return 'alive'") == "alive"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import time\ndef main(): time.sleep(1000)",
+        "import threading\ndef main(): threading.Event().wait()",
+        "import asyncio\nasync def main():\n    while True:\n        try: await asyncio.Event().wait()\n"
+        "        except asyncio.CancelledError: pass",
+    ],
+    ids=["sleep", "lock", "refuses"],
+)
+async def test_a_call_that_does_not_stop_costs_the_sandbox_its_life(boot: Boot, until: Until, source: str) -> None:
+    """After a grace period; whoever else was in it is told."""
+    tenant = await boot()
+    other = await start(tenant, FOREVER, until)
+    with pytest.raises(LimitExceeded, match="^the call exceeded 50 ms of time$"):
+        await tenant.do(source, limits=Limits(wall_ms=50))
+    with pytest.raises(LimitExceeded, match="^the sandbox did not stop within 1,000 ms of being cancelled$"):
+        await other
+    assert await tenant.sandbox.died == "did not stop within 1,000 ms of being cancelled"
+
+
+async def test_a_caller_that_goes_away_cancels_the_call(tenant: Any, until: Until) -> None:
+    """The same way, without an error for anybody."""
+    source = "import asyncio\nasync def main():\n    try:\n        await asyncio.Event().wait()\n    finally:\n" \
+             "        print('cancelled')"  # fmt: skip
+    call = await start(tenant, source, until)
+    call.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await call
+    await until(lambda: "stdout: cancelled" in tenant.text)
+    assert tenant.sandbox.alive
+
+
+async def test_a_limit_cannot_be_forged(tenant: Any) -> None:
+    """What the tenant raises is the tenant's, by whatever name; with and without a limit on time."""
+    source = "class {name}(Exception): pass\ndef main(): raise {name}('forged')"
+    for name in ("DeadlineExceeded", "LimitExceeded", "SandboxDied", "TooManyCalls", "ConnectionClosed"):
+        for limits in (Limits(), Limits(wall_ms=None)):
+            with pytest.raises(RemoteError, match=f"^{name}: forged$"):
+                await tenant.do(source.format(name=name), limits=limits)
+    assert tenant.sandbox.alive
+
+
+# Memory
+
+
+async def test_too_large_an_object_is_a_memory_error(tenant: Any) -> None:
+    """Told to the tenant, who may do with less."""
+    with pytest.raises(RemoteError, match="^MemoryError"):
+        await tenant.do("def main(): return len(bytearray(1 << 30))")
+    assert await tenant.do("def main(): return len(bytearray(50 << 20))") == 50 * MIB
+
+
+async def test_a_limit_on_memory_is_the_tenants_own(boot: Boot) -> None:
+    """A smaller one is reached sooner, piece by piece, by whoever of error and kernel comes first."""
+    tenant = await boot(limits=Limits(memory_bytes=32 * MIB))
+    source = "def main():\n    kept = []\n    while True: kept.append(bytearray(1 << 20))"
+    with pytest.raises((RemoteError, LimitExceeded), match="^MemoryError|^the sandbox exceeded 32 MiB of memory$"):
+        await tenant.do(source)
+
+
+async def test_the_kernel_ends_what_uses_more_than_its_group_may(boot: Boot, spawner: Spawner) -> None:
+    """And the words say that it was for memory."""
+    if spawner.layers["cgroups"] != "active":
+        pytest.skip(f"cgroups: {spawner.layers['cgroups']}")
+    tenant = await boot(limits=Limits(memory_bytes=64 * MIB))
+    tenant.sandbox._group.limit_memory(16 * MIB)
+    with pytest.raises(LimitExceeded, match="^the sandbox exceeded 64 MiB of memory$"):
+        await tenant.do("def main():\n    kept = [bytes([1]) * (1 << 20) for _ in range(50)]\n    return len(kept)")
+    assert await tenant.sandbox.died == "exceeded 64 MiB of memory"
+    after = await boot()
+    assert await after.do("def main(): return len(bytearray(50 << 20))") == 50 * MIB
+
+
+async def test_threads_are_bounded(boot: Boot) -> None:
+    """Starting one after the other comes to an error, and the sandbox lives."""
+    tenant = await boot()
+    source = """
+    import threading
+    def main():
+        gate, started = threading.Event(), []
+        threading.stack_size(65536)
+        try:
+            while len(started) < 1000:
+                thread = threading.Thread(target=gate.wait)
+                thread.start()
+                started.append(thread)
+        except (RuntimeError, MemoryError) as error:
+            return type(error).__name__
+        finally:
+            gate.set()
+            for thread in started:
+                thread.join()
+        return len(started)
+    """
+    assert await tenant.do(source) in {"RuntimeError", "MemoryError"}
+    assert await tenant.do("def main(): return 'alive'") == "alive"
+
+
+async def test_descriptors_are_bounded(tenant: Any) -> None:
+    """An error for the tenant, who may close some."""
+    source = """
+    import os
+    def main():
+        kept = []
+        try:
+            while len(kept) < 1000:
+                kept += os.pipe()
+        except OSError as error:
+            return [len(kept) < 64, error.strerror]
+        finally:
+            for each in kept:
+                os.close(each)
+    """
+    assert await tenant.do(source) == [True, "Too many open files"]
+    assert await tenant.do("def main(): return 'alive'") == "alive"

@@ -1,0 +1,208 @@
+"""What a tenant prints, logs and fails to catch reaches the host line by line, and no flood of it hurts anybody."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from cloister.sandbox.sandbox import LOG_LINE_LENGTH, LOG_LINES_PER_SECOND
+
+Boot = Callable[..., Any]
+Until = Callable[[Callable[[], object]], Any]
+
+
+async def test_lines_arrive_with_their_level_and_in_order(tenant: Any) -> None:
+    """Standard output, standard error, logging, warnings; before the answer does."""
+    source = """
+    import logging, sys, warnings
+    def main():
+        print("one", 2)
+        print("err", file=sys.stderr)
+        logging.getLogger("shop").info("sold %s", "tea")
+        logging.getLogger("shop").debug("not shown")
+        logging.warning("low")
+        try:
+            1 / 0
+        except ZeroDivisionError:
+            logging.exception("oops")
+        logging.critical("dead")
+        warnings.warn("old", DeprecationWarning)
+        warnings.warn("look out")
+        print("no newline", end="")
+    """
+    await tenant.do(source)
+    assert tenant.text[:4] == ["stdout: one 2", "stderr: err", "info: shop: sold tea", "warning: root: low"]
+    assert tenant.text[4].startswith("error: root: oops\nTraceback")
+    assert "ZeroDivisionError: division by zero" in tenant.text[4]
+    assert tenant.text[5] == "error: root: dead"
+    assert any("UserWarning: look out" in line for line in tenant.text)
+    assert tenant.text[-1] == "stdout: no newline"
+    assert "not shown" not in "".join(tenant.text)
+
+
+async def test_a_line_knows_its_invocation_and_its_time(boot: Boot) -> None:
+    """Those of the import are of none; each call has a number of its own, kept in its tasks and threads."""
+    source = """
+    import asyncio
+    from workers import WorkerEntrypoint
+    print("import")
+    class Default(WorkerEntrypoint):
+        async def say(self, word):
+            print(word)
+            await asyncio.gather(asyncio.to_thread(print, word), asyncio.create_task(self.later(word)))
+        async def later(self, word):
+            await asyncio.sleep(0)
+            print(word)
+    """
+    tenant = await boot(source)
+    await asyncio.gather(*(tenant.invoke("say", word) for word in "abc"))
+    by_word: dict[str, set[int]] = {}
+    for line in tenant.lines:
+        by_word.setdefault(line.text, set()).add(line.invocation)
+    assert by_word == {"import": {0}, "a": {1}, "b": {2}, "c": {3}}
+    assert len(tenant.lines) == 10
+    assert all(line.time_ms > 1_600_000_000_000 for line in tenant.lines)
+
+
+async def test_uncaught_exceptions_are_told(tenant: Any, until: Until) -> None:
+    """In a task, in a thread, in work that goes on after the answer, and in a callback."""
+    source = """
+    import asyncio, gc, threading
+    async def fail(what):
+        raise ValueError(what)
+    async def main():
+        loop = asyncio.get_running_loop()
+        task = asyncio.ensure_future(fail("in a task"))
+        await asyncio.wait({task})
+        del task
+        gc.collect()
+        ctx.waitUntil(fail("in the background"))
+        loop.call_soon(lambda: int("in a callback"))
+        thread = threading.Thread(target=lambda: int("in a thread"))
+        thread.start()
+        thread.join()
+    """
+    await tenant.do(source)
+    for words in ("in a task", "in the background", "in a callback", "in a thread"):
+        await until(lambda words=words: any(words in line for line in tenant.text))
+    whole = "\n".join(tenant.text)
+    assert "work given to wait_until() failed\nValueError: in the background" in whole
+    assert "Task exception was never retrieved\nValueError: in a task" in whole
+    await until(lambda: tenant.sandbox.background == 0)
+
+
+async def test_background_work_is_counted(tenant: Any, until: Until) -> None:
+    """The sandbox is busy until it is done, so that nobody takes it for idle."""
+    source = """
+    import asyncio
+    async def main(count):
+        global gate
+        gate = env.setdefault("gate", asyncio.Event())
+        for _ in range(count):
+            ctx.wait_until(gate.wait())
+        if not count:
+            gate.set()
+    """
+    await tenant.do(source, 3)
+    await until(lambda: tenant.sandbox.background == 3)
+    assert tenant.sandbox.busy
+    await tenant.do(source, 0)
+    await until(lambda: tenant.sandbox.background == 0)
+    assert not tenant.sandbox.busy
+
+
+async def test_long_lines_are_cut(tenant: Any) -> None:
+    """With how long they were."""
+    source = "def main():\n    print('x' * 100_000)\n    print('y' * 50_000, end='')\n    print('z' * 10)\n    print()"
+    await tenant.do(source + "\n    print('ä' * 8192)")
+    assert tenant.lines[0].text == "x" * 8192 + " … (100,000 characters)"
+    assert tenant.lines[1].text == "y" * 8192 + " … (50,000 characters)"
+    assert [line.text for line in tenant.lines[2:]] == ["z" * 10, "", "ä" * 8192]
+
+
+async def test_an_unfinished_line_is_said_when_it_is_flushed(tenant: Any) -> None:
+    """And its end is not another line."""
+    source = "def main():\n    print('a', end='', flush=True)\n    print()\n    print()\n    print('b', end='')"
+    await tenant.do(source)
+    assert tenant.text == ["stdout: a", "stdout: ", "stdout: b"]
+
+
+async def test_text_that_is_no_text_is_printed_all_the_same(tenant: Any) -> None:
+    """Half a character, control characters, and records that cannot be formatted."""
+    source = """
+    import logging
+    def main():
+        print("\\ud800 half")
+        print("a\\0b\\x1b[31m")
+        logging.error("%d", "no number")
+        print(*range(3), sep="\\n")
+    """
+    await tenant.do(source)
+    assert tenant.text[0] == "stdout: ? half"
+    assert tenant.text[1] == "stdout: a\0b\x1b[31m"
+    assert "cannot be formatted" in tenant.text[2]
+    assert tenant.text[3:] == ["stdout: 0", "stdout: 1", "stdout: 2"]
+
+
+async def test_the_host_cuts_what_the_guest_did_not(tenant: Any, until: Until) -> None:
+    """The other end may be anything by now."""
+    source = """
+    from cloister.ipc import values
+    def main(note):
+        import gc
+        from cloister.ipc.peer import Peer
+        peer = next(found for found in gc.get_objects() if isinstance(found, Peer))
+        peer.note("log", values.dumps(["L" * 1000, "x" * 1_000_000, 1, 1]))
+    """
+    await tenant.do(source, None)
+    await until(lambda: tenant.lines)
+    assert len(tenant.lines[0].text) <= LOG_LINE_LENGTH
+    assert len(tenant.lines[0].level) <= 16
+
+
+async def test_a_flood_is_bounded_and_counted(boot: Boot) -> None:
+    """As many lines a second as are worth reading; the rest are counted, and the neighbours are answered."""
+    flooder, neighbour = await boot(), await boot()
+    source = "def main():\n    for n in range(20_000): print('line', n)"
+    flood = asyncio.ensure_future(flooder.do(source))
+    answers = 0
+    while not flood.done():
+        assert await neighbour.do("def main(): return 1") == 1
+        answers += 1
+    await flood
+    assert answers > 0
+    assert flooder.sandbox.dropped_lines > 0
+    assert len(flooder.lines) % LOG_LINES_PER_SECOND == 0
+    assert flooder.lines[0].text == "line 0"
+    assert neighbour.lines == []
+    assert await flooder.do("def main(): return 'alive'") == "alive"
+
+
+async def test_printing_in_threads_does_not_break_the_wire(tenant: Any) -> None:
+    """Large answers and lines of several threads go over one connection, and each arrives whole."""
+    source = """
+    import threading
+    class Talker(threading.Thread):
+        go_on, failed = True, None
+        def run(self):
+            try:
+                while Talker.go_on:
+                    print("x" * 2000)
+            except BaseException as error:
+                Talker.failed = repr(error)
+    def main(what):
+        if what == "start":
+            env["Talker"] = Talker
+            for _ in range(3):
+                Talker(daemon=True).start()
+        elif what == "stop":
+            env["Talker"].go_on = False
+            return env["Talker"].failed
+        return "y" * 1_000_000
+    """
+    await tenant.do(source, "start")
+    for _ in range(20):
+        assert await tenant.do(source, "answer") == "y" * 1_000_000
+    assert await tenant.do(source, "stop") is None
+    assert {line.text for line in tenant.lines if line.level == "stdout"} == {"x" * 2000}

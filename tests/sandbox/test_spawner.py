@@ -1,0 +1,262 @@
+"""Where sandboxes come from: spares, a zygote that may die, and nothing left when all of it is closed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from cloister.sandbox import Limits, Sandbox, SandboxClosed, SandboxDied, SandboxUnavailable, Spawner
+
+Until = Callable[[Callable[[], object]], Any]
+OpenSpawner = Callable[..., Any]
+
+
+def children() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def in_use(folder: Path) -> dict[str, Any]:
+    """Everything that this process holds and could forget to give back."""
+    return {
+        "descriptors": len(list(Path("/proc/self/fd").iterdir())),
+        "children": [process.pid for process in children()],
+        "threads": threading.active_count(),
+        "sockets": list(folder.iterdir()),
+        "groups": [str(path) for path in Path("/sys/fs/cgroup").rglob(f"cloister-{os.getpid()}*")],
+    }
+
+
+async def answer(sandbox: Sandbox, result: object = 1) -> None:
+    """Boot it, and have it answer."""
+    source = "from workers import WorkerEntrypoint\nclass Default(WorkerEntrypoint):\n    def get(self, x): return x"
+    await sandbox.boot("main.py", {"main.py": ("py", source)}, {}, Limits())
+    assert sandbox.decode(await sandbox.call("invoke", [None, "get", [result], {}, None])) == result
+
+
+async def test_nothing_is_left(
+    open_spawner: OpenSpawner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """After thirty sandboxes and the end of all: no descriptor, process, zombie, thread, socket file, control group."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+    async def once() -> None:
+        async with open_spawner(spares=2) as spawner:
+            for n in range(30):
+                sandbox = await spawner.take()
+                await answer(sandbox, n)
+                if n % 3 == 0:
+                    await sandbox.close("enough")
+                elif n % 3 == 1:
+                    os.kill(sandbox.pid, signal.SIGKILL)
+                    await sandbox.died
+
+    await once()
+    before = in_use(tmp_path)
+    await once()
+    assert in_use(tmp_path) == before
+    assert before["sockets"] == before["groups"] == []
+
+
+async def test_spares_are_ready_and_replenished(open_spawner: OpenSpawner, until: Until) -> None:
+    """A spare is blank, used once, and replaced; taking more than there are makes them on the spot."""
+    async with open_spawner(spares=3) as spawner:
+        await until(lambda: spawner.spares == 3)
+        taken = [await spawner.take() for _ in range(5)]
+        assert len({sandbox.pid for sandbox in taken}) == 5
+        await until(lambda: spawner.spares == 3)
+        assert not {sandbox.pid for sandbox in taken} & {sandbox.pid for sandbox in spawner._spares}
+        for sandbox in taken:
+            await answer(sandbox)
+            assert sandbox.phases.fork > 0
+            assert sandbox.phases.confine > 0
+
+
+async def test_a_spare_that_died_is_not_handed_out(open_spawner: OpenSpawner, until: Until) -> None:
+    """Its place is taken by another."""
+    async with open_spawner(spares=2) as spawner:
+        await until(lambda: spawner.spares == 2)
+        dying = list(spawner._spares)
+        for spare in dying:
+            os.kill(spare.pid, signal.SIGKILL)
+        await asyncio.wait({spare.died for spare in dying})
+        sandbox = await spawner.take()
+        await answer(sandbox)
+        await until(lambda: spawner.spares == 2)
+
+
+async def test_many_at_once(open_spawner: OpenSpawner) -> None:
+    """Forty takers without a spare: each gets its own, and all of them answer."""
+    async with open_spawner() as spawner:
+        sandboxes = await asyncio.gather(*(spawner.take() for _ in range(40)))
+        assert len({sandbox.pid for sandbox in sandboxes}) == 40
+        await asyncio.gather(*(answer(sandbox, n) for n, sandbox in enumerate(sandboxes)))
+
+
+async def test_a_slot_is_used_again(open_spawner: OpenSpawner) -> None:
+    """With its user id and its control group, but only when its sandbox is gone."""
+    async with open_spawner() as spawner:
+        for _ in range(5):
+            sandbox = await spawner.take()
+            assert sandbox.number == 0
+            await answer(sandbox)
+            await sandbox.close("next")
+
+
+async def test_a_zygote_that_dies_is_replaced(open_spawner: OpenSpawner, until: Until) -> None:
+    """Its sandboxes die with it and say so; the next take gets one of the new zygote, and spares come back."""
+    async with open_spawner(spares=2) as spawner:
+        sandbox = await spawner.take()
+        await answer(sandbox)
+        pid, zygote = sandbox.pid, spawner.zygote_pid
+        call = asyncio.ensure_future(sandbox.call("invoke", [None, "get", [1], {}, None]))
+        assert zygote is not None
+        os.kill(zygote, signal.SIGKILL)
+        await asyncio.wait({call, sandbox.died})
+        assert await sandbox.died == "its zygote died"
+        assert not sandbox.alive
+        with pytest.raises(SandboxUnavailable, match="its zygote died"):
+            await sandbox.call("invoke", [None, "get", [1], {}, None])
+        if call.exception() is not None:
+            assert isinstance(call.exception(), SandboxUnavailable | SandboxDied)
+        await answer(await spawner.take())
+        assert spawner.zygote_pid != zygote
+        await until(lambda: spawner.spares == 2)
+        await until(lambda: not psutil.pid_exists(pid))
+
+
+async def test_takers_meanwhile_get_one_of_the_next(open_spawner: OpenSpawner) -> None:
+    """Killed while many are asking: each gets a sandbox or is told, and none hangs."""
+    async with open_spawner() as spawner:
+        takers = [asyncio.ensure_future(spawner.take()) for _ in range(20)]
+        await asyncio.sleep(0)
+        os.kill(spawner.zygote_pid, signal.SIGKILL)
+        async with asyncio.timeout(30):
+            results = await asyncio.gather(*takers, return_exceptions=True)
+        assert all(isinstance(result, Sandbox | SandboxUnavailable | SandboxDied) for result in results)
+        await answer(await spawner.take())
+
+
+async def test_a_child_that_dies_before_anybody_looks_is_told_of(
+    open_spawner: OpenSpawner, monkeypatch: pytest.MonkeyPatch, until: Until
+) -> None:
+    """The news of its death may be read together with the news of its birth."""
+    async with open_spawner() as spawner:
+        nursery = await spawner._open_nursery()
+        real = nursery.fork
+
+        async def fork(slot: int, uid: int, descriptors: list[int]) -> int:
+            pidfd: int = await real(slot, uid, descriptors)
+            signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+            await until(lambda: spawner._stillborn)
+            return pidfd
+
+        monkeypatch.setattr(nursery, "fork", fork)
+        with pytest.raises(SandboxDied, match="killed by SIGKILL while it was starting"):
+            await spawner.take()
+        monkeypatch.setattr(nursery, "fork", real)
+        sandbox = await spawner.take()
+        assert sandbox.number == 0
+        await answer(sandbox)
+
+
+async def test_a_taker_that_gives_up_leaves_no_process_behind(open_spawner: OpenSpawner, until: Until) -> None:
+    """At whatever moment it does; its slot is free again."""
+    async with open_spawner() as spawner:
+        await answer(await spawner.take())
+        before = len(children())
+        for turns in range(12):
+            taker = asyncio.ensure_future(spawner.take())
+            for _ in range(turns):
+                await asyncio.sleep(0.0005)
+            if taker.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await taker
+            else:
+                await (await taker).close("too late")
+        await until(lambda: len(children()) == before)
+        await until(lambda: sorted(spawner._free_slots) == list(range(1, len(spawner._free_slots) + 1)))
+        assert (await spawner.take()).number <= 12
+
+
+async def test_a_closed_spawner_gives_nothing(open_spawner: OpenSpawner) -> None:
+    """And what it gave before is closed."""
+    async with open_spawner() as spawner:
+        sandbox = await spawner.take()
+    with pytest.raises(SandboxUnavailable, match="closed"):
+        await spawner.take()
+    assert await sandbox.died == "the loader was closed"
+    with pytest.raises(SandboxClosed):
+        await sandbox.call("invoke", [None, "get", [1], {}, None])
+
+
+async def test_the_sockets_lie_where_nobody_else_can_come(open_spawner: OpenSpawner) -> None:
+    """In a folder of this user's alone; a socket is there no longer than it takes to connect."""
+    async with open_spawner(spares=1) as spawner:
+        await answer(await spawner.take())
+        folder = Path(spawner._folder)
+        assert folder.stat().st_mode & 0o777 == 0o700
+        assert folder.stat().st_uid == os.getuid()
+        assert {file.is_socket() for file in folder.iterdir()} <= {True}
+
+
+async def test_what_a_host_left_that_was_killed_is_swept(
+    open_spawner: OpenSpawner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its folder of sockets, and nothing that only looks like one, belongs to somebody else, or leads elsewhere."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    left, strange, elsewhere = (tmp_path / name for name in ("cloister-sockets-a", "cloister-sockets-b", "elsewhere"))
+    for folder in (left, strange, elsewhere):
+        folder.mkdir()
+        make_socket(folder / "0")
+    (strange / "notes.txt").write_text("not ours")
+    (tmp_path / "cloister-sockets-c").symlink_to(elsewhere)
+    async with open_spawner() as spawner:
+        await answer(await spawner.take())
+        assert Path(spawner._folder).parent == tmp_path
+        assert not left.exists()
+        assert (strange / "notes.txt").read_text() == "not ours"
+        assert (elsewhere / "0").is_socket()
+
+
+def make_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(path))
+
+
+async def test_two_hosts_in_one_process_do_not_disturb_each_other(open_spawner: OpenSpawner) -> None:
+    """Each has its zygote; closing one leaves the other."""
+    async with open_spawner() as first:
+        async with open_spawner() as second:
+            await asyncio.gather(answer(await first.take(), "a"), answer(await second.take(), "b"))
+        await answer(await first.take(), "c")
+
+
+async def test_a_folder_that_is_too_long_for_a_socket_is_not_used(
+    open_spawner: OpenSpawner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The system takes 107 bytes for a socket's name."""
+    long = tmp_path / ("x" * 100)
+    long.mkdir()
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
+    async with open_spawner() as spawner:
+        await answer(await spawner.take())
+        assert long not in Path(spawner._folder).parents
+
+
+async def test_what_it_uses_can_be_looked_at(open_spawner: OpenSpawner) -> None:
+    """Memory and CPU time, from outside."""
+    async with open_spawner() as spawner:
+        sandbox = await spawner.take()
+        await answer(sandbox)
+        assert sandbox.memory_bytes() >= 0
+        assert sandbox.cpu_seconds() > 0
+        assert isinstance(spawner, Spawner)

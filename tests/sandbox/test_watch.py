@@ -1,0 +1,174 @@
+"""CPU time charged to calls: shared among those in flight, forgiven at records, looked at no later than needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from cloister.sandbox.watch import CpuWatch
+
+
+class Timer:
+    def __init__(self, machine: Machine, when: float, what: Callable[[], None]) -> None:
+        self._machine, self._when, self.what = machine, when, what
+
+    def when(self) -> float:
+        return self._when
+
+    def cancel(self) -> None:
+        self._machine.timers.remove(self)
+
+
+class Machine:
+    """A clock, a process's CPU time, and timers, all of them moved by hand."""
+
+    def __init__(self, cores: int = 1) -> None:
+        self.now = self.cpu = 0.0
+        self.timers: list[Timer] = []
+        self.over: list[str] = []
+        self.watch = CpuWatch(lambda: self.cpu, lambda: self.now, self._call_at)
+        self.watch._cores = cores
+
+    def _call_at(self, when: float, what: Callable[[], None]) -> Timer:
+        timer = Timer(self, when, what)
+        self.timers.append(timer)
+        return timer
+
+    def run(self, seconds: float, *, busy: float = 1.0) -> None:
+        """Time goes by, and the process is busy for that part of it; timers go off on the way."""
+        end = self.now + seconds
+        while due := [timer for timer in self.timers if timer.when() <= end]:
+            timer = min(due, key=Timer.when)
+            self._go_to(timer.when(), busy)
+            self.timers.remove(timer)
+            timer.what()
+        self._go_to(end, busy)
+
+    def _go_to(self, when: float, busy: float) -> None:
+        if when > self.now:
+            self.cpu += (when - self.now) * busy
+            self.now = when
+
+
+def test_a_call_is_ended_when_it_has_used_its_limit() -> None:
+    """Once, and not before it has."""
+    machine = Machine()
+    machine.watch.begin(50, lambda: machine.over.append("one"))
+    machine.run(0.049)
+    assert machine.over == []
+    machine.run(0.02)
+    assert machine.over == ["one"]
+    machine.run(10)
+    assert machine.over == ["one"]
+
+
+def test_only_cpu_counts() -> None:
+    """A call that waits for a day has used nothing; it is looked at now and then, and not more often the longer it is."""
+    machine = Machine()
+    machine.watch.begin(1000, lambda: machine.over.append("one"))
+    machine.run(86_400, busy=0.0)
+    assert machine.over == []
+    machine.run(1.01)
+    assert machine.over == ["one"]
+
+
+def test_calls_in_flight_share_what_is_used() -> None:
+    """Two at a time are charged a half each, whoever of them used it."""
+    machine = Machine()
+    machine.watch.begin(100, lambda: machine.over.append("one"))
+    other = machine.watch.begin(1000, lambda: machine.over.append("other"))
+    machine.run(0.15)
+    assert machine.over == []
+    assert other.used == pytest.approx(0.075, abs=0.03)
+    machine.run(0.06)
+    assert machine.over == ["one"]
+    machine.watch.end(other)
+    assert other.used == pytest.approx(0.1, abs=0.02)
+
+
+def test_what_was_used_before_a_call_is_not_its_own() -> None:
+    """Neither what ran before it began, nor what runs after its end."""
+    machine = Machine()
+    machine.run(5)
+    first = machine.watch.begin(100, lambda: machine.over.append("first"))
+    machine.run(0.05)
+    machine.watch.end(first)
+    machine.run(5)
+    second = machine.watch.begin(100, lambda: machine.over.append("second"))
+    machine.run(0.09)
+    machine.watch.end(second)
+    machine.run(5)
+    assert machine.over == []
+    assert first.used == pytest.approx(0.05)
+    assert second.used == pytest.approx(0.09)
+
+
+def test_a_durable_run_starts_anew_at_each_record() -> None:
+    """It may use its limit between any two records, for as long as it makes progress."""
+    machine = Machine()
+    charge = machine.watch.begin(100, lambda: machine.over.append("run"))
+    for _ in range(10):
+        machine.run(0.09)
+        machine.watch.restart(charge)
+    assert machine.over == []
+    machine.run(0.11)
+    assert machine.over == ["run"]
+
+
+@pytest.mark.parametrize("cores", [1, 2, 16])
+def test_more_cores_are_looked_at_sooner(cores: int) -> None:
+    """All of them busy, the limit is overshot by no more than the shortest pause between two looks on each."""
+    machine = Machine(cores)
+    spent: list[float] = []
+    machine.watch.begin(1000, lambda: spent.append(machine.cpu))
+    machine.run(5, busy=cores)
+    assert 1.0 <= spent[0] <= 1.0 + 0.006 * cores
+
+
+def test_a_stricter_call_is_looked_at_in_time() -> None:
+    """The timer of a generous one does not make it wait."""
+    machine = Machine()
+    machine.watch.begin(60_000, lambda: machine.over.append("generous"))
+    machine.watch.begin(10, lambda: machine.over.append("strict"))
+    machine.run(0.03)
+    assert machine.over == ["strict"]
+    assert len(machine.timers) == 1
+
+
+def test_one_timer_serves_any_number_of_calls() -> None:
+    """Calls that come and go cost no timer each."""
+    machine = Machine()
+    for _ in range(1000):
+        machine.watch.end(machine.watch.begin(1000, lambda: machine.over.append("x")))
+    assert len(machine.timers) == 1
+    machine.run(100)
+    assert machine.timers == []
+    machine.watch.begin(1000, lambda: machine.over.append("later"))
+    machine.run(1.01)
+    assert machine.over == ["later"]
+
+
+def test_a_process_that_is_gone_reads_as_zero_and_charges_nothing() -> None:
+    """What has been read before stands."""
+    machine = Machine()
+    machine.run(5)
+    charge = machine.watch.begin(1000, lambda: machine.over.append("x"))
+    machine.cpu = 0.0
+    machine.run(3, busy=0.0)
+    assert charge.used == 0.0
+    machine.watch.stop()
+    assert machine.timers == []
+    machine.run(100)
+    assert machine.over == []
+
+
+def test_ending_twice_and_after_the_end_is_harmless() -> None:
+    """A call may end while its process does."""
+    machine = Machine()
+    charge = machine.watch.begin(10, lambda: machine.over.append("x"))
+    machine.watch.stop()
+    machine.watch.end(charge)
+    machine.watch.end(charge)
+    machine.watch.stop()
+    assert machine.over == []
