@@ -129,8 +129,12 @@ class RunInterrupted(EngineError):
 class RunPostponed(RunInterrupted):
     """The host could not run it now: no code to be had, no room, no process. Nobody's run is at fault.
 
-    It is tried again after a growing delay, for as long as it takes.
+    It is tried again after a growing delay, for as long as it takes; `at_once` when it was put off only to make room.
     """
+
+    def __init__(self, reason: str, *, at_once: bool = False) -> None:
+        super().__init__(reason)
+        self.at_once = at_once
 
 
 class NonDeterminismError(EngineError):

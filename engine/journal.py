@@ -30,7 +30,7 @@ from .rules import MAX_CODE, MAX_STEPS, bounded_error, check_count, check_name, 
 from .store import Store, pack_config, pack_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from .writer import Writer
 
@@ -57,6 +57,10 @@ class _Known(NamedTuple):
     attempts: int
     due: int | None
     config: StepConfig
+
+
+async def _always() -> bool:
+    return True
 
 
 class LiveJournal:
@@ -90,6 +94,8 @@ class LiveJournal:
         self._writes = self._activity = 0
         self._linger_timer: Timer | None = None
         self._gate: asyncio.Event | None = None
+        self._asking: asyncio.Future[None] | None = None
+        self.only_waits: Callable[[], Awaitable[bool]] = _always
         self.over: str | None = None
         self.progressed = False
 
@@ -285,7 +291,17 @@ class LiveJournal:
         if self._activity != seen:
             self._stir()
         elif nearest - self._clock.now() > self._linger * 1000:
+            self._asking = asyncio.ensure_future(self._park(seen))
+
+    async def _park(self, seen: int) -> None:
+        """Ask whoever runs the program whether it really only waits, and have it put aside if nothing came between."""
+        idle = await self.only_waits()
+        if self.over is not None or self._running or self._writes or not self._waits:
+            return
+        if idle and self._activity == seen:
             self._host.on_parkable(tuple(self._waits))
+        else:
+            self._stir()
 
     async def _held(self) -> None:
         """While the run is being drained nothing returns to it, so that it begins nothing new."""

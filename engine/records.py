@@ -16,6 +16,7 @@ from cloister.ipc import values
 
 if TYPE_CHECKING:
     import datetime as dt
+    from collections.abc import Awaitable, Callable
 
 StepKind = Literal["do", "sleep", "wait"]
 StepState = Literal["done", "failed", "retrying", "waiting"]
@@ -171,6 +172,8 @@ class Journal(Protocol):
 
     history: tuple[StepRecord, ...]
     code_digest: bytes | None
+    only_waits: Callable[[], Awaitable[bool]]
+    """Asked before the run is put aside: whether the program does nothing but wait for the journal. May be replaced."""
 
     @property
     def workflow_name(self) -> str: ...

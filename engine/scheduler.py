@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from .clock import Clock, Timer, resolve
-from .errors import RunOver, StorageError
+from .errors import EngineClosed, RunOver, StorageError
 from .records import Address, Claim, ErrorRecord, Key, Pull, Standing, Status
 from .run import Run
 from .store import Store
@@ -95,7 +95,9 @@ class Scheduler:
             ending = []
         for listeners in self._listeners.values():
             for listener in listeners:
-                listener.cancel()
+                if not listener.done():
+                    listener.set_exception(EngineClosed())
+                    listener.exception()  # whoever waits is told; if nobody does, that is no news
 
     # Verbs of the binding: each reacts to the acknowledgement, then answers
 
@@ -303,10 +305,10 @@ class Scheduler:
             self.losses += 1
             self._spawn(self._account(run, reason))
 
-    def postponed(self, run: Run) -> None:
+    def postponed(self, run: Run, at_once: bool) -> None:
         if run.stop("postponed"):
             self.postponements += 1
-            self._spawn(self._put_off(run))
+            self._spawn(self._retire(run, ()) if at_once else self._put_off(run))
 
     async def _put_off(self, run: Run) -> None:
         await run.ended()

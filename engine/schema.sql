@@ -65,6 +65,7 @@ CREATE TABLE steps (
     config   TEXT,
     started  INTEGER,
     ended    INTEGER,
+    finished INTEGER,                     -- order of the outcomes, in which a replay hands them out again
     PRIMARY KEY (instance, kind, name, count)
 ) WITHOUT ROWID;
 CREATE INDEX steps_awaiting ON steps (instance, type, position) WHERE kind = 'wait' AND state = 'waiting';

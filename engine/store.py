@@ -29,12 +29,13 @@ Row = tuple[Any, ...]
 
 _RECORD = """
 INSERT INTO steps
-    (instance, kind, name, count, position, state, attempts, due, type, value, error, config, started, ended)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    (instance, kind, name, count, position, state, attempts, due, type, value, error, config, started, ended, finished)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET state = excluded.state, attempts = excluded.attempts, due = excluded.due,
-                          value = excluded.value, error = excluded.error, ended = excluded.ended
+                          value = excluded.value, error = excluded.error, ended = excluded.ended,
+                          finished = excluded.finished
 """
-_HISTORY = "SELECT kind, name, count, state, attempts, value, error, due, config FROM steps"
+_HISTORY = "SELECT kind, name, count, state, attempts, value, error, due, config, finished FROM steps"
 _PROGRESS = "(SELECT coalesce(sum(1 + attempts + (ended IS NOT NULL)), 0) FROM steps WHERE instance = ?)"
 
 
@@ -57,7 +58,7 @@ def _config(text: str | None) -> StepConfig:
 
 
 def _step(row: Row) -> StepRecord:
-    kind, name, count, state, attempts, value, error, due, config = row
+    kind, name, count, state, attempts, value, error, due, config, _ = row
     return StepRecord(
         kind,
         name,
@@ -77,6 +78,7 @@ class Store:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
         self._execute = connection.execute
+        self._outcomes = 0
         self._workflows: dict[str, int] = dict(self._execute("SELECT name, number FROM workflows"))
         self._execute(  # code that no unfinished instance can wake up on
             "DELETE FROM codes WHERE number NOT IN"
@@ -162,8 +164,10 @@ class Store:
         digest = self._execute("SELECT digest FROM codes WHERE number = ?", (code,)).fetchone()[0] if code else None
         history: tuple[StepRecord, ...] = ()
         if started is not None:
-            rows = self._execute(f"{_HISTORY} WHERE instance = ? ORDER BY position", (number,))
+            query = f"{_HISTORY} WHERE instance = ? ORDER BY finished IS NULL, finished, position"
+            rows = self._execute(query, (number,)).fetchall()
             history = tuple(map(_step, rows))
+            self._outcomes = max([self._outcomes, *(row[-1] for row in rows if row[-1] is not None)])
         self._execute(
             "UPDATE instances SET status = 'running', started = coalesce(started, ?), wake_at = NULL,"
             f" progress = {_PROGRESS} WHERE number = ?",
@@ -323,7 +327,18 @@ class Store:
 
         What a first record says of position, type, config and start stays.
         """
-        self._execute(_RECORD, row)
+        self._execute(_RECORD, (*row, None if row[-1] is None else self._next_outcome()))
+
+    def _outcome_of(self, number: int) -> int:
+        """The same for an instance that this host may not have claimed yet."""
+        query = "SELECT max(finished) FROM steps WHERE instance = ?"
+        self._outcomes = max(self._outcomes, self._execute(query, (number,)).fetchone()[0] or 0)
+        return self._next_outcome()
+
+    def _next_outcome(self) -> int:
+        """Later than every outcome of the instances that were claimed so far."""
+        self._outcomes += 1
+        return self._outcomes
 
     def take_event(
         self, number: int, name: str, count: int, position: int, event_type: str, due: int, now: int
@@ -362,9 +377,9 @@ class Store:
         """Record that the wait timed out, unless an event came first: then that event."""
         key = (number, name, count)
         expired = self._execute(
-            "UPDATE steps SET state = 'failed', error = ?, ended = ?"
+            "UPDATE steps SET state = 'failed', error = ?, ended = ?, finished = ?"
             " WHERE instance = ? AND kind = 'wait' AND name = ? AND count = ? AND state = 'waiting'",
-            (pack_error(error), now, *key),
+            (pack_error(error), now, self._next_outcome(), *key),
         )
         if expired.rowcount:
             return None
@@ -396,9 +411,9 @@ class Store:
             self._execute("INSERT INTO events (instance, type, event) VALUES (?, ?, ?)", (number, event_type, event))
             return Standing(status), None
         self._execute(
-            "UPDATE steps SET state = 'done', value = ?, ended = ?"
+            "UPDATE steps SET state = 'done', value = ?, ended = ?, finished = ?"
             " WHERE instance = ? AND kind = 'wait' AND name = ? AND count = ?",
-            (event, now, number, *wait),
+            (event, now, self._outcome_of(number), number, *wait),
         )
         if status is Status.WAITING:
             return self._stand(number, Status.QUEUED, wake_at=now), wait

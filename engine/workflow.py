@@ -79,7 +79,7 @@ class Instance:
         """
         status = await self.status_encoded()
         if status["output"] is not None:
-            status["output"] = values.loads(status["output"].data)
+            status["output"] = values.loads(status["output"].data, trusted=True)
         return status
 
     async def status_encoded(self) -> dict[str, Any]:
@@ -171,7 +171,7 @@ def _expire(ending: asyncio.Future[End], timeout: float) -> None:
 
 def _result(end: End) -> Any:
     if end.status is Status.COMPLETE and end.output is not None:
-        return values.loads(end.output)
+        return values.loads(end.output, trusted=True)
     error = end.error or ErrorRecord("Error", "")
     raise InstanceFailed(error.name, error.message)
 

@@ -16,6 +16,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, Protocol, Self, runtime_checkable
 
 from . import values
+from .codec import MAX_NUMBER
 from .errors import CapabilityError, CodecError, PayloadError, RemoteProtocolError
 
 MAX_GRANTS: Final = 65_536
@@ -301,6 +302,8 @@ def resolve(reference: bytes, channel: Channel, exports: Exports) -> object:
     The reference was checked with the value that it stood in, if its sender is not trusted.
     """
     match values.loads(reference, trusted=True):
+        case [_, int(number), *_] if type(number) is not int or not 0 <= number < MAX_NUMBER:
+            pass
         case [0, int(number), dict(attributes)]:
             return Stub(channel, number, attributes)
         case [1, int(number)]:

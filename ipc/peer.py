@@ -215,7 +215,11 @@ class Peer:
             answer.set_exception(error)
 
     def _failure(self, payload: bytes) -> Exception:
-        match values.loads(payload):
+        try:
+            told = values.loads(payload)
+        except PayloadError as error:
+            raise RemoteProtocolError(f"a failure that cannot be read: {error}") from error
+        match told:
             case [str(name), str(message), str(trace)]:
                 return self._rebuild(name[:MAX_NAME], message[:MAX_TEXT], trace[-MAX_TRACE:])
         raise RemoteProtocolError("a failure that is not a name, a message and a traceback")

@@ -117,10 +117,11 @@ def join(parts: Mapping[str, bytes]) -> bytes:
     return head + b"".join(_pack(key) + part for key, part in parts.items())
 
 
-def scan(data: bytes, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_ELEMENTS) -> int:
+def scan(data: bytes, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_ELEMENTS, extensions: bool = True) -> int:
     """Walk encoded bytes without building anything, and raise `PayloadError` at the first thing that is not allowed.
 
-    Returns the number of elements. What is inside a set or a capability's reference counts like everything else.
+    Returns the number of elements. What is inside a set or a capability's reference counts like everything else, and
+    may be neither of the two again: each level would be read by a call of its own, and the sender choose how many.
     """
     size, at, elements = len(data), 0, 0
     left, keys = 1, None  # values still to come at this level; the keys seen, when this level is a map
@@ -168,11 +169,16 @@ def scan(data: bytes, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_ELE
             key_next = not key_next
         if kind == _EXT:
             code = data[body - 1]
-            if code in {SET, CAPABILITY}:
+            if code in {SET, CAPABILITY} and extensions:
                 rest = max_depth - len(outer), max_elements - elements
-                elements += scan(data[body:end], max_depth=rest[0], max_elements=rest[1])
+                elements += scan(data[body:end], max_depth=rest[0], max_elements=rest[1], extensions=False)
             elif code != DATETIME:
-                raise PayloadError(f"unknown extension type {code}")
+                nested = code in {SET, CAPABILITY}
+                raise PayloadError(
+                    "a set or a capability is nested too deep in another"
+                    if nested
+                    else f"unknown extension type {code}"
+                )
         at = end
 
 

@@ -64,6 +64,7 @@ class _Answering:
         function = self._methods.get(method)
         if function is None:
             raise CapabilityError(f"a workflow binding has no method {method!r}; it has {', '.join(self._methods)}")
+        values.scan(payload)  # before anything is taken apart: a list of millions costs its sender nothing
         match values.split(payload):
             case [args, kwargs]:
                 positional, named = values.split(args), values.split(kwargs)

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from cloister.engine import Encoded, Journal, RunInterrupted, RunPostponed, WorkflowEvent, WorkflowStep
-from cloister.sandbox import Limits, SandboxError, SandboxUnavailable
+from cloister.sandbox import Limits, SandboxClosed, SandboxError, SandboxUnavailable
 
 from .code import load_code
 from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity
@@ -80,8 +80,10 @@ class Entrypoint:
         journal = step.journal
         try:
             return await self._run(event, journal)
-        except (LoadFailed, InvalidCode, LoaderClosed, NoCapacity, SandboxUnavailable, SandboxClosed) as error:
+        except (LoadFailed, InvalidCode, LoaderClosed, NoCapacity, SandboxUnavailable) as error:
             raise RunPostponed(str(error)) from error
+        except SandboxClosed as error:  # the host's own doing, such as an eviction: it goes on elsewhere
+            raise RunPostponed(str(error), at_once=True) from error
         except SandboxError as error:
             raise RunInterrupted(str(error)) from error
 
@@ -116,7 +118,8 @@ class Entrypoint:
             "workflowName": event.workflow_name,
         }
         arguments = [self._name, about, event.encoded_payload, history(journal), resolved(), target]
-        target.on_record, answer = worker.run(arguments, limits.without_wall())
+        target.on_record, answer = worker.run([*arguments, target.number], limits.without_wall())
+        journal.only_waits = lambda: worker.sandbox.idle(target.number)
         async with target.watch(worker.exceed):
             return Encoded(await answer)
 

@@ -6,6 +6,7 @@ Which run it is follows from the capability; nothing that a sandbox says can nam
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
@@ -16,6 +17,9 @@ from cloister.ipc.capabilities import Channel
 
 SILENCE: Final = 60.0
 """Seconds that a run may be silent for beyond the longest timeout of its steps, unless it waits for the engine."""
+INLINE: Final = 4 * 1024 * 1024
+"""Bytes of recorded values that travel with a run. Of those beyond, the guest asks for the ones it comes to."""
+_numbers = itertools.count(1)
 _RECORDS = frozenset({"settle", "sleep", "wait_for_event"})
 
 
@@ -24,6 +28,7 @@ class JournalTarget:
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
+        self.number = next(_numbers)
         self._asking = 0
         self._longest = StepConfig().timeout_ms / 1000
         self._heard = asyncio.get_running_loop().time()
@@ -92,6 +97,12 @@ class JournalTarget:
     async def _attempt(self, name: str, count: int) -> bytes:
         return values.dumps(await self._journal.attempt(name, count))
 
+    async def _recall(self, kind: str, name: str, count: int) -> bytes:
+        for record in self._journal.history:
+            if (record.kind, record.name, record.count) == (kind, name, count) and record.value is not None:
+                return values.dumps(record.value)
+        raise PayloadError(f"there is no recorded value of {kind} {name!r}")
+
     async def _started(self, name: str, count: int, attempt: int) -> bytes:
         self._journal.started(name, count, attempt)
         return values.dumps(None)
@@ -112,6 +123,7 @@ _QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
     "settle": JournalTarget._settle,
     "configure": JournalTarget._configure,
     "attempt": JournalTarget._attempt,
+    "recall": JournalTarget._recall,
     "started": JournalTarget._started,
     "sleep": JournalTarget._sleep,
     "wait_for_event": JournalTarget._wait_for_event,
@@ -119,11 +131,20 @@ _QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
 
 
 def history(journal: Journal) -> list[Any]:
-    """The records as a guest reads them: kind, name, count, state, attempts, value, error, config."""
+    """The records as a guest reads them: kind, name, count, state, attempts, value, error, config.
+
+    In place of a value that is to be asked for stands its size.
+    """
+    left = INLINE
+    shown: list[bytes | int | None] = []
+    for record in journal.history:
+        size = len(record.value or b"")
+        left -= size
+        shown.append(record.value if left >= 0 or record.value is None else size)
     return [
-        [record.kind, record.name, record.count, record.state, record.attempts, record.value, _plain(record.error),
+        [record.kind, record.name, record.count, record.state, record.attempts, value, _plain(record.error),
          _shown(record.config) if record.config is not None else None]
-        for record in journal.history
+        for record, value in zip(journal.history, shown, strict=True)
     ]  # fmt: skip
 
 

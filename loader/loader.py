@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from types import TracebackType
-from typing import Literal, NamedTuple, Self
+from typing import Final, Literal, NamedTuple, Self
 
 from cloister.sandbox import LimitExceeded, Policy, SandboxClosed, Spawner
 
@@ -20,6 +20,9 @@ from .entrypoint import WorkerStub
 from .errors import LoaderClosed, LoadFailed, NoCapacity
 from .events import Announcements, LoaderEvent, LoaderStatistics
 from .worker import Worker
+
+BACKGROUND: Final = 30.0
+"""Seconds for which work given to `wait_until` keeps its sandbox from being evicted."""
 
 
 class Key(NamedTuple):
@@ -53,11 +56,14 @@ class Loader:
         self._patience = admission_timeout
         self._waiting: OrderedDict[asyncio.Future[None], Key] = OrderedDict()
         self._announcements = Announcements()
-        self._open = False
+        self._open = self._closed = False
+        self._boot_tasks: dict[Worker, asyncio.Task[None]] = {}
         self._one_off = 0
         self._booting = self._boots = self._hits = self._evictions = self._deaths = self._dropped = 0
 
     async def __aenter__(self) -> Self:
+        if self._closed or self._open:
+            raise LoaderClosed("this loader was opened before; make another one")
         await self._spawner.__aenter__()
         self._open = True
         return self
@@ -65,10 +71,18 @@ class Loader:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._open = False
+        if self._closed:
+            return
+        self._open, self._closed = False, True
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_exception(LoaderClosed("the loader was closed"))
+        boots = list(self._boot_tasks.values())
+        for worker, boot in list(self._boot_tasks.items()):
+            worker.fail(LoaderClosed("the loader was closed"))
+            boot.cancel()
+        if boots:
+            await asyncio.wait(boots)
         await self._spawner.__aexit__(kind, error, trace)
 
     def get(self, tenant_id: str, get_code: GetCode, *, version: str | None = None) -> WorkerStub:
@@ -146,9 +160,8 @@ class Loader:
                     key.tenant_id, lambda worker: self._idle(key, worker), lambda worker: self._gone(key, worker)
                 )
                 self._cache.add(key, worker)
-                asyncio.ensure_future(self._boot(key, worker, get_code)).add_done_callback(
-                    lambda done: done.exception()
-                )
+                boot = self._boot_tasks[worker] = asyncio.ensure_future(self._boot(key, worker, get_code))
+                boot.add_done_callback(lambda done: done.cancelled() or done.exception())
                 self._admit(key)
                 return worker
             first = deadline is None
@@ -168,20 +181,27 @@ class Loader:
         except BaseException as error:
             self._cache.remove(key, worker)
             self._admit()
-            if not worker.ready.done():
-                worker.ready.set_exception(error if isinstance(error, Exception) else LoaderClosed("cancelled"))
+            worker.fail(error if isinstance(error, Exception) else LoaderClosed("the boot was cancelled"))
             raise
         finally:
             self._booting -= 1
+            self._boot_tasks.pop(worker, None)
         self._boots += 1
         self._announcements.announce(
             LoaderEvent(kind="boot", tenant_id=key.tenant_id, sandbox=sandbox.number, phases=sandbox.phases)
         )
 
     def _let_go(self, key: Key, worker: Worker) -> None:
-        if worker.busy:  # work goes on after the answer: this pin is let go of when it is done
+        if worker.busy:  # work goes on after the answer: this pin is let go of when it is done, or has had its time
             worker.held_for_background += 1
+            asyncio.get_running_loop().call_later(BACKGROUND, self._let_go_of_background, key, worker)
         else:
+            self._cache.unpin(key, worker, passing=key.one_off)
+            self._admit()
+
+    def _let_go_of_background(self, key: Key, worker: Worker) -> None:
+        if worker.held_for_background:
+            worker.held_for_background -= 1
             self._cache.unpin(key, worker, passing=key.one_off)
             self._admit()
 
@@ -216,6 +236,9 @@ class Loader:
         self._evictions += 1
         number = worker.sandbox.number if worker.ready.done() and worker.ready.exception() is None else -1
         worker.end(reason)
+        if (boot := self._boot_tasks.get(worker)) is not None:
+            worker.fail(SandboxClosed(f"the sandbox was {reason} while it was booting"))
+            boot.cancel()
         self._announcements.announce(LoaderEvent(kind="evict", tenant_id=key.tenant_id, sandbox=number, reason=reason))
 
     async def _room(self, key: Key, deadline: float, first_time: bool, patience: float) -> None:

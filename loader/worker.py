@@ -94,6 +94,11 @@ class Worker:
         _read(values.loads, payload)
         return payload
 
+    def fail(self, error: Exception) -> None:
+        """It will never be ready: whoever waits for it is told why. Harmless when it is."""
+        if not self.ready.done():
+            self.ready.set_exception(error)
+
     def end(self, reason: str) -> None:
         """End it at once."""
         self.evicted = reason

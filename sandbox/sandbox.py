@@ -16,6 +16,7 @@ from cloister.ipc import (
     Connection,
     ConnectionClosed,
     DeadlineExceeded,
+    IpcError,
     Peer,
     RemoteError,
     RemoteProtocolError,
@@ -158,6 +159,13 @@ class Sandbox:
     ) -> tuple[Callable[[], None], Awaitable[bytes]]:
         """The same for a durable run: a function that starts the count of CPU time anew, and what to await."""
         return self._guarded(method, self._peer.encode(arguments), limits)
+
+    async def idle(self, run: int) -> bool:
+        """Whether a durable run that is going on in here does nothing but wait for its journal."""
+        try:
+            return bool(self.decode(await self._peer.call(_WORKER, "idle", self._peer.encode([run]))))
+        except (IpcError, SandboxError):
+            return True  # it is gone, or does not know: there is nothing to wait for
 
     def decode(self, payload: bytes) -> Any:
         """Read a result. `PayloadError` is the tenant's fault."""

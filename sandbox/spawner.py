@@ -23,6 +23,7 @@ from cloister.ipc.transport import Router
 
 from .errors import LayerMissing, SandboxClosed, SandboxError, SandboxUnavailable
 from .lockdown.cgroups import Group, Groups
+from .lockdown.identity import FIRST_ID
 from .lockdown.sequence import FLOOR, IN_ORDER
 from .nursery import Nursery
 from .policy import Policy
@@ -35,7 +36,7 @@ REFILL_AFTER: Final = 0.004
 _LONGEST_BASE: Final = 70
 """Bytes that the name of the folder for sockets may have: the system takes 107 for a socket's, and ours are added."""
 _PREFIX: Final = "cloister-sockets-"
-_UID_BASE, _UIDS_PER_HOST, _HOSTS, _UIDS_PER_SPAWNER = 2_000_000_000, 100_000, 1000, 10_000
+_UIDS_PER_HOST, _HOSTS, _UIDS_PER_SPAWNER = 100_000, 1000, 10_000
 _spawners = itertools.count()
 
 
@@ -54,7 +55,7 @@ class Spawner:
         self._abandoned: set[int] = set()
         self._slots = itertools.count()
         self._sockets = itertools.count()
-        self._first_uid = _UID_BASE + os.getpid() % _HOSTS * _UIDS_PER_HOST
+        self._first_uid = FIRST_ID + os.getpid() % _HOSTS * _UIDS_PER_HOST
         self._first_uid += next(_spawners) * _UIDS_PER_SPAWNER % _UIDS_PER_HOST
         self._forking = asyncio.Semaphore(8)
         self._closing = False
@@ -84,7 +85,11 @@ class Spawner:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._closing:
+            return
         self._closing = True
+        if self._opening is not None:  # a zygote that is still starting is ended when it has
+            await asyncio.wait({self._opening})
         if self._filling is not None:
             self._filling.cancel()
             await asyncio.wait({self._filling})

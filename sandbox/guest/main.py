@@ -23,6 +23,8 @@ from .output import Output
 from .values import JsDict
 from .worker import Worker
 
+_ACCEPT_WITHIN = 10.0
+"""Seconds after which a guest that no host has connected to ends."""
 _CHUNK = 32 * 1024  # below what the C library takes from the kernel anew each time
 
 
@@ -31,8 +33,12 @@ class GuestPeer(Peer):
 
     async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
         """Call the host."""
-        scope.still_wanted()
-        return await super().call(target, method, payload, timeout=timeout)
+        run = scope.still_wanted()
+        run.busy += 1
+        try:
+            return await super().call(target, method, payload, timeout=timeout)
+        finally:
+            run.busy -= 1
 
 
 class Wire:
@@ -125,6 +131,14 @@ class Loop(asyncio.SelectorEventLoop):
         self._close_self_pipe()  # type: ignore[attr-defined]
         self._selector._selector.close()  # type: ignore[attr-defined]
 
+    def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
+        """Work in a thread is something that a run does beside waiting."""
+        run = scope.still_wanted()
+        run.busy += 1
+        work: asyncio.Future[Any] = super().run_in_executor(executor, func, *args)
+        work.add_done_callback(lambda _: run.done())
+        return work
+
     def reopen(self) -> None:
         """Take descriptors that no sibling shares."""
         self._selector._selector = select.epoll()  # type: ignore[attr-defined]
@@ -145,6 +159,7 @@ class Stage:
     def serve(self, listener: int, account: Mapping[str, int]) -> int:
         """Live. Returns what to exit with, which tells the host that it was the connection that ended."""
         with socket.socket(fileno=listener) as door:
+            door.settimeout(_ACCEPT_WITHIN)
             connection, _ = door.accept()
         self.converse(connection, account)
         return 71

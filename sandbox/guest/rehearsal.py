@@ -109,7 +109,10 @@ def _calls(program: str) -> list[Call]:
         Call(2, 0, "invoke", _encode([None, "greet", ["you"], {}, None])),
         Call(3, 0, "invoke", _encode([None, "fail", [], {}, None])),
         Call(
-            4, 0, "run", _encode(["TenantWorkflow", {"instanceId": "one"}, values.dumps({}), [], _DEFAULTS, _JOURNAL])
+            4,
+            0,
+            "run",
+            _encode(["TenantWorkflow", {"instanceId": "one"}, values.dumps({}), [], _DEFAULTS, _JOURNAL, 1]),
         ),
     ]
 

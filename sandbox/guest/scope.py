@@ -14,6 +14,8 @@ from typing import Any
 
 from .values import JsDict
 
+_SOON = 60.0
+
 
 class Suspended(BaseException):
     """The run was parked or ended from outside; it goes on elsewhere, or later, or not at all. Nothing to catch."""
@@ -22,19 +24,43 @@ class Suspended(BaseException):
 
 
 class Run:
-    """A durable run inside this sandbox: whether it is still wanted."""
+    """A durable run inside this sandbox: whether it is still wanted, and what it is doing beside waiting for the host.
 
-    over = False
+    `busy` counts step bodies, calls of bindings and work in threads; `asking` counts questions to the journal.
+    """
+
+    def __init__(self) -> None:
+        self.over = False
+        self.busy = 0
+        self.asking = 0
+
+    def done(self) -> None:
+        """Something that it was busy with is."""
+        self.busy -= 1
+
+    def only_waits(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether nothing of this run is going on, and no timer of its own will go off soon.
+
+        Which run a timer was set in is known from its context. A far one is a time limit around a wait, as a rule.
+        """
+        soon = loop.time() + _SOON
+        timers: list[asyncio.TimerHandle] = getattr(loop, "_scheduled", [])
+        return not self.busy and not any(
+            not timer.cancelled() and timer.when() < soon and timer._context.get(current_run) is self  # type: ignore[attr-defined]
+            for timer in timers
+        )
 
 
+_NO_RUN = Run()
 current_run: contextvars.ContextVar[Run | None] = contextvars.ContextVar("run", default=None)
 
 
-def still_wanted() -> None:
-    """Raise `Suspended` if the run that this code belongs to is over."""
-    run = current_run.get()
-    if run is not None and run.over:
+def still_wanted() -> Run:
+    """The run that this code belongs to, or one that stands for none. `Suspended` if it is over."""
+    run = current_run.get() or _NO_RUN
+    if run.over:
         raise Suspended("this run was parked or ended; if it goes on, it does so from its records")
+    return run
 
 
 class Env(JsDict):

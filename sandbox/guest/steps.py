@@ -9,19 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+import itertools
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from cloister.ipc import values
 from cloister.ipc.capabilities import Stub
 from cloister.ipc.errors import CodecError, RemoteError
+from cloister.ipc.peer import Peer
 
 from . import failure, scope
 from .values import JsDict
 from .workers.workflows import NonRetryableError
 
 _NOTE_AFTER = 0.02  # seconds: a body that is done sooner is not announced
+_OUTCOMES = frozenset({"done", "failed"})
+_TURN = 5  # turns of the loop between two recorded outcomes
+_STUCK_AFTER = 1.0
+Key = tuple[str, str, int]
 _OVER = "this run was parked or ended; if it goes on, it does so from its records"
 Body = Callable[..., Any]
 
@@ -33,22 +40,34 @@ class NonDeterminismError(Exception):
 
 
 class Journal:
-    """The host's record of this run: what is there already, and how to add to it. All in encoded values."""
+    """The host's record of this run: what is there already, and how to add to it. All in encoded values.
+
+    Recorded outcomes are handed out in the order in which they were recorded, one after the other, so that branches
+    which run beside each other ask for the same things in the same order as they did the first time.
+    """
 
     def __init__(self, stub: Stub, history: list[Any], defaults: dict[str, Any], run: scope.Run) -> None:
-        self._call = stub._channel.call
+        self._call = functools.partial(Peer.call, stub._channel)  # type: ignore[arg-type]
         self._telling: set[asyncio.Future[Any]] = set()
         self._target = stub._target
         self._configs: dict[bytes, dict[str, Any]] = {}
         self.defaults = defaults
         self.records = {(kind, name, count): rest for kind, name, count, *rest in history}
-        self.unvisited = {key for key, record in self.records.items() if record[0] in {"done", "failed"}}
+        self._order = [key for key, record in self.records.items() if record[0] in _OUTCOMES]
+        self._next = 0
+        self._gates: dict[Key, asyncio.Future[None]] = {}
+        self._resting = _TURN if self._order else 0
+        self._loop = asyncio.get_running_loop()
+        self.unvisited = set(self._order)
+        if self._order:
+            self._loop.call_soon(self._rest)  # first let every branch ask for what it asks for first
         self.run = run
 
     async def ask(self, method: str, *arguments: object) -> Any:
         """One round trip."""
         if self.run.over:
             raise scope.Suspended(_OVER)
+        self.run.asking += 1
         try:
             answer = await self._call(self._target, method, values.dumps(arguments))
         except RemoteError as error:
@@ -56,6 +75,8 @@ class Journal:
                 self.run.over = True
                 raise scope.Suspended(_OVER) from None
             raise
+        finally:
+            self.run.asking -= 1
         return values.loads(answer, hook=JsDict, trusted=True)
 
     def started(self, name: str, count: int, attempt: int) -> None:
@@ -69,11 +90,64 @@ class Journal:
         if not task.cancelled():
             task.exception()  # a host that does not want to hear it says so where it matters
 
-    def visit(self, kind: str, name: str, count: int) -> list[Any] | None:
-        """The record of a step, if there is one: state, attempt, value, error, config."""
+    async def visit(self, kind: str, name: str, count: int) -> list[Any] | None:
+        """The record of a step, if there is one: state, attempt, value, error, config. An outcome waits its turn."""
         key = (kind, name, count)
+        record: list[Any] | None = self.records.get(key)
+        if record is None or record[0] not in _OUTCOMES:
+            return record
+        if key not in self.unvisited:
+            return record
         self.unvisited.discard(key)
-        return self.records.get(key)
+        gate = self._gates[key] = self._loop.create_future()
+        watch = self._loop.call_later(_STUCK_AFTER, self._look, self._next)
+        self._loop.call_soon(self._open)
+        try:
+            await gate
+        except BaseException:  # whoever waited for it has given up: the others must not wait for it
+            self._order.remove(key)
+            self._loop.call_soon(self._open)
+            raise
+        finally:
+            watch.cancel()
+            del self._gates[key]
+        self._next += 1
+        self._resting = _TURN
+        self._loop.call_soon(self._rest)
+        if isinstance(record[2], int):  # too large to have come along
+            record[2] = await self.ask("recall", kind, name, count)
+        return record
+
+    def _rest(self) -> None:
+        """Leave whoever got an outcome a few turns of the loop to ask for what comes next."""
+        self._resting -= 1
+        if self._resting:
+            self._loop.call_soon(self._rest)
+        else:
+            self._open()
+
+    def _open(self) -> None:
+        if not self._resting and self._next < len(self._order):
+            gate = self._gates.get(self._order[self._next])
+            if gate is not None and not gate.done():
+                gate.set_result(None)
+
+    def _look(self, seen: int) -> None:
+        """Outcomes are waited for behind one that nobody asks for: that is not how it was the first time."""
+        stuck = self._next == seen and not self.run.asking and self.run.only_waits(self._loop)
+        for (kind, name, count), gate in list(self._gates.items()):
+            if gate.done():
+                continue
+            if stuck:
+                expected = "{} {!r} ({})".format(*self._order[seen])
+                gate.set_exception(
+                    NonDeterminismError(
+                        f"{kind} {name!r} ({count}) was recorded after {expected}, which is not asked for"
+                    )
+                )
+            else:
+                self._loop.call_later(_STUCK_AFTER, self._look, self._next)
+                return
 
     async def configure(self, config: object) -> dict[str, Any]:
         """A config as the host understands it. The same one is asked for once in a run."""
@@ -126,7 +200,7 @@ class WorkflowStep:
         """Wait for an event of a type. A map of `payload`, `timestamp` and `type`; an error when the time is over."""
         kind = event_type if event_type is not None else more.pop("type")
         count = self._count("wait", name)
-        record = self._journal.visit("wait", name, count)
+        record = await self._journal.visit("wait", name, count)
         match record:
             case ["done", _, value, *_]:
                 got = values.loads(value, hook=JsDict, trusted=True)
@@ -148,7 +222,7 @@ class WorkflowStep:
         return asyncio.ensure_future(work)
 
     async def _sleep(self, name: str, count: int, duration: Any, until: Any) -> None:
-        record = self._journal.visit("sleep", name, count)
+        record = await self._journal.visit("sleep", name, count)
         if record is None or record[0] != "done":
             await self._journal.ask("sleep", name, count, duration, until)
 
@@ -187,13 +261,17 @@ class Step:
 
     async def _arguments(self) -> list[Any]:
         """The results of the steps that this one depends on, by its parameters; `ctx` is filled in later."""
-        names = list(inspect.signature(self._body).parameters)
-        wanted = [name for name in names if name != "ctx" or "ctx" in self._owner._declared]
+        declared = self._owner._declared
+        parameters = inspect.signature(self._body).parameters
+        names = list(parameters)
+        if self._depends is None:  # from the first default on, they are the author's own
+            names = list(itertools.takewhile(lambda name: _is_ours(parameters[name], declared), names))
+        wanted = [name for name in names if name != "ctx" or "ctx" in declared]
         if self._depends is None:
             for name in wanted:
-                if name not in self._owner._declared:
+                if name not in declared:
                     raise TypeError(f"Received unexpected parameter {name}")
-            sources = [self._owner._declared[name] for name in wanted]
+            sources = [declared[name] for name in wanted]
         else:
             sources = list(self._depends)
             if len(sources) != len(wanted):
@@ -209,7 +287,7 @@ class Step:
 
     async def _perform(self, count: int, arguments: list[Any]) -> Any:
         journal, name = self._owner._journal, self._step_name
-        record = journal.visit("do", name, count)
+        record = await journal.visit("do", name, count)
         attempt, config = 1, None
         match record:
             case ["done", _, value, *_]:
@@ -245,6 +323,8 @@ class Step:
         loop = asyncio.get_running_loop()
         note = loop.call_later(_NOTE_AFTER, self._owner._journal.started, self._step_name, count, attempt)
         limit = config["timeout"]
+        run = self._owner._journal.run
+        run.busy += 1
         try:
             async with asyncio.timeout(limit / 1000) as timer:
                 result = self._body(*(context if argument is _CONTEXT else argument for argument in arguments))
@@ -258,6 +338,7 @@ class Step:
             safe = [part.encode("utf-8", "replace").decode() for part in report]
             return b"", safe, not isinstance(error, NonRetryableError)
         finally:
+            run.busy -= 1
             note.cancel()
         try:
             return values.dumps(result), None, False
@@ -267,6 +348,11 @@ class Step:
 
 
 _CONTEXT = object()
+
+
+def _is_ours(parameter: inspect.Parameter, declared: Mapping[str, Step]) -> bool:
+    """Whether a body's parameter is for us to fill in: it names a step, or must be given something."""
+    return parameter.default is parameter.empty or parameter.name == "ctx" or parameter.name in declared
 
 
 def _error(error: list[str]) -> Exception:

@@ -2,8 +2,9 @@
 
 boot(main, modules, env, address_space)                import the tenant's main module
 invoke(entrypoint, method, args, kwargs, props)        call a method of an entrypoint
-run(entrypoint, event, payload, history, defaults, journal)
+run(entrypoint, event, payload, history, defaults, journal, number)
                                                        run a workflow, answering recorded steps from its history
+idle(number)                                           whether that run does nothing but wait for its journal
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Worker:
         self._entrypoints: dict[str, type[Any]] = {}
         self._main = ""
         self._invocations = 0
+        self._runs: dict[int, scope.Run] = {}
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -43,6 +45,9 @@ class Worker:
         if method == "boot":
             self._boot(*arguments)
             return channel.encode(None)
+        if method == "idle":
+            run = self._runs.get(*arguments)
+            return channel.encode(run is None or run.only_waits(asyncio.get_running_loop()))
         self._invocations += 1
         invocation.set(self._invocations)
         try:
@@ -76,9 +81,16 @@ class Worker:
         return await _result(entrypoints.method(self._make(name, props), method), *args, **kwargs)
 
     async def _run(
-        self, name: str | None, about: JsDict, payload: bytes, history: list[Any], defaults: JsDict, stub: Stub
+        self,
+        name: str | None,
+        about: JsDict,
+        payload: bytes,
+        history: list[Any],
+        defaults: JsDict,
+        stub: Stub,
+        number: int,
     ) -> Any:
-        run = scope.Run()
+        run = self._runs[number] = scope.Run()
         event = JsDict(payload=values.loads(payload, hook=JsDict, trusted=True), **about)
         journal = Journal(stub, history, defaults, run)
         workflow = self._make(name, None)
@@ -92,6 +104,9 @@ class Worker:
             if not task.cancelled():
                 task.exception()
             raise
+        finally:
+            del self._runs[number]
+            run.over = True  # also for what the tenant may have left behind
         if journal.unvisited:
             missing = ", ".join(f"{kind} {name!r} ({count})" for kind, name, count in sorted(journal.unvisited))
             raise NonDeterminismError(f"the run ended without visiting steps that are recorded for it: {missing}")

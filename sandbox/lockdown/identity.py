@@ -19,6 +19,8 @@ _NO_ROOT = 0b11  # uid 0 means nothing to execve, and that is locked
 
 
 SETGID, SETUID, SYS_ADMIN = 6, 7, 21
+FIRST_ID, LAST_ID = 2_000_000_000, 2_100_000_000
+"""Where the ids of sandboxes are taken from, for users and groups alike: nobody else has such."""
 
 
 def capabilities_held() -> frozenset[int]:
@@ -28,6 +30,15 @@ def capabilities_held() -> frozenset[int]:
             bits = int(line.split()[1], 16)
             return frozenset(number for number in range(64) if bits >> number & 1)
     return frozenset()
+
+
+def has_ids_to_give() -> bool:
+    """Whether the ids that sandboxes get exist here: in most containers they end far below. Needs /proc."""
+    for file in ("/proc/self/uid_map", "/proc/self/gid_map"):
+        ranges = [tuple(map(int, line.split())) for line in Path(file).read_text().splitlines()]
+        if not any(first <= FIRST_ID and first + count > LAST_ID for first, _, count in ranges):
+            return False
+    return True
 
 
 def last_capability() -> int:
@@ -57,7 +68,8 @@ def become(uid: int) -> None:
 def die_with_parent(parent: int) -> None:
     """Be killed when the zygote goes. Asked for after the change of ids, which clears it.
 
-    Whether it has gone already its pidfd tells, which is closed then: across namespaces there is no parent's number.
+    The zygote may have gone before that, and in a namespace of its own a process cannot see its parent: the zygote's
+    pidfd tells. It is closed then.
     """
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
     poll = select.poll()

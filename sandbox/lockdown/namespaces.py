@@ -6,6 +6,7 @@ the filter. Each child gets a PID namespace of its own: it is process 1 there, s
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -23,8 +24,32 @@ _MNT_DETACH = 2
 _PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41}
 
 
+_WHY_NOT: Final = {
+    errno.ENOSPC: "user namespaces are used up, or switched off by sysctl user.max_user_namespaces",
+    errno.EPERM: "user namespaces are not permitted, by sysctl kernel.unprivileged_userns_clone, "
+    "kernel.apparmor_restrict_unprivileged_userns, or the container's profile",
+}
+
+
 def enter_user() -> None:
-    """Become root of a user namespace that maps one id: the way to all other namespaces without privileges."""
+    """Become root of a user namespace that maps one id: the way to all other namespaces without privileges.
+
+    A child tries it first, since there is no way back from half way.
+    """
+    child = os.fork()
+    if not child:
+        try:
+            _enter_user()
+        except OSError as error:
+            os._exit(error.errno or errno.EPERM)
+        os._exit(0)
+    number = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    if number:
+        raise OSError(number, _WHY_NOT.get(number, os.strerror(abs(number))))
+    _enter_user()
+
+
+def _enter_user() -> None:
     uid, gid = os.getuid(), os.getgid()
     kernel.unshare(NEWUSER)
     Path("/proc/self/setgroups").write_text("deny")

@@ -141,6 +141,8 @@ def _open_landlock(jail: Jail) -> None:
 def _own_ids(jail: Jail, held: frozenset[int]) -> str | None:
     if jail.active("user") or not {identity.SETUID, identity.SETGID} <= held:
         return "only root may give each sandbox a user id of its own"
+    if not identity.has_ids_to_give():
+        return "the user ids of this container end below those that sandboxes get"
     jail.own_ids = True
     return None
 

@@ -1,6 +1,4 @@
-"""What the stories share: an event loop, a ledger that is kept outside of every sandbox, and hosts with real processes on
-real files.
-"""
+"""What the stories share: an event loop, a ledger outside of every sandbox, and a stage with time under control."""
 
 from __future__ import annotations
 
@@ -16,7 +14,7 @@ import pytest
 
 from cloister.engine import Engine
 from cloister.engine.testing import VirtualClock
-from cloister.loader import DynamicWorkflowBinding, Host, Loader, RpcTarget, WorkerCode, wrap_workflow_binding
+from cloister.loader import DynamicWorkflowBinding, Loader, RpcTarget, WorkerCode, wrap_workflow_binding
 from cloister.loader.dispatch import create_dynamic_workflow_entrypoint
 
 PATIENCE = 60.0
@@ -87,33 +85,7 @@ def clock() -> VirtualClock:
     return VirtualClock()
 
 
-class Town:
-    """Tenants and their code. Whoever opens a host on it may change it at any time, as a code store would."""
-
-    def __init__(self, path: Path, ledger: Ledger) -> None:
-        self.path = path
-        self.sources: dict[str, str] = {}
-        self.env: dict[str, Any] = {"LEDGER": ledger}
-        self.options: dict[str, Any] = {}
-
-    def code(self, tenant: str) -> WorkerCode:
-        """A tenant's code of today."""
-        modules = {"main.py": textwrap.dedent(self.sources.get(tenant) or self.sources["*"])}
-        return WorkerCode(main_module="main.py", modules=modules, env={**self.env, "NAME": tenant}, **self.options)
-
-    def host(self, *, linger: float = 0.05, clock: VirtualClock | None = None, **options: Any) -> Host:
-        """A host for all tenants, to be entered."""
-        engine = Engine(self.path, clock=clock, linger=linger)
-        return Host(self.path, get_code=self.code, engine=engine, **{"spares": 2, **options})
-
-
-@pytest.fixture
-def town(path: Path, ledger: Ledger) -> Town:
-    """A town with a ledger; `sources["*"]` is the code of everybody who has none of their own."""
-    return Town(path, ledger)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def loader(runner: asyncio.Runner) -> Iterator[Loader]:
     """A loader for the tests that are about something else."""
     loader = Loader(max_sandboxes=32, spares=3)
@@ -150,25 +122,20 @@ class Stage:
         """Take the tenant's sandbox away."""
         return self.loader.evict(self.name)
 
-    async def until(self, holds: Callable[[], Awaitable[bool]], *, step: float = 1.0) -> None:
-        """Let virtual time pass, and the sandbox work, until something holds."""
+    async def until(self, holds: Callable[[], Awaitable[bool]], *, step: float = 600.0) -> None:
+        """Let virtual time pass, so many seconds at once, and the sandbox work, until something holds."""
         while not await holds():
             await self.clock.advance(step)
             await asyncio.sleep(0.001)
 
-    async def reaches(self, instance: Any, *states: str) -> dict[str, Any]:
-        """Let time pass until the instance has one of these states; its status then."""
-
-        async def there() -> bool:
-            return (await instance.status())["status"] in states
-
-        await self.until(there)
-        status: dict[str, Any] = await instance.status()
-        return status
-
-    async def outcome(self, instance: Any) -> Any:
+    async def outcome(self, instance: Any, *, step: float = 600.0) -> Any:
         """Let time pass until the instance has ended; its output, or the error it ended with."""
-        status = await self.reaches(instance, "complete", "errored", "terminated")
+
+        async def over() -> bool:
+            return (await instance.status())["status"] in {"complete", "errored", "terminated"}
+
+        await self.until(over, step=step)
+        status = await instance.status()
         return status["output"] if status["error"] is None else status["error"]
 
     async def rests(self, instance: Any) -> None:
@@ -192,3 +159,17 @@ def stage(
     runner.run(engine.__aenter__())
     yield Stage(f"stage {request.node.name}", engine, loader, clock, ledger)
     runner.run(engine.__aexit__(None, None, None))
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], Any]], Awaitable[None]]:
+    """Wait for a condition that nobody announces; it may be a coroutine function."""
+
+    async def wait(holds: Callable[[], Any]) -> None:
+        while True:
+            held = holds()
+            if await held if inspect.isawaitable(held) else held:
+                return
+            await asyncio.sleep(0.002)
+
+    return wait

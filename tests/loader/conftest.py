@@ -163,3 +163,17 @@ def pass_time(clock: VirtualClock) -> Callable[[Callable[[], Awaitable[bool]]], 
             await asyncio.sleep(0.001)
 
     return until
+
+
+@pytest.fixture
+def eventually() -> Callable[[Callable[[], Any]], Awaitable[None]]:
+    """Wait for a condition that nobody announces; it may be a coroutine function."""
+
+    async def wait(holds: Callable[[], Any]) -> None:
+        while True:
+            held = holds()
+            if await held if inspect.isawaitable(held) else held:
+                return
+            await asyncio.sleep(0.002)
+
+    return wait

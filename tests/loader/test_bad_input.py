@@ -9,7 +9,8 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -129,14 +130,14 @@ async def test_all_who_called_while_broken_code_was_loading_are_told_the_same(lo
 
 async def test_no_such_entrypoint_is_told_to_whoever_calls_and_to_whoever_waits(bind: Bind, worker: MakeWorker) -> None:
     """With the names of those there are."""
-    with pytest.raises(EntrypointNotFound, match="no such entrypoint: Nope.*Default, TenantWorkflow"):
+    with pytest.raises(EntrypointNotFound, match=r"no such entrypoint: Nope.*Default, TenantWorkflow"):
         await worker(GOOD).get_entrypoint("Nope").hello()
     binding = bind("""
         from workers import WorkflowEntrypoint
         class OtherWorkflow(WorkflowEntrypoint):
             pass
     """)
-    with pytest.raises(InstanceFailed, match="no such entrypoint: TenantWorkflow.*OtherWorkflow"):
+    with pytest.raises(InstanceFailed, match=r"no such entrypoint: TenantWorkflow.*OtherWorkflow"):
         await (await binding.create()).result()
 
 
@@ -249,7 +250,7 @@ async def test_an_output_that_is_no_value_at_all_ends_the_instance_errored(bind:
                 await step.sleep("until the end comes", "1 hour")
     """)
     instance = await binding.create()
-    with pytest.raises(InstanceFailed, match="cannot be read|begins no value"):
+    with pytest.raises(InstanceFailed, match=r"cannot be read|begins no value"):
         await instance.result()
     assert (await instance.status())["status"] == "errored"
 
@@ -442,7 +443,7 @@ async def test_a_tenant_that_takes_too_much_memory_harms_nobody_else(worker: Mak
     neighbour = worker(GOOD).get_entrypoint()
     assert await neighbour.hello() == "hello"
     greedy = worker(DIES, limits=Limits(memory_bytes=32 << 20)).get_entrypoint()
-    with pytest.raises((SandboxError, TenantError), match="memory|MemoryError"):
+    with pytest.raises((SandboxError, TenantError), match=r"memory|MemoryError"):
         await greedy.die("memory")
     assert await neighbour.hello() == "hello"
     assert await greedy.hello() == "hello"
@@ -474,7 +475,7 @@ async def test_a_host_callback_that_raises_in_a_step_fails_that_step_as_the_step
     )
     assert await (await binding.create(params=2)).result() == "reached"
     calls = 0
-    with pytest.raises(InstanceFailed, match="ConnectionError: .*attempt 1"):
+    with pytest.raises(InstanceFailed, match=r"ConnectionError: .*attempt 1"):
         await (await binding.create(params=0)).result()
 
 
@@ -570,28 +571,61 @@ async def test_a_database_of_a_newer_version_is_refused_and_not_touched(path: Pa
     assert contents(path) == before
 
 
-@pytest.mark.parametrize("kind", ["text", "another application's", "a folder"])
+def occupy(path: Path, kind: str) -> None:
+    """Put something in the database's place."""
+    match kind:
+        case "text":
+            path.write_text("these are my notes, and they are dear to me\n" * 100)
+        case "a folder":
+            path.mkdir()
+        case _:
+            with sqlite3.connect(path) as connection:
+                connection.execute("CREATE TABLE theirs (x)")
+            connection.close()
+
+
+@pytest.mark.parametrize("kind", ["text", "another application's"])
 async def test_what_is_not_a_database_of_ours_is_refused_and_not_touched(path: Path, code: Code, kind: str) -> None:
     """Somebody else's file is safe, and the error says what it is."""
-    if kind == "text":
-        path.write_text("these are my notes, and they are dear to me\n" * 100)
-    elif kind == "a folder":
-        path.mkdir()
-    else:
-        with sqlite3.connect(path) as connection:
-            connection.execute("CREATE TABLE theirs (x)")
-        connection.close()
-    before = contents(path) if kind != "a folder" else None
-    with pytest.raises(NotACloisterDatabase if kind != "a folder" else (StorageError, NotACloisterDatabase)):
+    occupy(path, kind)
+    before = contents(path)
+    with pytest.raises(NotACloisterDatabase, match="app.db is"):
         await opening(path, code)
-    if before is not None:
-        assert contents(path) == before
+    assert contents(path) == before
+
+
+async def test_a_folder_in_the_place_of_a_database_is_trouble_with_the_storage(path: Path, code: Code) -> None:
+    """It is no file at all."""
+    occupy(path, "a folder")
+    with pytest.raises(StorageError, match="cannot open"):
+        await opening(path, code)
 
 
 async def test_a_database_in_a_folder_that_is_not_there_says_so(tmp_path: Path, code: Code) -> None:
     """As trouble with the storage, by the path that was asked for."""
     with pytest.raises(StorageError, match="nowhere"):
         await opening(tmp_path / "nowhere" / "app.db", code)
+
+
+@contextmanager
+def holding(path: Path) -> Iterator[int]:
+    """Another process that has the database open: its number."""
+    program = f"""
+import asyncio
+from cloister.engine import Engine
+async def hold():
+    async with Engine({str(path)!r}):
+        print("holding", flush=True)
+        input()
+asyncio.run(hold())
+"""
+    command = [sys.executable, "-c", program]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdin is not None
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "holding\n"
+        yield holder.pid
+        holder.communicate("\n")
 
 
 async def test_a_database_that_another_host_has_open_is_refused_at_once(path: Path, code: Code) -> None:
@@ -601,42 +635,22 @@ async def test_a_database_that_another_host_has_open_is_refused_at_once(path: Pa
         with pytest.raises(EngineLocked, match=str(os.getpid())):
             await opening(path, code)
         assert await instance.result() == "mended"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", f"""
-import asyncio
-from cloister.engine import Engine
-async def hold():
-    async with Engine({str(path)!r}):
-        print("holding", flush=True)
-        input()
-asyncio.run(hold())
-"""],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert holder.stdin is not None
-    assert holder.stdout is not None
-    with holder:
-        assert holder.stdout.readline() == "holding\n"
-        with pytest.raises(EngineLocked, match=str(holder.pid)):
-            await opening(path, code)
-        holder.stdin.write("\n")
-        holder.stdin.close()
-        holder.stdout.read()
+    with holding(path) as holder, pytest.raises(EngineLocked, match=str(holder)):
+        await opening(path, code)
     async with Host(path, get_code=lambda _: code(GOOD), spares=0) as host:
         assert await (await host.workflows("t").get("x")).result() == "mended"
 
 
 async def test_a_host_that_does_not_open_leaves_nothing_running(path: Path, code: Code) -> None:
     """Its loader was open already, and is closed again: no process, no lock, nothing to wait for."""
-    path.write_text("not a database" * 100)
+    occupy(path, "text")
     host = Host(path, get_code=lambda _: code(GOOD), spares=1)
     with pytest.raises(EngineError):
         async with host:
             pytest.fail("it opened")
     zygote = host.loader._spawner.zygote_pid
     assert zygote is None or not psutil.pid_exists(zygote)
-    path.unlink()
-    async with Host(path, get_code=lambda _: code(GOOD), spares=0) as again:
+    async with Host(path.with_name("other.db"), get_code=lambda _: code(GOOD), spares=0) as again:
         assert await again.tenant("t").hello() == "hello"
 
 

@@ -1,4 +1,4 @@
-"""What a host grants and what a tenant gives back: objects, functions and nested stubs, in env, arguments and results."""
+"""What a host grants and a tenant gives back: objects, functions and nested stubs, in env, arguments and results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MakeWorker = Callable[..., WorkerStub]
 class Account(RpcTarget):
     """A host's object: a method that is a coroutine, one that is not, and things that are nobody's business."""
 
-    secret = "class attribute"  # noqa: S105 - it is no password
+    secret = "class attribute"
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
@@ -401,7 +401,7 @@ async def test_a_stub_of_a_sandbox_that_is_gone_says_so(loader: Loader, code: Co
     counter = await loader.get(tenant, lambda: code(CALLER)).get_entrypoint().counter()
     assert await counter.add() == 1
     loader.evict(tenant)
-    with pytest.raises(Exception, match="evicted|not granted"):
+    with pytest.raises(Exception, match=r"evicted|not granted"):
         await counter.add()
 
 

@@ -1,4 +1,4 @@
-"""The envelope around an instance's params: what a wrapped binding hands to the raw one, and what is taken off again."""
+"""The envelope around an instance's params: what a wrapped binding hands to the raw one, and what is taken off."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
 
@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from cloister.loader import (
-    Limits,
     LimitExceeded,
+    Limits,
     Loader,
     LoaderClosed,
     LoaderEvent,
@@ -30,6 +30,7 @@ from cloister.loader import (
 
 Code = Callable[..., WorkerCode]
 MakeWorker = Callable[..., WorkerStub]
+Eventually = Callable[[Callable[[], Any]], Awaitable[None]]
 
 WHO = """
     from workers import WorkerEntrypoint
@@ -71,12 +72,6 @@ async def arrivals(gate: Gate, number: int) -> None:
     """Wait until so many are at the gate."""
     async with gate._arrived:
         await gate._arrived.wait_for(lambda: gate.inside >= number)
-
-
-async def eventually(holds: Callable[[], bool]) -> None:
-    """Wait for a condition that nobody announces."""
-    while not holds():
-        await asyncio.sleep(0.001)
 
 
 def house(code: Code, **options: Any) -> tuple[Loader, Callable[[str], Any]]:
@@ -190,7 +185,9 @@ async def test_one_failed_load_fails_everybody_who_waited_for_it_and_nobody_afte
     assert asked == 2
 
 
-async def test_bindings_that_cannot_be_sent_are_the_hosts_failure_and_cost_no_sandbox(code: Code) -> None:
+async def test_bindings_that_cannot_be_sent_are_the_hosts_failure_and_cost_no_sandbox(
+    code: Code, eventually: Eventually
+) -> None:
     """The message names what cannot be sent; the sandbox that was taken for it is ended."""
     async with Loader(spares=0) as loader:
         stub = loader.get("t", lambda: code(WHO, env={"NAME": object()}))
@@ -465,7 +462,9 @@ async def test_work_that_goes_on_after_the_answer_keeps_the_sandbox(code: Code) 
         assert done.is_set()
 
 
-async def test_work_that_fails_after_the_answer_is_told_and_lets_the_sandbox_go(code: Code) -> None:
+async def test_work_that_fails_after_the_answer_is_told_and_lets_the_sandbox_go(
+    code: Code, eventually: Eventually
+) -> None:
     """An exception in the background is a line of the tenant's log and holds nothing."""
     lines: list[TailLine] = []
     source = """
@@ -546,7 +545,7 @@ async def test_statistics_count_what_happened(code: Code) -> None:
         assert now.layers["seccomp"] == "active"
 
 
-async def test_what_a_tenant_prints_goes_to_its_tails_and_to_no_other(code: Code) -> None:
+async def test_what_a_tenant_prints_goes_to_its_tails_and_to_no_other(code: Code, eventually: Eventually) -> None:
     """Output and logging line by line, each with whose it is; a tail that raises costs nothing."""
     source = """
         import logging, sys

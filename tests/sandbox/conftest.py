@@ -1,4 +1,4 @@
-"""What the tests of sandboxes share: one loop and one zygote for all of them, and tenants that run what a test sends."""
+"""What the tests of sandboxes share: one loop and one zygote for all of them, and tenants that do as they are told."""
 
 from __future__ import annotations
 

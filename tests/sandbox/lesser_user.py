@@ -20,6 +20,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+# ruff: noqa: ASYNC240 - a test may look into /proc
+
 UID = 54_321
 NEWNS, NEWUSER = 0x20000, 0x10000000
 BIND, RECURSIVE, PRIVATE = 4096, 16384, 1 << 18
@@ -35,9 +37,9 @@ def check(result: int) -> None:
 
 def become(level: str, place: Path) -> NoReturn:
     """Make what is needed visible to anybody, drop to the level, and go on as a fresh program."""
-    version = f"python{sys.version_info.major}.{sys.version_info.minor}"
-    python, site = place / "python/bin" / version, place / "site"
-    show(place)
+    python = Path(os.path.realpath(sys.base_prefix), "bin", f"python{sys.version_info.major}.{sys.version_info.minor}")
+    site = place / "site"
+    show(place, python.parent.parent)
     for folder in ("home", "run"):
         (place / folder).mkdir(exist_ok=True)
         (place / folder).chmod(0o777)
@@ -59,13 +61,14 @@ def become(level: str, place: Path) -> NoReturn:
     os.execve(python, [str(python), "-W", "error", str(place / "script.py"), "try"], environment)
 
 
-def show(place: Path) -> None:
-    """Bind the interpreter and the packages to a place that anybody may enter, in a namespace of our own."""
+def show(place: Path, interpreter: Path) -> None:
+    """Bind the packages to a place that anybody may enter, in a namespace of our own.
+
+    The interpreter stays where it is, also if that is below a folder which only its owner may enter.
+    """
     check(libc.unshare(NEWNS))
     check(libc.mount(None, b"/", None, RECURSIVE | PRIVATE, None))
-    here = Path(__file__)
-    (place / "script.py").write_text(here.read_text())
-    bind(Path(os.path.realpath(sys.base_prefix)), place / "python")
+    (place / "script.py").write_text(Path(__file__).read_text())
     for name in ("msgpack", "zmq", "psutil", "cloister.ipc", "cloister.sandbox"):
         found = importlib.util.find_spec(name)
         assert found is not None
@@ -75,6 +78,11 @@ def show(place: Path) -> None:
         bind(folder, place / "site" / name.replace(".", "/"))
         if (libraries := origin.parent.parent / f"py{name}.libs").exists():
             bind(libraries, place / "site" / libraries.name)
+    closed = [folder for folder in interpreter.parents if not folder.stat().st_mode & 1]
+    if closed:
+        bind(interpreter, place / "interpreter")
+        check(libc.mount(b"none", str(closed[-1]).encode(), b"tmpfs", 0, b"mode=0755"))
+        bind(place / "interpreter", interpreter)
 
 
 def bind(source: Path, target: Path) -> None:
@@ -170,7 +178,8 @@ async def attempt_all() -> dict[str, Any]:
         await call("thread", sandbox)
         report["lines"] = lines
         status = Path(f"/proc/{sandbox.pid}/status").read_text().splitlines()
-        report["status"] = dict(line.split(":\t", 1) for line in status if line.startswith(("NoNewPrivs", "Sec", "Cap")))
+        wanted = ("NoNewPrivs", "Seccomp", "Cap")
+        report["status"] = dict(line.split(":\t", 1) for line in status if line.startswith(wanted))
         report["ends"] = {}
         for method in ("leave", "crash", "trace", "spin", "fill"):
             try:

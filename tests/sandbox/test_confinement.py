@@ -19,6 +19,8 @@ LAYERS = (
     "user pids processes mount net ipc uts cgroup landlock identity root capabilities limits dumpable no_new_privs "
     "seccomp cgroups"
 ).split()
+
+# ruff: noqa: ASYNC240 - a test may look into /proc
 ROOT = os.geteuid() == 0
 
 
@@ -120,6 +122,7 @@ async def test_a_sandbox_is_in_a_control_group_of_its_own(spawner: Spawner, boot
 
 
 # From inside
+
 
 @pytest.mark.parametrize(
     "path", ["/", ".", "/etc/passwd", "/proc/self/maps", "/proc/1/environ", "/dev/null", "/tmp/x", "x"]

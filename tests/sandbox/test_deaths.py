@@ -16,12 +16,63 @@ from cloister.sandbox import LimitExceeded, Limits, SandboxClosed, SandboxDied, 
 Boot = Callable[..., Any]
 Until = Callable[[Callable[[], object]], Any]
 MIB = 1 << 20
+LEAVES_IN_A_TASK = """
+import asyncio, sys
+async def main():
+    asyncio.ensure_future(leave())
+    await asyncio.Event().wait()
+async def leave():
+    sys.exit(9)
+"""
+LEAVES_IN_A_THREAD = """
+import os, threading
+def main():
+    threading.Thread(target=os._exit, args=(4,)).start()
+    threading.Event().wait()
+"""
+SPINS_IN_THREADS = """
+import threading
+def spin():
+    while True: pass
+def main():
+    for _ in range(3):
+        threading.Thread(target=spin).start()
+    spin()
+"""
+REFUSES_TO_STOP = """
+import asyncio
+async def main():
+    while True:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            pass
+"""
+CLEANS_UP = """
+import asyncio
+async def main():
+    try:
+        await asyncio.Event().wait()
+    finally:
+        print("cleaned up")
+"""
+RECORDS = """
+import time
+def spin():
+    end = time.process_time() + 0.05
+    while time.process_time() < end: pass
+def main():
+    for _ in range(4):
+        print("record")
+        spin()
+    return "done"
+"""
 FOREVER = "import asyncio\nasync def main():\n    await asyncio.Event().wait()"
 
 
 async def start(tenant: Any, source: str, until: Until, **more: Any) -> asyncio.Future[Any]:
     """Begin a call, and wait until it is really going on."""
-    call = asyncio.ensure_future(tenant.do("print('begun')\n" + source, **more))
+    call: asyncio.Future[Any] = asyncio.ensure_future(tenant.do("print('begun')\n" + source, **more))
     before = len(tenant.lines)
     await until(lambda: len(tenant.lines) > before or call.done())
     return call
@@ -35,15 +86,11 @@ async def start(tenant: Any, source: str, until: Until, **more: Any) -> asyncio.
         ("import os\ndef main(): os._exit(70)", "exited with 70"),
         ("import ctypes\ndef main(): ctypes.string_at(0)", "killed by SIGSEGV"),
         ("import os\ndef main(): os.abort()", "killed by SIG(SEGV|ABRT|ILL)"),
-        ("import asyncio, sys\nasync def main():\n    asyncio.ensure_future(leave()); await asyncio.Event().wait()\n"
-         "async def leave(): sys.exit(9)", "exited with 9"),
-        ("import threading, os\ndef main():\n    threading.Thread(target=os._exit, args=(4,)).start()\n"
-         "    threading.Event().wait()", "exited with 4"),
-        ("import sys\nsys.setrecursionlimit(10**9)\ndef main():\n    f = lambda g: g(g)\n    repr(deep())\n"
-         "def deep():\n    x = []\n    for _ in range(10**6): x = [x]\n    return x", "killed by SIGSEGV"),
+        (LEAVES_IN_A_TASK, "exited with 9"),
+        (LEAVES_IN_A_THREAD, "exited with 4"),
     ],
-    ids=lambda value: value if " " in value and "\n" not in value else "",
-)  # fmt: skip
+    ids=["exit", "well", "by 70", "fault", "abort", "task", "thread"],
+)
 async def test_the_words_for_a_death(tenant: Any, source: str, words: str) -> None:
     """Exit codes by number and signals by name, in the call's error and in the sandbox's own account."""
     with pytest.raises(SandboxDied, match=f"^the sandbox {words}$"):
@@ -59,7 +106,7 @@ async def test_a_signal_from_outside(tenant: Any, until: Until) -> None:
     pidfd = os.pidfd_open(tenant.sandbox.pid)
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     os.close(pidfd)
-    with pytest.raises(SandboxDied, match="^the sandbox killed by SIGKILL$"):
+    with pytest.raises(SandboxDied, match=r"^the sandbox killed by SIGKILL$"):
         await call
 
 
@@ -71,9 +118,9 @@ async def test_every_call_in_flight_fails_with_the_same_words_and_so_does_every_
     with pytest.raises(SandboxDied, match="exited with 3"):
         await tenant.do("import os\ndef main(): os._exit(3)")
     for call in calls:
-        with pytest.raises(SandboxDied, match="^the sandbox exited with 3$"):
+        with pytest.raises(SandboxDied, match=r"^the sandbox exited with 3$"):
             await call
-    with pytest.raises(SandboxDied, match="^the sandbox exited with 3$"):
+    with pytest.raises(SandboxDied, match=r"^the sandbox exited with 3$"):
         await tenant.do("def main(): pass")
 
 
@@ -90,7 +137,7 @@ async def test_the_reason_of_the_host_stands(tenant: Any, until: Until) -> None:
     """A sandbox that is closed says why; the signal that ended it is no news."""
     call = await start(tenant, FOREVER, until)
     await tenant.sandbox.close("it was evicted")
-    with pytest.raises(SandboxClosed, match="^it was evicted$"):
+    with pytest.raises(SandboxClosed, match=r"^it was evicted$"):
         await call
     assert await tenant.sandbox.died == "it was evicted"
     await tenant.sandbox.close("again")
@@ -109,8 +156,7 @@ async def test_the_reason_of_the_host_stands(tenant: Any, until: Until) -> None:
         "async def main():\n    while True: pass",
         "def main(): return 3 ** 10_000_000 % 7",
         "import re\ndef main(): re.match('(a+)+$', 'a' * 40 + 'b')",
-        "import threading\ndef main():\n    [threading.Thread(target=spin).start() for _ in range(3)]\n    spin()\n"
-        "def spin():\n    while True: pass",
+        SPINS_IN_THREADS,
         "def main():\n    try:\n        while True: pass\n    finally:\n        while True: pass",
         "import hashlib\ndef main(): hashlib.pbkdf2_hmac('sha512', b'x', b'y', 10**9)",
     ],
@@ -119,7 +165,7 @@ async def test_the_reason_of_the_host_stands(tenant: Any, until: Until) -> None:
 async def test_cpu_is_limited_from_outside(boot: Boot, source: str) -> None:
     """Whatever it is spent on: nothing inside has to notice."""
     tenant = await boot()
-    with pytest.raises(LimitExceeded, match="^the sandbox exceeded 50 ms of CPU$"):
+    with pytest.raises(LimitExceeded, match=r"^the sandbox exceeded 50 ms of CPU$"):
         await tenant.do(source, limits=Limits(cpu_ms=50))
     assert await tenant.sandbox.died == "exceeded 50 ms of CPU"
     assert tenant.sandbox.end[1] is LimitExceeded
@@ -129,7 +175,7 @@ async def test_code_that_loops_at_import_is_ended(boot: Boot) -> None:
     """The import is a call like any other, under the tenant's limits."""
     with pytest.raises(LimitExceeded, match="exceeded 50 ms of CPU"):
         await boot("while True: pass", limits=Limits(cpu_ms=50))
-    with pytest.raises(LimitExceeded, match="did not stop within|exceeded 50 ms of time"):
+    with pytest.raises(LimitExceeded, match=r"did not stop within|exceeded 50 ms of time"):
         await boot("import time\ntime.sleep(100)", limits=Limits(wall_ms=50))
 
 
@@ -141,10 +187,8 @@ async def test_waiting_uses_no_cpu(tenant: Any) -> None:
 
 async def test_a_durable_call_is_forgiven_at_each_record(tenant: Any, until: Until) -> None:
     """Its limit counts from one to the next."""
-    source = "import time\ndef main():\n    for _ in range(4):\n        print('record')\n        spin()\n    return 'done'\n"
-    spin = "def spin():\n    end = time.process_time() + 0.05\n    while time.process_time() < end: pass\n"
     restart, call = tenant.sandbox.watched_call(
-        "invoke", [None, "do", [source + spin], {}, None], Limits(cpu_ms=120, wall_ms=None)
+        "invoke", [None, "do", [RECORDS], {}, None], Limits(cpu_ms=120, wall_ms=None)
     )
     tenant.sandbox.on_log = lambda _: restart()
     assert tenant.sandbox.decode(await call) == "done"
@@ -155,17 +199,9 @@ async def test_a_durable_call_is_forgiven_at_each_record(tenant: Any, until: Unt
 
 async def test_a_call_that_waits_too_long_is_cancelled_and_the_sandbox_lives(tenant: Any, until: Until) -> None:
     """Its `finally` is run, other calls go on, and it answers the next one."""
-    source = """
-    import asyncio
-    async def main():
-        try:
-            await asyncio.Event().wait()
-        finally:
-            print("cleaned up")
-    """
     other = await start(tenant, "import asyncio\nasync def main():\n    await asyncio.sleep(0.2)\n    return 1", until)
-    with pytest.raises(LimitExceeded, match="^the call exceeded 50 ms of time$"):
-        await tenant.do(source, limits=Limits(wall_ms=50))
+    with pytest.raises(LimitExceeded, match=r"^the call exceeded 50 ms of time$"):
+        await tenant.do(CLEANS_UP, limits=Limits(wall_ms=50))
     await until(lambda: "stdout: cleaned up" in tenant.text)
     assert await other == 1
     assert tenant.sandbox.alive
@@ -177,8 +213,7 @@ async def test_a_call_that_waits_too_long_is_cancelled_and_the_sandbox_lives(ten
     [
         "import time\ndef main(): time.sleep(1000)",
         "import threading\ndef main(): threading.Event().wait()",
-        "import asyncio\nasync def main():\n    while True:\n        try: await asyncio.Event().wait()\n"
-        "        except asyncio.CancelledError: pass",
+        REFUSES_TO_STOP,
     ],
     ids=["sleep", "lock", "refuses"],
 )
@@ -186,22 +221,20 @@ async def test_a_call_that_does_not_stop_costs_the_sandbox_its_life(boot: Boot, 
     """After a grace period; whoever else was in it is told."""
     tenant = await boot()
     other = await start(tenant, FOREVER, until)
-    with pytest.raises(LimitExceeded, match="^the call exceeded 50 ms of time$"):
+    with pytest.raises(LimitExceeded, match=r"^the call exceeded 50 ms of time$"):
         await tenant.do(source, limits=Limits(wall_ms=50))
-    with pytest.raises(LimitExceeded, match="^the sandbox did not stop within 1,000 ms of being cancelled$"):
+    with pytest.raises(LimitExceeded, match=r"^the sandbox did not stop within 1,000 ms of being cancelled$"):
         await other
     assert await tenant.sandbox.died == "did not stop within 1,000 ms of being cancelled"
 
 
 async def test_a_caller_that_goes_away_cancels_the_call(tenant: Any, until: Until) -> None:
     """The same way, without an error for anybody."""
-    source = "import asyncio\nasync def main():\n    try:\n        await asyncio.Event().wait()\n    finally:\n" \
-             "        print('cancelled')"  # fmt: skip
-    call = await start(tenant, source, until)
+    call = await start(tenant, CLEANS_UP, until)
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    await until(lambda: "stdout: cancelled" in tenant.text)
+    await until(lambda: "stdout: cleaned up" in tenant.text)
     assert tenant.sandbox.alive
 
 
@@ -220,7 +253,7 @@ async def test_a_limit_cannot_be_forged(tenant: Any) -> None:
 
 async def test_too_large_an_object_is_a_memory_error(tenant: Any) -> None:
     """Told to the tenant, who may do with less."""
-    with pytest.raises(RemoteError, match="^MemoryError"):
+    with pytest.raises(RemoteError, match=r"^MemoryError"):
         await tenant.do("def main(): return len(bytearray(1 << 30))")
     assert await tenant.do("def main(): return len(bytearray(50 << 20))") == 50 * MIB
 
@@ -229,7 +262,7 @@ async def test_a_limit_on_memory_is_the_tenants_own(boot: Boot) -> None:
     """A smaller one is reached sooner, piece by piece, by whoever of error and kernel comes first."""
     tenant = await boot(limits=Limits(memory_bytes=32 * MIB))
     source = "def main():\n    kept = []\n    while True: kept.append(bytearray(1 << 20))"
-    with pytest.raises((RemoteError, LimitExceeded), match="^MemoryError|^the sandbox exceeded 32 MiB of memory$"):
+    with pytest.raises((RemoteError, LimitExceeded), match=r"^MemoryError|^the sandbox exceeded 32 MiB of memory$"):
         await tenant.do(source)
 
 
@@ -239,7 +272,7 @@ async def test_the_kernel_ends_what_uses_more_than_its_group_may(boot: Boot, spa
         pytest.skip(f"cgroups: {spawner.layers['cgroups']}")
     tenant = await boot(limits=Limits(memory_bytes=64 * MIB))
     tenant.sandbox._group.limit_memory(16 * MIB)
-    with pytest.raises(LimitExceeded, match="^the sandbox exceeded 64 MiB of memory$"):
+    with pytest.raises(LimitExceeded, match=r"^the sandbox exceeded 64 MiB of memory$"):
         await tenant.do("def main():\n    kept = [bytes([1]) * (1 << 20) for _ in range(50)]\n    return len(kept)")
     assert await tenant.sandbox.died == "exceeded 64 MiB of memory"
     after = await boot()

