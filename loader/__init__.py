@@ -4,7 +4,10 @@ Re-exports what a host needs of the layers below, so that one import line serves
 """
 
 from cloister.engine import (
+    Engine,
+    EngineClosed,
     EngineError,
+    EngineLocked,
     InstanceAlreadyExists,
     InstanceFailed,
     InstanceFinished,
@@ -47,7 +50,10 @@ __all__ = [
     "DispatchContext",
     "DynamicInstance",
     "DynamicWorkflowBinding",
+    "Engine",
+    "EngineClosed",
     "EngineError",
+    "EngineLocked",
     "Entrypoint",
     "EntrypointNotFound",
     "Host",

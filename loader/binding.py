@@ -17,7 +17,7 @@ from .dispatch import wrap
 
 _NONE: Final = values.dumps(None)
 _WITHIN: Final = "\ufdd0"
-"""Stands between the scopes of nested bindings. No character, and in no tenant's id, so no scope is another's by chance."""
+"""Stands between the scopes of nested bindings. It is no character, so no scope is another's by chance."""
 
 
 def wrap_workflow_binding(

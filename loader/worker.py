@@ -149,7 +149,8 @@ class Worker:
             except Exception:  # noqa: BLE001 - a tail of the host's must not cost the tenant its answer
                 _log.exception("a tail raised")
         if not self.code.tails:
-            _log.log(_LEVELS.get(line.level, logging.INFO), "%s: %s", self.tenant_id, line.text)
+            text = line.text.replace("\n", "\n    | ")  # so that no tenant can write a line that looks like another's
+            _log.log(_LEVELS.get(line.level, logging.INFO), "%s: %s", self.tenant_id, text)
 
 
 def _read(read: Callable[[bytes], Any], payload: bytes) -> Any:

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 from cloister.ipc import (
     Connection,
@@ -48,8 +49,7 @@ class Phases:
     ready: int
 
 
-@dataclass(frozen=True, slots=True)
-class LogLine:
+class LogLine(NamedTuple):
     """One line that a tenant printed or logged. `level` is stdout, stderr, debug, info, warning or error."""
 
     level: str
@@ -82,6 +82,7 @@ class Sandbox:
         self._hello: asyncio.Future[bytes] = loop.create_future()
         self._sentence: SandboxError | None = None
         self._in_flight = 0
+        self._culprit: Charge | None = None
         self._cut_off = self._ended = False
         self._log_window, self._log_lines = 0.0, 0
         self._watch = CpuWatch(process.cpu_seconds, loop.time, loop.call_at)
@@ -221,9 +222,7 @@ class Sandbox:
     def _guarded(self, method: str, payload: bytes, limits: Limits) -> tuple[Callable[[], None], Awaitable[bytes]]:
         charge: Charge | None = None
         if limits.cpu_ms is not None:
-            charge = self._watch.begin(
-                limits.cpu_ms, lambda: self.kill(LimitExceeded(f"the sandbox exceeded {limits.cpu_ms:,} ms of CPU"))
-            )
+            charge = self._watch.begin(limits.cpu_ms, lambda: self._exceeded(charge, limits))
         return (
             lambda: self._watch.restart(charge) if charge is not None else None,
             self._finish(self._peer.call(_WORKER, method, payload, timeout=_seconds(limits.wall_ms)), charge, limits),
@@ -235,12 +234,20 @@ class Sandbox:
             return await call
         except DeadlineExceeded as error:
             raise LimitExceeded(f"the call exceeded {limits.wall_ms:,} ms of time") from error
+        except LimitExceeded as error:
+            if self._culprit is not None and self._culprit is not charge:
+                raise SandboxDied(f"another call in it ended the sandbox: {error}") from error
+            raise
         except (RemoteProtocolError, ConnectionClosed) as error:
             raise self._sentence or SandboxDied(f"the sandbox broke off: {error}") from error
         finally:
             self._in_flight -= 1
             if charge is not None:
                 self._watch.end(charge)
+
+    def _exceeded(self, charge: Charge | None, limits: Limits) -> None:
+        self._culprit = charge
+        self.kill(LimitExceeded(f"the sandbox exceeded {limits.cpu_ms:,} ms of CPU"))
 
     def _lose(self) -> None:
         """Its end of the connection is gone: mostly because it is dying, and then of something that is told soon."""
@@ -285,7 +292,11 @@ class Sandbox:
         if self._log_lines > LOG_LINES_PER_SECOND:
             self.dropped_lines += 1
         else:
-            self.on_log(line)
+            self.on_log(line._replace(text=_CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", line.text)))
+
+
+_CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+"""What could move the cursor of the terminal that it is shown on. The end of a line may be part of what is logged."""
 
 
 def _seconds(milliseconds: int | None) -> float | None:

@@ -139,7 +139,7 @@ class Chronicle:
             case "gone" if self.up:
                 self.lives[-1].down = time.time()
                 for each in self.pipelines.values():
-                    each.lose_sandbox("host killed")
+                    each.lose_sandbox("killed")
             case "status" if pipeline is not None:
                 self._status(pipeline, message["status"])
             case "sandbox" if pipeline is not None:

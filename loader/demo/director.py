@@ -92,7 +92,7 @@ async def show(console: Console) -> bool:
     with tempfile.TemporaryDirectory(prefix="cloister-demo-") as name:
         folder = Path(name)
         chronicle = Chronicle(repositories())
-        console.print("CI as a durable workflow, a different one for each repository: one host, confined pipelines.\n")
+        console.print("CI as a durable workflow, a different one for each repository.\n")
         try:
             figures = await _perform(console, folder, chronicle)
         except Exception as failure:  # noqa: BLE001 - whatever it is, it ends the show in a sentence

@@ -18,7 +18,7 @@ from rich.text import Text
 from .chronicle import Chronicle, Entry, Pipeline
 
 _EVERY: Final = 0.08
-_BAR: Final = 12
+_WIDE: Final = 100
 _STYLES: Final = {
     "published": "bold green", "failed": "bold red", "rejected": "bold red", "errored": "bold red",
     "running": "cyan", "queued": "cyan", "waiting": "yellow",
@@ -40,12 +40,12 @@ async def shown(chronicle: Chronicle, console: Console) -> AsyncIterator[None]:
             animation.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await animation
-            live.update(_picture(chronicle), refresh=True)
+            live.update(_picture(chronicle, console.width), refresh=True)
 
 
 async def _animate(chronicle: Chronicle, live: Live) -> None:
     while True:
-        live.update(_picture(chronicle), refresh=True)
+        live.update(_picture(chronicle, live.console.width), refresh=True)
         await asyncio.sleep(_EVERY)
 
 
@@ -55,7 +55,7 @@ def _line(chronicle: Chronicle, entry: Entry) -> Text:
     return Text(f"{entry.at - chronicle.began:6.2f} s  {about}{text}")
 
 
-def _picture(chronicle: Chronicle) -> Group:
+def _picture(chronicle: Chronicle, width: int) -> Group:
     """The table, and below it what the director did and what became of it."""
     story = [
         Text.assemble(
@@ -68,10 +68,10 @@ def _picture(chronicle: Chronicle) -> Group:
         for entry in chronicle.entries
         if entry.kind in {"act", "sandbox", "end"}
     ]
-    return Group(_table(chronicle), Text(), *story)
+    return Group(_table(chronicle, wide=width >= _WIDE), *story)
 
 
-def _table(chronicle: Chronicle) -> Table:
+def _table(chronicle: Chronicle, *, wide: bool) -> Table:
     host = f"host process {chronicle.lives[-1].pid}" if chronicle.up else "no host process"
     title = Text.assemble("a pipeline per repository · ", (host, "green" if chronicle.up else "bold white on red"))
     table = Table(
@@ -79,12 +79,13 @@ def _table(chronicle: Chronicle) -> Table:
     )
     for name, width in (("repository", 16), ("status", 9), ("step", 11)):
         table.add_column(name, min_width=width, no_wrap=True)
-    table.add_column("progress", width=_BAR)
-    table.add_column("attempts", justify="right", no_wrap=True)
-    table.add_column("sandbox", min_width=18, no_wrap=True)
-    table.add_column("last log line", ratio=1, no_wrap=True, overflow="ellipsis")
+    table.add_column("progress", width=12 if wide else 9)
+    table.add_column("tries", justify="right", no_wrap=True)
+    table.add_column("sandbox", min_width=20, no_wrap=True)
+    if wide:
+        table.add_column("last log line", ratio=1, no_wrap=True, overflow="ellipsis")
     for pipeline in chronicle.pipelines.values():
-        table.add_row(*_row(pipeline))
+        table.add_row(*_row(pipeline)[: len(table.columns)])
     return table
 
 
@@ -95,7 +96,7 @@ def _row(pipeline: Pipeline) -> list[Text | ProgressBar]:
     latest = pipeline.steps[-1] if pipeline.steps else None
     step = "" if latest is None or pipeline.ended else f"after {latest.name}" if latest.over else latest.name
     bad = pipeline.ended and status != "published"
-    bar = ProgressBar(total=total, completed=done, width=_BAR, finished_style="green",
+    bar = ProgressBar(total=total, completed=done, finished_style="green",
                       complete_style="red" if bad else "cyan")  # fmt: skip
     return [
         Text(pipeline.repository.full_name),
@@ -109,10 +110,9 @@ def _row(pipeline: Pipeline) -> list[Text | ProgressBar]:
 
 
 def _sandbox(pipeline: Pipeline) -> Text:
-    """Where it runs, and what happened to where it ran before."""
-    lost = "; ".join(dict.fromkeys(pipeline.losses))
-    if not lost:
+    """Where it runs, and how it lost where it ran before."""
+    if not pipeline.losses:
         return Text("" if pipeline.sandbox is None else str(pipeline.sandbox))
     if pipeline.sandbox is None:
-        return Text(lost, "red")
-    return Text.assemble(f"{pipeline.sandbox}  ", (f"{lost}; replayed", "magenta"))
+        return Text(pipeline.losses[-1], "red")
+    return Text.assemble(f"{pipeline.sandbox}  ", (f"{pipeline.losses[-1]}; replayed", "magenta"))

@@ -5,6 +5,7 @@ Everything is derived from what the engine has on record and from what the loade
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,9 +19,12 @@ from rich.text import Text
 from .chronicle import Chronicle, Pipeline, Step, plain
 from .figures import BOOTS, CALLS, STEPS
 
-_WIDTH: Final = 22
+_WIDE: Final = 100
 _ANNOUNCED: Final = 0.02
-"""Seconds after which a sandbox announces that it works on a step. Of a faster one only the end is on record."""
+"""Seconds after which a sandbox announces that it works on a step, unless the step keeps its event loop busy.
+
+Of one that was not announced only the end is on record: it took what had passed since the record before, at most.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +46,12 @@ def print_timeline(console: Console, chronicle: Chronicle, pipeline: Pipeline) -
     table = _table(
         f"{pipeline.repository.full_name} at {pipeline.repository.commit[:7]}", "at>", "step", "attempts>", "took>"
     )
-    table.add_column("", width=_WIDTH, no_wrap=True)
+    width = 22 if console.width >= _WIDE else 10
+    table.add_column("", width=width, no_wrap=True)
     table.add_column("")
     for row in found:
         took = "" if row.mark else _took(row.end - row.start)
-        bar = _bar(row, chronicle.began, last)
+        bar = _bar(row, chronicle.began, last, width)
         style = "bold red" if row.mark else ""
         at = f"{row.start - chronicle.began:.2f} s"
         table.add_row(at, Text(row.what, style), row.attempts, took, Text(bar, style or "cyan"), Text(row.note, style))
@@ -76,8 +81,9 @@ def rows(chronicle: Chronicle, pipeline: Pipeline) -> list[Row]:
 def _steps(chronicle: Chronicle, pipeline: Pipeline) -> Iterator[Row]:
     resumed = sorted([*pipeline.boots, *(life.up for life in chronicle.lives)])
     before = 0.0
-    for step in sorted(pipeline.steps, key=lambda step: step.ended or 0):
-        end, start = step.ended or 0.0, step.started or 0.0
+    for step in sorted(pipeline.steps, key=_end):
+        start = step.started or before
+        end = step.ended or start
         if step.kind == "do" and end - start < _ANNOUNCED:
             start = min(max([before, *(moment for moment in resumed if moment <= end)]), end)
         failure = pipeline.failures.get(step.name, step.error)
@@ -99,9 +105,9 @@ def _marks(chronicle: Chronicle, pipeline: Pipeline) -> Iterator[Row]:
 
 def place(pipeline: Pipeline, moment: float) -> str:
     """Where in a pipeline something happened, by what was on record then."""
-    ordered = sorted(pipeline.steps, key=lambda step: step.ended or 0)
-    past = [step for step in ordered if (step.ended or 0) <= moment]
-    to_come = [step for step in ordered if (step.ended or 0) > moment]
+    ordered = sorted(pipeline.steps, key=_end)
+    past = [step for step in ordered if _end(step) <= moment]
+    to_come = [step for step in ordered if _end(step) > moment]
     during = next((step for step in to_come if _in_progress(step, moment)), None)
     if during is not None:
         return f"during {during.name!r} ({len(past)} on record)"
@@ -110,12 +116,17 @@ def place(pipeline: Pipeline, moment: float) -> str:
     return f"{', '.join(between)} ({len(past)} on record)"
 
 
+def _end(step: Step) -> float:
+    """When its outcome was recorded: never, for what is not over."""
+    return math.inf if step.ended is None else step.ended
+
+
 def _in_progress(step: Step, moment: float) -> bool:
     return step.started is not None and step.started <= moment
 
 
-def _bar(row: Row, began: float, last: float) -> str:
-    scale = (_WIDTH - 1) / max(last - began, 0.001)
+def _bar(row: Row, began: float, last: float, width: int) -> str:
+    scale = (width - 1) / max(last - began, 0.001)
     start, end = (int((moment - began) * scale) for moment in (row.start, row.end))
     return " " * start + (row.mark or "━") + "━" * (0 if row.mark else end - start)
 
@@ -135,7 +146,7 @@ def _took(seconds: float) -> str:
 def print_verdicts(console: Console, chronicle: Chronicle) -> None:
     """What came of each push."""
     table = _table("verdicts", "repository", "verdict")
-    table.add_column("")
+    table.add_column("", overflow="fold")
     for pipeline in chronicle.pipelines.values():
         style = "green" if pipeline.verdict == "published" else "red"
         table.add_row(pipeline.repository.full_name, Text(pipeline.verdict or pipeline.status, style),
@@ -166,7 +177,7 @@ def failing_tests(pipeline: Pipeline) -> list[str]:
 
 
 def print_figures(console: Console, figures: dict[str, Any]) -> None:
-    """Boot, hop, steps; and what the machine did not give to confine with, if there is such a thing."""
+    """Boot, hop, steps; and how what was measured is confined on this machine."""
     table = _table("measured just now, in the host process", "figure", ">")
     table.add_column("")
     table.add_row("boot p50", duration(figures["boot"]),
@@ -175,7 +186,6 @@ def print_figures(console: Console, figures: dict[str, Any]) -> None:
     table.add_row("steps/s", f"{figures['steps']:,.0f}",
                   f"one workflow of {STEPS} steps, each on disk before the next begins (synchronous=FULL)")  # fmt: skip
     console.print(table)
-    missing = [f"{name} ({state})" for name, state in figures["layers"].items() if state.startswith("not available")]
-    console.print(
-        f"confinement: {'without ' + ', '.join(missing) if missing else 'every layer is there'}", markup=False
-    )
+    layers = figures["layers"]
+    others = [f"; {name}: {state}" for name, state in layers.items() if state != "active"]
+    console.print(f"{len(layers) - len(others)} layers of confinement{''.join(others)}", markup=False)

@@ -28,7 +28,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from . import cgroups, identity, landlock, limits, namespaces, seccomp
+from . import cgroups, identity, kernel, landlock, limits, namespaces, seccomp
 
 FLOOR = ("landlock", "seccomp")
 """Without these nothing untrusted runs."""
@@ -159,9 +159,9 @@ def _empty_bounding_set(jail: Jail, held: frozenset[int], last: int) -> str | No
 
 
 def _keep_only(*descriptors: int) -> None:
-    """Close everything but standard streams and these, whatever the zygote held."""
+    """Close everything but standard streams and these, whatever the zygote held and whatever its number."""
     after = 3
     for descriptor in sorted(descriptors):
-        os.closerange(after, descriptor)
+        kernel.close_range(after, descriptor - 1)
         after = descriptor + 1
-    os.closerange(after, os.sysconf("SC_OPEN_MAX"))
+    kernel.close_range(after, kernel.LAST_DESCRIPTOR)

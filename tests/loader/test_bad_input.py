@@ -589,7 +589,7 @@ async def test_what_is_not_a_database_of_ours_is_refused_and_not_touched(path: P
     """Somebody else's file is safe, and the error says what it is."""
     occupy(path, kind)
     before = contents(path)
-    with pytest.raises(NotACloisterDatabase, match="app.db is"):
+    with pytest.raises(NotACloisterDatabase, match=r"app\.db is"):
         await opening(path, code)
     assert contents(path) == before
 

@@ -295,3 +295,17 @@ async def test_twins_draw_different_numbers(boot: Callable[..., Any]) -> None:
     twins = [await (await boot()).do(source) for _ in range(4)]
     for drawn in zip(*twins, strict=True):
         assert len(set(drawn)) == len(twins), drawn
+
+
+@pytest.mark.skipif(not ROOT, reason="only root may look into a process that is not dumpable")
+async def test_no_descriptor_is_left_whatever_its_number() -> None:
+    """A host with many descriptors hands its zygote high numbers; none of them reaches a sandbox."""
+    held = [os.dup(0) for _ in range(300)]
+    try:
+        async with Spawner(spares=0) as spawner:
+            sandbox = await spawner.take()
+            numbers = sorted(int(file.name) for file in Path(f"/proc/{sandbox.pid}/fd").iterdir())
+            assert numbers == list(range(7))
+    finally:
+        for descriptor in held:
+            os.close(descriptor)

@@ -65,6 +65,7 @@ async def wait_for_ever(boot: Boot, body: str) -> Any:
         ("write(b'\\x01\\x01a\\x00\\x01b')", "impossible length"),
         ("write(struct.pack('>BQ', 2, 2**40) + bytes(99))", "closed its connection, or sent a frame of over 16 MiB"),
         ("write(b'\\xff' * 99)", "closed its connection, or sent a frame of over 16 MiB"),
+        ("[attempt(lambda: os.write(each, b'garbage' * 99)) for each in range(3, 11)]", "closed its connection"),
         ("os.close(3)", "closed its connection, or sent a frame of over 16 MiB"),
         ("import socket; socket.socket(fileno=3).shutdown(2)", "closed its connection, or sent a frame of over 16 MiB"),
     ],

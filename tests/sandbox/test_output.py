@@ -199,7 +199,7 @@ async def test_printing_in_threads_does_not_break_the_wire(tenant: Any) -> None:
     def main(what):
         if what == "start":
             env["Talker"] = Talker
-            for _ in range(3):
+            for _ in range(2):
                 Talker(daemon=True).start()
         elif what == "stop":
             env["Talker"].go_on = False
@@ -207,7 +207,7 @@ async def test_printing_in_threads_does_not_break_the_wire(tenant: Any) -> None:
         return "y" * 1_000_000
     """
     await tenant.do(source, "start")
-    for _ in range(20):
+    for _ in range(6):
         assert await tenant.do(source, "answer") == "y" * 1_000_000
     assert await tenant.do(source, "stop") is None
     assert {line.text for line in tenant.lines if line.level == "stdout"} == {"x" * 2000}
