@@ -132,7 +132,8 @@ class Worker:
             kind = EntrypointNotFound if error.name == "NoSuchEntrypoint" else TenantError
             raise kind(error.name, error.message, error.trace) from None
         except SandboxError:
-            if self._imported.done() and isinstance(failure := self._imported.exception(), LoaderError):
+            await asyncio.wait({self._imported})  # the sandbox was ended, perhaps for not loading: that is told first
+            if isinstance(failure := self._imported.exception(), LoaderError):
                 raise failure from None
             raise
 

@@ -35,7 +35,7 @@ def sources(*folders: str) -> Iterator[Path]:
     for folder in folders:
         place = ROOT / folder
         for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
-            if "repositories" not in file.parts:
+            if "repositories.d" not in file.parts:
                 yield file
 
 

@@ -22,7 +22,7 @@ def tree() -> set[str]:
     for folder in FOLDERS:
         for file in (ROOT / folder).rglob("*"):
             inside = file.relative_to(ROOT)
-            wanted = file.suffix in DATA or file.name == "py.typed" or "repositories" in inside.parts
+            wanted = file.suffix in DATA or file.name == "py.typed" or "repositories.d" in inside.parts
             if file.is_file() and wanted and not NOT_SHIPPED & set(inside.parts):
                 found.add(f"cloister/{inside.as_posix()}")
     return found
@@ -63,10 +63,10 @@ def test_what_is_not_code_is_there(wheel: zipfile.ZipFile) -> None:
     """The schema, and the repositories of the demo with their own suites."""
     names = wheel.namelist()
     assert "cloister/engine/schema.sql" in names
-    repositories = {name.split("/")[4] for name in names if name.startswith("cloister/loader/demo/repositories/")}
+    repositories = {name.split("/")[4] for name in names if name.startswith("cloister/loader/demo/repositories.d/")}
     assert len(repositories) == 3
     for repository in repositories:
-        assert f"cloister/loader/demo/repositories/{repository}/ci.py" in names
+        assert f"cloister/loader/demo/repositories.d/{repository}/ci.py" in names
 
 
 def test_nothing_else_is_there(wheel: zipfile.ZipFile) -> None:

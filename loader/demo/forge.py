@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-_FOLDER: Final = Path(__file__).parent / "repositories"
+_FOLDER: Final = Path(__file__).parent / "repositories.d"
 _STEPS: Final = re.compile(r"\bstep\.(?:do|sleep|wait_for_event)\(")
 
 

@@ -145,7 +145,7 @@ async def test_text_that_is_no_text_is_printed_all_the_same(tenant: Any) -> None
     """
     await tenant.do(source)
     assert tenant.text[0] == "stdout: ? half"
-    assert tenant.text[1] == "stdout: a\0b\x1b[31m"
+    assert tenant.text[1] == r"stdout: a\x00b\x1b[31m"
     assert "cannot be formatted" in tenant.text[2]
     assert tenant.text[3:] == ["stdout: 0", "stdout: 1", "stdout: 2"]
 
