@@ -235,7 +235,7 @@ class Sandbox:
         except DeadlineExceeded as error:
             raise LimitExceeded(f"the call exceeded {limits.wall_ms:,} ms of time") from error
         except LimitExceeded as error:
-            if self._culprit is not None and self._culprit is not charge:
+            if self._culprit is not None and (charge is None or charge.used < charge.limit / 2):
                 raise SandboxDied(f"another call in it ended the sandbox: {error}") from error
             raise
         except (RemoteProtocolError, ConnectionClosed) as error:
