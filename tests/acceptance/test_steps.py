@@ -63,7 +63,8 @@ async def test_a_failing_step_is_retried_after_its_delays_and_never_early(
     assert await stage.outcome(instance, step=1) == "ValueError: attempt 4 of start 4"
     times = stage.ledger.times
     gaps = [after - before for before, after in itertools.pairwise(times)]
-    assert all(delay * 1000 <= gap < delay * 1000 + 3000 for gap, delay in zip(gaps, delays, strict=True)), gaps
+    # Virtual seconds pass while real sandboxes work, so the upper bound only tells this delay from the next longer one.
+    assert all(delay * 1000 <= gap < delay * 1000 + 9000 for gap, delay in zip(gaps, delays, strict=True)), gaps
     (step,) = (await instance.status())["steps"]
     assert (step["status"], step["attempts"]) == ("failed", 4)
 
