@@ -41,7 +41,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def runner() -> Iterator[asyncio.Runner]:
     """The one event loop; no process is left when it ends."""
     with asyncio.Runner() as runner:

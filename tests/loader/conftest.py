@@ -50,7 +50,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     return True
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def runner() -> Iterator[asyncio.Runner]:
     """The one event loop; no process is left when it ends."""
     with asyncio.Runner() as runner:
@@ -66,7 +66,7 @@ def opened(runner: asyncio.Runner, manager: AbstractAsyncContextManager[Managed]
     runner.run(manager.__aexit__(None, None, None))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def loader(runner: asyncio.Runner) -> Iterator[Loader]:
     """A loader with room for all tests that do not ask for their own."""
     yield from opened(runner, Loader(max_sandboxes=64, spares=3))
