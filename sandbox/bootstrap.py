@@ -5,11 +5,17 @@ working folder, no environment. `cloister` and its layers are bare here, so that
 imported. Standard library only.
 """
 
-import importlib.machinery
-import importlib.util
-import json
-import socket
-import sys
+import os
+
+# What modules do at every fork writes to a hundred and fifty pages, which each child would own from then on, to free
+# locks that a process without threads never holds. What is needed after a fork, the zygote does itself.
+os.register_at_fork = lambda **_: None
+
+import importlib.machinery  # noqa: E402
+import importlib.util  # noqa: E402
+import json  # noqa: E402
+import socket  # noqa: E402
+import sys  # noqa: E402
 
 
 class Packages:
@@ -35,7 +41,10 @@ class Packages:
 control = socket.socket(fileno=int(sys.argv[1]))
 sys.argv[:] = ["sandbox"]
 sys.orig_argv[:] = ["sandbox"]
-packages = json.loads(control.recv(65536))
+told = control.recv(65536)
+if not told:  # the host has gone already
+    os._exit(0)
+packages = json.loads(told)
 sys.meta_path.append(Packages(packages["bare"], packages["whole"]))
 
 from cloister.sandbox import zygote  # noqa: E402

@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import gc
 import os
+import random
 import select
 import signal
 import socket
 import struct
+import sys
 import time
 from typing import Final, NoReturn
 
@@ -45,11 +47,16 @@ def main(control: socket.socket) -> NoReturn:
     stage = guest.Stage()
     stage.warm_up = rehearsal.Opening(stage)
     gc.collect()
+    if sys.version_info >= (3, 12):
+        heap.make_immortal()
     filler = heap.fill_holes()
     gc.freeze()
     gc.disable()
-    control.send(msgpack.packb(["ready", jail.layers, address_space]))
-    Zygote(control, jail, stage).serve()
+    try:
+        control.send(msgpack.packb(["ready", jail.layers, address_space]))
+        Zygote(control, jail, stage).serve()
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the host has gone
     del filler
     os._exit(0)
 
@@ -119,6 +126,7 @@ class Zygote:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(0, 1)
             os.dup2(0, 2)
+            random.seed()
             confine(self._jail, slot, self._pidfd)
             confined = time.monotonic_ns()
             status = 1
