@@ -1,8 +1,13 @@
 """The only module that imports ZeroMQ: frames to and from many guests, over one ROUTER.
 
-The host connects and the host names each peer, so that no guest can claim another's identity. The loop watches the
-ROUTER's descriptor, which is edge-triggered: it says that something changed, and whoever wakes, or sends, looks at
-what there is until nothing is left. Nothing here ever waits: a guest whose queue is full is told of as such.
+The host connects and the host names each peer, so that no guest can claim another's identity. The ROUTER is a raw one:
+libzmq moves bytes, and what a guest says is parsed here, where a wrong length cannot be more than an error. libzmq
+would also collect the parts of a message without end; of raw bytes it takes no more than its queue holds, and then the
+guest has to wait.
+
+The loop watches the ROUTER's descriptor, which is edge-triggered: it says that something changed, and whoever wakes,
+or sends, looks at what there is until nothing is left. Nothing here ever waits: a guest whose queue is full is told of
+as such.
 """
 
 from __future__ import annotations
@@ -10,44 +15,65 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
-import struct
 from collections.abc import Callable
 from typing import Final
 
 import zmq
 
-from . import codec
-from .errors import ConnectionClosed, TooManyCalls
+from . import zmtp
+from .errors import ConnectionClosed, RemoteProtocolError, TooManyCalls
 
 MAX_LINKS: Final = 65_535
 _BURST: Final = 256
-_LAST_WORDS: Final = 8192
+_UNREAD: Final = 256
+"""Pieces of up to 8 KiB that are taken from a guest ahead of being read."""
 _NEVER: Final = 2**31 - 1
 """Milliseconds until libzmq connects again to a guest that has gone. Told not to at all (-1), it would throw away what
 the guest said last."""
 
 
 class Link:
-    """The way to one guest."""
+    """The way to one guest.
 
-    __slots__ = ("_endpoint", "_router", "name", "on_frame", "on_lost")
+    `on_bytes` hears of every piece that arrives, before what is in it is handed to `on_frame`. `on_lost` is called once:
+    with nothing when the guest has ended the connection, with an error when what it says is no ZMTP.
+    """
+
+    __slots__ = ("_connected", "_endpoint", "_reader", "_router", "name", "on_bytes", "on_frame", "on_lost")
 
     def __init__(
-        self, router: Router, name: bytes, endpoint: str, on_frame: Callable[[bytes], None], on_lost: Callable[[], None]
+        self,
+        router: Router,
+        name: bytes,
+        endpoint: str,
+        on_frame: Callable[[bytes], None],
+        on_lost: Callable[[RemoteProtocolError | None], None],
     ) -> None:
         self._router = router
         self._endpoint = endpoint
+        self._reader = zmtp.Reader()
+        self._connected = False
         self.name = name
+        self.on_bytes: Callable[[int], None] = lambda _: None
         self.on_frame = on_frame
         self.on_lost = on_lost
 
     def send(self, frame: bytes) -> None:
         """Queue a frame. `TooManyCalls` if the guest does not read, `ConnectionClosed` if it is gone."""
-        self._router._send(self.name, frame)
+        self._router._send(self.name, zmtp.message(frame))
 
     def close(self) -> None:
         """Forget the guest; what is still queued for it is dropped. Harmless when repeated."""
-        self._router._disconnect(self.name, self._endpoint)
+        self._router._disconnect(self)
+
+    def _feed(self, data: bytes) -> None:
+        self.on_bytes(len(data))
+        frames, reply = self._reader.feed(data)
+        for frame in frames:
+            self.on_frame(frame)
+        if reply:
+            with contextlib.suppress(TooManyCalls, ConnectionClosed):
+                self._router._send(self.name, reply)
 
 
 class Router:
@@ -59,33 +85,28 @@ class Router:
         self._context.set(zmq.MAX_SOCKETS, MAX_LINKS)
         self._socket = self._context.socket(zmq.ROUTER)
         for option, value in (
+            (zmq.ROUTER_RAW, 1),
             (zmq.ROUTER_MANDATORY, 1),
-            (zmq.MAXMSGSIZE, codec.MAX_FRAME),
             (zmq.SNDHWM, high_water),
-            (zmq.RCVHWM, high_water),
+            (zmq.RCVHWM, _UNREAD),
             (zmq.LINGER, 0),
             (zmq.RECONNECT_IVL, _NEVER),
-            (zmq.HANDSHAKE_IVL, 10_000),
         ):
             self._socket.setsockopt(option, value)
-        self._monitor = self._socket.get_monitor_socket(zmq.EVENT_DISCONNECTED | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL)
         self._links: dict[bytes, Link] = {}
-        self._endpoints: dict[bytes, Link] = {}
         self._numbers = itertools.count(1)
         self._drain_soon = False
         self._loop.add_reader(self._socket.FD, self._drain)
-        self._loop.add_reader(self._monitor.FD, self._watch)
-        self._watch()  # a descriptor tells of nothing until somebody has looked, and found nothing
 
-    def connect(self, path: str, on_frame: Callable[[bytes], None], on_lost: Callable[[], None]) -> Link:
-        """Connect to the socket that a guest listens on. `on_lost` is called once if the guest ends the connection."""
+    def connect(
+        self, path: str, on_frame: Callable[[bytes], None], on_lost: Callable[[RemoteProtocolError | None], None]
+    ) -> Link:
+        """Connect to the socket that a guest listens on, and greet it."""
         name = b"%d" % next(self._numbers)
-        endpoint = f"ipc://{path}"
-        link = Link(self, name, endpoint, on_frame, on_lost)
-        self._links[name] = self._endpoints[endpoint.encode()] = link
+        link = self._links[name] = Link(self, name, f"ipc://{path}", on_frame, on_lost)
         self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, name)
-        self._socket.connect(endpoint)
-        self._look()
+        self._socket.connect(link._endpoint)
+        self._send(name, zmtp.OPENING_OF_A_ROUTER)
         return link
 
     def close(self) -> None:
@@ -93,18 +114,14 @@ class Router:
         if self._socket.closed:
             return
         self._loop.remove_reader(self._socket.FD)
-        self._loop.remove_reader(self._monitor.FD)
         self._links.clear()
-        self._endpoints.clear()
-        self._socket.disable_monitor()
-        self._monitor.close(0)
         self._socket.close(0)
         self._context.term()
 
-    def _send(self, name: bytes, frame: bytes) -> None:
+    def _send(self, name: bytes, data: bytes) -> None:
         try:
             self._socket.send(name, zmq.SNDMORE | zmq.DONTWAIT)
-            self._socket.send(frame, zmq.DONTWAIT)
+            self._socket.send(data, zmq.DONTWAIT)
         except zmq.Again:
             raise TooManyCalls("the sandbox does not read: its queue is full") from None
         except zmq.ZMQError as error:
@@ -117,11 +134,10 @@ class Router:
             self._drain_soon = True
             self._loop.call_soon(self._drain)
 
-    def _disconnect(self, name: bytes, endpoint: str) -> None:
-        if self._links.pop(name, None) is not None:
-            self._endpoints.pop(endpoint.encode(), None)
+    def _disconnect(self, link: Link) -> None:
+        if self._links.pop(link.name, None) is not None:
             with contextlib.suppress(zmq.ZMQError):  # libzmq may have dropped it already
-                self._socket.disconnect(endpoint)
+                self._socket.disconnect(link._endpoint)
             self._look()
 
     def _drain(self) -> None:
@@ -131,18 +147,14 @@ class Router:
             self._loop.call_soon(self._drain)
 
     def _read(self, count: int) -> bool:
-        """Hand over as many frames as are there, up to a number. Whether there may be more."""
+        """Hand over as many pieces as are there, up to a number. Whether there may be more."""
         receive, links = self._socket.recv, self._links
         try:
             for _ in range(count):
                 name = receive(zmq.DONTWAIT)
-                parts = 0
-                frame = b""
-                while self._socket.RCVMORE:
-                    frame = receive(zmq.DONTWAIT)
-                    parts += 1
+                data = receive(zmq.DONTWAIT)
                 if (link := links.get(name)) is not None:
-                    self._hand_over(link, frame if parts == 1 else b"")
+                    self._hand_over(link, data)
         except zmq.Again:
             return False
         except zmq.ZMQError:
@@ -151,22 +163,21 @@ class Router:
             raise
         return True
 
-    def _hand_over(self, link: Link, frame: bytes) -> None:
-        """One guest's frame must never keep the others' from being read, whatever comes of it."""
+    def _hand_over(self, link: Link, data: bytes) -> None:
+        """What one guest says must never keep the others' from being read, whatever comes of it."""
         try:
-            link.on_frame(frame)
+            if data:
+                link._feed(data)
+            elif link._connected:
+                self._lose(link, None)
+            else:  # libzmq says nothing twice: when a connection stands, and when it has ended
+                link._connected = True
+        except RemoteProtocolError as error:
+            self._lose(link, error)
         except Exception as error:  # noqa: BLE001 - see above
             self._loop.call_exception_handler({"message": "a frame could not be handled", "exception": error})
-            link.on_lost()
+            self._lose(link, None)
 
-    def _watch(self) -> None:
-        while int(self._monitor.EVENTS) & zmq.POLLIN:
-            event, endpoint = self._monitor.recv_multipart(zmq.DONTWAIT)
-            link = self._endpoints.get(endpoint)
-            if link is not None and struct.unpack("=hi", event)[0] in {
-                zmq.EVENT_DISCONNECTED,
-                zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
-            }:
-                self._read(_LAST_WORDS)  # what it said before it left comes first
-                self._disconnect(link.name, link._endpoint)
-                link.on_lost()
+    def _lose(self, link: Link, error: RemoteProtocolError | None) -> None:
+        self._disconnect(link)
+        link.on_lost(error)

@@ -1,8 +1,9 @@
-"""The guest's end of ZeroMQ: a DEALER that speaks ZMTP 3.1 over one accepted descriptor, as bytes in and bytes out.
+"""ZMTP 3.1, the protocol of ZeroMQ, as bytes in and bytes out: a DEALER for the guest, a ROUTER for the host.
 
-The host speaks through libzmq. Inside a sandbox libzmq would cost a millisecond of the start, half a megabyte, two
-threads and eight more system calls to allow; this costs none of that. The protocol is https://rfc.zeromq.org/spec/37
-(NULL mechanism, single-part messages, PING answered). It knows nothing of what the frames hold.
+Inside a sandbox libzmq would cost a millisecond of the start, half a megabyte, two threads and eight more system calls
+to allow. In the host it would read what is hostile in a language where a mistake is a hole. The protocol is
+https://rfc.zeromq.org/spec/37 (NULL mechanism, single-part messages, PING answered). It knows nothing of what the frames
+hold.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import struct
 from typing import Final
 
+from .codec import MAX_FRAME
 from .errors import RemoteProtocolError
 
 GREETING: Final = (
@@ -27,6 +29,7 @@ def _property(name: bytes, value: bytes) -> bytes:
 
 
 READY: Final = b"\x05READY" + _property(b"Socket-Type", b"DEALER") + _property(b"Identity", b"")
+_READY_OF_A_ROUTER: Final = b"\x05READY" + _property(b"Socket-Type", b"ROUTER") + _property(b"Identity", b"")
 
 
 def message(frame: bytes) -> bytes:
@@ -41,8 +44,10 @@ def _command(body: bytes) -> bytes:
 
 
 OPENING: Final = GREETING + _command(READY)
-"""What this side sends first, at once. Messages have to wait for the peer's READY: libzmq takes one that comes while it
+"""What a guest sends first, at once. Messages have to wait for the peer's READY: libzmq takes one that comes while it
 has yet to send its own for a broken handshake."""
+OPENING_OF_A_ROUTER: Final = GREETING + _command(_READY_OF_A_ROUTER)
+"""What the host sends first."""
 
 
 class Reader:
@@ -57,6 +62,8 @@ class Reader:
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
         """The messages completed by `data`, and what has to be sent back at once (a PONG). `RemoteProtocolError`."""
         buffer = self._buffer
+        if self.ready and not buffer and len(data) > 1 and not data[0] and len(data) == data[1] + 2:
+            return [data[2:]], b""  # one short message and nothing else, as nearly always
         buffer += data
         if not self._greeted:
             if len(buffer) < len(GREETING):
@@ -68,18 +75,9 @@ class Reader:
         messages: list[bytes] = []
         replies = b""
         at = 0
-        while len(buffer) - at >= 2:
-            flags = buffer[at]
-            if flags & _LONG:
-                if len(buffer) - at < 9:
-                    break
-                start, size = at + 9, int.from_bytes(buffer[at + 1 : at + 9], "big")
-            else:
-                start, size = at + 2, buffer[at + 1]
-            if len(buffer) - start < size:
-                break
-            body = bytes(buffer[start : start + size])
-            at = start + size
+        while found := self._next(at):
+            flags, start, at = found
+            body = bytes(memoryview(buffer)[start:at])
             if flags & _COMMAND:
                 replies += self._obey(body)
             elif flags & _MORE or not self.ready:
@@ -89,6 +87,24 @@ class Reader:
         if at:
             del buffer[:at]
         return messages, replies
+
+    def _next(self, at: int) -> tuple[int, int, int] | None:
+        """The flags, start and end of the next frame that is complete."""
+        buffer = self._buffer
+        if len(buffer) - at < 2:
+            return None
+        flags = buffer[at]
+        if flags > 7:
+            raise RemoteProtocolError("a frame with flags that do not exist")
+        if flags & _LONG:
+            if len(buffer) - at < 9:
+                return None
+            start, size = at + 9, int.from_bytes(buffer[at + 1 : at + 9], "big")
+            if size > MAX_FRAME:
+                raise RemoteProtocolError(f"a frame of {size:,} bytes; at most {MAX_FRAME:,} are taken")
+        else:
+            start, size = at + 2, buffer[at + 1]
+        return (flags, start, start + size) if len(buffer) - start >= size else None
 
     def _obey(self, body: bytes) -> bytes:
         name = body[1 : 1 + body[0]] if body else b""

@@ -64,7 +64,7 @@ def describe(status: int, *, memory_bytes: int, killed_for_memory: bool, confine
     if status == NOT_CONFINED and not confined:
         return "could not be confined, and was ended before it knew anything"
     if status == CUT_OFF:
-        return "closed its connection, or sent a frame of over 16 MiB"
+        return "closed its connection"
     if status >= 0:
         return f"exited with {status}"
     try:

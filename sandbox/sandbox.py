@@ -36,6 +36,8 @@ GRACE = 1.0
 LOG_LINES_PER_SECOND = 1000
 LOG_LINE_LENGTH = 9000
 """Characters of a line that are taken. The guest cuts earlier, and says how much was cut."""
+LAST_WORDS = 0.09
+"""Seconds between the end of its connection and its own, for the word of what it died of to come."""
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _WORKER = 0  # the capability that every guest has
 
@@ -249,16 +251,16 @@ class Sandbox:
         self._culprit = charge
         self.kill(LimitExceeded(f"the sandbox exceeded {limits.cpu_ms:,} ms of CPU"))
 
-    def _lose(self) -> None:
+    def _lose(self, error: RemoteProtocolError | None) -> None:
         """Its end of the connection is gone: mostly because it is dying, and then of something that is told soon."""
         self._cut_off = True
         if self._ended:
             self._bury()
-            return
-        self._loop.call_later(
-            GRACE,
-            lambda: self.kill(ProtocolViolation("the sandbox closed its connection, or sent a frame of over 16 MiB")),
-        )
+        elif error is not None:
+            self._closed(error)
+        else:
+            why = ProtocolViolation("the sandbox closed its connection")
+            self._loop.call_later(LAST_WORDS, self.kill, why)
 
     def _grant_grace(self, call: int) -> None:
         self._loop.call_later(GRACE, self._after_grace, call)

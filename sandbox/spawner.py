@@ -166,7 +166,7 @@ class Spawner:
                     else:  # the child comes all the same, and the slot is free when it has gone
                         self._abandoned.add(slot)
                     raise
-            link = self._router.connect(path, lambda _: None, lambda: None)
+            link = self._router.connect(path, lambda _: None, lambda _: None)
             sandbox = Sandbox(slot, Process(pidfd), link, group, nursery.address_space)
             self._sandboxes[slot] = sandbox
             if slot in self._stillborn:
