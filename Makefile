@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 FOLDERS := ipc sandbox sandbox/guest sandbox/guest/workers sandbox/lockdown engine loader loader/demo
 CHECKED := ipc sandbox engine loader tests benchmarks
 
-.PHONY: demo test lint types unit bench lock clean
+.PHONY: demo test lint types unit bench bench-all fuzz lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m cloister.loader.demo
@@ -26,6 +26,19 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/boot.py
 	$(BIN)/python benchmarks/hop.py
 	$(BIN)/python benchmarks/steps.py
+
+# Some minutes; with its 5,000 tenants, idle.py wants a machine with 20 GiB free and 65,536 descriptors (ulimit -n).
+bench-all: bench
+	$(BIN)/python benchmarks/idle.py
+	$(BIN)/python benchmarks/churn.py
+	$(BIN)/python benchmarks/neighbours.py
+
+# The wire under atheris, where that is installed, for so many seconds each; the tests do the same with hypothesis.
+FUZZ_SECONDS ?= 60
+fuzz: $(VENV)/.installed
+	for target in frame value stream conversation; do \
+		$(BIN)/python tests/ipc/fuzz.py $$target -max_total_time=$(FUZZ_SECONDS) -max_len=1000 -verbosity=0 || exit; \
+	done
 
 # The link tree of an editable install is made anew when a file comes or goes, which a folder's time tells.
 $(VENV)/.installed: pyproject.toml requirements.lock $(FOLDERS)

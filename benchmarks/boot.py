@@ -1,6 +1,7 @@
-"""How long until a tenant that was never seen gives its first answer, and what it weighs then.
+"""How long until a tenant that was never seen gives its first answer, where the time goes, and what it weighs then.
 
-The limit is a bare `os.fork` of an interpreter that has imported as much, up to one byte from the child.
+The limit is a bare `os.fork` of an interpreter that has imported as much, up to one byte from the child, and what such
+a child weighs when there are as many of them.
 """
 
 from __future__ import annotations
@@ -8,104 +9,136 @@ from __future__ import annotations
 import asyncio
 import itertools
 import statistics
-import subprocess
-import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from harness import ROUNDS, Row, main, report, tenant
-from rich.console import Console
+import weigh
+from harness import ROUNDS, Row, draw, main, options, report, say, stacked, tenant
 
-from cloister.loader import Loader, LoaderEvent
+from cloister.loader import Loader, Policy, WorkerCode
+from cloister.loader.loader import Key
 
-BOOTS = 100
 SPARES = 4
 WARM = 256  # what a loader keeps by default
+LIMIT = "limit: bare fork"
 _numbers = itertools.count()
 
-FORKER = """
-import asyncio, gc, json, logging, os, random, sys, time
-gc.collect(); gc.freeze()
-for _ in range(int(sys.argv[1])):
-    read, write = os.pipe()
-    began = time.perf_counter()
-    child = os.fork()
-    if child == 0:
-        os.write(write, b"1")
-        os._exit(0)
-    os.read(read, 1)
-    print(time.perf_counter() - began)
-    os.waitpid(child, 0)
-    os.close(read); os.close(write)
-"""
+
+@dataclass(frozen=True)
+class Case:
+    """One way to boot: how many spares are kept, under which policy, and the program that is booted."""
+
+    name: str
+    spares: int
+    policy: Policy = field(default_factory=Policy)
+    program: Callable[[int], WorkerCode] = tenant
 
 
-async def first_answer(loader: Loader) -> float:
-    """Seconds from a tenant's id to its answer."""
+CASES = (
+    Case("cold boot from a spare, to the first answer", SPARES),
+    Case("cold boot without a spare", 0),
+)
+"""A profile with modules imported beforehand is one more line here, with a policy and a program of its own."""
+
+
+@dataclass(frozen=True)
+class Boot:
+    """One boot: seconds from a tenant's id to its answer, microseconds of each part, and of a spare's own start."""
+
+    seconds: float
+    parts: dict[str, float]
+    ahead: dict[str, float]
+
+
+async def boot(loader: Loader, case: Case) -> Boot:
+    """One tenant that was never seen."""
     number = next(_numbers)
     began = time.perf_counter()
-    await loader.get(f"tenant-{number}", lambda: tenant(number)).get_entrypoint().greet("Alice")
-    return time.perf_counter() - began
+    await loader.get(f"tenant-{number}", lambda: case.program(number)).get_entrypoint().greet("Alice")
+    seconds = time.perf_counter() - began
+    worker = loader.warm(Key(f"tenant-{number}"))
+    assert worker is not None
+    while not worker.boot_ms:  # the answer came with the word that the code was imported, which is read next
+        await asyncio.sleep(0)
+    phases = worker.sandbox.phases
+    start = {phase.name: float(getattr(phases, phase.name)) for phase in fields(phases)}
+    parts = {**({} if case.spares else start), "import": worker.boot_ms * 1000}
+    return Boot(seconds, {**parts, "all else": seconds * 1e6 - sum(parts.values())}, start if case.spares else {})
 
 
-async def boots(loader: Loader, *, wait_for_spare: bool) -> list[float]:
-    """One boot after the other; with a spare ready for each, or with none."""
-    samples = []
-    for _ in range(BOOTS):
-        while wait_for_spare and loader.statistics().spares < SPARES:
+async def boots(loader: Loader, case: Case, count: int) -> list[Boot]:
+    """One boot after the other; with the spares complete before each, or with none."""
+    found = []
+    for _ in range(count):
+        while loader.statistics().spares < case.spares:
             await asyncio.sleep(0.002)
-        samples.append(await first_answer(loader))
-    return samples
+        found.append(await boot(loader, case))
+    return found
 
 
-def forks() -> list[float]:
-    """The limit."""
-    command = [sys.executable, "-I", "-c", FORKER, str(BOOTS)]
-    return [float(line) for line in subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()]
+def medians(parts: list[dict[str, float]]) -> dict[str, float]:
+    """The median of each part."""
+    return {name: statistics.median(each[name] for each in parts) for name in parts[0]}
 
 
-async def phases(loader: Loader) -> str:
-    """Where the time of a start goes before anybody waits for it."""
-    events: list[LoaderEvent] = []
-
-    async def listen() -> None:
-        async for event in loader.subscribe():
-            events.append(event)
-
-    listening = asyncio.create_task(listen())
-    await asyncio.sleep(0)
-    await boots(loader, wait_for_spare=True)
-    listening.cancel()
-    found = [event.phases for event in events if event.phases is not None]
-    parts = {name: statistics.median(getattr(each, name) for each in found) for name in ("fork", "confine", "ready")}
-    return ", ".join(f"{name} {value:,.0f} µs" for name, value in parts.items())
-
-
-def weigh(loader: Loader) -> str:
-    """What a warm tenant takes: its proportional share, everything that is shared divided among all."""
-    sizes = [size for size in loader.memory().values() if size]
-    return f"{statistics.median(sizes) / 2**20:.2f} MiB each (PSS, median of {len(sizes)} warm tenants)"
+def weigh_tenants(loader: Loader) -> str:
+    """What a warm tenant takes, with everything that is shared divided among all."""
+    workers = [loader.warm(Key(f"tenant-{number}")) for number in range(next(_numbers))]
+    pids = [worker.sandbox.pid for worker in workers if worker is not None]
+    tenants = weigh.mean(pids)
+    with weigh.bare_forks(len(pids), keep=True) as forks:
+        bare = weigh.mean([fork.pid for fork in forks])
+    mib = 2**20
+    return (
+        f"memory of a warm tenant, {len(pids)} of them: {tenants.pss / mib:.2f} MiB (PSS) and "
+        f"{(tenants.stacks + tenants.tables) / mib:.2f} MiB of the kernel's;\n"
+        f"of a bare forked interpreter, as many: {bare.pss / mib:.2f} and {(bare.stacks + bare.tables) / mib:.2f} MiB "
+        f"(x {tenants.total / bare.total:.1f})"
+    )
 
 
-async def benchmark() -> None:
-    """Everything above, in rounds."""
-    rows: dict[str, list[list[float]]] = {}
-    notes: list[str] = []
+async def benchmark(*, count: int, plot: str | None) -> None:
+    """Every case, in rounds."""
+    samples: dict[str, list[list[float]]] = {name: [] for name in (*(case.name for case in CASES), LIMIT)}
+    parts: dict[str, list[dict[str, float]]] = {}
+    weight = ""
     for _ in range(ROUNDS):
-        async with Loader(max_sandboxes=WARM, spares=SPARES) as loader:
-            for _ in range(2):
-                await boots(loader, wait_for_spare=True)
-            rows.setdefault("cold boot from a spare, to the first answer", []).append(
-                await boots(loader, wait_for_spare=True)
-            )
-            notes = [f"a spare's own start: {await phases(loader)}", f"memory: {weigh(loader)}"]
-        async with Loader(max_sandboxes=WARM, spares=0) as loader:
-            await boots(loader, wait_for_spare=False)
-            rows.setdefault("cold boot without a spare", []).append(await boots(loader, wait_for_spare=False))
-        rows.setdefault("limit: bare fork", []).append(forks())
-    report("boot", [Row(name, found) for name, found in rows.items()], limit="limit: bare fork")
-    for note in notes:
-        Console().print(note)
+        for case in CASES:
+            async with Loader(max_sandboxes=WARM, spares=case.spares, policy=case.policy) as loader:
+                await boots(loader, case, 2 * count if case.spares else count)
+                found = await boots(loader, case, count)
+                samples[case.name].append([each.seconds for each in found])
+                parts.setdefault(case.name, []).extend(each.parts for each in found)
+                if case.spares:
+                    parts.setdefault("a spare's own start, beforehand", []).extend(each.ahead for each in found)
+                if case is CASES[0]:
+                    weight = weigh_tenants(loader)
+        with weigh.bare_forks(count) as forks:
+            samples[LIMIT].append([fork.first_byte for fork in forks])
+    report("boot", [Row(name, found) for name, found in samples.items()], limit=LIMIT)
+    bars = {name: medians(found) for name, found in parts.items()}
+    bars[LIMIT] = {"fork": statistics.median(itertools.chain(*samples[LIMIT])) * 1e6}
+    say("medians of each part, in µs")
+    stacked(bars, unit="µs")
+    say(weight)
+    draw(plot, lambda axes: paint(axes, bars), title="cold boot: where the time goes", size=(10, 3.5))
+
+
+def paint(axes: Any, bars: dict[str, dict[str, float]]) -> None:
+    """The same bars on a figure."""
+    names = max(bars.values(), key=len)
+    rows = list(bars)[::-1]
+    left = [0.0] * len(rows)
+    for name in names:
+        sizes = [bars[row].get(name, 0.0) for row in rows]
+        axes.barh(rows, sizes, left=left, label=name)
+        left = [start + size for start, size in zip(left, sizes, strict=True)]
+    axes.set_xlabel("µs")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
 
 
 if __name__ == "__main__":
-    main(benchmark)
+    asked = options(__doc__, boots=100)
+    main(lambda: benchmark(count=asked.boots, plot=asked.plot))

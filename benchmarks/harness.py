@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 import asyncio
+import importlib
 import os
 import platform
 import statistics
 import time
-from collections.abc import Awaitable, Callable
+import typing
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,6 +63,69 @@ def rates(title: str, rows: list[tuple[str, list[float]]], *, limit: str) -> Non
     Console(width=100).print(table)
 
 
+def listing(title: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table of cells; the first column is a name."""
+    table = Table(title=f"{title}\n{machine()}", title_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="right" if number else "left")
+    for row in rows:
+        table.add_row(*row)
+    Console(width=max(100, Console().width)).print(table)
+
+
+def say(line: str) -> None:
+    """Print a line as it is."""
+    Console(width=max(100, Console().width), highlight=False, markup=False).print(line)
+
+
+COLOURS = ("blue", "magenta", "cyan", "green", "yellow", "red")
+
+
+def stacked(rows: Mapping[str, Mapping[str, float]], *, unit: str, width: int = 40) -> None:
+    """Print one bar for each row, made of its parts, all to one scale. One row has all parts that there are."""
+    names = max(rows.values(), key=len)
+    colours = dict(zip(names, COLOURS, strict=False))
+    most = max(sum(parts.values()) for parts in rows.values())
+    wide = max(map(len, rows))
+    console = Console(width=max(100, Console().width), highlight=False)
+    for row, parts in rows.items():
+        bar, reached, drawn = "", 0.0, 0
+        for name, size in parts.items():
+            reached += size
+            cells = round(reached / most * width) - drawn
+            drawn += cells
+            bar += f"[{colours[name]}]{'█' * cells}[/]"
+        console.print(f"{row:{wide}} {bar} {sum(parts.values()):,.0f} {unit}")
+        told = "  ".join(f"[{colours[name]}]■[/] {name} {size:,.0f}" for name, size in parts.items())
+        console.print(f"{'':{wide}} {told}", soft_wrap=True)
+
+
+def options(description: str | None, **numbers: int) -> argparse.Namespace:
+    """What was asked for on the command line: `--plot FILE.png`, and a whole number for each name."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
+    parser.add_argument("--plot", metavar="FILE.png", help="draw it too, with matplotlib")
+    for name, number in numbers.items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=number, metavar="N", help=f"[{number:,}]")
+    return parser.parse_args()
+
+
+def draw(file: str | None, paint: Callable[[typing.Any], None], *, title: str, size: tuple[float, float]) -> None:
+    """Have `paint` draw on the axes of a figure, and keep that as a file, if one was asked for."""
+    if file is None:
+        return
+    try:
+        importlib.import_module("matplotlib").use("agg")
+        pyplot = importlib.import_module("matplotlib.pyplot")
+    except ImportError:
+        say(f"{file} was not drawn: that needs matplotlib, which is not installed (pip install matplotlib).")
+        return
+    figure, axes = pyplot.subplots(figsize=size, layout="constrained")
+    axes.set_title(f"{title}\n{machine()}", loc="left", fontsize=9)
+    paint(axes)
+    figure.savefig(file, dpi=150)
+    say(f"{file} was drawn.")
+
+
 def machine() -> str:
     """Where this ran, in a line."""
     model = next(
@@ -103,6 +169,11 @@ class TenantWorkflow(WorkflowEntrypoint):
         return event.payload.steps
 """
     return WorkerCode(main_module="main.py", modules={"main.py": source})
+
+
+def percentile(samples: Sequence[float], percent: float) -> float:
+    """One of the samples, in their unit."""
+    return sorted(samples)[min(int(len(samples) * percent / 100), len(samples) - 1)]
 
 
 def main(work: Callable[[], Awaitable[None]]) -> None:
