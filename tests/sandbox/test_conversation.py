@@ -1,4 +1,7 @@
-"""A tenant that speaks to the host over its own connection: its own calls fail, the host and the neighbours do not."""
+"""What a tenant and its host say to each other: capabilities both ways, and what no tenant can bring the host to do.
+
+What breaks the protocol is in the catalogue of attacks, theme "wire", in the folder of hostile tests.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from cloister.ipc import CapabilityError, PayloadError, RemoteError, RpcTarget, values
-from cloister.sandbox import LimitExceeded, Limits, ProtocolViolation, SandboxDied
+from cloister.ipc import PayloadError, RemoteError, RpcTarget
+from cloister.sandbox import LimitExceeded, Limits, SandboxDied
 
 Boot = Callable[..., Any]
 Until = Callable[[Callable[[], object]], Any]
@@ -40,64 +43,11 @@ async def wait_for_ever(boot: Boot, body: str) -> Any:
     return await tenant.do(WRITE + f"import asyncio\nasync def main():\n    {body}\n    await asyncio.Event().wait()")
 
 
-@pytest.mark.parametrize(
-    ("body", "words"),
-    [
-        ("say(b'')", "impossible length"),
-        ("say(b'garbage')", "impossible length"),
-        ("say(os.urandom(1000))", "broke the protocol"),
-        ("say(b'\\x00\\x02\\x91\\x63')", "unknown kind"),
-        ("say(Hello(1, b''))", "a Hello while the connection is ready"),
-        ("say(Result(10**6, b''))", "never made"),
-        ("say(Failure(10**6, b''))", "never made"),
-        ("say(Result(1, b'\\xc0'))", "second answer"),
-        ("say(Failure(2, b'\\xc1'))", "broke the protocol"),
-        ("say(Failure(2, values.dumps(['x'])))", "not a name, a message and a traceback"),
-        ("say(Release(12345, 1))", "not held that often"),
-        ("say(Note('log', b'\\xc1'))", "broke the protocol"),
-        ("say(Note('log', values.dumps(['x'])))", "a note of an unknown form on 'log'"),
-        ("say(Note('log', values.dumps([0] * 60_000)))", "more than 5 elements"),
-        ("say(Note('log', values.dumps([[[]]])))", "nested more than 1 deep"),
-        ("say(Note('unknown', values.dumps(None)))", "a note of an unknown form on 'unknown'"),
-        ("say(Note('background', values.dumps('many')))", "a note of an unknown form"),
-        ("say(*[Call(n, 0, '', values.dumps([[], {}])) for n in range(9, 1100)])", "more than 1024 calls in flight"),
-        ("say(*[Call(9, 0, '', values.dumps([[], {}]))] * 2)", "call 9 was made twice"),
-        ("write(b'\\x01\\x01a\\x00\\x01b')", "several parts"),
-        ("write(struct.pack('>BQ', 2, 2**40) + bytes(99))", "a frame of 1,099,511,627,776 bytes; at most"),
-        ("write(b'\\xff' * 99)", "flags that do not exist"),
-        ("[attempt(lambda: os.write(each, b'garbage' * 99)) for each in range(3, 11)]", "flags that do not exist"),
-        ("os.close(3)", "closed its connection"),
-        ("import socket; socket.socket(fileno=3).shutdown(2)", "closed its connection"),
-    ],
-    ids=lambda value: value[:50],
-)
-async def test_what_breaks_the_protocol_ends_it_with_words(boot: Boot, body: str, words: str) -> None:
-    """The tenant's own call fails with the reason; a neighbour is answered before, during and after."""
-    neighbour = await boot()
-    assert await neighbour.do("def main(): return 1") == 1
-    with pytest.raises(ProtocolViolation, match=f"^the sandbox .*({words})"):
-        await wait_for_ever(boot, body)
-    assert await neighbour.do("def main(): return 2") == 2
-
-
-async def test_a_goodbye_is_an_end(boot: Boot) -> None:
-    """With the reason that it gives, which is not believed to be anything but its words."""
-    with pytest.raises(SandboxDied, match=r"^the sandbox broke off: so long$"):
-        await wait_for_ever(boot, "say(Goodbye(b'so long'))")
+async def test_the_reason_of_a_goodbye_is_cut(boot: Boot) -> None:
+    """It is not believed to be anything but words, and not more than one wants to read."""
     with pytest.raises(SandboxDied) as told:
         await wait_for_ever(boot, "say(Goodbye(b'x' * 10**7))")
     assert len(str(told.value)) < 10_000
-
-
-async def test_an_answer_that_is_no_value_is_the_tenants_fault(boot: Boot) -> None:
-    """It answers its own call with what cannot be read: too deep, too much, keys twice, a forged capability."""
-    much = b"\xdd\x00\x02\x00\x00" + b"\x90" * 2**17
-    for payload in (b"\xc1", b"", b"\x91" * 100_000, much, b"\x82\xa1a\xc0\xa1a\xc0"):
-        with pytest.raises(PayloadError):
-            await wait_for_ever(boot, f"say(Result(2, {payload!r}))")
-    home = values.dumps([object()], export=lambda _: values.dumps([1, 7]))
-    with pytest.raises(CapabilityError, match="capability 7 is not granted"):
-        await wait_for_ever(boot, f"say(Result(2, {home!r}))")
 
 
 async def test_numbers_that_were_not_granted_reach_nothing(boot: Boot) -> None:
@@ -115,10 +65,8 @@ async def test_numbers_that_were_not_granted_reach_nothing(boot: Boot) -> None:
     owner = await boot(env={"VAULT": vault})
     thief = await boot(env={"OTHER": lambda: "silver"})
     source = """
-    import gc
-    from cloister.ipc.peer import Peer
     async def main():
-        peer = next(found for found in gc.get_objects() if isinstance(found, Peer))
+        peer = env.OTHER._channel
         outcomes = {}
         for number in range(1, 1001):
             try:
