@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 
 from sqlite_utils import Database
 
-from .errors import DatabaseTooNew, EngineLocked, NotACloisterDatabase, StorageError
+from .errors import DatabaseTooNew, EngineError, EngineLocked, NotACloisterDatabase, StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ APPLICATION_ID = 0x636C7374  # "clst"
 Synchronous = Literal["full", "normal"]
 
 
-MIGRATIONS = ("schema.sql",)
+MIGRATIONS = ("schema.sql", "schema_2.sql")
 """The n-th script brings a database from version n to n + 1. Append; never edit one that was released."""
 
 
@@ -32,6 +32,8 @@ class Ownership:
     """
 
     def __init__(self, path: Path) -> None:
+        if path.is_file() and path.stat().st_nlink > 1:
+            raise EngineLocked(f"{path} has other names (hard links) under which it could be in use; keep only one")
         lock = path.with_name(path.name + ".lock")
         try:
             self._fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -74,9 +76,16 @@ def connect(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
         if connection is not None:
             connection.close()
         if isinstance(error, sqlite3.Error):
-            raise StorageError(f"cannot open {path}: {error}") from error
+            raise refusal(path, error) from error
         raise
     return connection
+
+
+def refusal(path: Path, error: sqlite3.Error) -> EngineError:
+    """Why a database could not be opened, in our words."""
+    if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
+        return EngineLocked(f"{path} is locked by another program that has it open")
+    return StorageError(f"cannot open {path}: {error}")
 
 
 def _inspect(database: Database, path: Path) -> int:

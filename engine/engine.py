@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from .clock import Clock, SystemClock
-from .database import Ownership, Synchronous, connect
+from .database import Ownership, Synchronous, connect, refusal
 from .errors import EngineClosed
 from .records import EngineStatistics
 from .rules import check_workflow_name
@@ -52,7 +53,7 @@ class Engine:
         if self._writer is not None:
             raise RuntimeError("this engine was opened before; make another one")
         self._ownership = Ownership(self._path)
-        writer = Writer(lambda: Store(connect(self._path, self._synchronous)))
+        writer = Writer(self._open_store)
         try:
             await writer.open()
         except BaseException:
@@ -75,6 +76,14 @@ class Engine:
             await writer.close()
         finally:
             self._ownership.release()
+
+    def _open_store(self) -> Store:
+        connection = connect(self._path, self._synchronous)
+        try:
+            return Store(connection)
+        except sqlite3.Error as error:
+            connection.close()
+            raise refusal(self._path, error) from error
 
     def workflow(
         self, name: str, entrypoint: type[WorkflowEntrypoint], *, concurrency: int = 256, env: Any = None

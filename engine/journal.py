@@ -8,6 +8,7 @@ this journal shut. It knows neither tasks nor processes; what is to happen to th
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
 
@@ -26,7 +27,7 @@ from .records import (
     Verdict,
 )
 from .retry import retry_delay
-from .rules import MAX_CODE, MAX_STEPS, bounded_error, check_count, check_name, check_outcome, step_config
+from .rules import MAX_CODE, MAX_STEPS, bounded_error, check_count, check_name, check_outcome, check_within, step_config
 from .store import Store, pack_config, pack_error
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
     from .writer import Writer
 
 DEFAULT_WAIT = "24 hours"
+PATIENCE = 5.0
+"""Seconds that the outcomes behind an event wait for a run that is on its way to ask for it."""
 
 T = TypeVar("T")
 
@@ -91,6 +94,8 @@ class LiveJournal:
         self._occupied: set[Key] = set()
         self._waits: dict[Key, tuple[int, asyncio.Future[bytes | None]]] = {}
         self._arrived: dict[Key, bytes] = {}
+        self._turns: deque[Key] = deque()
+        self._passed = asyncio.Event()
         self._writes = self._activity = 0
         self._linger_timer: Timer | None = None
         self._gate: asyncio.Event | None = None
@@ -177,14 +182,18 @@ class LiveJournal:
             verdict, state, due = ("failed", "failed", None) if delay is None else ("retry", "retrying", now + delay)
         started = self._running.get((name, count), now)
         try:
-            await self._record(key, _Known(state, attempt, due, config), outcome.value, error, started=started)
+            row = _Known(state, attempt, due, config)
+            await self._record(key, row, outcome.value, error, started=started, within=outcome.within)
         finally:
             self._running.pop((name, count), None)
             self._stir()
-        await self._held()
+        await self._turn(key)
         return Verdict(verdict, error)
 
-    async def sleep(self, name: str, count: int, *, duration: object = None, until: object = None) -> None:
+    async def sleep(
+        self, name: str, count: int, *, duration: object = None, until: object = None, within: str | None = None
+    ) -> None:
+        check_within(within)
         key = self._key("sleep", name, count)
         known = self._known.get(key)
         if known is not None and known.state == "done":
@@ -197,13 +206,22 @@ class LiveJournal:
                     raise InvalidDuration(f"sleep {name!r} takes either a duration or a moment to sleep until")
                 due = now + milliseconds(duration) if until is None else moment(until, now)
                 known = _Known("waiting" if due > now else "done", 0, due, StepConfig())
-                await self._record(key, known)
+                await self._record(key, known, within=within)
             if known.state == "waiting":
                 await self._until(key, known)
                 await self._record(key, known._replace(state="done"))
-            await self._held()
+            await self._turn(key)
 
-    async def wait_for_event(self, name: str, count: int, type: str, timeout: object = None) -> EventRecord:  # noqa: A002
+    async def wait_for_event(
+        self,
+        name: str,
+        count: int,
+        type: str,  # noqa: A002
+        timeout: object = None,
+        *,
+        within: str | None = None,
+    ) -> EventRecord:
+        check_within(within)
         key = self._key("wait", name, count)
         check_name(type, what="event type")
         allowed = milliseconds(DEFAULT_WAIT if timeout is None else timeout, what="timeout")
@@ -216,13 +234,13 @@ class LiveJournal:
             if known is None:
                 now = self._clock.now()
                 known = _Known("waiting", 0, now + allowed, StepConfig())
-                event = await self._write(Store.take_event, *self._place(key, known), type, known.due or 0, now)
+                event = await self._write(Store.take_event, *self._place(key, known), type, within, known.due or 0, now)
             if event is None:
                 event = await self._until(key, known)
             if event is None:
                 event = await self._expire(key, allowed)
             self._known[key] = known._replace(state="failed" if event is None else "done")
-            await self._held()
+            await self._turn(key)
         if event is None:
             raise WaitTimeout(allowed)
         return EventRecord.decode(event)
@@ -245,12 +263,35 @@ class LiveJournal:
     def deliver(self, name: str, count: int, event: bytes) -> None:
         """An event was recorded as this wait's outcome."""
         key: Key = ("wait", name, count)
+        self._turns.append(key)
         if key in self._waits:
             future = self._waits[key][1]
             if not future.done():
                 future.set_result(event)
-        elif key in self._occupied:
-            self._arrived[key] = event
+                return
+        self._arrived[key] = event
+        if key not in self._occupied:  # the run has yet to come to it; if it does not, others must not wait for ever
+            self._clock.call_later(PATIENCE, lambda: self._pass(key))
+
+    # Order
+
+    async def _turn(self, key: Key) -> None:
+        """Return to the run after every outcome that was recorded before this one."""
+        if key not in self._turns:
+            self._turns.append(key)
+        try:
+            while self._turns[0] != key:
+                self._passed.clear()
+                await self._passed.wait()
+                self._check_open()
+            await self._held()
+        finally:
+            self._pass(key)
+
+    def _pass(self, key: Key) -> None:
+        if key in self._turns:
+            self._turns.remove(key)
+            self._passed.set()
 
     # Waiting
 
@@ -326,6 +367,7 @@ class LiveJournal:
         if self.over is not None:
             return
         self.over = words
+        self._passed.set()
         if self._gate is not None:
             self._gate.set()
         if self._linger_timer is not None:
@@ -357,6 +399,7 @@ class LiveJournal:
             yield
         finally:
             self._occupied.discard(key)
+            self._pass(key)
 
     def _place(self, key: Key, known: _Known) -> tuple[int, str, int, int]:
         """Learn what is about to be recorded; where its row goes."""
@@ -374,6 +417,7 @@ class LiveJournal:
         error: ErrorRecord | None = None,
         *,
         started: int | None = None,
+        within: str | None = None,
     ) -> None:
         now = self._clock.now()
         number, name, count, position = self._place(key, known)
@@ -381,7 +425,7 @@ class LiveJournal:
         ended = now if state in {"done", "failed"} else None
         texts = (pack_error(error), pack_config(config))
         await self._write(
-            Store.record, number, key[0], name, count, position, state, attempts, due, None, value, *texts,
+            Store.record, number, key[0], name, count, position, state, attempts, due, None, value, *texts, within,
             now if started is None else started, ended,
         )  # fmt: skip
 

@@ -83,6 +83,8 @@ class Outcome:
     value: bytes | None = None
     error: ErrorRecord | None = None
     retryable: bool = True
+    within: str | None = None
+    """The attempt of another step in whose body this one was asked for, as whoever replays calls it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +111,7 @@ class StepRecord:
     error: ErrorRecord | None = None
     due_ms: int | None = None
     config: StepConfig | None = None
+    within: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +170,8 @@ class WorkflowEvent:
 class Journal(Protocol):
     """The durable side of one run. Everything in it is bytes, and everything given to it is checked.
 
+    Outcomes are returned in the order in which they were recorded, whoever asked first.
+
     When the run is over (parked, paused, terminated, lost) each method raises `RunOver` and records nothing.
     """
 
@@ -206,9 +211,19 @@ class Journal(Protocol):
         """Record how an attempt ended; returns once that is durable. After "retry", call `attempt`."""
         ...
 
-    async def sleep(self, name: str, count: int, *, duration: object = None, until: object = None) -> None: ...
+    async def sleep(
+        self, name: str, count: int, *, duration: object = None, until: object = None, within: str | None = None
+    ) -> None: ...
 
-    async def wait_for_event(self, name: str, count: int, type: str, timeout: object = None) -> EventRecord:  # noqa: A002
+    async def wait_for_event(
+        self,
+        name: str,
+        count: int,
+        type: str,  # noqa: A002
+        timeout: object = None,
+        *,
+        within: str | None = None,
+    ) -> EventRecord:
         """The next event of this type. `WaitTimeout` if none came within the timeout, 24 hours by default."""
         ...
 

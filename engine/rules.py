@@ -29,6 +29,7 @@ MAX_RETRIES = 10_000
 MAX_CODE = 64 * 1024 * 1024
 
 _ID = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_-]{0,99}")
+_MARK = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,300}")
 _NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,256}")
 
 
@@ -74,6 +75,12 @@ def encode(value: object, what: str) -> bytes:
     return check_size(value.data if isinstance(value, Encoded) else values.dumps(value), what)
 
 
+def check_within(mark: object) -> None:
+    """What is said of the step around another one is short text; what it says is for whoever replays."""
+    if mark is not None and (not isinstance(mark, str) or not _MARK.fullmatch(mark)):
+        raise JournalBreach("what is said of the enclosing step is not a short text")
+
+
 def check_outcome(outcome: object) -> Outcome:
     """The outcome as given, if it could be one; whether it fits the step's history is not asked here."""
     if not isinstance(outcome, Outcome):
@@ -88,6 +95,7 @@ def check_outcome(outcome: object) -> Outcome:
         raise JournalBreach(f"the error of step {outcome.name!r} is not an ErrorRecord")
     if type(outcome.attempt) is not int or type(outcome.retryable) is not bool:
         raise JournalBreach(f"the outcome of step {outcome.name!r} has an attempt or flag of the wrong type")
+    check_within(outcome.within)
     if outcome.config is not None and type(outcome.config) is not StepConfig:
         raise JournalBreach(f"the configuration of step {outcome.name!r} is not a StepConfig")
     return outcome

@@ -37,7 +37,7 @@ class RunKeeper(Protocol):
     async def finished(self, run: Run, status: Status, output: bytes | None, error: ErrorRecord | None) -> None: ...
     def parkable(self, run: Run, waits: tuple[Key, ...]) -> None: ...
     def lost(self, run: Run, reason: str) -> None: ...
-    def postponed(self, run: Run, at_once: bool) -> None: ...
+    def postponed(self, run: Run, reason: str, at_once: bool) -> None: ...
 
 
 class Run:
@@ -58,7 +58,7 @@ class Run:
             output = encode(await self._call(claim), "the output")
         except RunPostponed as postponement:
             if self.stopping is None:
-                self._keeper.postponed(self, postponement.at_once)
+                self._keeper.postponed(self, str(postponement), postponement.at_once)
             return
         except RunInterrupted as interruption:
             if self.stopping is None:

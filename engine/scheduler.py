@@ -9,6 +9,7 @@ callbacks, so that it happens whether or not the caller still waits.
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .writer import Writer
 
 STORAGE_NAP_SECONDS = 1.0
+_log = logging.getLogger("cloister.engine")
 TERMINATED = ErrorRecord("Terminated", "the instance was terminated")
 
 P = ParamSpec("P")
@@ -57,6 +59,7 @@ class Scheduler:
         self.workflow_name, self.entrypoint, self.env = workflow_name, entrypoint, env
         self.writer, self.clock, self.linger = writer, clock, linger
         self.active: dict[Address, Run] = {}
+        self.troubles: dict[Address, str] = {}
         self.started = self.parked = self.completed = self.losses = self.postponements = 0
         self._concurrency = concurrency
         self._reserved = 0
@@ -212,6 +215,7 @@ class Scheduler:
         return future
 
     def _ended(self, address: Address, end: End) -> None:
+        self.troubles.pop(address, None)
         for listener in tuple(self._listeners.get(address, ())):
             if not listener.done():
                 listener.set_result(end)
@@ -303,11 +307,14 @@ class Scheduler:
     def lost(self, run: Run, reason: str) -> None:
         if run.stop("lost"):
             self.losses += 1
+            self._tell(run, f"lost its run, and goes on from its records: {reason}")
             self._spawn(self._account(run, reason))
 
-    def postponed(self, run: Run, at_once: bool) -> None:
+    def postponed(self, run: Run, reason: str, at_once: bool) -> None:
         if run.stop("postponed"):
             self.postponements += 1
+            if not at_once:
+                self._tell(run, f"could not be run, and is tried again later: {reason}")
             self._spawn(self._retire(run, ()) if at_once else self._put_off(run))
 
     async def _put_off(self, run: Run) -> None:
@@ -339,7 +346,14 @@ class Scheduler:
         await run.ended()
         self._leave(run)
 
+    def _tell(self, run: Run, trouble: str) -> None:
+        """What keeps an instance from going on is no part of its history, but somebody should hear of it."""
+        self.troubles[run.address] = trouble
+        _log.warning("%s %r of %r %s", run.address.workflow, run.address.id, run.address.scope, trouble)
+
     def _leave(self, run: Run) -> None:
+        if run.stopping not in {"lost", "postponed"}:
+            self.troubles.pop(run.address, None)
         self.active.pop(run.address, None)
         if self._backlog:
             self._pump()

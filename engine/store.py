@@ -29,13 +29,14 @@ Row = tuple[Any, ...]
 
 _RECORD = """
 INSERT INTO steps
-    (instance, kind, name, count, position, state, attempts, due, type, value, error, config, started, ended, finished)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    (instance, kind, name, count, position, state, attempts, due, type, value, error, config, within, started, ended,
+     finished)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET state = excluded.state, attempts = excluded.attempts, due = excluded.due,
                           value = excluded.value, error = excluded.error, ended = excluded.ended,
                           finished = excluded.finished
 """
-_HISTORY = "SELECT kind, name, count, state, attempts, value, error, due, config, finished FROM steps"
+_HISTORY = "SELECT kind, name, count, state, attempts, value, error, due, config, within, finished FROM steps"
 _PROGRESS = "(SELECT coalesce(sum(1 + attempts + (ended IS NOT NULL)), 0) FROM steps WHERE instance = ?)"
 
 
@@ -58,18 +59,9 @@ def _config(text: str | None) -> StepConfig:
 
 
 def _step(row: Row) -> StepRecord:
-    kind, name, count, state, attempts, value, error, due, config, _ = row
-    return StepRecord(
-        kind,
-        name,
-        count,
-        state,
-        attempts,
-        value,
-        _error(error),
-        due,
-        _config(config) if kind == "do" else None,
-    )
+    kind, name, count, state, attempts, value, error, due, config, within, _ = row
+    resolved = _config(config) if kind == "do" else None
+    return StepRecord(kind, name, count, state, attempts, value, _error(error), due, resolved, within)
 
 
 class Store:
@@ -323,9 +315,9 @@ class Store:
     # What a run records
 
     def record(self, *row: Any) -> None:
-        """A step's row, in the order of the table's columns.
+        """A step's row, in the order of `_RECORD`.
 
-        What a first record says of position, type, config and start stays.
+        What a first record says of position, type, config, enclosing step and start stays.
         """
         self._execute(_RECORD, (*row, None if row[-1] is None else self._next_outcome()))
 
@@ -341,7 +333,7 @@ class Store:
         return self._outcomes
 
     def take_event(
-        self, number: int, name: str, count: int, position: int, event_type: str, due: int, now: int
+        self, number: int, name: str, count: int, position: int, event_type: str, within: str | None, due: int, now: int
     ) -> bytes | None:
         """The oldest buffered event of the type, consumed by this wait; without one the wait is recorded as
         waiting.
@@ -364,12 +356,15 @@ class Store:
                 None,
                 None,
                 None,
+                within,
                 now,
                 None,
             )
             return None
         event: bytes = row[1]
-        self.record(number, "wait", name, count, position, "done", 0, due, event_type, event, None, None, now, now)
+        self.record(
+            number, "wait", name, count, position, "done", 0, due, event_type, event, None, None, within, now, now
+        )
         self._execute("DELETE FROM events WHERE number = ?", (row[0],))
         return event
 

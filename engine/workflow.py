@@ -74,8 +74,8 @@ class Instance:
         self.id = address.id
 
     async def status(self) -> dict[str, Any]:
-        """Where it stands: `status`, `output`, `error`, times in milliseconds, and every `steps` entry so
-        far.
+        """Where it stands: `status`, `output`, `error`, `trouble` (what keeps it from going on, in words),
+        times in milliseconds, and every `steps` entry so far.
         """
         status = await self.status_encoded()
         if status["output"] is not None:
@@ -97,6 +97,7 @@ class Instance:
             "status": status,
             "output": None if output is None else Encoded(output),
             "error": _plain_error(error),
+            "trouble": None if status in FINAL else self._scheduler.troubles.get(self._address),
             "created": created,
             "started": started,
             "ended": ended,

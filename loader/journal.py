@@ -20,6 +20,8 @@ SILENCE: Final = 60.0
 INLINE: Final = 4 * 1024 * 1024
 """Bytes of recorded values that travel with a run. Of those beyond, the guest asks for the ones it comes to."""
 _numbers = itertools.count(1)
+_SMALL: Final = 64  # bytes for which asking is not worth a round trip
+_ENDED = frozenset({"done", "failed"})
 _RECORDS = frozenset({"settle", "sleep", "wait_for_event"})
 
 
@@ -30,7 +32,8 @@ class JournalTarget:
         self._journal = journal
         self.number = next(_numbers)
         self._asking = 0
-        self._longest = StepConfig().timeout_ms / 1000
+        configs = [StepConfig(), *(record.config for record in journal.history if record.config is not None)]
+        self._longest = max(config.timeout_ms for config in configs) / 1000
         self._heard = asyncio.get_running_loop().time()
         self.on_record: Callable[[], None] = lambda: None
 
@@ -79,13 +82,23 @@ class JournalTarget:
             timer.cancel()
 
     async def _settle(
-        self, name: str, count: int, attempt: int, config: object, value: bytes, error: object, retryable: bool
+        self,
+        name: str,
+        count: int,
+        attempt: int,
+        config: object,
+        value: bytes,
+        error: object,
+        retryable: bool,
+        within: str | None = None,
     ) -> bytes:
         resolved = await self._journal.configure(config) if config is not None else None
         if error is None:
-            outcome = Outcome(name, count, attempt, resolved, value=value)
+            outcome = Outcome(name, count, attempt, resolved, value=value, within=within)
         else:
-            outcome = Outcome(name, count, attempt, resolved, error=_error(error), retryable=bool(retryable))
+            outcome = Outcome(
+                name, count, attempt, resolved, error=_error(error), retryable=bool(retryable), within=within
+            )
         verdict = await self._journal.settle(outcome)
         return values.dumps([verdict.state, _plain(verdict.error)])
 
@@ -99,21 +112,23 @@ class JournalTarget:
 
     async def _recall(self, kind: str, name: str, count: int) -> bytes:
         for record in self._journal.history:
-            if (record.kind, record.name, record.count) == (kind, name, count) and record.value is not None:
-                return values.dumps(record.value)
+            if (record.kind, record.name, record.count) == (kind, name, count):
+                return values.dumps([record.value, _plain(record.error)])
         raise PayloadError(f"there is no recorded value of {kind} {name!r}")
 
     async def _started(self, name: str, count: int, attempt: int) -> bytes:
         self._journal.started(name, count, attempt)
         return values.dumps(None)
 
-    async def _sleep(self, name: str, count: int, duration: object, until: object) -> bytes:
-        await self._journal.sleep(name, count, duration=duration, until=until)
+    async def _sleep(self, name: str, count: int, duration: object, until: object, within: str | None = None) -> bytes:
+        await self._journal.sleep(name, count, duration=duration, until=until, within=within)
         return values.dumps(None)
 
-    async def _wait_for_event(self, name: str, count: int, kind: str, timeout: object) -> bytes:
+    async def _wait_for_event(
+        self, name: str, count: int, kind: str, timeout: object, within: str | None = None
+    ) -> bytes:
         try:
-            event = await self._journal.wait_for_event(name, count, kind, timeout)
+            event = await self._journal.wait_for_event(name, count, kind, timeout, within=within)
         except WaitTimeout as error:
             return values.dumps({"error": [error.name, str(error), ""]})
         return event.encode()
@@ -131,21 +146,24 @@ _QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
 
 
 def history(journal: Journal) -> list[Any]:
-    """The records as a guest reads them: kind, name, count, state, attempts, value, error, config.
+    """The records as a guest reads them: kind, name, count, state, attempts, value, error, config, enclosing step.
 
-    In place of a value that is to be asked for stands its size.
+    In place of a value that is to be asked for, or of an error's, stands its size.
     """
     left = INLINE
-    shown: list[bytes | int | None] = []
+    shown: list[list[Any]] = []
     for record in journal.history:
-        size = len(record.value or b"")
+        value: bytes | int | None = record.value
+        error = _plain(record.error)
+        size = len(record.value or b"") + sum(len(part.encode()) for part in error or ())
         left -= size
-        shown.append(record.value if left >= 0 or record.value is None else size)
-    return [
-        [record.kind, record.name, record.count, record.state, record.attempts, value, _plain(record.error),
-         _shown(record.config) if record.config is not None else None]
-        for record, value in zip(journal.history, shown, strict=True)
-    ]  # fmt: skip
+        if left < 0 and size > _SMALL and record.state in _ENDED:
+            value, error = size, None
+        config = _shown(record.config) if record.config is not None else None
+        shown.append(
+            [record.kind, record.name, record.count, record.state, record.attempts, value, error, config, record.within]
+        )
+    return shown
 
 
 def resolved() -> dict[str, Any]:

@@ -8,6 +8,7 @@ host. What a body returned always comes back as it would be read from the record
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import datetime
 import functools
 import inspect
@@ -21,47 +22,34 @@ from cloister.ipc.errors import CodecError, RemoteError
 from cloister.ipc.peer import Peer
 
 from . import failure, scope
+from .outcomes import Key, Outcomes
 from .values import JsDict
 from .workers.workflows import NonRetryableError
 
 _NOTE_AFTER = 0.02  # seconds: a body that is done sooner is not announced
-_OUTCOMES = frozenset({"done", "failed"})
-_TURN = 5  # turns of the loop between two recorded outcomes
-_STUCK_AFTER = 1.0
-Key = tuple[str, str, int]
 _OVER = "this run was parked or ended; if it goes on, it does so from its records"
 Body = Callable[..., Any]
-
-
-class NonDeterminismError(Exception):
-    """The run did not visit steps that it had visited before: the program changed, or depends on something else."""
-
-    __module__ = "workers"
+_inside: contextvars.ContextVar[str | None] = contextvars.ContextVar("inside", default=None)
+"""The attempt of the step whose body this code belongs to."""
 
 
 class Journal:
-    """The host's record of this run: what is there already, and how to add to it. All in encoded values.
-
-    Recorded outcomes are handed out in the order in which they were recorded, one after the other, so that branches
-    which run beside each other ask for the same things in the same order as they did the first time.
-    """
+    """The host's record of this run: what is there already, and how to add to it. All in encoded values."""
 
     def __init__(self, stub: Stub, history: list[Any], defaults: dict[str, Any], run: scope.Run) -> None:
         self._call = functools.partial(Peer.call, stub._channel)  # type: ignore[arg-type]
         self._telling: set[asyncio.Future[Any]] = set()
         self._target = stub._target
         self._configs: dict[bytes, dict[str, Any]] = {}
-        self.defaults = defaults
+        self._outcomes = Outcomes(history, run)
         self.records = {(kind, name, count): rest for kind, name, count, *rest in history}
-        self._order = [key for key, record in self.records.items() if record[0] in _OUTCOMES]
-        self._next = 0
-        self._gates: dict[Key, asyncio.Future[None]] = {}
-        self._resting = _TURN if self._order else 0
-        self._loop = asyncio.get_running_loop()
-        self.unvisited = set(self._order)
-        if self._order:
-            self._loop.call_soon(self._rest)  # first let every branch ask for what it asks for first
+        self.defaults = defaults
         self.run = run
+
+    @property
+    def unvisited(self) -> set[Key]:
+        """Steps with a recorded outcome that the run has not come to."""
+        return self._outcomes.unvisited
 
     async def ask(self, method: str, *arguments: object) -> Any:
         """One round trip."""
@@ -79,6 +67,16 @@ class Journal:
             self.run.asking -= 1
         return values.loads(answer, hook=JsDict, trusted=True)
 
+    async def record(self, method: str, *arguments: object) -> Any:
+        """A round trip whose answer is an outcome, which waits its turn among the others."""
+        try:
+            answer = await self.ask(method, *arguments, _inside.get())
+        except RemoteError:
+            await self._outcomes.arrived()
+            raise
+        await self._outcomes.arrived()
+        return answer
+
     def started(self, name: str, count: int, attempt: int) -> None:
         """Tell the host what is being worked on, and do not wait for what it says."""
         task = asyncio.ensure_future(self.ask("started", name, count, attempt))
@@ -90,64 +88,31 @@ class Journal:
         if not task.cancelled():
             task.exception()  # a host that does not want to hear it says so where it matters
 
+    def begin(self, name: str, count: int, attempt: int) -> str:
+        """An attempt of a step begins: what its body does is marked with what is returned."""
+        self._outcomes.skip(name, count, before=attempt)
+        return f"{attempt} {count} {name}"
+
+    def taken(self, key: Key) -> bool:
+        """Whether a step belongs to a body that is not run again, so that nobody else's may have its number."""
+        return self._outcomes.skipped(key)
+
     async def visit(self, kind: str, name: str, count: int) -> list[Any] | None:
-        """The record of a step, if there is one: state, attempt, value, error, config. An outcome waits its turn."""
+        """The record of a step, if there is one: state, attempts, value, error, config. An outcome waits its turn."""
         key = (kind, name, count)
         record: list[Any] | None = self.records.get(key)
-        if record is None or record[0] not in _OUTCOMES:
+        if record is None or key not in self.unvisited:
             return record
-        if key not in self.unvisited:
-            return record
-        self.unvisited.discard(key)
-        gate = self._gates[key] = self._loop.create_future()
-        watch = self._loop.call_later(_STUCK_AFTER, self._look, self._next)
-        self._loop.call_soon(self._open)
-        try:
-            await gate
-        except BaseException:  # whoever waited for it has given up: the others must not wait for it
-            self._order.remove(key)
-            self._loop.call_soon(self._open)
-            raise
-        finally:
-            watch.cancel()
-            del self._gates[key]
-        self._next += 1
-        self._resting = _TURN
-        self._loop.call_soon(self._rest)
+        if kind == "do":
+            self._outcomes.skip(name, count)
+        await self._outcomes.recorded(key)
         if isinstance(record[2], int):  # too large to have come along
-            record[2] = await self.ask("recall", kind, name, count)
+            self.run.busy += 1
+            try:
+                record[2], record[3] = await self.ask("recall", kind, name, count)
+            finally:
+                self.run.busy -= 1
         return record
-
-    def _rest(self) -> None:
-        """Leave whoever got an outcome a few turns of the loop to ask for what comes next."""
-        self._resting -= 1
-        if self._resting:
-            self._loop.call_soon(self._rest)
-        else:
-            self._open()
-
-    def _open(self) -> None:
-        if not self._resting and self._next < len(self._order):
-            gate = self._gates.get(self._order[self._next])
-            if gate is not None and not gate.done():
-                gate.set_result(None)
-
-    def _look(self, seen: int) -> None:
-        """Outcomes are waited for behind one that nobody asks for: that is not how it was the first time."""
-        stuck = self._next == seen and not self.run.asking and self.run.only_waits(self._loop)
-        for (kind, name, count), gate in list(self._gates.items()):
-            if gate.done():
-                continue
-            if stuck:
-                expected = "{} {!r} ({})".format(*self._order[seen])
-                gate.set_exception(
-                    NonDeterminismError(
-                        f"{kind} {name!r} ({count}) was recorded after {expected}, which is not asked for"
-                    )
-                )
-            else:
-                self._loop.call_later(_STUCK_AFTER, self._look, self._next)
-                return
 
     async def configure(self, config: object) -> dict[str, Any]:
         """A config as the host understands it. The same one is asked for once in a run."""
@@ -207,14 +172,17 @@ class WorkflowStep:
             case ["failed", _, _, error, *_]:
                 raise _error(error)
             case _:
-                got = await self._journal.ask("wait_for_event", name, count, kind, _span(timeout))
+                got = await self._journal.record("wait_for_event", name, count, kind, _span(timeout))
                 if "error" in got:
                     raise _error(got["error"])
         moment = datetime.datetime.fromtimestamp(got["timestamp"] / 1000, datetime.UTC).replace(tzinfo=None)
         return JsDict(payload=got["payload"], timestamp=moment, type=got["type"])
 
     def _count(self, kind: str, name: str) -> int:
-        count = self._counts[kind, name] = self._counts.get((kind, name), 0) + 1
+        count = self._counts.get((kind, name), 0) + 1
+        while self._journal.taken((kind, name, count)):
+            count += 1
+        self._counts[kind, name] = count
         return count
 
     @staticmethod
@@ -224,7 +192,7 @@ class WorkflowStep:
     async def _sleep(self, name: str, count: int, duration: Any, until: Any) -> None:
         record = await self._journal.visit("sleep", name, count)
         if record is None or record[0] != "done":
-            await self._journal.ask("sleep", name, count, duration, until)
+            await self._journal.record("sleep", name, count, duration, until)
 
 
 class Step:
@@ -294,7 +262,7 @@ class Step:
                 return values.loads(value, hook=JsDict, trusted=True)
             case ["failed", _, _, error, *_]:
                 raise _error(error)
-            case ["retrying", _, _, _, config]:
+            case ["retrying", _, _, _, config, *_]:
                 attempt = await journal.ask("attempt", name, count)
             case _ if self._config is not None:
                 config = await journal.configure(self._config)
@@ -302,13 +270,13 @@ class Step:
         while True:
             value, error, retryable = await self._attempt(count, attempt, resolved, arguments)
             try:
-                verdict = await journal.ask("settle", name, count, attempt, self._config, value, error, retryable)
+                verdict = await journal.record("settle", name, count, attempt, self._config, value, error, retryable)
             except (RemoteError, CodecError) as refusal:  # such as a result that is too large, and will be next time
                 if error is not None:
                     raise
                 name_of, text = getattr(refusal, "name", "TypeError"), getattr(refusal, "message", str(refusal))
                 error = [name_of, text, ""]
-                verdict = await journal.ask("settle", name, count, attempt, self._config, b"", error, False)
+                verdict = await journal.record("settle", name, count, attempt, self._config, b"", error, False)
             if verdict[0] == "done":
                 return values.loads(value, hook=JsDict, trusted=True)
             if verdict[0] == "failed":
@@ -324,6 +292,7 @@ class Step:
         note = loop.call_later(_NOTE_AFTER, self._owner._journal.started, self._step_name, count, attempt)
         limit = config["timeout"]
         run = self._owner._journal.run
+        mark = _inside.set(self._owner._journal.begin(self._step_name, count, attempt))
         run.busy += 1
         try:
             async with asyncio.timeout(limit / 1000) as timer:
@@ -340,6 +309,7 @@ class Step:
         finally:
             run.busy -= 1
             note.cancel()
+            _inside.reset(mark)
         try:
             return values.dumps(result), None, False
         except CodecError as error:

@@ -1,6 +1,7 @@
 """The one capability that the host finds in every guest: take the tenant's code, then call into it.
 
-boot(main, modules, env, address_space)                import the tenant's main module
+boot(main, modules, env, bounds)                       import the tenant's main module; bounds are of address space,
+                                                       descriptors and calls to the host in flight
 invoke(entrypoint, method, args, kwargs, props)        call a method of an entrypoint
 run(entrypoint, event, payload, history, defaults, journal, number)
                                                        run a workflow, answering recorded steps from its history
@@ -16,19 +17,22 @@ from typing import Any
 
 from cloister.ipc import values
 from cloister.ipc.capabilities import Channel, Stub
+from cloister.ipc.connection import Connection
 
 from ..lockdown import limits
 from . import entrypoints, failure, importer, scope
+from .outcomes import NonDeterminismError
 from .output import Output, invocation
-from .steps import Journal, NonDeterminismError, WorkflowStep
+from .steps import Journal, WorkflowStep
 from .values import JsDict
 
 
 class Worker:
     """The tenant's program in this sandbox."""
 
-    def __init__(self, output: Output) -> None:
+    def __init__(self, output: Output, connection: Connection) -> None:
         self._output = output
+        self._connection = connection
         self._entrypoints: dict[str, type[Any]] = {}
         self._main = ""
         self._invocations = 0
@@ -59,8 +63,12 @@ class Worker:
             for stub in stubs:
                 stub.dispose()
 
-    def _boot(self, main: str, modules: dict[str, Any], env: dict[str, Any], address_space: int) -> None:
+    def _boot(self, main: str, modules: dict[str, Any], env: dict[str, Any], bounds: list[int]) -> None:
+        address_space, open_files, calls = bounds
         limits.limit_address_space(address_space)
+        if open_files < limits.OPEN_FILES:
+            limits.limit_open_files(open_files)
+        self._connection.bound(outgoing=calls)
         tenant = importer.Tenant({name: (kind, content) for name, (kind, content) in modules.items()})
         failure.tenant_paths = tenant.paths
         importer.install(tenant)

@@ -146,6 +146,7 @@ async def test_the_status_tells_times_and_steps(open_engine: OpenEngine, clock: 
             "status": "running",
             "output": None,
             "error": None,
+            "trouble": None,
             "created": began,
             "started": began,
             "ended": None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from cloister.engine import (
     StorageError,
     WorkflowEntrypoint,
 )
+from cloister.engine.database import MIGRATIONS
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -80,13 +82,32 @@ async def test_a_path_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     await opening_fails(tmp_path / "missing" / "app.db", StorageError, "missing")
 
 
+async def test_a_file_of_several_names_is_refused(open_engine: OpenEngine, path: Path, tmp_path: Path) -> None:
+    """Two hosts that know it by different names could not see each other's lock."""
+    async with open_engine():
+        pass
+    (tmp_path / "other.db").hardlink_to(path)
+    with pytest.raises(EngineLocked, match="hard links"):
+        await open_engine().__aenter__()
+
+
+async def test_a_file_that_another_program_holds_is_refused(open_engine: OpenEngine, path: Path) -> None:
+    """With an error of ours, which names it."""
+    async with open_engine():
+        pass
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(EngineLocked, match="locked by another program"):
+            await open_engine().__aenter__()
+
+
 async def test_an_empty_file_becomes_a_database(path: Path) -> None:
     """As `mktemp` leaves it."""
     path.touch()
     async with Engine(path):
         pass
     database = sqlite3.connect(path)
-    assert database.execute("PRAGMA user_version").fetchone() == (1,)
+    assert database.execute("PRAGMA user_version").fetchone() == (len(MIGRATIONS),)
     assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     database.close()
 

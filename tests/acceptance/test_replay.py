@@ -1,0 +1,176 @@
+"""A run that is put aside and replayed takes the path it took before, whatever it waited for side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+from cloister.loader import Host, WorkerCode
+
+HEAD = "import asyncio\nfrom workers import WorkflowEntrypoint\n"
+
+
+async def test_the_winner_of_a_race_is_the_winner_in_every_replay(stage: Any) -> None:
+    """The loser's deadline has long passed when the run is replayed; it was not the first, and is not now."""
+    binding = stage.bind(
+        HEAD
+        + """
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        async def work():
+            await step.do("a", lambda: 1)
+            sum(range(1_000_000))  # the author's own code between two steps
+            return await step.do("b", lambda: 2)
+        deadline, working = step.sleep("deadline", "1 hour"), asyncio.create_task(work())
+        done, pending = await asyncio.wait({deadline, working}, return_when=asyncio.FIRST_COMPLETED)
+        for loser in pending:
+            loser.cancel()
+        winner = "work" if working in done else "deadline"
+        await self.env.LEDGER.note(winner)
+        await step.sleep("rest", "3 hours")
+        await step.do("after", lambda: 3)
+        await step.sleep("more rest", "3 hours")
+        return winner
+"""
+    )
+    instance = await binding.create()
+    await stage.rests(instance)
+    assert await stage.outcome(instance) == "work"
+    assert len(stage.ledger.entries) >= 3
+    assert set(stage.ledger.entries) == {"work"}
+
+
+async def test_branches_that_wake_together_ask_in_the_same_order_again(stage: Any) -> None:
+    """Two steps of one name, one of them behind several tasks: each branch is given its own result."""
+    binding = stage.bind(
+        HEAD
+        + """
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        async def deep(left, who):
+            if left:
+                return await asyncio.wait_for(deep(left - 1, who), 100_000)
+            return await step.do("send", lambda: who)
+        async def branch(who, depth):
+            await step.sleep("nap", "1 minute")
+            return await deep(depth, who)
+        results = await asyncio.gather(branch("a", event.payload.depth), branch("b", 0), branch("c", 2))
+        await step.sleep("rest", "1 hour")
+        return results
+"""
+    )
+    for depth in (0, 1, 3, 10):
+        instance = await binding.create(params={"depth": depth})
+        assert await stage.outcome(instance) == ["a", "b", "c"]
+
+
+async def test_steps_in_the_body_of_a_step_are_not_asked_for_again(stage: Any) -> None:
+    """A body that is not run again takes its inner steps along: they neither hold others up nor lend them numbers."""
+    binding = stage.bind(
+        HEAD
+        + """
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        async def note(entry):
+            await self.env.LEDGER.note(entry)
+            return entry
+        async def inner():
+            return await step.do("same name", lambda: note("inner"))
+        async def outer():
+            found = await inner()
+            await step.sleep("nap", "1 hour")
+            return [found, await step.do("deeper", inner)]
+        results = [await step.do("outer", outer)]
+        await step.sleep("rest", "1 hour")
+        results.append(await step.do("same name", lambda: note("outside")))
+        await step.sleep("rest", "1 hour")
+        return results
+"""
+    )
+    instance = await binding.create()
+    assert await stage.outcome(instance) == [["inner", "inner"], "outside"]
+    assert stage.ledger.entries.count("outside") == 1
+
+
+async def test_an_attempt_does_not_find_what_an_earlier_one_did_inside(stage: Any) -> None:
+    """A body that is tried again is tried as a whole, in the same sandbox or in the next."""
+    binding = stage.bind(
+        HEAD
+        + """
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        async def outer(ctx):
+            number = await step.do("inner", lambda: self.env.LEDGER.note("inner"))
+            if ctx.attempt < 3:
+                raise ValueError(number)
+            return number
+        settings = {"retries": {"limit": 5, "delay": "1 hour"}}
+        return await step.do("outer", settings, outer)
+"""
+    )
+    instance = await binding.create()
+    assert await stage.outcome(instance) == 3
+
+
+async def test_random_programs_end_the_same_with_and_without_evictions(path: Any) -> None:
+    """Branches of sleeps, steps and events in any nesting, on a real clock, with a sandbox that is taken away."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+
+    def branch(depth: int) -> str:
+        kinds = ["do", "do", "sleep", "same", *(["race", "gather"] if depth else [])]
+        parts = []
+        for _ in range(chance.randint(1, 3)):
+            match chance.choice(kinds):
+                case "do":
+                    parts.append(f"trace.append(await step.do('d{chance.randrange(9**9)}', lambda: len(trace)))")
+                case "same":
+                    parts.append(f"trace.append(await step.do('same', lambda: {chance.randrange(9**9)}))")
+                case "sleep":
+                    parts.append(f"await step.sleep('s{chance.randrange(3)}', {chance.choice([1, 20, 90, 90])})")
+                case "gather":
+                    inner = ", ".join(branch(depth - 1) for _ in range(chance.randint(2, 3)))
+                    parts.append(f"await asyncio.gather({inner})")
+                case "race":
+                    inner = ", ".join(branch(depth - 1) for _ in range(2))
+                    parts.append(f"trace.append(await race({inner}))")
+        return "seq([" + ", ".join(f"lambda: one({part!r})" for part in parts) + "])"
+
+    program = (
+        HEAD
+        + """
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        trace = []
+        async def one(source):
+            names = dict(step=step, trace=trace, asyncio=asyncio, one=one, seq=seq, race=race)
+            exec("async def part():\\n    " + source, names)
+            await names["part"]()
+        async def seq(parts):
+            for part in parts:
+                await part()
+        async def race(*branches):
+            tasks = [asyncio.ensure_future(branch) for branch in branches]
+            done, pending = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in pending:
+                task.cancel()
+            return [task in done for task in tasks].index(True)
+        await eval(event.payload.source, dict(one=one, seq=seq))
+        before = list(trace)
+        recorded = await step.do("record", lambda: before)
+        await step.sleep("rest", 150)
+        return [before, recorded]
+"""
+    )
+    async with Host(path, get_code=lambda _: WorkerCode(main_module="m.py", modules={"m.py": program})) as host:
+        instances = [await host.workflows("t").create(params={"source": branch(2)}) for _ in range(40)]
+        for _ in range(4):
+            await asyncio.sleep(0.05)  # not waiting for anything: an instant to be evicted at
+            host.loader.evict("t")
+        for instance in instances:
+            before, recorded = await instance.result(timeout=60)
+            records = {step["name"]: step for step in (await instance.status())["steps"]}
+            assert before == recorded, f"seed {seed}"
+            assert records["record"]["status"] == "done"
