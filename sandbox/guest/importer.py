@@ -9,13 +9,14 @@ from __future__ import annotations
 import importlib
 import importlib.abc
 import importlib.machinery
-import importlib.util
 import json
 import linecache
 import sys
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from . import resources
 
 Modules = Mapping[str, tuple[str, Any]]
 """Name: kind ("py", "text", "data" or "json") and content."""
@@ -27,15 +28,16 @@ class Tenant(importlib.abc.Loader):
     def __init__(self, modules: Modules) -> None:
         self._modules = modules
         self._places: dict[str, tuple[str, bool]] = {}
-        for path in modules:
-            if path.endswith(".py"):
+        for path, (kind, _) in modules.items():
+            if kind == "py":
                 parts = path.removesuffix(".py").split("/")
                 package = parts[-1] == "__init__"
                 self._places[".".join(parts[:-1] if package else parts)] = (path, package)
-        for path in modules:  # a folder without __init__.py is a package too
+        for path in modules:  # a folder without __init__.py is a package too, unless the library has one of that name
             parts = path.split("/")[:-1]
-            for end in range(1, len(parts) + 1):
-                self._places.setdefault(".".join(parts[:end]), ("", True))
+            if parts and parts[0] not in sys.stdlib_module_names:
+                for end in range(1, len(parts) + 1):
+                    self._places.setdefault(".".join(parts[:end]), ("", True))
 
     def import_main(self, path: str) -> types.ModuleType:
         """Import the main module under the name that its path gives it.
@@ -50,7 +52,7 @@ class Tenant(importlib.abc.Loader):
         module.__file__, module.__package__, module.__loader__ = path, package, self
         module.__spec__ = self.find_spec(name)
         if package == name:
-            module.__path__ = []
+            module.__path__ = [name.replace(".", "/")]
         sys.modules[name] = module
         self.exec_module(module)
         return sys.modules[name]
@@ -62,9 +64,10 @@ class Tenant(importlib.abc.Loader):
         place = self._places.get(name)
         if place is None:
             return None
-        spec = importlib.util.spec_from_loader(name, self, origin=place[0] or None, is_package=place[1])
-        if spec is not None:
-            spec.has_location = bool(place[0])
+        spec = importlib.machinery.ModuleSpec(name, self, origin=place[0] or None, is_package=place[1])
+        spec.has_location = bool(place[0])
+        if spec.submodule_search_locations is not None:
+            spec.submodule_search_locations.append(name.replace(".", "/"))
         return spec
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
@@ -74,9 +77,14 @@ class Tenant(importlib.abc.Loader):
         """Compile the source and run it; tracebacks can show its lines from now on."""
         path, _ = self._places[module.__name__]
         if path:
-            source = self.get_source(module.__name__)
-            linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
-            exec(compile(source, path, "exec", dont_inherit=True), module.__dict__)
+            name = module.__name__
+            linecache.cache[path] = (lambda: self.get_source(name),)  # what `linecache.lazycache` does in more pages
+            exec(self.get_code(module.__name__), module.__dict__)
+
+    def get_code(self, name: str) -> types.CodeType:
+        """The compiled source of a module."""
+        code: types.CodeType = compile(self.get_source(name), self._places[name][0], "exec", dont_inherit=True)
+        return code
 
     def get_source(self, name: str) -> str:
         """The source of a module."""
@@ -89,12 +97,31 @@ class Tenant(importlib.abc.Loader):
     def get_data(self, path: str) -> bytes:
         """A file's bytes, for `pkgutil.get_data`."""
         try:
-            kind, content = self._modules[path.removeprefix("./")]
+            kind, content = self._modules[resources.plain(path)]
         except KeyError:
             raise FileNotFoundError(path) from None
         if kind == "json":
             return json.dumps(content).encode()
         return content if isinstance(content, bytes) else str(content).encode()
+
+    def get_resource_reader(self, name: str) -> resources.Reader:
+        """The files beside a module, for `importlib.resources`."""
+        folder = name if self.is_package(name) else name.rpartition(".")[0]
+        return resources.Reader(resources.Entry(self._modules, self.get_data, folder.replace(".", "/")))
+
+    def find_distributions(self, context: Any) -> Iterator[Any]:
+        """What came along with its `.dist-info`, for `importlib.metadata`."""
+        distributions = importlib.import_module(f"{__package__}.distributions")
+        found: Iterator[Any] = distributions.find(resources.Entry(self._modules, self.get_data, ""), context)
+        return found
+
+    def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
+        """The top-level modules, for `pkgutil`."""
+        return resources.children(self._places, "", prefix)
+
+    def below(self, path: str) -> resources.Below:
+        """What is in a package, for `pkgutil`."""
+        return resources.Below(self._places, path.replace("/", "."))
 
     @property
     def names(self) -> frozenset[str]:
@@ -111,5 +138,6 @@ def install(tenant: Tenant) -> None:
     """Put the tenant's modules before everything but what is built in, also before what was imported already."""
     sys.meta_path.insert(2, tenant)
     for name in tenant.names:
-        if name.partition(".")[0] not in {"workers", "cloister"}:
-            sys.modules.pop(name, None)
+        if name.partition(".")[0] not in {"workers", "cloister"} and sys.modules.pop(name, None) is not None:
+            for other in [other for other in sys.modules if other.startswith(f"{name}.")]:
+                del sys.modules[other]  # what is in a package goes with it

@@ -1,24 +1,34 @@
 """The standard library inside a sandbox, where no file can be opened and no library mapped.
 
 What is written in C is imported before the lockdown, or it is gone. What is written in Python is kept as compiled code
-in one shared mapping that a fork does not copy, and is imported from there when a tenant asks for it.
+in one shared mapping that a fork does not copy, and is imported from there when a tenant asks for it. Beside it lie
+the data of time zones, as the files of a package `tzdata`, which is where `zoneinfo` looks for them.
 """
 
 from __future__ import annotations
 
+import _imp
+import asyncio.selector_events
+import fcntl
+import functools
 import importlib
 import importlib.abc
 import importlib.machinery
 import importlib.util
 import marshal
 import mmap
+import os
 import platform
+import socket
 import sys
 import sysconfig
 import types
+import zoneinfo
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, NamedTuple
+
+from . import disguise, files, resources
 
 EAGER: Final = [
     "asyncio",
@@ -58,92 +68,164 @@ EAGER: Final = [
 ]
 """Imported by the zygote, because nearly every tenant uses them, or because they are needed after the lockdown."""
 
-NOT_FOR_GUESTS: Final = frozenset(
-    """
-    _tkinter _curses _curses_panel readline _dbm _gdbm _ssl _ctypes_test _xxsubinterpreters _xxtestfuzz nis
-    ossaudiodev spwd _crypt _posixshmem _multiprocessing _posixsubprocess syslog
-    """.split()
-)
-"""Modules in C that reach for a terminal, the network, other processes or the host's accounts."""
+ABSENT: Final = {
+    name: reason
+    for reason, names in (
+        ("there is no network; call what the host has granted", "ssl _ssl"),
+        ("there is no terminal and no screen",
+         "curses _curses _curses_panel readline tkinter _tkinter turtle turtledemo idlelib"),
+        ("it keeps its data in files; sqlite3 keeps them in memory", "dbm _dbm _gdbm"),
+        ("nothing can be installed", "venv ensurepip distutils lib2to3"),
+        ("the accounts, the log and the devices of the host are not there", "crypt _crypt spwd nis syslog ossaudiodev"),
+        ("it is part of another system's Python",
+         "msilib _msi msvcrt nt winreg winsound _winapi _wmi _overlapped _scproxy _ios_support"),
+    )
+    for name in names.split()
+}  # fmt: skip
+"""Modules that a tenant cannot import: why not."""
 
-ABSENT: Final = ("_ssl", "ssl")
-"""Never imported, also not by asyncio: there is nobody to talk to, and it takes two megabytes."""
+_LEFT_OUT: Final = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
+_OURS: Final = ("distributions",)
+"""Modules of the guest's that few tenants need."""
+_NO_ZONES: Final = {"posix", "right", "localtime", "posixrules"}
+"""Other forms of the same zones, and which of them is the host's."""
 
-LEFT_OUT: Final = frozenset(
-    """
-    test tests idlelib tkinter turtle turtledemo lib2to3 ensurepip distutils venv site-packages dist-packages
-    __pycache__ curses dbm pydoc_data msilib
-    """.split()
-)
+Files = dict[str, memoryview]
 
-_ROOM: Final = 64 << 20  # address space; only what is written to takes memory
-Archive = dict[str, tuple[memoryview, bool]]
-"""Module name: its compiled code, and whether it is a package."""
+
+class Archive(NamedTuple):
+    """What is served from the shared mapping."""
+
+    modules: dict[str, tuple[memoryview, bool]]
+    """Module name: its compiled code, and whether it is a package."""
+    files: Files
+    """Path: content."""
 
 
 def preload() -> None:
     """Import what must be there before the lockdown."""
-    sys.modules.update(dict.fromkeys(ABSENT))  # type: ignore[arg-type] # None is how an import is refused
     for name in (*EAGER, *_native_modules()):
         try:
             importlib.import_module(name)
         except ImportError:
             continue  # this build of Python does not have it, so neither will the guest
     _forget_the_host()
+    _keep_to_memory()
 
 
 def _forget_the_host() -> None:
-    """What was asked of the system on the way is kept by the module that asked: the host's name, and its kernel."""
+    """The host's name and its kernel: neither from a module that has asked before, nor from the system."""
     known = platform.uname()
+    os.uname = lambda: os.uname_result((known.system, "sandbox", "", "", known.machine))
+    socket.gethostname = lambda: "sandbox"
     setattr(platform, "_uname_cache", platform.uname_result(known.system, "sandbox", "", "", known.machine))  # noqa: B010
     platform._platform_cache.clear()  # type: ignore[attr-defined]
+    platform.architecture.__defaults__ = ("", "", "")
+
+
+def _keep_to_memory() -> None:
+    """What goes another way only when there is much: SQLite would sort in a file, and streams would write with a call
+    that can pass descriptors, which is refused. They then write as in 3.11: the other way of 3.12 loses bytes."""
+    setattr(asyncio.selector_events, "_HAS_SENDMSG", False)  # noqa: B010
+    transport: Any = getattr(asyncio.selector_events, "_SelectorSocketTransport")  # noqa: B009
+    transport.writelines = asyncio.WriteTransport.writelines
+    database = sys.modules.get("_sqlite3")
+    if database is None:
+        return
+    connect = database.connect
+
+    @functools.wraps(connect)
+    def connect_in_memory(*arguments: Any, **options: Any) -> Any:
+        connection = connect(*arguments, **options)
+        database.Connection.execute(connection, "PRAGMA temp_store = MEMORY").close()
+        return connection
+
+    database.connect = connect_in_memory  # type: ignore[attr-defined]
 
 
 def build() -> Archive:
-    """Compile, or read compiled, every module in Python that makes sense in a sandbox."""
-    shared = mmap.mmap(-1, _ROOM)
-    view = memoryview(shared)
-    archive: Archive = {}
-    for name, code, package in _compiled(Path(sysconfig.get_path("stdlib"))):
-        start = shared.tell()
-        shared.write(code)
-        archive[name] = (view[start : shared.tell()], package)
+    """Compile, or read compiled, every module in Python that makes sense in a sandbox; read the zones."""
+    memory = os.memfd_create("library", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    with os.fdopen(os.dup(memory), "wb") as file:
+
+        def keep(content: bytes) -> slice:
+            start = file.tell()
+            file.write(content)
+            return slice(start, file.tell())
+
+        modules = [(n, keep(code), package) for n, code, package in _compiled(Path(sysconfig.get_path("stdlib")))]
+        kept: dict[bytes, slice] = {}  # a third of the zones are other names of the rest
+        zones = [(path, kept.get(content) or kept.setdefault(content, keep(content))) for path, content in _zones()]
+        nothing = keep(marshal.dumps(compile("", "", "exec")))
+    view = _sealed(memory)
+    archive = Archive({name: (view[place], package) for name, place, package in modules}, {})
+    for path, place in zones:
+        archive.files[path] = view[place]
+        archive.modules[path.rpartition("/")[0].replace("/", ".")] = (view[nothing], True)
     return archive
 
 
+def _sealed(memory: int) -> memoryview:
+    """What was written, for reading. All sandboxes share it, so nobody may change it for the others: the file takes no
+    more writing, and what is mapped of a file that was opened for reading can never be made writable."""
+    seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
+    reading = os.open(f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC)
+    view = memoryview(mmap.mmap(reading, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ))
+    os.close(memory)
+    os.close(reading)
+    return view
+
+
 def install(archive: Archive) -> None:
-    """From now on modules come from memory only."""
+    """From now on modules come from memory only, and none of them says where it came from."""
+    for name in [name for name, module in sys.modules.items() if module is None]:
+        del sys.modules[name]  # which the bootstrap had put there; whoever imports it from now on is told why not
+    zoneinfo.reset_tzpath(())
+    library = Library(archive)
     sys.path[:] = []
     sys.path_importer_cache.clear()
-    sys.meta_path[:] = [importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter, Library(archive)]
+    sys.path_hooks[:] = [resources.below]  # type: ignore[list-item] # `pkgutil` needs no more of them
+    sys.meta_path[:] = [importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter, library]
+    files.install()
+    disguise.put_on(library)
 
 
 class Library(importlib.abc.Loader):
     """Finds and loads modules of the archive."""
 
     def __init__(self, archive: Archive) -> None:
-        self._archive = archive
+        self._modules, self._files = archive
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: object = None
     ) -> importlib.machinery.ModuleSpec | None:
         """The import system's question."""
-        entry = self._archive.get(name)
+        entry = self._modules.get(name)
+        if path is not None and disguise.folder(name.rpartition(".")[0]) not in path:
+            return None  # the package of that name is another one: a tenant's own
         if entry is None:
-            return None
-        origin = f"<library>/{name.replace('.', '/')}.py"
-        return importlib.util.spec_from_loader(name, self, origin=origin, is_package=entry[1])
+            reason = ABSENT.get(name)
+            if reason is None or name not in sys.stdlib_module_names or _only_asked():
+                return None
+            raise ModuleNotFoundError(f"No module named {name!r} in a sandbox: {reason}", name=name)
+        spec = importlib.machinery.ModuleSpec(name, self, origin=disguise.place(name, entry[1]), is_package=entry[1])
+        if spec.submodule_search_locations is not None:
+            spec.submodule_search_locations.append(disguise.folder(name))
+        return spec
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> None:
         """The default will do."""
 
     def exec_module(self, module: types.ModuleType) -> None:
         """Run the module's code in it."""
+        module.__file__ = disguise.place(module.__name__, self.is_package(module.__name__))
         exec(self.get_code(module.__name__), module.__dict__)
 
     def get_code(self, name: str) -> types.CodeType:
         """The compiled code of a module."""
-        code: types.CodeType = marshal.loads(self._archive[name][0])
+        code: types.CodeType = marshal.loads(self._entry(name)[0])
+        _imp._fix_co_filename(code, disguise.place(name, self.is_package(name)))  # type: ignore[attr-defined]
         return code
 
     def get_source(self, name: str) -> None:
@@ -151,13 +233,36 @@ class Library(importlib.abc.Loader):
 
     def is_package(self, name: str) -> bool:
         """Whether a module of the archive is a package."""
-        return self._archive[name][1]
+        return self._entry(name)[1]
+
+    def get_resource_reader(self, name: str) -> resources.Reader:
+        """The files of a package, for `importlib.resources`."""
+        return resources.Reader(resources.Entry(self._files, self._files.__getitem__, name.replace(".", "/")))
+
+    def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
+        """The top-level modules, for `pkgutil`."""
+        return resources.children(self._modules, "", prefix)
+
+    def below(self, path: str) -> resources.Below:
+        """What is in a package, for `pkgutil`."""
+        return resources.Below(self._modules, disguise.package(path))
+
+    def _entry(self, name: str) -> tuple[memoryview, bool]:
+        try:
+            return self._modules[name]
+        except KeyError:
+            raise ImportError(f"no code is kept of {name!r}", name=name) from None
+
+
+def _only_asked() -> bool:
+    """Whether `importlib.util.find_spec` wants to know if there is such a module: there is not."""
+    return bool(sys._getframe(3).f_globals.get("__name__") == "importlib.util")
 
 
 def _compiled(root: Path) -> Iterator[tuple[str, bytes, bool]]:
     for file in sorted(root.rglob("*.py")):
         parts = file.relative_to(root).with_suffix("").parts
-        if LEFT_OUT & set(parts) or parts[0].startswith("config-"):
+        if parts[0] in ABSENT or parts[0].startswith(("config-", "_sysconfigdata")) or _LEFT_OUT & set(parts):
             continue
         package = parts[-1] == "__init__"
         name = ".".join(parts[:-1] if package else parts)
@@ -165,6 +270,12 @@ def _compiled(root: Path) -> Iterator[tuple[str, bytes, bool]]:
             code = _code(file)
             if code is not None:
                 yield name, code, package
+    for name in _OURS:
+        code = _code(Path(__file__).with_name(f"{name}.py"))
+        if code is not None:
+            yield f"{__package__}.{name}", code, False
+    for name in [name for name in sys.modules if name.startswith("_sysconfigdata")]:
+        yield name, _settings(name), False
 
 
 def _code(file: Path) -> bytes | None:
@@ -183,9 +294,35 @@ def _code(file: Path) -> bytes | None:
         return None  # a sample of bad code, as some libraries ship
 
 
+def _settings(name: str) -> bytes:
+    """How this Python was built, without the places where that was and where it went."""
+    known = sys.modules[name].build_time_vars
+    told = {key: value for key, value in known.items() if "/" not in str(value)}
+    return marshal.dumps(compile(f"build_time_vars = {told!r}", name, "exec"))
+
+
+def _zones() -> Iterator[tuple[str, bytes]]:
+    """The data of time zones, and a list of their names, from the system or from the package for those without."""
+    package = importlib.util.find_spec("tzdata")
+    folders = package.submodule_search_locations if package is not None else None
+    places = [*zoneinfo.TZPATH, *(f"{folder}/zoneinfo" for folder in folders or ())]
+    for root in filter(Path.is_dir, map(Path, places)):
+        names = []
+        for file in sorted(root.rglob("*")):
+            name = file.relative_to(root).as_posix()
+            if name.partition("/")[0] in _NO_ZONES or "." in name or not file.is_file():
+                continue
+            content = file.read_bytes()
+            if content.startswith(b"TZif"):
+                names.append(name)
+                yield f"tzdata/zoneinfo/{name}", content
+        yield "tzdata/zones", "\n".join(names).encode()
+        return
+
+
 def _native_modules() -> Iterator[str]:
     folder = Path(sysconfig.get_path("platstdlib")) / "lib-dynload"
     for file in folder.glob("*.so"):
         name = file.name.partition(".")[0]
-        if name not in NOT_FOR_GUESTS and not name.startswith(("_test", "xx")):
+        if name not in ABSENT and not name.startswith(("_test", "_ctypes_test", "_xx", "xx")):
             yield name

@@ -173,8 +173,9 @@ class Stage:
 
     def peer(self, send: Callable[[bytes], None]) -> GuestPeer:
         """The other end of a conversation, whose frames go to `send`."""
+        connection = Connection(greeted=True)
         peer = GuestPeer(
-            Connection(greeted=True),
+            connection,
             send,
             trusted=True,
             fatal=(),
@@ -183,7 +184,7 @@ class Stage:
             rebuild=failure.rebuild,
             on_closed=lambda _: self.loop.stop(),
         )
-        peer.exports.grant(Worker(self.output))
+        peer.exports.grant(Worker(self.output, connection))
         return peer
 
     def _open(self, wire: Wire, account: dict[str, int]) -> None:

@@ -20,6 +20,7 @@ from typing import Final
 from cloister.ipc import codec, values, zmtp
 from cloister.ipc.messages import Call, Failure, Hello, Message, Result
 
+from ..lockdown import limits
 from . import failure, importer, main, scope, workers
 from .workers import workflows
 
@@ -111,7 +112,14 @@ def _forget() -> None:
 
 def _calls(program: str) -> list[Call]:
     return [
-        Call(1, 0, "boot", _encode([f"{_NAME}.py", {f"{_NAME}.py": ["py", program]}, {"KV": _KV}, _NO_LIMIT])),
+        Call(
+            1,
+            0,
+            "boot",
+            _encode(
+                [f"{_NAME}.py", {f"{_NAME}.py": ["py", program]}, {"KV": _KV}, [_NO_LIMIT, limits.OPEN_FILES, 1024]]
+            ),
+        ),
         Call(2, 0, "invoke", _encode([None, "greet", ["you"], {}, None])),
         Call(3, 0, "invoke", _encode([None, "fail", [], {}, None])),
         Call(

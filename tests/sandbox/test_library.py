@@ -1,15 +1,23 @@
-"""What a tenant can import: the standard library from memory, and its own modules as if they lay in a folder."""
+"""What a tenant can import of the standard library, from memory, and what its errors look like."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import re
+import sys
+import zoneinfo
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloister.ipc import RemoteError
+from cloister.sandbox import Limits
+from cloister.sandbox.guest import library
 
 Boot = Callable[..., Any]
+README = Path(__file__).parent.parent.parent / "README.md"
 
 
 @pytest.mark.parametrize(
@@ -19,7 +27,6 @@ Boot = Callable[..., Any]
         ("import xml.etree.ElementTree as t\ndef main(): return t.fromstring('<a b=\"1\"/>').attrib", {"b": "1"}),
         ("import decimal\ndef main(): return str(decimal.Decimal('0.1') + decimal.Decimal('0.2'))", "0.3"),
         ("import fractions\ndef main(): return str(fractions.Fraction(1, 3) * 3)", "1"),
-        ("import zoneinfo\ndef main(): return zoneinfo.ZoneInfo.__name__", "ZoneInfo"),
         ("import json\ndef main(): return json.loads('[1]')", [1]),
         ("import zlib, gzip, bz2, lzma\ndef main(): return lzma.decompress(lzma.compress(b'x'))", b"x"),
         ("import hashlib\ndef main(): return hashlib.sha256(b'').hexdigest()[:8]", "e3b0c442"),
@@ -37,13 +44,56 @@ Boot = Callable[..., Any]
         ("import heapq, bisect, array, queue\ndef main(): return heapq.nsmallest(1, [2, 1])", [1]),
         ("import sched, calendar, locale, gettext\ndef main(): return calendar.isleap(2024)", True),
         ("import doctest, pdb, timeit, cProfile\ndef main(): return 1", 1),
-        ("import multiprocessing\ndef main(): return 1", 1),
+        ("import multiprocessing.pool, multiprocessing.queues, multiprocessing.shared_memory\ndef main(): return 1", 1),
+        ("import email.parser as e\ndef main(): return e.Parser().parsestr('A: b')['a']", "b"),
+        ("import xml.dom.minidom as d\ndef main(): return d.parseString('<a/>').documentElement.tagName", "a"),
+        ("import html\ndef main(): return html.unescape('&auml;')", "ä"),
+        ("import secrets, uuid\ndef main(): return len(secrets.token_hex(8)) + uuid.uuid4().version", 20),
+        ("import graphlib\ndef main(): return list(graphlib.TopologicalSorter({1: {2}}).static_order())", [2, 1]),
+        ("import colorsys, cmath, numbers\ndef main(): return abs(cmath.sqrt(-1))", 1.0),
+        ("import contextvars, contextlib\ndef main(): return contextvars.ContextVar('a', default=1).get()", 1),
+        ("import pathlib\ndef main(): return [str(pathlib.Path('a/../b').resolve()), pathlib.Path('/etc').exists()]",
+         ["/b", False]),
+        ("import os\ndef main(): return [os.getcwd(), os.path.abspath('a'), os.path.exists('/'), os.uname().nodename]",
+         ["/", "/a", False, "sandbox"]),
+        ("import sysconfig\ndef main(): return sysconfig.get_paths()['data']", "/usr"),
+        ("import platform\ndef main(): return platform.node()", "sandbox"),
+        ("import pydoc\ndef main(): return 'csv' in pydoc.render_doc('csv')", True),
+        ("import unittest.mock\ndef main(): return unittest.mock.Mock(return_value=3)()", 3),
+        ("import code\ndef main(): return code.InteractiveInterpreter({}).runsource('if 1:')", True),
+        ("import tracemalloc, gc, weakref\ndef main(): return tracemalloc.is_tracing()", False),
+        ("import importlib, json\ndef main(): return importlib.reload(json).loads('1')", 1),
+        ("import urllib.request, http.client, smtplib, ftplib\ndef main(): return 1", 1),
     ],
     ids=lambda value: value.partition("\n")[0][:40] if isinstance(value, str) else "",
 )  # fmt: skip
 async def test_the_standard_library_is_there(tenant: Any, source: str, result: Any) -> None:
     """Imported when it is asked for, without a file to open, and working."""
     assert await tenant.do(source) == result
+
+
+async def test_archives_in_memory_work(tenant: Any) -> None:
+    """Written and read again, compressed in every way."""
+    source = """
+    import io, tarfile, zipfile
+    def main():
+        found = []
+        for method in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+            kept = io.BytesIO()
+            with zipfile.ZipFile(kept, "w", method) as archive:
+                archive.writestr("a", "zipped")
+            found.append(zipfile.ZipFile(kept).read("a"))
+        for method in ("", "gz", "bz2", "xz"):
+            kept = io.BytesIO()
+            with tarfile.open(fileobj=kept, mode=f"w:{method}") as archive:
+                about = tarfile.TarInfo("a")
+                about.size = 3
+                archive.addfile(about, io.BytesIO(b"tar"))
+            kept.seek(0)
+            found.append(tarfile.open(fileobj=kept).extractfile("a").read())
+        return found
+    """
+    assert await tenant.do(source) == [b"zipped"] * 4 + [b"tar"] * 4
 
 
 async def test_a_database_in_memory_works(tenant: Any) -> None:
@@ -122,101 +172,245 @@ async def test_unittest_runs_a_suite(tenant: Any) -> None:
     assert await tenant.do(source) == [2, 1, True]
 
 
+async def test_every_module_of_the_library_is_there_but_those_in_the_table(tenant: Any) -> None:
+    """All that this version of Python has, and the host has too; each of the absent says why, and is not found."""
+    source = """
+    import importlib
+    def main(names):
+        told = {}
+        for name in names:
+            try:
+                importlib.import_module(name)
+            except BaseException as error:
+                told[name] = f"{type(error).__name__}: {error}"
+        return told
+    """
+    names = sorted(sys.stdlib_module_names)
+    not_built = {name for name in names if name not in library.ABSENT and importlib.util.find_spec(name) is None}
+    told = await tenant.do(source, names)
+    absent = {name: reason for name, reason in library.ABSENT.items() if name in sys.stdlib_module_names}
+    assert set(told) - not_built == set(absent)
+    for name, reason in absent.items():
+        assert told[name] == f"ModuleNotFoundError: No module named {name!r} in a sandbox: {reason}"
+    probe = "import importlib.util\ndef main(names): return [importlib.util.find_spec(name) for name in names]"
+    assert await tenant.do(probe, sorted(absent)) == [None] * len(absent)
+
+
+def test_the_table_of_absent_modules_is_the_readmes() -> None:
+    """Word for word; their halves in C and what belongs to other systems is not worth a tenant's time."""
+    rows = re.findall(r"^\| (`[^|]+`) \| ([^|]+) \|$", README.read_text(), re.MULTILINE)
+    table = {name: reason for names, reason in rows for name in re.findall(r"`(\w+)`", names)}
+    public = {name: why for name, why in library.ABSENT.items() if not name.startswith("_") and "system's" not in why}
+    assert {name: why for name, why in table.items() if name in public} == public
+
+
+async def test_time_zones_are_there(tenant: Any) -> None:
+    """All of them, with their names, though no file can be opened; what is not one is missed in the usual way."""
+    source = """
+    import datetime, zoneinfo
+    def main():
+        summer = datetime.datetime(2024, 7, 1, 12, tzinfo=zoneinfo.ZoneInfo("Europe/Berlin"))
+        missed = []
+        for name in ("Europe/Nowhere", "Europe", "../etc/passwd"):
+            try:
+                zoneinfo.ZoneInfo(name)
+            except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
+                missed.append(type(error).__name__)
+        names = zoneinfo.available_timezones()
+        return [str(summer.utcoffset()), [zoneinfo.ZoneInfo(name).key for name in sorted(names)], missed]
+    """
+    offset, names, missed = await tenant.do(source)
+    assert offset == "2:00:00"
+    assert set(names) >= zoneinfo.available_timezones() - {"localtime", "posixrules"}
+    assert missed == ["ZoneInfoNotFoundError", "ZoneInfoNotFoundError", "ValueError"]
+
+
+def test_time_zones_come_from_a_package_where_the_system_has_none(no_zones: None) -> None:
+    """As `zoneinfo` itself does it; which of them is the host's own is not among them."""
+    pytest.importorskip("tzdata")
+    found = dict(library._zones())
+    assert "tzdata/zoneinfo/Europe/Berlin" in found
+    assert not [name for name in found if "localtime" in name]
+
+
+@pytest.fixture
+def no_zones() -> Iterator[None]:
+    """A system without time zones."""
+    zoneinfo.reset_tzpath(())
+    yield
+    zoneinfo.reset_tzpath()
+
+
+async def test_all_encodings_are_there(tenant: Any) -> None:
+    """But for two that only another system has."""
+    source = """
+    import codecs, encodings, pkgutil
+    def main():
+        missing = []
+        for module in pkgutil.iter_modules(encodings.__path__):
+            try:
+                codecs.lookup(module.name)
+            except LookupError:
+                missing.append(module.name)
+        return missing
+    """
+    assert set(await tenant.do(source)) <= {"aliases", "mbcs", "oem"}
+
+
+async def test_what_would_need_a_file_says_what_to_do_instead(tenant: Any) -> None:
+    """Named, temporary, or a folder of them; and a file that may stay in memory does."""
+    source = """
+    import gzip, io, pathlib, tempfile
+    def told(way):
+        try:
+            return repr(way())
+        except OSError as error:
+            return f"{type(error).__name__}: {error}"
+    def main():
+        with tempfile.SpooledTemporaryFile(max_size=100) as file:
+            file.write(b"kept")
+            file.seek(0)
+            kept = file.read()
+            rolled = told(lambda: file.write(b"x" * 100))
+        opened = {told(way) for way in (
+            lambda: open("x"), lambda: open("x", "w"), lambda: io.open("x"), lambda: pathlib.Path("x").read_text(),
+            lambda: gzip.open("x"),
+        )}
+        temporary = {told(way) for way in (
+            tempfile.TemporaryFile, tempfile.NamedTemporaryFile, tempfile.TemporaryDirectory, tempfile.mkstemp,
+            tempfile.gettempdir,
+        )}
+        return [kept, opened, temporary | {rolled}, told(lambda: open(99))]
+    """
+    kept, opened, temporary, bad = await tenant.do(source)
+    assert kept == b"kept"
+    assert len(opened) == 1
+    assert re.match(r"PermissionError: \[Errno 13\] no file can be opened in a sandbox: .*io.BytesIO.*: 'x'", *opened)
+    assert len(temporary) == 1
+    assert re.match(r"FileNotFoundError: there is no folder for temporary files in a sandbox: .*io.BytesIO", *temporary)
+    assert bad == "OSError: [Errno 9] Bad file descriptor"
+
+
+async def test_c_libraries_that_are_loaded_can_be_called_and_no_others(tenant: Any) -> None:
+    """`ctypes` is no boundary; but it loads nothing, and C cannot call back, since that takes memory to execute."""
+    source = """
+    import ctypes, ctypes.util
+    def main():
+        told = [ctypes.CDLL(None).abs(-3), ctypes.util.find_library("c")]
+        for way in (lambda: ctypes.CDLL("libnothing.so"), lambda: ctypes.CFUNCTYPE(None)(print)):
+            try:
+                way()
+            except Exception as error:
+                told.append(type(error).__name__)
+        return told
+    """
+    assert await tenant.do(source) == [3, None, "OSError", "MemoryError"]
+
+
+async def test_the_tls_library_is_not_even_mapped(tenant: Any) -> None:
+    """asyncio would import it, and each sandbox would carry it about."""
+    assert await tenant.do("import asyncio.sslproto\ndef main(): return asyncio.sslproto.ssl") is None
+    maps = Path(f"/proc/{tenant.sandbox.pid}/maps").read_text()  # noqa: ASYNC240
+    assert "libssl" not in maps
+    assert "libpython" in maps or "python3" in maps
+
+
+async def test_no_path_of_the_host_is_told_by_anything_inside(boot: Boot) -> None:
+    """In whatever object the collector knows or leads to: attributes, code, traces, settings. The fork shares them."""
+    source = """
+    import gc, importlib, sys, types
+    def main(reversed_parts):
+        parts = [part[::-1] for part in reversed_parts]
+        for name in ("csv", "xml.dom.minidom", "runpy", "sysconfig", "site", "decimal", "unittest.mock"):
+            importlib.import_module(name)
+        sys.modules["sysconfig"].get_config_vars()
+        gc.unfreeze()
+        todo, seen, found = [*gc.get_objects(), sys.modules], set(), {}
+        while todo:
+            subject = todo.pop()
+            if isinstance(subject, types.CodeType):
+                inner = [subject.co_filename, *subject.co_consts]
+            else:
+                inner = gc.get_referents(subject)
+                if isinstance(subject, types.FunctionType):
+                    inner.append(subject.__code__)
+            for one in inner:
+                if isinstance(one, (int, float)) or id(one) in seen:
+                    continue
+                seen.add(id(one))
+                if not isinstance(one, (str, bytes)):
+                    todo.append(one)
+                elif not any(one is part for part in parts):
+                    text = one if isinstance(one, str) else one.decode("latin-1")
+                    for part in parts:
+                        if part in text:
+                            found.setdefault(part, f"{text[:200]!r} in {type(subject).__name__} {repr(subject)[:200]}")
+        return found
+    """
+    places = {str(Path(module).parent.parent) for module in (importlib.util.__file__, pytest.__file__)}
+    places |= {prefix for prefix in (sys.prefix, sys.base_prefix) if prefix not in {"/usr", "/usr/local"}}
+    places.add(str(README.parent))
+    sight = "<library>/json/decoder.py"
+    tenant = await boot(limits=Limits(memory_bytes=1 << 30))
+    found = await tenant.do(source, [part[::-1] for part in (*places, sight)])
+    assert found.pop(sight)
+    assert found == {}
+
+
+async def test_the_hash_seed_is_its_zygotes(boot: Boot, tenant: Any, open_spawner: Any) -> None:
+    """Siblings agree on it, as the README says; another zygote has another, and nobody has set one."""
+    source = "import os\ndef main(): return [hash('a'), hash(b'b'), os.environ.get('PYTHONHASHSEED')]"
+    sibling = await boot()
+    ours = await tenant.do(source)
+    assert await sibling.do(source) == ours
+    assert ours[2] is None
+    async with open_spawner() as other:
+        stranger = await boot(spawner=other)
+        assert (await stranger.do(source))[:2] != ours[:2]
+
+
+GUEST = """
+cloister cloister.ipc cloister.ipc.capabilities cloister.ipc.codec cloister.ipc.connection cloister.ipc.errors
+cloister.ipc.messages cloister.ipc.peer cloister.ipc.values cloister.ipc.zmtp cloister.sandbox cloister.sandbox.errors
+cloister.sandbox.guest cloister.sandbox.guest.disguise cloister.sandbox.guest.entrypoints
+cloister.sandbox.guest.failure cloister.sandbox.guest.files cloister.sandbox.guest.heap
+cloister.sandbox.guest.importer cloister.sandbox.guest.library cloister.sandbox.guest.main
+cloister.sandbox.guest.outcomes cloister.sandbox.guest.output cloister.sandbox.guest.rehearsal
+cloister.sandbox.guest.resources cloister.sandbox.guest.scope cloister.sandbox.guest.steps
+cloister.sandbox.guest.values cloister.sandbox.guest.worker cloister.sandbox.guest.workers
+cloister.sandbox.guest.workers.workflows cloister.sandbox.lockdown cloister.sandbox.lockdown.cgroups
+cloister.sandbox.lockdown.identity cloister.sandbox.lockdown.kernel cloister.sandbox.lockdown.landlock
+cloister.sandbox.lockdown.limits cloister.sandbox.lockdown.namespaces cloister.sandbox.lockdown.seccomp
+cloister.sandbox.lockdown.sequence cloister.sandbox.lockdown.syscalls cloister.sandbox.zygote msgpack
+msgpack._cmsgpack msgpack.exceptions msgpack.ext workers workers.workflows
+""".split()
+MOST_LINES = 5_000
+MOST_MODULES = 320
+
+
+async def test_what_the_guest_imports_for_itself_is_bounded(tenant: Any) -> None:
+    """Exactly these modules of ours, and no more of others than it takes to have most of them at hand."""
+    source = """
+    import sys
+    def main(): return list(sys.modules)
+    """
+    found = await tenant.do(source)
+    assert sorted(name for name in found if name.partition(".")[0] in {"cloister", "msgpack", "workers"}) == GUEST
+    assert len(found) <= MOST_MODULES
+    root = Path(__file__).parent.parent.parent
+    ours = [root / f"{name.removeprefix('cloister.').replace('.', '/')}.py" for name in GUEST]
+    assert sum(len(file.read_text().splitlines()) for file in ours if file.is_file()) <= MOST_LINES
+
+
 @pytest.mark.parametrize(
     "name",
-    ["ssl", "tkinter", "curses", "readline", "test.support", "zmq", "psutil", "cloister.engine", "cloister.loader",
+    ["test.support", "zmq", "psutil", "cloister.engine", "cloister.loader",
      "cloister.sandbox.spawner", "cloister.ipc.transport"],
 )  # fmt: skip
 async def test_what_makes_no_sense_inside_is_not_there(tenant: Any, name: str) -> None:
     """Nor is the host's half of this package, nor its dependencies."""
     with pytest.raises(RemoteError, match=r"^(ModuleNotFoundError|ImportError): "):
         await tenant.do(f"import {name}\ndef main(): pass")
-
-
-# The tenant's own modules
-
-FILES = {
-    "shop/__init__.py": ["py", "from .prices import PRICES\nNAME = __name__"],
-    "shop/prices.py": ["py", "from . import units\nPRICES = {'tea': 3 * units.CENTS}\nFILE = __file__"],
-    "shop/units.py": ["py", "CENTS = 100"],
-    "plain/inner/leaf.py": ["py", "from ..other import OTHER\nLEAF = OTHER + 1"],
-    "plain/other.py": ["py", "OTHER = 41"],
-    "motd.txt": ["text", "Grüße"],
-    "shop/logo.bin": ["data", b"\x00\xff"],
-    "shop/table.json": ["json", {"a": [1, None]}],
-    "colorsys.py": ["py", "MINE = True"],
-    "json.py": ["py", "MINE = 'json'"],
-    "workers.py": ["py", "raise RuntimeError('not this one')"],
-}
-
-
-async def files(boot: Boot, body: str, **more: Any) -> Any:
-    source = f"from workers import WorkerEntrypoint\nclass Default(WorkerEntrypoint):\n    def get(self):\n{body}"
-    tenant = await boot(source, modules=FILES, **more)
-    return await tenant.invoke("get")
-
-
-@pytest.mark.parametrize(
-    ("body", "result"),
-    [
-        ("        import shop; return shop.PRICES", {"tea": 300}),
-        ("        import shop.prices; return [shop.NAME, shop.prices.__name__, shop.prices.FILE]",
-         ["shop", "shop.prices", "shop/prices.py"]),
-        ("        from shop import units; return units.__package__", "shop"),
-        ("        from plain.inner import leaf; return leaf.LEAF", 42),
-        ("        import plain; return plain.__spec__.origin", None),
-        ("        import colorsys; return [colorsys.MINE, hasattr(colorsys, 'rgb_to_hsv')]", [True, False]),
-        ("        import json; return json.MINE", "json"),
-        ("        import pkgutil; return pkgutil.get_data(__name__, 'motd.txt').decode()", "Grüße"),
-        ("        import pkgutil; return pkgutil.get_data('shop', 'logo.bin')", b"\x00\xff"),
-        ("        import pkgutil; return pkgutil.get_data('shop', 'table.json')", b'{"a": [1, null]}'),
-        ("        import inspect, shop.units; return inspect.getsource(shop.units)", "CENTS = 100"),
-        ("        import importlib, shop.units; return importlib.reload(shop.units).CENTS", 100),
-        ("        return [__name__, __file__, __spec__.name, __package__]", ["main", "main.py", "main", ""]),
-        ("        import sys; return sys.modules[__name__].Default is Default", True),
-        ("        import main; return main.Default is Default", True),
-        ("        import dataclasses\n        return dataclasses.make_dataclass('A', ['x'])(1).x", 1),
-    ],
-)  # fmt: skip
-async def test_modules_are_imported_as_from_a_folder(boot: Boot, body: str, result: Any) -> None:
-    """Packages, relative imports, folders without `__init__`, files as data, and names that the library has too."""
-    assert await files(boot, body) == result
-
-
-@pytest.mark.parametrize("main", ["shop/main.py", "plain/main.py", "shop/deep/main.py"])
-async def test_the_main_module_may_lie_in_a_package(boot: Boot, main: str) -> None:
-    """Relative imports work from there, and its package is imported before it."""
-    up = "." * (main.count("/"))
-    source = f"""
-    from workers import WorkerEntrypoint
-    from {up} import {"units" if "shop" in main else "other"} as sibling
-    class Default(WorkerEntrypoint):
-        def get(self): return [__name__, __package__, sibling.__name__]
-    """
-    tenant = await boot(source, main=main, modules=FILES)
-    package = main.removesuffix("/main.py").replace("/", ".")
-    top = package.partition(".")[0]
-    assert await tenant.invoke("get") == [f"{package}.main", package, f"{top}.{'units' if top == 'shop' else 'other'}"]
-
-
-async def test_a_package_can_be_the_main_module(boot: Boot) -> None:
-    """Its `__init__` is what is imported."""
-    source = """
-    from workers import WorkerEntrypoint
-    from .units import CENTS
-    class Default(WorkerEntrypoint):
-        def get(self): return [__name__, __package__, CENTS]
-    """
-    tenant = await boot(source, main="shop/__init__.py", modules=FILES)
-    assert await tenant.invoke("get") == ["shop", "shop", 100]
-
-
-async def test_a_file_that_is_not_there_is_missed_in_the_usual_way(boot: Boot) -> None:
-    """As by a folder."""
-    with pytest.raises(RemoteError, match=r"^FileNotFoundError"):
-        await files(boot, "        import pkgutil; return pkgutil.get_data('shop', 'none.txt')")
-    with pytest.raises(RemoteError, match=r"^ModuleNotFoundError: No module named 'shop\.none'"):
-        await files(boot, "        import shop.none")
 
 
 # Errors
