@@ -49,11 +49,16 @@ class Connection:
         self.state = State.READY if greeted else State.NEW
         self.cancelled: set[int] = set()
         """Calls that were given up and whose answer has not come yet: the peer is still busy with them."""
-        self._max_calls = max_calls
+        self._most_incoming = self._most_outgoing = max_calls
         self._next_call = 1
         self._outgoing: dict[int, float | None] = {}
         self._incoming: set[int] = set()
         self._deadlines: list[tuple[float, int]] = []
+
+    def bound(self, *, incoming: int | None = None, outgoing: int | None = None) -> None:
+        """Let so many calls be in flight from now on, of either side or both."""
+        self._most_incoming = incoming or self._most_incoming
+        self._most_outgoing = outgoing or self._most_outgoing
 
     @property
     def calls_in_flight(self) -> int:
@@ -68,8 +73,8 @@ class Connection:
         """Begin a call: its number and its frame. `TooManyCalls` when as many are in flight as may be."""
         if self.state is State.CLOSED:
             raise ConnectionClosed("the connection is closed")
-        if len(self._outgoing) >= self._max_calls:
-            raise TooManyCalls(f"{self._max_calls} calls are in flight already")
+        if len(self._outgoing) >= self._most_outgoing:
+            raise TooManyCalls(f"{self._most_outgoing} calls are in flight already")
         number = self._next_call
         frame = codec.encode(Call(number, target, method, payload))
         self._next_call += 1
@@ -137,8 +142,8 @@ class Connection:
             case Call(call):
                 if call in self._incoming:
                     raise RemoteProtocolError(f"call {call} was made twice")
-                if len(self._incoming) >= self._max_calls:
-                    raise RemoteProtocolError(f"more than {self._max_calls} calls in flight")
+                if len(self._incoming) >= self._most_incoming:
+                    raise RemoteProtocolError(f"more than {self._most_incoming} calls in flight")
                 self._incoming.add(call)
             case Hello(version) if version != VERSION:
                 raise RemoteProtocolError(f"protocol version {version}; this side speaks {VERSION}")

@@ -33,6 +33,8 @@ _log = logging.getLogger("cloister.ipc")
 MAX_NAME: Final = 128
 MAX_TEXT: Final = 8192
 MAX_TRACE: Final = 32_768
+MAX_HELD: Final = 64 << 20
+"""Bytes that the arguments of calls which are being answered may take together."""
 Rebuild = Callable[[str, str, str], Exception]
 """Given class name, message and traceback of what was raised over there: the exception to raise here."""
 
@@ -55,8 +57,10 @@ def no_trace(_: BaseException) -> str:
 class Peer:
     """Calls the other side and answers its calls.
 
-    `send` moves a frame. `on_hello`, `on_note`, `on_cancel` and `on_closed` tell the owner what happened. `trusted`
-    says whether what arrives is read without checking it first; `hook` is applied to each map that is read.
+    `send` moves a frame. `on_hello`, `on_note` and `on_closed` tell the owner what happened, `on_cancel` that a call of
+    ours was given up, and whether because its time was over. `on_call` hears of each call of theirs, and what it raises
+    is the answer. `trusted` says whether what arrives is read without checking it first; `hook` is applied to each map
+    that is read.
     """
 
     def __init__(
@@ -71,7 +75,8 @@ class Peer:
         rebuild: Rebuild = rebuild,
         on_hello: Callable[[bytes], None] = lambda _: None,
         on_note: Callable[[str, bytes], None] = lambda _topic, _payload: None,
-        on_cancel: Callable[[int], None] = lambda _: None,
+        on_call: Callable[[], None] = lambda: None,
+        on_cancel: Callable[[int, bool], None] = lambda _call, _late: None,
         on_closed: Callable[[Exception], None] = lambda _: None,
     ) -> None:
         self.connection = connection
@@ -82,7 +87,9 @@ class Peer:
         self._fatal = fatal
         self._trace = trace
         self._rebuild = rebuild
-        self._on_hello, self._on_note, self._on_cancel, self._on_closed = on_hello, on_note, on_cancel, on_closed
+        self._on_hello, self._on_note, self._on_closed = on_hello, on_note, on_closed
+        self._on_call, self._on_cancel = on_call, on_cancel
+        self._held = 0
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
         self._answering: dict[int, asyncio.Task[None]] = {}
@@ -232,7 +239,11 @@ class Peer:
 
     async def _respond(self, call: Call) -> None:
         answer: Result | Failure
+        self._held += len(call.payload)
         try:
+            if self._held > MAX_HELD:
+                raise TooManyCalls(f"calls that wait for an answer hold more than {MAX_HELD >> 20} MiB of arguments")
+            self._on_call()
             capability: Capability = self.exports.get(call.target)
             answer = Result(call.call, await capability.answer(call.method, call.payload, self))
         except BaseException as error:  # whatever is raised is the answer
@@ -240,6 +251,8 @@ class Peer:
                 raise
             _log.debug("a call from the other side raised", exc_info=error)
             answer = Failure(call.call, values.dumps(_told(error, self._trace)))
+        finally:
+            self._held -= len(call.payload)
         if self._closed is None:
             try:
                 frame = self.connection.answer(answer)
@@ -249,11 +262,11 @@ class Peer:
             if frame is not None:
                 self._try_to_send(frame)
 
-    def _give_up(self, call: int) -> None:
+    def _give_up(self, call: int, *, late: bool = False) -> None:
         frame = self.connection.cancel(call)
         if frame is not None and self._closed is None:
             self._try_to_send(frame)
-            self._on_cancel(call)
+            self._on_cancel(call, late)
 
     def _try_to_send(self, frame: bytes) -> None:
         """Send what nobody waits for: if it cannot be sent, the other side does not read, or is gone."""
@@ -271,7 +284,7 @@ class Peer:
         for call in self.connection.expire(self._loop.time()):
             if (answer := self._waiting.pop(call, None)) is not None and not answer.done():
                 answer.set_exception(DeadlineExceeded("no answer came within the time that was given for it"))
-            self._give_up(call)
+            self._give_up(call, late=True)
         self._arm()
 
 

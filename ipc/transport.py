@@ -35,8 +35,8 @@ the guest said last."""
 class Link:
     """The way to one guest.
 
-    `on_bytes` hears of every piece that arrives, before what is in it is handed to `on_frame`. `on_lost` is called once:
-    with nothing when the guest has ended the connection, with an error when what it says is no ZMTP.
+    `on_bytes` hears of every piece that arrives, before what is in it is handed to `on_frame`. `on_lost` is called
+    once: with nothing when the guest has ended the connection, with an error when what it says is no ZMTP.
     """
 
     __slots__ = ("_connected", "_endpoint", "_reader", "_router", "name", "on_bytes", "on_frame", "on_lost")

@@ -2,8 +2,8 @@
 
 Inside a sandbox libzmq would cost a millisecond of the start, half a megabyte, two threads and eight more system calls
 to allow. In the host it would read what is hostile in a language where a mistake is a hole. The protocol is
-https://rfc.zeromq.org/spec/37 (NULL mechanism, single-part messages, PING answered). It knows nothing of what the frames
-hold.
+https://rfc.zeromq.org/spec/37 (NULL mechanism, single-part messages, PING answered). It knows nothing of what the
+frames hold.
 """
 
 from __future__ import annotations

@@ -23,8 +23,26 @@ class LoaderEvent:
     sandbox: int
     reason: str = ""
     boot_ms: float = 0.0
+    """From having the code and a sandbox to the end of the import."""
     phases: Phases | None = None
+    cpu_ms: int = 0
+    """CPU time that the sandbox had used by then."""
+    memory_bytes: int = 0
+    """The most memory that it had resident, where its end is told."""
     time: float = field(default_factory=time.time)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SandboxStatistics:
+    """One warm sandbox. `memory_bytes` is its proportional share."""
+
+    tenant_id: str
+    sandbox: int
+    phases: Phases
+    boot_ms: float
+    cpu_ms: int
+    memory_bytes: int
+    dropped_log_lines: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +58,8 @@ class LoaderStatistics:
     evictions: int
     deaths: int
     dropped_log_lines: int
+    sandboxes: tuple[SandboxStatistics, ...] = ()
+    """Each warm sandbox, where that was asked for."""
     layers: dict[str, str]
     """Each layer of the confinement: "active", or why it is not."""
 

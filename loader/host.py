@@ -17,6 +17,7 @@ from .binding import DynamicWorkflowBinding, wrap_workflow_binding
 from .code import WorkerCode
 from .dispatch import create_dynamic_workflow_entrypoint
 from .entrypoint import Entrypoint, WorkerStub
+from .errors import LoaderClosed
 from .loader import Loader
 
 FetchCode = Callable[[str], WorkerCode | Awaitable[WorkerCode]]
@@ -49,7 +50,7 @@ class Host:
         self.engine = engine or Engine(path)
         self.loader = Loader(max_sandboxes=max_sandboxes, spares=spares, policy=policy)
         self._stack = AsyncExitStack()
-        self._workflows: Workflow
+        self._workflows: Workflow | None = None
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -78,6 +79,8 @@ class Host:
 
     def workflows(self, tenant_id: str) -> DynamicWorkflowBinding:
         """The tenant's workflow binding."""
+        if self._workflows is None:
+            raise LoaderClosed("use the host inside `async with Host(...) as host`")
         return wrap_workflow_binding(self._workflows, {"tenant_id": tenant_id})
 
     async def _code(self, tenant_id: str) -> WorkerCode:

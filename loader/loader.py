@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self
 
-from cloister.sandbox import LimitExceeded, Policy, SandboxClosed, Spawner
+from cloister.sandbox import LATE_GRACE, LimitExceeded, Policy, SandboxClosed, Spawner
 
 from .cache import PinnedLRU
 from .code import GetCode, WorkerCode, load_code
 from .entrypoint import WorkerStub
 from .errors import LoaderClosed, LoadFailed, NoCapacity
-from .events import Announcements, LoaderEvent, LoaderStatistics
+from .events import Announcements, LoaderEvent, LoaderStatistics, SandboxStatistics
 from .worker import Worker
 
 BACKGROUND: Final = 30.0
@@ -109,13 +109,35 @@ class Loader:
         """Boots, evictions, deaths and limits from now on."""
         return self._announcements.subscribe()
 
-    def statistics(self) -> LoaderStatistics:
-        """How things stand."""
+    def statistics(self, *, detail: bool = False) -> LoaderStatistics:
+        """How things stand. With `detail` each warm sandbox too, which the kernel is asked about one by one."""
         return LoaderStatistics(
-            warm=len(self._cache), in_use=self._cache.pinned, booting=self._booting, spares=self._spawner.spares,
-            boots=self._boots, hits=self._hits, evictions=self._evictions, deaths=self._deaths,
-            dropped_log_lines=self._dropped, layers=dict(self._spawner.layers),
-        )  # fmt: skip
+            sandboxes=tuple(self._look_at_each()) if detail else (),
+            warm=len(self._cache),
+            in_use=self._cache.pinned,
+            booting=self._booting,
+            spares=self._spawner.spares,
+            boots=self._boots,
+            hits=self._hits,
+            evictions=self._evictions,
+            deaths=self._deaths,
+            dropped_log_lines=self._dropped,
+            layers=dict(self._spawner.layers),
+        )
+
+    def _look_at_each(self) -> Iterator[SandboxStatistics]:
+        for key, worker in self._cache:
+            if worker.ready.done() and not worker.gone:
+                sandbox = worker.sandbox
+                yield SandboxStatistics(
+                    tenant_id=key.tenant_id,
+                    sandbox=sandbox.number,
+                    phases=sandbox.phases,
+                    boot_ms=worker.boot_ms,
+                    cpu_ms=round(sandbox.cpu_seconds() * 1000),
+                    memory_bytes=sandbox.memory_bytes(),
+                    dropped_log_lines=sandbox.tail.dropped,
+                )
 
     def memory(self) -> dict[str, int]:
         """The proportional share of memory of each warm tenant in bytes, read from the kernel: not a cheap question."""
@@ -145,6 +167,10 @@ class Loader:
         while True:
             if not self._open:
                 raise LoaderClosed("use the loader inside `async with Loader(...) as loader`")
+            worker = self._cache.peek(key)
+            if worker is not None and worker.doubtful:
+                await asyncio.sleep(LATE_GRACE)
+                continue
             worker = self._cache.pin(key)
             if worker is not None and not worker.gone:
                 self._hits += 1
@@ -187,8 +213,19 @@ class Loader:
             self._booting -= 1
             self._boot_tasks.pop(worker, None)
         self._boots += 1
+        worker.imported.add_done_callback(lambda _: self._booted(key, worker))
+
+    def _booted(self, key: Key, worker: Worker) -> None:
+        sandbox = worker.sandbox
         self._announcements.announce(
-            LoaderEvent(kind="boot", tenant_id=key.tenant_id, sandbox=sandbox.number, phases=sandbox.phases)
+            LoaderEvent(
+                kind="boot",
+                tenant_id=key.tenant_id,
+                sandbox=sandbox.number,
+                phases=sandbox.phases,
+                boot_ms=worker.boot_ms,
+                cpu_ms=round(sandbox.cpu_seconds() * 1000),
+            )
         )
 
     def _let_go(self, key: Key, worker: Worker) -> None:
@@ -218,11 +255,19 @@ class Loader:
             self._admit()
             if not worker.evicted and worker.ready.exception() is None:
                 self._deaths += 1
-                self._dropped += worker.sandbox.dropped_lines
+                self._dropped += worker.sandbox.tail.dropped
                 reason, end = worker.sandbox.end
                 kind: Literal["limit", "died"] = "limit" if issubclass(end, LimitExceeded) else "died"
+                usage = worker.sandbox.usage
                 self._announcements.announce(
-                    LoaderEvent(kind=kind, tenant_id=key.tenant_id, sandbox=worker.sandbox.number, reason=reason)
+                    LoaderEvent(
+                        kind=kind,
+                        tenant_id=key.tenant_id,
+                        sandbox=worker.sandbox.number,
+                        reason=reason,
+                        cpu_ms=usage.cpu_ms,
+                        memory_bytes=usage.memory_bytes,
+                    )
                 )
 
     def _remove(self, key: Key, worker: Worker, reason: str) -> bool:
@@ -234,12 +279,16 @@ class Loader:
 
     def _leave(self, key: Key, worker: Worker, reason: str) -> None:
         self._evictions += 1
-        number = worker.sandbox.number if worker.ready.done() and worker.ready.exception() is None else -1
+        number, cpu_ms = -1, 0
+        if worker.ready.done() and worker.ready.exception() is None:
+            number, cpu_ms = worker.sandbox.number, round(worker.sandbox.cpu_seconds() * 1000)
         worker.end(reason)
         if (boot := self._boot_tasks.get(worker)) is not None:
             worker.fail(SandboxClosed(f"the sandbox was {reason} while it was booting"))
             boot.cancel()
-        self._announcements.announce(LoaderEvent(kind="evict", tenant_id=key.tenant_id, sandbox=number, reason=reason))
+        self._announcements.announce(
+            LoaderEvent(kind="evict", tenant_id=key.tenant_id, sandbox=number, reason=reason, cpu_ms=cpu_ms)
+        )
 
     async def _room(self, key: Key, deadline: float, first_time: bool, patience: float) -> None:
         """Wait for a turn to look for room. Whoever has had one in vain is the next to have another."""

@@ -37,7 +37,7 @@ class Worker:
         self.held_for_background = 0
         self._on_idle = on_idle
         self._on_gone = on_gone
-        self._imported: asyncio.Task[None]
+        self.imported: asyncio.Task[None]
 
     @functools.cached_property
     def digest(self) -> bytes:
@@ -50,6 +50,11 @@ class Worker:
         return self.ready.done() and not self.gone and self.sandbox.background > 0
 
     @property
+    def doubtful(self) -> bool:
+        """Whether it may be about to be ended, so that new calls had better wait a moment."""
+        return self.ready.done() and not self.gone and self.sandbox.doubtful
+
+    @property
     def gone(self) -> bool:
         """Whether it can no longer be called."""
         return self.ready.done() and (self.ready.exception() is not None or not self.sandbox.alive)
@@ -58,14 +63,14 @@ class Worker:
         """Send the code. What its import raises is raised by every call until the worker is thrown away."""
         began = time.perf_counter()
         self.code, self.sandbox = code, sandbox
-        sandbox.on_log = self._tail
+        sandbox.tail.listener = self._tail
         sandbox.on_background = lambda: self._on_idle(self)
         sandbox.died.add_done_callback(lambda _: self._on_gone(self))
         modules = {name: (kind, content) for name, (kind, content) in code.portable().items()}
-        self._imported = asyncio.ensure_future(
+        self.imported = asyncio.ensure_future(
             self._boot(sandbox.boot(code.main_module, modules, code.env, code.limits))
         )
-        self._imported.add_done_callback(lambda _: self._timed(began))
+        self.imported.add_done_callback(lambda _: self._timed(began))
         asyncio.get_running_loop().call_soon(
             self._sent
         )  # by then the code is on its way, and every call comes after it
@@ -127,19 +132,19 @@ class Worker:
         try:
             return await call
         except RemoteError as error:
-            if self._imported.done():
-                self._imported.result()
+            if self.imported.done():
+                self.imported.result()
             kind = EntrypointNotFound if error.name == "NoSuchEntrypoint" else TenantError
             raise kind(error.name, error.message, error.trace) from None
         except SandboxError:
-            await asyncio.wait({self._imported})  # the sandbox was ended, perhaps for not loading: that is told first
-            if isinstance(failure := self._imported.exception(), LoaderError):
+            await asyncio.wait({self.imported})  # the sandbox was ended, perhaps for not loading: that is told first
+            if isinstance(failure := self.imported.exception(), LoaderError):
                 raise failure from None
             raise
 
     def _timed(self, began: float) -> None:
         self.boot_ms = (time.perf_counter() - began) * 1000
-        if not self._imported.cancelled() and self._imported.exception() is not None:
+        if not self.imported.cancelled() and self.imported.exception() is not None:
             self._on_gone(self)
 
     def _tail(self, line: LogLine) -> None:

@@ -3,31 +3,61 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
-MIB = 1 << 20
+MIB: Final = 1 << 20
+MOST_THREADS: Final = 64
+MOST_OPEN_FILES: Final = 64
+_MAY_BE_NONE: Final = {"cpu_ms", "wall_ms", "subrequests"}
+_RANGES: Final = {
+    "memory_bytes": (16 * MIB, None),  # an interpreter needs that much to work
+    "threads": (1, MOST_THREADS),
+    "open_files": (16, MOST_OPEN_FILES),  # the connection, the event loop's, and a few
+    "calls_in_flight": (1, 1024),
+    "bytes_per_second": (MIB, None),
+    "output_bytes_per_second": (1024, None),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """What a tenant's code may use. `None` means that nothing is enforced."""
+    """What a tenant's code may use. `None` means that nothing is enforced.
+
+    Crossing `subrequests` or `calls_in_flight` is an error in the tenant's code, crossing `output_bytes_per_second`
+    costs lines; whatever crosses another of these is ended, and the caller gets `LimitExceeded`.
+    """
 
     cpu_ms: int | None = 30_000
-    """CPU time of one invocation. For a durable run: of each stretch between two records."""
+    """CPU time of one invocation. For a durable run: of each stretch between two records. What goes on in a sandbox
+    while it answers nothing may use as much."""
     wall_ms: int | None = 60_000
     """Time until one invocation has answered. A durable run has none; its steps have their own timeouts."""
+    subrequests: int | None = 10_000
+    """Calls that one invocation may make to capabilities, with the same stretches as `cpu_ms`."""
     memory_bytes: int = 128 * MIB
     """What one sandbox may use beyond the bare interpreter."""
+    threads: int = MOST_THREADS
+    """Threads of one sandbox, its main one included. Held where there are control groups."""
+    open_files: int = MOST_OPEN_FILES
+    """Descriptors of one sandbox: pipes and events, since nothing can be opened."""
+    calls_in_flight: int = 1024
+    """Calls to the host that one sandbox may wait for at once."""
+    bytes_per_second: int = 64 * MIB
+    """What one sandbox may send. Every message counts as 4 KiB at least, answers excepted."""
+    output_bytes_per_second: int = MIB
+    """What of its printing and logging is taken; the rest is dropped and counted."""
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is None and field.name in {"cpu_ms", "wall_ms"}:
+            if value is None and field.name in _MAY_BE_NONE:
                 continue
-            if type(value) is not int or value <= 0:
+            low, high = _RANGES.get(field.name, (1, None))
+            if type(value) is not int or value < 1:
                 raise ValueError(f"Limits.{field.name} must be a whole number above zero, not {value!r}")
-        if self.memory_bytes < 16 * MIB:
-            raise ValueError("Limits.memory_bytes must be at least 16 MiB; an interpreter needs that much to work")
+            if value < low or (high is not None and value > high):
+                bounds = f"at least {low:,}" if high is None else f"from {low:,} to {high:,}"
+                raise ValueError(f"Limits.{field.name} must be {bounds}, not {value:,}")
 
     def without_wall(self) -> Limits:
         """The same for a durable run, which may take days."""

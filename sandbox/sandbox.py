@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from cloister.ipc import (
     Connection,
@@ -27,19 +26,23 @@ from cloister.ipc.transport import Link
 
 from .errors import LimitExceeded, ProtocolViolation, SandboxClosed, SandboxDied, SandboxError
 from .lockdown.cgroups import Group
+from .meter import Meter
 from .policy import Limits
 from .process import CUT_OFF, Process, describe
+from .tail import Tail
 from .watch import Charge, CpuWatch
 
 GRACE = 1.0
-"""Seconds that a cancelled call has to stop in before its process is ended."""
-LOG_LINES_PER_SECOND = 1000
-LOG_LINE_LENGTH = 9000
-"""Characters of a line that are taken. The guest cuts earlier, and says how much was cut."""
+"""Seconds that a call which the host has cancelled has to stop in before its process is ended."""
+LATE_GRACE = 0.08
+"""The same for a call whose time is over."""
 LAST_WORDS = 0.09
 """Seconds between the end of its connection and its own, for the word of what it died of to come."""
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _WORKER = 0  # the capability that every guest has
+_PIECE, _MESSAGE = 1024, 3072  # what any piece on the wire counts at least; what an unasked message in it counts more
+_ANSWERS, _NOTE = frozenset({2, 3}), 6  # kinds of messages, as their first number says
+_LONGEST_NOTE = 65_536
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,13 +54,11 @@ class Phases:
     ready: int
 
 
-class LogLine(NamedTuple):
-    """One line that a tenant printed or logged. `level` is stdout, stderr, debug, info, warning or error."""
+class Usage(NamedTuple):
+    """What a process used in its life: CPU time, and the most memory that was resident."""
 
-    level: str
-    text: str
-    invocation: int
-    time_ms: int
+    cpu_ms: int
+    memory_bytes: int
 
 
 class Sandbox:
@@ -71,8 +72,8 @@ class Sandbox:
         self.died: asyncio.Future[str] = loop.create_future()
         """Done when the process is gone: of what, in words."""
         self.background = 0
-        self.dropped_lines = 0
-        self.on_log: Callable[[LogLine], None] = lambda _: None
+        self.usage = Usage(0, 0)
+        """What it used in all, once it has ended."""
         self.on_background: Callable[[], None] = lambda: None
         self._process = process
         self._link = link
@@ -80,13 +81,15 @@ class Sandbox:
         self._group_kills = group.kills() if group is not None else 0
         self._address_space = address_space
         self._loop = loop
-        self._limit_group(self.limits.memory_bytes)  # ahead of time: a write to a control group takes a third of a boot
+        self._limit_group(self.limits)  # ahead of time: a write to a control group takes a third of a boot
         self._hello: asyncio.Future[bytes] = loop.create_future()
         self._sentence: SandboxError | None = None
         self._in_flight = 0
         self._culprit: Charge | None = None
         self._cut_off = self._ended = False
-        self._log_window, self._log_lines = 0.0, 0
+        self._late = 0
+        self._meter = Meter(self.limits.bytes_per_second, loop.time)
+        self.tail = Tail(self.limits.output_bytes_per_second, loop.time)
         self._watch = CpuWatch(process.cpu_seconds, loop.time, loop.call_at)
         self._peer = Peer(
             Connection(),
@@ -94,10 +97,12 @@ class Sandbox:
             rebuild=RemoteError,  # whatever it is called over there, it is the tenant's
             on_hello=self._hello.set_result,
             on_note=self._hear,
+            on_call=self._asked,
             on_cancel=self._grant_grace,
             on_closed=self._closed,
         )
-        link.on_frame = self._peer.deliver
+        link.on_bytes = self._arrived
+        link.on_frame = self._deliver
         link.on_lost = self._lose
 
     @property
@@ -114,6 +119,11 @@ class Sandbox:
     def alive(self) -> bool:
         """Whether it can be called."""
         return self._sentence is None and not self._cut_off and not self.died.done()
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether a call in it has overrun its time, and it is yet to be seen whether it stops."""
+        return self._late > 0 and self.alive
 
     @property
     def pid(self) -> int:
@@ -144,10 +154,12 @@ class Sandbox:
     ) -> None:
         """Give a blank sandbox its tenant: code, bindings and limits. Raises what the tenant's import raises."""
         self.limits = limits
-        if self._group is not None and self._group_limit != limits.memory_bytes:
-            self._limit_group(limits.memory_bytes)
-        fuse = self._address_space + limits.memory_bytes
-        await self.call("boot", [main, dict(modules), dict(env), fuse], limits)
+        self._meter.reset(limits.bytes_per_second)
+        self.tail.bound(limits.output_bytes_per_second)
+        self._limit_group(limits)
+        self._peer.connection.bound(incoming=limits.calls_in_flight)
+        bounds = [self._address_space + limits.memory_bytes, limits.open_files, limits.calls_in_flight]
+        await self.call("boot", [main, dict(modules), dict(env), bounds], limits)
 
     async def call(self, method: str, arguments: list[Any], limits: Limits | None = None) -> bytes:
         """Call the guest: the encoded result. `SandboxDied`, `LimitExceeded`, or what was raised inside.
@@ -179,6 +191,7 @@ class Sandbox:
         if self._sentence is None and not self.died.done():
             self._sentence = sentence
             self._process.kill()
+            self._link.close()  # what it still says is not worth reading
             self._peer.close(sentence)
 
     async def close(self, reason: str) -> None:
@@ -186,11 +199,12 @@ class Sandbox:
         self.kill(SandboxClosed(reason))
         await asyncio.wait({self.died})
 
-    def ended(self, status: int, _cpu_ms: int = 0) -> None:
+    def ended(self, status: int, usage: Usage = Usage(0, 0)) -> None:  # noqa: B008 - a frozen value
         """The zygote reports the death. What the process said before it is still read, and then it is over."""
         if self._ended:
             return
         self._ended = True
+        self.usage = usage
         killed_for_memory = self._group is not None and self._group.kills() > self._group_kills
         words = describe(
             status,
@@ -215,39 +229,60 @@ class Sandbox:
         self._link.close()
         self._process.close()
 
-    def _limit_group(self, memory_bytes: int) -> None:
-        self._group_limit = memory_bytes
+    def tend(self, window: float) -> None:
+        """Look at what it does while nothing is asked of it. To be called every `window` seconds."""
+        if self.limits.cpu_ms is not None and self._watch.stray(window) * 1000 > self.limits.cpu_ms:
+            self.kill(LimitExceeded(f"the sandbox exceeded {self.limits.cpu_ms:,} ms of CPU while it answered nothing"))
+
+    def _limit_group(self, limits: Limits) -> None:
         if self._group is not None:
             with contextlib.suppress(OSError):  # the fuse on address space holds all the same
-                self._group.limit_memory(memory_bytes)
+                self._group.limit(limits.memory_bytes, limits.threads)
+
+    def _arrived(self, size: int) -> None:
+        if not self._meter.take(max(size, _PIECE)):
+            self._flooded()
+
+    def _deliver(self, frame: bytes) -> None:
+        kind = frame[3] if len(frame) > 3 else -1
+        if kind not in _ANSWERS and not self._meter.take(_MESSAGE):
+            self._flooded()
+        elif kind == _NOTE and len(frame) > _LONGEST_NOTE:
+            self.kill(ProtocolViolation(f"the sandbox broke the protocol: a note of {len(frame):,} bytes"))
+        else:
+            self._peer.deliver(frame)
+
+    def _flooded(self) -> None:
+        self.kill(LimitExceeded(f"the sandbox sent more than {self.limits.bytes_per_second:,} bytes in a second"))
+
+    def _asked(self) -> None:
+        if not self._watch.ask():
+            raise LimitExceeded("the invocation made more calls to the host than its limit of subrequests")
 
     def _guarded(self, method: str, payload: bytes, limits: Limits) -> tuple[Callable[[], None], Awaitable[bytes]]:
-        charge: Charge | None = None
-        if limits.cpu_ms is not None:
-            charge = self._watch.begin(limits.cpu_ms, lambda: self._exceeded(charge, limits))
+        charge = self._watch.begin(limits.cpu_ms, lambda: self._exceeded(charge, limits), limits.subrequests)
         return (
-            lambda: self._watch.restart(charge) if charge is not None else None,
+            lambda: self._watch.restart(charge),
             self._finish(self._peer.call(_WORKER, method, payload, timeout=_seconds(limits.wall_ms)), charge, limits),
         )
 
-    async def _finish(self, call: Awaitable[bytes], charge: Charge | None, limits: Limits) -> bytes:
+    async def _finish(self, call: Awaitable[bytes], charge: Charge, limits: Limits) -> bytes:
         self._in_flight += 1
         try:
             return await call
         except DeadlineExceeded as error:
             raise LimitExceeded(f"the call exceeded {limits.wall_ms:,} ms of time") from error
         except LimitExceeded as error:
-            if self._culprit is not None and (charge is None or charge.used < charge.limit / 2):
+            if self._culprit is not None and charge.used < charge.limit / 2:
                 raise SandboxDied(f"another call in it ended the sandbox: {error}") from error
             raise
         except (RemoteProtocolError, ConnectionClosed) as error:
             raise self._sentence or SandboxDied(f"the sandbox broke off: {error}") from error
         finally:
             self._in_flight -= 1
-            if charge is not None:
-                self._watch.end(charge)
+            self._watch.end(charge)
 
-    def _exceeded(self, charge: Charge | None, limits: Limits) -> None:
+    def _exceeded(self, charge: Charge, limits: Limits) -> None:
         self._culprit = charge
         self.kill(LimitExceeded(f"the sandbox exceeded {limits.cpu_ms:,} ms of CPU"))
 
@@ -262,12 +297,15 @@ class Sandbox:
             why = ProtocolViolation("the sandbox closed its connection")
             self._loop.call_later(LAST_WORDS, self.kill, why)
 
-    def _grant_grace(self, call: int) -> None:
-        self._loop.call_later(GRACE, self._after_grace, call)
+    def _grant_grace(self, call: int, late: bool) -> None:
+        grace = LATE_GRACE if late else GRACE
+        self._late += late
+        self._loop.call_later(grace, self._after_grace, call, grace, late)
 
-    def _after_grace(self, call: int) -> None:
+    def _after_grace(self, call: int, grace: float, late: bool) -> None:
+        self._late -= late
         if call in self._peer.connection.cancelled:
-            self.kill(LimitExceeded(f"the sandbox did not stop within {GRACE * 1000:,.0f} ms of being cancelled"))
+            self.kill(LimitExceeded(f"the sandbox did not stop within {grace * 1000:,.0f} ms of being cancelled"))
 
     def _closed(self, error: Exception) -> None:
         if isinstance(error, RemoteProtocolError):
@@ -279,26 +317,12 @@ class Sandbox:
         values.scan(payload, max_depth=1, max_elements=_NOTE_ELEMENTS)
         match topic, values.loads(payload, trusted=True):
             case "log", [str(level), str(text), int(invocation), int(time_ms)]:
-                self._log(LogLine(level[:16], text[:LOG_LINE_LENGTH], invocation, time_ms))
+                self.tail.hear(level, text, invocation, time_ms)
             case "background", int(count):
                 self.background = max(count, 0)
                 self.on_background()
             case _:
                 raise RemoteProtocolError(f"a note of an unknown form on {topic[:40]!r}")
-
-    def _log(self, line: LogLine) -> None:
-        now = self._loop.time()
-        if now - self._log_window >= 1.0:
-            self._log_window, self._log_lines = now, 0
-        self._log_lines += 1
-        if self._log_lines > LOG_LINES_PER_SECOND:
-            self.dropped_lines += 1
-        else:
-            self.on_log(line._replace(text=_CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", line.text)))
-
-
-_CONTROLS: Final = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
-"""What could move the cursor of the terminal that it is shown on. The end of a line may be part of what is logged."""
 
 
 def _seconds(milliseconds: int | None) -> float | None:

@@ -13,6 +13,7 @@ import contextlib
 import fcntl
 import itertools
 import os
+import secrets
 import socket
 import tempfile
 from pathlib import Path
@@ -24,15 +25,17 @@ from cloister.ipc.transport import Router
 from .errors import LayerMissing, SandboxClosed, SandboxError, SandboxUnavailable
 from .lockdown.cgroups import Group, Groups
 from .lockdown.identity import FIRST_ID
-from .lockdown.sequence import FLOOR, IN_ORDER
+from .lockdown.sequence import FLOOR, missing
 from .nursery import Nursery
 from .policy import Policy
 from .process import Process
-from .sandbox import Sandbox
+from .sandbox import Sandbox, Usage
 
 HELLO_TIMEOUT = 10.0
 REFILL_AFTER: Final = 0.004
 """Seconds to leave to whoever took a spare before forking the next one, while there are others to take."""
+TEND_EVERY: Final = 2.0
+"""Seconds between two looks at what the sandboxes do that are asked nothing."""
 _LONGEST_BASE: Final = 70
 """Bytes that the name of the folder for sockets may have: the system takes 107 for a socket's, and ours are added."""
 _PREFIX: Final = "cloister-sockets-"
@@ -51,10 +54,9 @@ class Spawner:
         self._groups: Groups | None = None
         self._slot_groups: dict[int, Group] = {}
         self._free_slots: list[int] = []
-        self._stillborn: dict[int, tuple[int, int]] = {}
+        self._stillborn: dict[int, tuple[int, Usage]] = {}
         self._abandoned: set[int] = set()
         self._slots = itertools.count()
-        self._sockets = itertools.count()
         self._first_uid = FIRST_ID + os.getpid() % _HOSTS * _UIDS_PER_HOST
         self._first_uid += next(_spawners) * _UIDS_PER_SPAWNER % _UIDS_PER_HOST
         self._forking = asyncio.Semaphore(8)
@@ -62,7 +64,10 @@ class Spawner:
         self._filling: asyncio.Task[None] | None = None
         self._nursery: Nursery | None = None
         self._opening: asyncio.Future[Nursery] | None = None
+        self._tending: asyncio.TimerHandle | None = None
         self.layers: dict[str, str] = {}
+        self.costs: dict[str, list[int]] = {}
+        """Layer: nanoseconds that it took the zygote, and that it takes each child."""
 
     async def __aenter__(self) -> Self:
         self._folder, self._lock = _private_folder()
@@ -74,12 +79,13 @@ class Spawner:
             groups = f"not available: {error}"
         try:
             nursery = await self._open_nursery()
-            self.layers = {**nursery.layers, "cgroups": groups}
+            self.layers, self.costs = {**nursery.layers, "cgroups": groups}, nursery.costs
             self._check_floor()
         except BaseException:
             await self.__aexit__(None, None, None)
             raise
         self._fill()
+        self._tending = asyncio.get_running_loop().call_later(TEND_EVERY, self._tend)
         return self
 
     async def __aexit__(
@@ -88,6 +94,8 @@ class Spawner:
         if self._closing:
             return
         self._closing = True
+        if self._tending is not None:
+            self._tending.cancel()
         if self._opening is not None:  # a zygote that is still starting is ended when it has
             await asyncio.wait({self._opening})
         if self._filling is not None:
@@ -100,7 +108,7 @@ class Spawner:
                 await asyncio.wait({sandbox.died for sandbox in self._sandboxes.values()}, timeout=5)
             await self._nursery.close()
         for number in list(self._sandboxes):
-            self._died(number, -9, 0)
+            self._died(number, -9, Usage(0, 0))
         self._router.close()
         for group in self._slot_groups.values():
             group.close()
@@ -134,6 +142,11 @@ class Spawner:
         except OSError as error:
             raise SandboxUnavailable(f"the host has no means to make a sandbox: {error}") from error
 
+    def _tend(self) -> None:
+        for sandbox in list(self._sandboxes.values()):
+            sandbox.tend(TEND_EVERY)
+        self._tending = asyncio.get_running_loop().call_later(TEND_EVERY, self._tend)
+
     def _fill(self, delay: float = 0.0) -> None:
         if not self._closing and (self._filling is None or self._filling.done()) and len(self._spares) < self._wanted:
             self._filling = asyncio.ensure_future(self._refill(delay))
@@ -151,14 +164,15 @@ class Spawner:
             nursery = await self._open_nursery()
             slot = self._free_slots.pop() if self._free_slots else next(self._slots)
             group = self._group(slot)
-            path = f"{self._folder}/{next(self._sockets)}"
+            name = secrets.token_hex(4)  # the guest can ask for it, and is told neither a place nor a number of ours
+            path = f"{self._folder}/{name}"
             with socket.socket(socket.AF_UNIX) as listener:
-                listener.bind(path)
+                listener.bind(f"/proc/self/fd/{self._lock}/{name}")
                 listener.listen(1)
-                descriptors = [listener.fileno(), *(group.attach if group is not None else ())]
+                entrances = group.entrances() if group is not None else ()
                 uid = self._first_uid + slot
                 try:
-                    pidfd = await nursery.fork(slot, uid, descriptors)
+                    pidfd = await nursery.fork(slot, uid, [listener.fileno(), *entrances])
                 except BaseException as error:
                     Path(path).unlink()  # noqa: ASYNC240 - a name in memory, gone at once
                     if isinstance(error, SandboxUnavailable):
@@ -166,6 +180,9 @@ class Spawner:
                     else:  # the child comes all the same, and the slot is free when it has gone
                         self._abandoned.add(slot)
                     raise
+                finally:
+                    for entrance in entrances:
+                        os.close(entrance)
             link = self._router.connect(path, lambda _: None, lambda _: None)
             sandbox = Sandbox(slot, Process(pidfd), link, group, nursery.address_space)
             self._sandboxes[slot] = sandbox
@@ -190,18 +207,18 @@ class Spawner:
             self._slot_groups[slot] = self._groups.acquire(str(slot))
         return self._slot_groups[slot]
 
-    def _died(self, slot: int, status: int, cpu_ms: int) -> None:
+    def _died(self, slot: int, status: int, usage: Usage) -> None:
         sandbox = self._sandboxes.pop(slot, None)
         if sandbox is not None:
             self._free_slots.append(slot)
-            sandbox.ended(status, cpu_ms)
+            sandbox.ended(status, usage)
             with contextlib.suppress(ValueError):
                 self._spares.remove(sandbox)
         elif slot in self._abandoned:
             self._abandoned.discard(slot)
             self._free_slots.append(slot)
         else:  # before its spawn went on
-            self._stillborn[slot] = status, cpu_ms
+            self._stillborn[slot] = status, usage
 
     async def _open_nursery(self) -> Nursery:
         if self._nursery is not None and not self._nursery.lost.done():
@@ -221,7 +238,7 @@ class Spawner:
         """The zygote is gone, and its children are dying with it: nobody is left to say so but us."""
         for slot in list(self._sandboxes):
             self._sandboxes[slot].kill(SandboxUnavailable("its zygote died"))
-            self._died(slot, -9, 0)
+            self._died(slot, -9, Usage(0, 0))
         self._free_slots += self._abandoned
         self._abandoned.clear()
         if not self._closing:
@@ -229,12 +246,11 @@ class Spawner:
             self._fill()
 
     def _check_floor(self) -> None:
-        missing = {layer: state for layer, state in self.layers.items() if state not in IN_ORDER}
-        needed = list(missing) if self._policy.isolation == "strict" else [name for name in FLOOR if name in missing]
-        if needed:
+        lacking = missing(self.layers, self.layers if self._policy.isolation == "strict" else FLOOR)
+        if lacking:
             raise LayerMissing(
-                f"isolation={self._policy.isolation!r} is asked for, and this machine does not give: "
-                + "; ".join(f"{layer} ({missing[layer].removeprefix('not available: ')})" for layer in needed)
+                f"isolation={self._policy.isolation!r} is asked for, and this machine does not give:\n- "
+                + "\n- ".join(lacking)
             )
 
 

@@ -6,12 +6,17 @@ charged its part. Time and CPU come in as functions, so that a test needs neithe
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable
 from typing import Protocol
 
 _SHORTEST = 0.005
 """Seconds between two looks: what a limit may be overshot by, beside the scheduler's share."""
+
+
+_A_LITTLE = 0.05
+"""Part of a core that a process may use while it answers nothing: it tidies up after an answer, and at times more."""
 
 
 class Timer(Protocol):
@@ -25,13 +30,14 @@ class Timer(Protocol):
 
 
 class Charge:
-    """One call: what it may use and what it has used, in seconds of CPU."""
+    """One call: what it may use and what it has used, in seconds of CPU and in calls to the host."""
 
-    __slots__ = ("limit", "over", "used")
+    __slots__ = ("asked", "limit", "may_ask", "over", "used")
 
-    def __init__(self, limit: float, over: Callable[[], None]) -> None:
+    def __init__(self, limit: float, may_ask: float, over: Callable[[], None]) -> None:
         self.limit = limit
-        self.used = 0.0
+        self.may_ask = may_ask
+        self.used = self.asked = 0.0
         self.over = over
 
 
@@ -46,21 +52,42 @@ class CpuWatch:
         self._call_at = call_at
         self._charges: set[Charge] = set()
         self._seen = 0.0
+        self._stray = self._stray_before = 0.0
         self._timer: Timer | None = None
         self._cores = os.cpu_count() or 1
 
-    def begin(self, limit_ms: int, over: Callable[[], None]) -> Charge:
-        """A call begins; `over` is called, once, if it uses more than its limit."""
+    def begin(self, limit_ms: int | None, over: Callable[[], None], may_ask: int | None = None) -> Charge:
+        """A call begins; `over` is called, once, if it uses more than its limit of CPU."""
         self._share()
-        charge = Charge(limit_ms / 1000, over)
+        charge = Charge(
+            math.inf if limit_ms is None else limit_ms / 1000, math.inf if may_ask is None else may_ask, over
+        )
         self._charges.add(charge)
         self._arm()
         return charge
 
+    def ask(self) -> bool:
+        """The process calls the host: charged like CPU time. False if all that could have done it had their share."""
+        if not self._charges:
+            return True
+        part = 1 / len(self._charges)
+        for charge in self._charges:
+            charge.asked += part
+        return any(charge.asked <= charge.may_ask for charge in self._charges)
+
+    def stray(self, window: float) -> float:
+        """Seconds of CPU that were used while no call was going on, in windows that follow each other and in each of
+        which it was more than a little. Call it at the end of each window."""
+        self._share()
+        fresh, self._stray_before = self._stray - self._stray_before, self._stray
+        if fresh < window * _A_LITTLE:
+            self._stray = self._stray_before = 0.0
+        return self._stray
+
     def restart(self, charge: Charge) -> None:
         """What the call has used so far is forgiven: a durable run has reached its next record."""
         self._share()
-        charge.used = 0.0
+        charge.used = charge.asked = 0.0
 
     def end(self, charge: Charge) -> None:
         """The call is over."""
@@ -77,7 +104,11 @@ class CpuWatch:
     def _share(self) -> None:
         cpu = self._cpu()
         spent, self._seen = cpu - self._seen, max(cpu, self._seen)
-        if self._charges and spent > 0:
+        if spent <= 0:
+            return
+        if not self._charges:
+            self._stray += spent
+        else:
             part = spent / len(self._charges)
             for charge in self._charges:
                 charge.used += part
@@ -87,6 +118,8 @@ class CpuWatch:
         if not self._charges:
             return
         left = min(charge.limit - charge.used for charge in self._charges)
+        if left == math.inf:
+            return
         when = self._now() + max(left / self._cores, _SHORTEST)
         if self._timer is None or self._timer.when() > when:
             if self._timer is not None:

@@ -352,7 +352,7 @@ async def test_a_frame_that_breaks_the_protocol_ends_its_sandbox_and_nothing_els
     worker: MakeWorker, kind: str
 ) -> None:
     """The call is told why; the neighbour's goes on, and the same tenant is served by a new sandbox."""
-    frame, words = FRAMES.get(kind, (b"", "16 MiB"))
+    frame, words = FRAMES.get(kind, (b"", "a frame of 17,825,"))
     size = 0 if kind in FRAMES else 17 * 1024 * 1024
     hostile = worker(SENDS, env={"FIRST": lambda: True}).get_entrypoint()
     neighbour = worker(GOOD).get_entrypoint()

@@ -245,9 +245,17 @@ async def test_code_that_cannot_be_fetched_interrupts_the_run_and_never_fails_th
         async def over() -> bool:
             return (await instance.status())["status"] in {"complete", "errored"}
 
-        await pass_time(over)
+        troubles = set()
+
+        async def over_or_told() -> bool:
+            troubles.add((await instance.status())["trouble"])
+            return await over()
+
+        await pass_time(over_or_told)
         assert (await instance.status())["error"] is None
         assert await instance.result() == "at last"
+        assert any("the code store is down" in (trouble or "") for trouble in troubles)
+        assert (await instance.status())["trouble"] is None
 
 
 async def test_code_that_contradicts_itself_is_the_hosts_mistake_too(

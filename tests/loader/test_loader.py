@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
 
 from cloister.loader import (
+    Host,
     LimitExceeded,
     Limits,
     Loader,
@@ -511,9 +514,50 @@ async def test_subscribers_hear_of_everything_from_the_moment_they_subscribe(cod
         assert {event.tenant_id for event in heard} == {"t"}
         assert "exited with 3" in heard[3].reason
         assert "30 ms of CPU" in heard[5].reason
+        assert all(event.boot_ms > 0 and event.phases is not None for event in heard if event.kind == "boot")
+        assert all(event.memory_bytes > 1 << 20 for event in (heard[3], heard[5]))
+        assert heard[5].cpu_ms >= 30
         assert heard[0].phases is not None
         numbers = [event.sandbox for event in heard]
         assert numbers[0::2] == numbers[1::2]
+
+
+async def test_statistics_can_tell_of_each_sandbox(code: Code) -> None:
+    """Whose it is, how its start went, and what it uses; without being asked to, nobody asks the kernel."""
+    async with Loader(spares=1) as loader:
+        for tenant in ("a", "b"):
+            await loader.get(tenant, lambda: code(WHO, env={"NAME": "x"})).get_entrypoint().who()
+        assert loader.statistics().sandboxes == ()
+        found = {each.tenant_id: each for each in loader.statistics(detail=True).sandboxes}
+        assert set(found) == {"a", "b"}
+        for each in found.values():
+            assert each.boot_ms > 0
+            assert each.phases.fork > 0
+            assert each.dropped_log_lines == 0
+            assert each.memory_bytes > 0 or os.geteuid() != 0  # only root may look
+
+
+async def test_a_call_is_not_given_to_a_sandbox_that_may_be_about_to_end(code: Code) -> None:
+    """Another one has overrun its time in it: the next one waits for how that ends, and is then answered."""
+    source = """
+        import time
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def stand(self): time.sleep(60)
+            async def hello(self): return "hello"
+    """
+    async with Loader(spares=1) as loader:
+        entrypoint = loader.get("t", lambda: code(source)).get_entrypoint
+        with pytest.raises(LimitExceeded, match="exceeded 30 ms of time"):
+            await entrypoint(limits=Limits(wall_ms=30)).stand()
+        assert await entrypoint().hello() == "hello"
+
+
+def test_a_host_that_is_not_open_says_so(tmp_path: Path) -> None:
+    """Also when it is asked for a binding."""
+    host = Host(tmp_path / "app.db", get_code=lambda _: None)  # type: ignore[arg-type,return-value]
+    with pytest.raises(LoaderClosed, match="async with"):
+        host.workflows("t")
 
 
 async def test_subscribers_do_not_disturb_each_other(code: Code) -> None:

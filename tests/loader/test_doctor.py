@@ -1,0 +1,163 @@
+"""`cloister doctor`: what a machine gives, told to people and to programs, also where it gives less."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import platform
+import re
+import subprocess
+import sys
+from io import StringIO
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cloister.loader import doctor
+from cloister.sandbox.lockdown.sequence import LAYERS, LEVELS
+
+COMMAND = [sys.executable, "-W", "error", "-c", "from cloister.loader.cli import main; main()", "doctor"]
+
+
+@pytest.fixture(scope="module")
+def found() -> Any:
+    """What it says as JSON, of this machine."""
+    result = subprocess.run([*COMMAND, "--json"], capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    return json.loads(result.stdout)
+
+
+def shown(found: dict[str, Any]) -> str:
+    """What is printed of it."""
+    text = StringIO()
+    doctor.show(found, Console(file=text))
+    return text.getvalue()
+
+
+def lacking(found: dict[str, Any], names: set[str], state: str) -> dict[str, Any]:
+    """The same where some layers are not there."""
+    remedies = {layer.name: layer.remedy for layer in LAYERS}
+    layers = [
+        layer | {"available": False, "active": False, "state": state, "remedy": remedies[layer["name"]]}
+        if layer["name"] in names
+        else layer
+        for layer in found["layers"]
+    ]
+    return found | {"layers": layers}
+
+
+def test_it_says_what_there_is(found: dict[str, Any]) -> None:
+    """The machine, the level in words, and each layer of the table in its order."""
+    assert (found["runs"], found["why_not"]) == (True, "")
+    assert (found["kernel"], found["machine"]) == (platform.release(), platform.machine())
+    assert (found["python"], found["user"]) == (platform.python_version(), os.geteuid())
+    assert found["landlock_abi"] >= 1
+    assert found["level_in_words"] == LEVELS[found["level"]]
+    assert found["strict"] is (found["level"] == "a")
+    assert [layer["name"] for layer in found["layers"]] == [layer.name for layer in LAYERS]
+    assert [layer["stops"] for layer in found["layers"]] == [layer.stops for layer in LAYERS]
+    for layer in found["layers"]:
+        assert layer["available"] or not layer["active"]
+        assert (layer["remedy"] != "") is not layer["available"]
+
+
+def test_costs_are_microseconds(found: dict[str, Any]) -> None:
+    """Of what is in force, the zygote's part and the child's; and what a start takes as a whole."""
+    costs = {layer["name"]: (layer["once_us"], layer["each_us"]) for layer in found["layers"] if layer["active"]}
+    assert costs["seccomp"][0] > 0
+    assert costs["seccomp"][1] > 0
+    assert costs["no_new_privs"][1] == 0
+    assert all(once + each > 0 for once, each in costs.values())
+    assert set(found["boot_us"]) == {"fork", "confine", "ready"}
+    assert min(found["boot_us"].values()) > 0
+
+
+def test_it_is_printed_as_a_table(found: dict[str, Any]) -> None:
+    """One line for each layer, also where the output is a file, and what follows from it."""
+    result = subprocess.run(COMMAND, capture_output=True, text=True, timeout=60, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    lines = result.stdout.splitlines()
+    assert lines[0].startswith(f"Linux {found['kernel']} on {found['machine']}, Python {found['python']}, user")
+    assert f"Landlock ABI {found['landlock_abi']}" in lines[0]
+    for layer in found["layers"]:
+        [line] = [line for line in lines if line.split()[:1] == [layer["name"]]]
+        assert layer["stops"] in line
+        assert line.split()[1] == ("yes" if layer["available"] else "no")
+    assert any(line.startswith(f"Level {found['level']} - ") for line in lines)
+    strict = "with Policy(isolation='strict') too" if found["strict"] else "but not with Policy(isolation='strict')"
+    assert lines[-1] == f"Tenants can be run here, {strict}."
+
+
+def test_what_is_missing_is_shown_with_its_remedy(found: dict[str, Any]) -> None:
+    """What one thing gets is told of together, each with its reason."""
+    less = lacking(found, {"net", "ipc", "identity"}, "not available: [so] it is")
+    text = shown(less | {"strict": False, "level": "c", "level_in_words": LEVELS["c"]})
+    flat = re.sub(r"\s+", " ", text)
+    assert "Missing: net: not available: [so] it is ipc: not available: [so] it is What gets it: run as root" in flat
+    assert "Missing: identity: not available: [so] it is What gets it: run as root with CAP_SETUID" in flat
+    assert "Level c - Landlock, a stricter filter" in flat
+    assert text.splitlines()[-1] == "Tenants can be run here, but not with Policy(isolation='strict')."
+
+
+def test_where_nothing_runs_it_says_so(found: dict[str, Any]) -> None:
+    """And why, in the last line."""
+    less = lacking(found, {"seccomp"}, "not available: nothing is known of 'riscv64'")
+    text = shown(less | {"runs": False, "why_not": "because", "level": "", "level_in_words": LEVELS[""], "boot_us": {}})
+    assert "No level - less than Landlock, filter and limits: nothing untrusted runs here." in text
+    assert text.splitlines()[-1] == "Tenants cannot be run here: because."
+
+
+def under_a_profile(refused: dict[int, int]) -> tuple[int, dict[str, Any]]:
+    """The exit code, and what is found, where a container's profile answers some calls with an error."""
+    program = f"""
+import ctypes, struct, sys
+code = struct.pack("<HBBI", 0x20, 0, 0, 0)
+for number, error in {refused!r}.items():
+    code += struct.pack("<HBBIHBBI", 0x15, 0, 1, number, 0x06, 0, 0, 0x50000 | error)
+code += struct.pack("<HBBI", 0x06, 0, 0, 0x7FFF0000)
+buffer = ctypes.create_string_buffer(code, len(code))
+header = ctypes.create_string_buffer(struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(buffer)))
+prctl = ctypes.CDLL(None).prctl
+assert prctl(38, 1, 0, 0, 0) == 0
+assert prctl(22, 2, ctypes.c_void_p(ctypes.addressof(header)), 0, 0) == 0
+sys.argv[1:] = ["doctor", "--json"]
+from cloister.loader.cli import main
+main()
+"""
+    command = [sys.executable, "-W", "error", "-c", program]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.stderr == ""
+    return result.returncode, json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(
+    ("error", "why"),
+    [
+        (errno.ENOSYS, "this kernel has no Landlock, or the container's profile hides it"),
+        (errno.EOPNOTSUPP, "Landlock is built into this kernel, but switched off when it starts"),
+        (errno.EPERM, "the container's profile refuses it"),
+    ],
+)
+def test_below_the_floor_nothing_runs_and_the_exit_code_says_so(error: int, why: str) -> None:
+    """An old kernel, one that was started without Landlock, and an old container's profile: found out at the start."""
+    code, found = under_a_profile({444: error})
+    assert (code, found["runs"], found["level"], found["boot_us"], found["landlock_abi"]) == (1, False, "", {}, None)
+    [layer] = [layer for layer in found["layers"] if layer["name"] == "landlock"]
+    assert (layer["available"], layer["active"], layer["state"]) == (False, False, f"not available: {why}")
+    assert "CONFIG_SECURITY_LANDLOCK=y" in layer["remedy"]
+    assert "Tenants cannot be run here: a layer is missing that nothing can do without." in shown(found)
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="the numbers of the calls are those of x86-64")
+def test_a_default_profile_leaves_a_lower_level() -> None:
+    """A container in which no namespace can be made: the filter is stricter, and the remedies are the container's."""
+    code, found = under_a_profile({272: errno.EPERM, 308: errno.EPERM, 165: errno.EPERM, 155: errno.EPERM})
+    assert (code, found["runs"], found["strict"], found["level"]) == (0, True, False, "c")
+    layers = {layer["name"]: layer for layer in found["layers"]}
+    for name in ("processes", "mount", "net", "ipc", "uts", "cgroup"):
+        assert layers[name]["state"].startswith("not available: "), name
+        assert "--cap-add SYS_ADMIN" in layers[name]["remedy"]
+    assert layers["root"]["state"] == "needs the mount namespace"
+    assert {name for name, layer in layers.items() if layer["active"]} >= {"landlock", "seccomp", "limits", "parent"}

@@ -1,0 +1,287 @@
+"""What a tenant may use, crossed from inside: a typed error, an end within a moment, and neighbours notice nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cloister.ipc import RemoteError
+from cloister.sandbox import LimitExceeded, Limits, LogLine
+from cloister.sandbox.meter import Meter
+from cloister.sandbox.tail import LINE_LENGTH, LINES_PER_SECOND, Tail
+from cloister.sandbox.watch import CpuWatch
+
+Boot = Callable[..., Any]
+Until = Callable[[Callable[[], object]], Any]
+MIB = 1 << 20
+
+WIRE = """
+import os, select
+from cloister.ipc import codec, values, zmtp
+from cloister.ipc.messages import Call, Note, Release
+
+def write(data, descriptor=3):
+    data, poll = memoryview(data), select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    while data:
+        try:
+            data = data[os.write(descriptor, data):]
+        except BlockingIOError:
+            poll.poll()
+"""
+
+
+# Pure
+
+
+def test_a_meter_gives_what_comes_in_a_second_and_no_more() -> None:
+    """It is full at first, fills as time passes, and never holds more than a second's worth."""
+    now = [0.0]
+    meter = Meter(100, lambda: now[0])
+    assert [meter.take(60), meter.take(60), meter.take(40)] == [True, False, True]
+    now[0] = 0.5
+    assert [meter.take(51), meter.take(50), meter.take(1)] == [False, True, False]
+    now[0] = 1000.0
+    assert [meter.take(100), meter.take(1)] == [True, False]
+    meter.reset(5)
+    assert [meter.take(6), meter.take(5)] == [False, True]
+
+
+def test_lines_are_taken_at_a_rate_and_what_is_dropped_is_told() -> None:
+    """By number and by bytes; the next line that is taken is preceded by how many were not."""
+    now = [0.0]
+    heard: list[LogLine] = []
+    tail = Tail(1 << 30, lambda: now[0])
+    tail.listener = heard.append
+    for n in range(LINES_PER_SECOND + 7):
+        tail.hear("stdout", f"line {n}", 1, 2)
+    assert (len(heard), tail.dropped) == (LINES_PER_SECOND, 7)
+    now[0] = 1.0
+    tail.hear("stdout", "again", 1, 2)
+    assert [line.text for line in heard[LINES_PER_SECOND:]] == [
+        "7 lines came faster than they are taken, and were dropped",
+        "again",
+    ]
+    tail.bound(2000)
+    for _ in range(3):
+        tail.hear("stdout", "é" * 500, 1, 2)
+    assert (len(heard), tail.dropped) == (LINES_PER_SECOND + 4, 8)
+
+
+def test_a_line_is_cut_and_cannot_steer_a_terminal() -> None:
+    """Whatever it is made of: controls, and marks that turn the direction of writing."""
+    heard: list[LogLine] = []
+    tail = Tail(1 << 20, lambda: 0.0)
+    tail.listener = heard.append
+    tail.hear("l" * 99, "a\x1b[2J\r\tb\u202ec" + "x" * 20_000, 1, 2)
+    assert heard[0].text.startswith("a\\x1b[2J\\x0d\tb\\x202ec")
+    assert (len(heard[0].level), heard[0].text.count("x") < LINE_LENGTH) == (16, True)
+
+
+def test_what_is_used_between_calls_is_counted_only_while_it_goes_on() -> None:
+    """A little after each answer is nobody's; a window in which little was used begins the count anew."""
+    cpu = [0.0]
+    watch = CpuWatch(lambda: cpu[0], lambda: 0.0, lambda *_: None)  # type: ignore[arg-type]
+    cpu[0] += 0.05
+    assert watch.stray(2.0) == 0.0
+    for so_far in (1.9, 3.8):
+        cpu[0] += 1.9
+        assert watch.stray(2.0) == pytest.approx(so_far)
+    charge = watch.begin(None, lambda: None)
+    cpu[0] += 50
+    watch.end(charge)
+    assert watch.stray(2.0) == 0.0
+
+
+def test_calls_to_the_host_are_shared_among_the_invocations_that_may_have_made_them() -> None:
+    """Each pays its part; only when all have used up theirs is one refused; a record forgives them."""
+    watch = CpuWatch(lambda: 0.0, lambda: 0.0, lambda *_: None)  # type: ignore[arg-type]
+    assert watch.ask()
+    one = watch.begin(None, lambda: None, 3)
+    assert [watch.ask() for _ in range(4)] == [True, True, True, False]
+    two = watch.begin(None, lambda: None, 2)
+    assert [watch.ask() for _ in range(5)] == [True, True, True, True, False]
+    watch.restart(one)
+    assert watch.ask()
+    watch.end(one)
+    watch.end(two)
+    assert watch.ask()
+
+
+# In a real sandbox
+
+
+async def test_subrequests_are_an_error_in_the_tenants_code(boot: Boot) -> None:
+    """The invocation that makes too many is told; it can go on, and the next one has its own."""
+    tenant = await boot(env={"ADD": lambda number: number + 1})
+    source = """
+    async def main(count):
+        told = []
+        for number in range(count):
+            try:
+                await env.ADD(number)
+            except Exception as error:
+                told.append(f"{type(error).__name__} {error}")
+        return told
+    """
+    limits = Limits(subrequests=5)
+    assert await tenant.do(source, 5, limits=limits) == []
+    told = await tenant.do(source, 7, limits=limits)
+    assert len(told) == 2
+    assert "more calls to the host than its limit of subrequests" in told[0]
+    assert await tenant.do(source, 5, limits=limits) == []
+
+
+async def test_calls_in_flight_are_bounded_on_both_sides(boot: Boot) -> None:
+    """The tenant's code is told by its own end; one that goes around it is ended by the other."""
+    gate = asyncio.Event()
+    limits = Limits(calls_in_flight=4)
+    source = """
+    import asyncio
+    async def main():
+        calls = [asyncio.ensure_future(env.WAIT()) for _ in range(6)]
+        done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+        return sorted(type(call.exception()).__name__ for call in done)
+    """
+    tenant = await boot(env={"WAIT": gate.wait}, limits=limits)
+    assert set(await tenant.do(source)) == {"TooManyCalls"}
+    gate.set()
+    hostile = await boot(limits=limits)
+    body = "def main():\n    write(b''.join(zmtp.message(codec.encode(Call(n, 0, 'x', b''))) for n in range(9, 90)))"
+    with pytest.raises(Exception, match="more than 4 calls in flight"):
+        await hostile.do(WIRE + body + "\n    import time; time.sleep(60)")
+
+
+async def test_arguments_of_calls_that_wait_are_bounded(boot: Boot) -> None:
+    """However many may be in flight: together they hold no more of the host's memory than is set aside for them."""
+    gate = asyncio.Event()
+
+    async def hold(_: bytes) -> None:
+        await gate.wait()
+
+    tenant = await boot(env={"HOLD": hold}, limits=Limits(bytes_per_second=1 << 30, memory_bytes=512 * MIB))
+    source = """
+    import asyncio
+    async def main():
+        piece = bytes(10_000_000)
+        calls = [asyncio.ensure_future(env.HOLD(piece)) for _ in range(9)]
+        done, _ = await asyncio.wait(calls, return_when=asyncio.FIRST_EXCEPTION)
+        return [f"{type(call.exception()).__name__} {call.exception()}" for call in done]
+    """
+    told = await tenant.do(source)
+    assert told
+    assert all("hold more than 64 MiB" in each for each in told)
+    gate.set()
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [
+        "zmtp.message(codec.encode(Note('log', values.dumps(['info', 'x' * 8000, 1, 1])))) * 100",
+        "zmtp.message(codec.encode(Note('background', values.dumps(0)))) * 100",
+        "b''.join(zmtp.message(codec.encode(Call(9, 0, 'x', bytes(size)))) for size in (100_000, 0))",
+        "b'\\x04\\x07\\x04PING\\x00\\x00' * 1000",
+        "b'\\x02' + (16_000_000).to_bytes(8, 'big') + bytes(16_000_000)",
+        "b'\\x04\\x05\\x04NOPE' * 1000",
+    ],
+    ids=["large notes", "small notes", "calls", "pings", "large garbage", "commands"],
+)
+async def test_a_flood_ends_the_sandbox_and_nobody_else_waits_for_it(boot: Boot, flood: str) -> None:
+    """Of whatever it is made; a neighbour is answered all the while, and the host holds next to nothing of it."""
+    neighbour, hostile = await boot(), await boot(limits=Limits(bytes_per_second=4 * MIB))
+    body = f"def main():\n    flood = {flood}\n    while True: write(flood)"
+    call = asyncio.ensure_future(hostile.do(WIRE + body, limits=Limits(wall_ms=30_000)))
+    while not call.done():
+        assert await neighbour.do("def main(): return 1") == 1
+    with pytest.raises(Exception, match=r"sent more than 4,194,304 bytes in a second|made twice|impossible length"):
+        await call
+
+
+async def test_pieces_of_a_byte_are_counted_for_more(boot: Boot, until: Until) -> None:
+    """Each costs the host as much as a large one."""
+    hostile = await boot(limits=Limits(bytes_per_second=MIB))
+    body = "def main():\n    write(b'\\x02' + (16_000_000).to_bytes(8, 'big'))\n    while True: write(b'x')"
+    with pytest.raises(LimitExceeded, match="sent more than"):
+        await hostile.do(WIRE + body)
+
+
+async def test_a_thread_that_goes_on_after_the_answer_is_ended(boot: Boot) -> None:
+    """It may use as much as an invocation, and then the sandbox is over, although nothing is asked of it."""
+    tenant = await boot(limits=Limits(cpu_ms=500))
+    source = """
+    import threading
+    def spin():
+        while True: pass
+    def main():
+        threading.Thread(target=spin, daemon=True).start()
+    """
+    await tenant.do(source)
+    assert await tenant.sandbox.died == "exceeded 500 ms of CPU while it answered nothing"
+
+
+async def test_threads_and_descriptors_can_be_bounded_for_a_tenant(boot: Boot, spawner: Any) -> None:
+    """Fewer than every sandbox may have; nothing inside can raise them again."""
+    tenant = await boot(limits=Limits(open_files=20, threads=4))
+    source = """
+    import os, resource
+    def main():
+        made = []
+        try:
+            while True: made.append(os.pipe())
+        except OSError as error:
+            found = [error.errno, max(map(max, made))]
+        for pair in made:
+            os.close(pair[0]); os.close(pair[1])
+        try:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+        except (OSError, ValueError) as error:
+            found.append("refused")
+        return found
+    """
+    assert await tenant.do(source) in ([24, 19, "refused"], [24, 18, "refused"])
+    if spawner.layers["cgroups"] == "active":
+        source = """
+        import threading
+        def main():
+            stop = threading.Event()
+            started = 0
+            try:
+                for _ in range(10):
+                    threading.Thread(target=stop.wait).start()
+                    started += 1
+            except RuntimeError:
+                pass
+            stop.set()
+            return started
+        """
+        assert await tenant.do(source) == 3
+
+
+async def test_a_slot_that_is_used_again_has_the_limits_of_its_next_tenant(boot: Boot, spawner: Any) -> None:
+    """Bounds on a group outlive the sandbox that they were made for; the next one gets its own."""
+    if spawner.layers["cgroups"] != "active":
+        pytest.skip(spawner.layers["cgroups"])
+    source = """
+    import threading
+    def main():
+        stop = threading.Event()
+        threads = [threading.Thread(target=stop.wait) for _ in range(8)]
+        for thread in threads: thread.start()
+        stop.set()
+        return len(threads)
+    """
+    used = set()
+    for _ in range(3):
+        small = await boot(limits=Limits(threads=2))
+        used.add(small.sandbox.number)
+        with pytest.raises(RemoteError, match="can't start new thread"):
+            await small.do(source)
+        await small.sandbox.close("done")
+        large = await boot()
+        used.add(large.sandbox.number)
+        assert await large.do(source) == 8
+        await large.sandbox.close("done")
+    assert len(used) < 6
