@@ -10,10 +10,12 @@ from .errors import (
     SandboxUnavailable,
 )
 from .policy import Limits, Policy
-from .sandbox import LogLine, Phases, Sandbox
+from .sandbox import LATE_GRACE, Phases, Sandbox
 from .spawner import Spawner
+from .tail import LogLine
 
 __all__ = [
+    "LATE_GRACE",
     "LayerMissing",
     "Limits",
     "LimitExceeded",

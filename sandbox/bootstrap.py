@@ -17,6 +17,9 @@ import json  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
 
+# Nobody inside has anybody to talk to, and asyncio would import two megabytes for it.
+sys.modules["ssl"] = sys.modules["_ssl"] = None  # type: ignore[assignment]
+
 
 class Packages:
     """Finds the packages that the host named, each in its folder."""

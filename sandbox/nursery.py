@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib.util
 import json
 import os
@@ -25,10 +26,11 @@ import msgpack
 from cloister import ipc
 
 from .errors import SandboxUnavailable
+from .sandbox import Usage
 
 START_TIMEOUT = 30.0
-Died = Callable[[int, int, int], None]
-"""Slot, exit code or minus the signal, CPU milliseconds."""
+Died = Callable[[int, int, Usage], None]
+"""Slot, exit code or minus the signal, and what it used."""
 
 
 class Nursery:
@@ -40,10 +42,12 @@ class Nursery:
         self._control = control
         self._on_died = on_died
         self._asked: dict[int, asyncio.Future[int]] = {}
-        self._ready: asyncio.Future[tuple[dict[str, str], int]] = self._loop.create_future()
+        self._ready: asyncio.Future[tuple[dict[str, str], int, dict[str, list[int]]]] = self._loop.create_future()
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self.layers: dict[str, str] = {}
         self.address_space = 0
+        self.costs: dict[str, list[int]] = {}
+        """Layer: nanoseconds that it took the zygote, and that it takes each child."""
         control.setblocking(False)
         self._loop.add_reader(control.fileno(), self._readable)
 
@@ -70,7 +74,7 @@ class Nursery:
         if not nursery._ready.done():
             await nursery.close()
             raise SandboxUnavailable("the zygote ended while it was starting; its standard error says why")
-        nursery.layers, nursery.address_space = nursery._ready.result()
+        nursery.layers, nursery.address_space, nursery.costs = nursery._ready.result()
         return nursery
 
     async def fork(self, slot: int, uid: int, descriptors: list[int]) -> int:
@@ -81,6 +85,8 @@ class Nursery:
             socket.send_fds(self._control, [struct.pack("=qq", slot, uid)], descriptors)
             return await answer
         except OSError as error:
+            if answer.done():
+                raise
             raise SandboxUnavailable(f"the zygote cannot be asked for a sandbox: {error}") from error
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled() and answer.exception() is None:
@@ -107,7 +113,7 @@ class Nursery:
     def _readable(self) -> None:
         while not self.lost.done():
             try:
-                data, descriptors, _, _ = socket.recv_fds(self._control, 4096, 1)
+                data, descriptors, _, _ = socket.recv_fds(self._control, 16384, 1)
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
@@ -121,14 +127,17 @@ class Nursery:
 
     def _hear(self, message: list[Any], descriptors: list[int]) -> None:
         match message:
-            case ["ready", dict(layers), int(address_space)]:
-                self._ready.set_result((layers, address_space))
+            case ["ready", dict(layers), int(address_space), dict(costs)]:
+                self._ready.set_result((layers, address_space, costs))
             case ["spawned", int(slot)] if slot in self._asked and not self._asked[slot].done():
-                self._asked[slot].set_result(descriptors.pop())
+                if descriptors:
+                    self._asked[slot].set_result(descriptors.pop())
+                else:  # the system drops what there is no number for; nobody will greet the child, and it ends
+                    self._asked[slot].set_exception(OSError(errno.EMFILE, "the host has no descriptor left"))
             case ["refused", int(slot), str(reason)] if slot in self._asked and not self._asked[slot].done():
                 self._asked[slot].set_exception(SandboxUnavailable(f"the zygote cannot fork: {reason}"))
-            case ["died", int(slot), int(status), int(cpu_ms)]:
-                self._on_died(slot, status, cpu_ms)
+            case ["died", int(slot), int(status), int(cpu_ms), int(memory_bytes)]:
+                self._on_died(slot, status, Usage(cpu_ms, memory_bytes))
         for descriptor in descriptors:
             _discard(descriptor)
 
@@ -159,9 +168,13 @@ def _packages() -> dict[str, dict[str, Any]]:
     found = importlib.util.find_spec("msgpack")
     if found is None or found.origin is None:
         raise SandboxUnavailable("msgpack is not installed where the zygote could take it from")
+    whole = {"msgpack": str(Path(found.origin).parent)}
+    zones = importlib.util.find_spec("tzdata")
+    if zones is not None and zones.origin is not None:  # for a system that has no time zones of its own
+        whole["tzdata"] = str(Path(zones.origin).parent)
     return {
         "bare": {"cloister": [], **{name: [_source(folder)] for name, folder in layers.items()}},
-        "whole": {"msgpack": str(Path(found.origin).parent)},
+        "whole": whole,
     }
 
 

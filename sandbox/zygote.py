@@ -31,8 +31,6 @@ from .lockdown.sequence import Jail, Slot, confine, enter_jail
 
 _REQUEST: Final = struct.Struct("=qq")  # slot, user id
 _SOCKET, _RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS
-OPEN_FILES = 64
-"""Descriptors that one guest may have: what asyncio needs, and some more for pipes between threads."""
 
 
 def main(control: socket.socket) -> NoReturn:
@@ -40,20 +38,22 @@ def main(control: socket.socket) -> NoReturn:
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # the socket tells it too, but only once it is being read
     library.preload()
     library.install(library.build())
+    gc.collect()
+    filler = heap.fill_holes()  # so that what the rehearsal makes, and every child then writes to, lies together
     rehearsal.perform()
     kernel.set_malloc_arenas(1)
     address_space = limits.address_space()
-    jail = enter_jail(OPEN_FILES)
+    jail = enter_jail(limits.OPEN_FILES)
     stage = guest.Stage()
     stage.warm_up = rehearsal.Opening(stage)
     gc.collect()
     if sys.version_info >= (3, 12):
         heap.make_immortal()
-    filler = heap.fill_holes()
+    filler += heap.fill_holes()
     gc.freeze()
     gc.disable()
     try:
-        control.send(msgpack.packb(["ready", jail.layers, address_space]))
+        control.send(msgpack.packb(["ready", jail.layers, address_space, jail.costs]))
         Zygote(control, jail, stage).serve()
     except (BrokenPipeError, ConnectionResetError):
         pass  # the host has gone
@@ -69,7 +69,6 @@ class Zygote:
         self._control = control
         self._jail = jail
         self._slots: dict[int, int] = {}
-        self._pidfd = os.pidfd_open(os.getpid())
         self._wake, wake = socket.socketpair()
         self._wake.setblocking(False)
         wake.setblocking(False)
@@ -127,7 +126,7 @@ class Zygote:
             os.dup2(0, 1)
             os.dup2(0, 2)
             random.seed()
-            confine(self._jail, slot, self._pidfd)
+            confine(self._jail, slot)
             confined = time.monotonic_ns()
             status = 1
             gc.enable()
@@ -148,4 +147,5 @@ class Zygote:
             number = self._slots.pop(pid, None)
             if number is not None:
                 cpu_ms = round((usage.ru_utime + usage.ru_stime) * 1000)
-                self._control.send(msgpack.packb(["died", number, os.waitstatus_to_exitcode(status), cpu_ms]))
+                ended = os.waitstatus_to_exitcode(status)
+                self._control.send(msgpack.packb(["died", number, ended, cpu_ms, usage.ru_maxrss << 10]))

@@ -16,24 +16,39 @@ from typing import Final
 
 from ..errors import LayerMissing
 
-_TASKS: Final = 64
 _PREFIX: Final = "cloister-"
 _MEMORY_LIMIT: Final = {1: "memory.limit_in_bytes", 2: "memory.max"}
 _MEMORY_EVENTS: Final = {1: "memory.oom_control", 2: "memory.events"}
 _numbers = itertools.count()  # one process may have several hosts
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Group:
     """The group of one slot, in one or, for version 1, in two hierarchies."""
 
     version: int
     folders: tuple[Path, ...]  # the first is the one that counts memory
-    attach: tuple[int, ...]  # descriptors through which a process joins
+    _limits: tuple[int, int] = (0, 0)
 
-    def limit_memory(self, size: int) -> None:
-        """Bound what all processes of the group use together."""
-        (self.folders[0] / _MEMORY_LIMIT[self.version]).write_text(str(size))
+    def limit(self, memory_bytes: int, tasks: int) -> None:
+        """Bound what all processes of the group use together, and how many threads they have. Costs nothing when that
+        is what the slot's last sandbox had."""
+        if self._limits[0] != memory_bytes:
+            (self.folders[0] / _MEMORY_LIMIT[self.version]).write_text(str(memory_bytes))
+        if self._limits[1] != tasks:
+            (self.folders[-1] / "pids.max").write_text(str(tasks))
+        self._limits = memory_bytes, tasks
+
+    def entrances(self) -> tuple[int, ...]:
+        """Descriptors through which a process joins, for the caller to close."""
+        opened: list[int] = []
+        try:
+            opened.extend(os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder in self.folders)
+        except OSError:
+            for descriptor in opened:
+                os.close(descriptor)
+            raise
+        return tuple(opened)
 
     def kills(self) -> int:
         """How often the kernel has killed in this group for want of memory."""
@@ -45,8 +60,6 @@ class Group:
 
     def close(self) -> None:
         """Remove the group. Harmless while a dying process is still in it: then the next host removes it."""
-        for descriptor in self.attach:
-            os.close(descriptor)
         for folder in self.folders:
             with contextlib.suppress(OSError):
                 folder.rmdir()
@@ -77,9 +90,7 @@ class Groups:
         folders = tuple(root / name for root in self._roots)
         for folder in folders:
             folder.mkdir(exist_ok=True)
-        attach = tuple(os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder in folders)
-        (folders[-1] / "pids.max").write_text(str(_TASKS))
-        return Group(self.version, folders, attach)
+        return Group(self.version, folders)
 
     def close(self) -> None:
         """Remove what is empty by now."""

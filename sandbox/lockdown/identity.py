@@ -15,7 +15,9 @@ from . import kernel
 _CAPSET: Final = {"x86_64": 126, "aarch64": 91}
 _HEADER: Final = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0))  # version 3, this thread
 _NOTHING: Final = ctypes.create_string_buffer(24)
-_NO_ROOT = 0b11  # uid 0 means nothing to execve, and that is locked
+_SECURE: Final = 0b1110_1011
+"""Each with its lock: uid 0 means nothing to execve, a change of ids drops what is held and nothing keeps it, and no
+capability becomes ambient."""
 
 
 SETGID, SETUID, SYS_ADMIN = 6, 7, 21
@@ -48,7 +50,7 @@ def last_capability() -> int:
 
 def empty_bounding_set(last: int) -> None:
     """No capability can come back by executing a program, in this process or any that it forks."""
-    kernel.prctl(kernel.PR_SET_SECUREBITS, _NO_ROOT)
+    kernel.prctl(kernel.PR_SET_SECUREBITS, _SECURE)
     for capability in range(last + 1):
         kernel.prctl(kernel.PR_CAPBSET_DROP, capability)
 

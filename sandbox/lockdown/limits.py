@@ -21,6 +21,8 @@ FIXED: Final = (
     (resource.RLIMIT_NICE, 0),
     (resource.RLIMIT_RTPRIO, 0),
 )
+OPEN_FILES: Final = 64
+"""Descriptors that a guest may have at most: what asyncio needs, and some more for pipes between threads."""
 _bounds = (ctypes.c_uint64 * 2)()  # laid out before the fork, like all that a child hands to the kernel
 
 
@@ -43,7 +45,16 @@ def address_space() -> int:
 
 
 def limit_address_space(size: int) -> None:
-    """Bound this process's own address space, for good. The filter lets this one limit be lowered, since it is known
-    only when a spare gets its tenant; nothing can raise it again."""
-    _bounds[0] = _bounds[1] = size
-    kernel.syscall(_SETRLIMIT[kernel.MACHINE], resource.RLIMIT_AS, _bounds)
+    """Bound this process's own address space, for good. The filter lets a few limits be lowered, since they are known
+    only when a spare gets its tenant; nothing can raise them again."""
+    _lower(resource.RLIMIT_AS, size)
+
+
+def limit_open_files(count: int) -> None:
+    """Bound this process's own descriptors, for good."""
+    _lower(resource.RLIMIT_NOFILE, count)
+
+
+def _lower(kind: int, bound: int) -> None:
+    _bounds[0] = _bounds[1] = bound
+    kernel.syscall(_SETRLIMIT[kernel.MACHINE], kind, _bounds)

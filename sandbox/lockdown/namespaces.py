@@ -97,12 +97,25 @@ class PidNamespaces:
 
     def fork(self) -> int:
         """Like `os.fork`, and the child is process 1 of a new namespace."""
-        kernel.unshare(NEWPID)
+        self.leave()
         try:
             pid = os.fork()
         except OSError:
-            kernel.setns(self._own, NEWPID)
+            self.return_home()
             raise
-        if pid:  # a second unshare is refused until the zygote has gone home from the first
-            kernel.setns(self._own, NEWPID)
+        if pid:  # it could not leave a second time before it has come home from the first
+            self.return_home()
         return pid
+
+    def leave(self) -> None:
+        """Make a new namespace, for the next child."""
+        kernel.unshare(NEWPID)
+
+    def return_home(self) -> None:
+        """Have the next child in our own namespace."""
+        kernel.setns(self._own, NEWPID)
+
+
+def fork(spaces: PidNamespaces | None) -> int:
+    """Like `os.fork`, and the child is in a namespace of its own where there are such."""
+    return os.fork() if spaces is None else spaces.fork()

@@ -1,6 +1,6 @@
 """The system-call filter: a default-deny list by name, turned into a search tree for the kernel's BPF machine.
 
-`ALLOWED` and `CHECKED` are the policy; the rest of the file is a small assembler. A tree, because the kernel runs the
+`ALLOWED` and `checked` are the policy; the rest of the file is a small assembler. A tree, because the kernel runs the
 filter once for every call number when it is installed, and a line of tests costs twice as much there. Everything that
 is not named answers EPERM, which Python turns into an exception that the tenant can read; what no library ever tries
 kills. `clone3` answers ENOSYS, because its flags lie in memory where a filter cannot see them; the C library then falls
@@ -22,18 +22,34 @@ from .syscalls import NUMBERS
 _ALLOW, _KILL_PROCESS, _ERRNO = 0x7FFF0000, 0x80000000, 0x00050000
 _AUDIT_ARCH: Final = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _X32_BIT: Final = 0x40000000
+_FIRST_PROCESS, _ANY_PROCESS = 1, 0x7FFF_FFFE  # no process has the latter number: it stands for one
 
 ALLOWED: Final = frozenset(
-    """
-    read write readv writev close fstat lseek poll ppoll pselect6 select
-    epoll_create1 epoll_ctl epoll_wait epoll_pwait epoll_pwait2 eventfd2 pipe2 dup
-    accept4 recvfrom shutdown getsockname getpeername getsockopt
-    munmap brk mremap madvise futex set_robust_list rseq sched_yield sched_getaffinity
-    rt_sigaction rt_sigprocmask rt_sigreturn sigaltstack restart_syscall
-    nanosleep clock_nanosleep clock_gettime clock_getres gettimeofday time getrusage times
-    getpid getppid gettid getuid geteuid getgid getegid umask getrandom exit exit_group
-    """.split()
+    name
+    for line in """
+        read write close fstat lseek                 # on what it holds; Python asks where a file is when it wraps one
+        poll ppoll pselect6 select                   # the same by machine and by age of the C library
+        epoll_create1 epoll_ctl epoll_wait epoll_pwait
+        accept4                                      # the host's connection: the guest listens, and is confined by then
+        shutdown getsockname getpeername             # asyncio's streams, on pairs that the tenant makes
+        munmap brk                                   # memory; what may be mapped is checked
+        set_robust_list rseq                         # each thread, when it starts
+        sched_yield                                  # Python 3.13's locks, and numpy's
+        rt_sigaction rt_sigprocmask rt_sigreturn     # handlers of its own: signal.signal, and the start of a thread
+        sigaltstack                                  # faulthandler
+        restart_syscall                              # the kernel's own, after a stop
+        nanosleep                                    # time.sleep with an old C library
+        gettimeofday time times                      # where the kernel's page of clocks cannot tell; os.times
+        getrusage                                    # resource: of itself and its threads, there is no other
+        getpid getppid gettid                        # threading, logging
+        getuid geteuid getgid getegid                # tempfile, getpass
+        umask                                        # libuuid; of itself only, and there are no files
+        getrandom
+        exit exit_group
+    """.splitlines()
+    for name in line.partition("#")[0].split()
 )
+"""Whatever the arguments are."""
 
 KILLED: Final = frozenset(
     """
@@ -70,26 +86,46 @@ class Rule:
     otherwise: int = errno.EPERM
 
 
+_LOW: Final = 0xFFFF_FFFF
+"""The lower half of an argument, for those that the kernel takes as an `int`: it does not look at the upper one."""
+
+
 def checked(own_pid: int) -> dict[str, Rule]:
     """The calls that are allowed with certain arguments only."""
+    own_clocks = Test(0, (0,), mask=_LOW & ~0xF)  # no process's by its number, no device's by a descriptor
     return {
-        "mmap": Rule((Test(2, (0,), mask=4),)),  # no PROT_EXEC: no code that was not loaded before the lockdown
+        # No PROT_EXEC: no code that was not loaded before the lockdown. No stack that grows into others, and none of
+        # the host's huge pages, which nobody counts.
+        "mmap": Rule((Test(2, (0,), mask=4), Test(3, (0,), mask=0x40100))),
         "mprotect": Rule((Test(2, (0,), mask=4),)),
+        "mremap": Rule((Test(3, (0, 1), mask=_LOW),)),  # larger or smaller, and elsewhere if need be
+        # Advice that the C library and numpy give. Not MADV_MERGEABLE: by the time a write to a merged page takes, one
+        # tenant would learn what another has in memory.
+        "madvise": Rule((Test(2, (0, 1, 2, 3, 4, 8, 14, 15), mask=_LOW),)),
         "clone": Rule((Test(0, (0x3D0F00,)),)),  # exactly the flags of a thread of the C library
-        "sendto": Rule((Test(4, (0,)),)),  # no address: only to where the socket is connected
-        "socketpair": Rule(
-            (Test(0, (1,)), Test(1, (1, 5), mask=0xF))
-        ),  # AF_UNIX, not datagram: an event loop's own pipe
-        "setsockopt": Rule((Test(1, (1,)),)),
+        # Wait, wake, and what older C libraries' conditions need; private to the process or not, by either clock. None
+        # of the kind that inherits priorities, which the kernel got wrong more than once.
+        "futex": Rule((Test(1, (0, 1, 3, 4, 9, 10), mask=_LOW & ~0x180),)),
+        "sched_getaffinity": Rule((Test(0, (0,), mask=_LOW),)),  # os.cpu_count, of itself
+        "clock_gettime": Rule((own_clocks,)),
+        "clock_getres": Rule((own_clocks,)),
+        "clock_nanosleep": Rule((own_clocks,)),
+        # No address: only to where the socket is connected. Neither way MSG_OOB, by which a browser's sandbox was left;
+        # only not to wait, no signal, to look ahead, and to wait for all.
+        "sendto": Rule((Test(4, (0,)), Test(3, (0,), mask=_LOW & ~0x4040))),
+        "recvfrom": Rule((Test(3, (0,), mask=_LOW & ~0x4162),)),
+        "socketpair": Rule((Test(0, (1,)), Test(1, (1, 5), mask=0xF))),  # AF_UNIX, not datagram: an event loop's own
+        # Kind, error, sizes. Not who the peer is: that would be the host, and SO_PEERPIDFD even a descriptor of it.
+        "getsockopt": Rule((Test(1, (1,), mask=_LOW), Test(2, (3, 4, 7, 8, 30, 38, 39), mask=_LOW))),
+        "pipe2": Rule((Test(1, (0,), mask=_LOW & ~0x80800),)),  # close-on-exec, non-blocking; no queue of events
         "fcntl": Rule((Test(1, (1, 2, 3, 4, 1030)),)),  # get and set flags, duplicate with close-on-exec
         "ioctl": Rule((Test(1, (0x5421, 0x541B, 0x5451)),), errno.ENOTTY),  # non-blocking, bytes waiting, close-on-exec
         "prctl": Rule((Test(0, (15,)),)),  # the name of a thread
-        "tgkill": Rule((Test(0, (own_pid,)),)),
+        "tgkill": Rule((Test(0, (own_pid,)),)),  # raise_signal, abort
         "prlimit64": Rule((Test(0, (0,)), Test(2, (0,)))),  # read its own limits
-        "setrlimit": Rule((Test(0, (9,)),)),  # lower its own address space, which no one can raise again
-        "newfstatat": Rule(
-            (Test(3, (0x1000,), mask=0x1000),), errno.EACCES
-        ),  # the C library's fstat, and nothing by path
+        "setrlimit": Rule((Test(0, (7, 9)),)),  # lower its descriptors and address space, which no one can raise again
+        # The C library's fstat, and nothing by path.
+        "newfstatat": Rule((Test(3, (0x1000,), mask=0x1000),), errno.EACCES),
     }
 
 
@@ -120,18 +156,29 @@ def program(own_pid: int, *, empty_root: bool) -> bytes:
 
 
 class Filter:
-    """A program in the form that the kernel takes, laid out before the fork."""
+    """A program in the form that the kernel takes, laid out before the fork, for a process of one number."""
 
-    def __init__(self, code: bytes) -> None:
+    def __init__(self, empty_root: bool, own_pid: int = _FIRST_PROCESS, template: bytes = b"") -> None:
+        self._empty_root, self._own_pid = empty_root, own_pid
+        self._template = template or program(_ANY_PROCESS, empty_root=empty_root)
+        code = self._template.replace(_equal(_ANY_PROCESS), _equal(own_pid))
         self._code = ctypes.create_string_buffer(code, len(code))
         self._header = ctypes.create_string_buffer(
             struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(self._code))
         )
         self._address = ctypes.addressof(self._header)
 
+    def of_process(self, own_pid: int) -> Filter:
+        """The same for the process of that number: itself, where each is the first of a namespace of its own."""
+        return self if own_pid == self._own_pid else Filter(self._empty_root, own_pid, self._template)
+
     def install(self) -> None:
         """Put the calling thread, and all it starts, under the filter. Needs `no_new_privs`. There is no way back."""
         kernel.prctl(kernel.PR_SET_SECCOMP, 2, self._address)
+
+
+def _equal(own_pid: int) -> bytes:
+    return _jump_if_equal(own_pid, 1, 0)
 
 
 def _instruction(code: int, if_true: int, if_false: int, constant: int) -> bytes:

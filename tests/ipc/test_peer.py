@@ -589,7 +589,7 @@ async def test_giving_up_is_told_to_the_owner(until: Until) -> None:
         if full:
             raise TooManyCalls("the queue is full")
 
-    peer = Peer(Connection(greeted=True), send, on_cancel=given_up.append)
+    peer = Peer(Connection(greeted=True), send, on_cancel=lambda call, _: given_up.append(call))
     call = asyncio.ensure_future(peer.call(0, "m", b""))
     await asyncio.sleep(0)
     full = True

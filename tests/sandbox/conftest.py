@@ -41,7 +41,7 @@ class Tenant:
     def __init__(self, sandbox: Sandbox) -> None:
         self.sandbox = sandbox
         self.lines: list[LogLine] = []
-        sandbox.on_log = self.lines.append
+        sandbox.tail.listener = self.lines.append
 
     async def invoke(self, method: str, *arguments: Any, limits: Limits | None = None, name: str | None = None) -> Any:
         """Call a method of an entrypoint."""

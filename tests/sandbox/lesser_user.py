@@ -154,6 +154,7 @@ async def attempt_all() -> dict[str, Any]:
     """What there is of layers, and what comes of trying."""
     from cloister.ipc import RemoteError
     from cloister.sandbox import LayerMissing, Limits, Policy, Sandbox, SandboxError, Spawner
+    from cloister.sandbox.lockdown.sequence import level
 
     report: dict[str, Any] = {"uid": os.getuid(), "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0]}
 
@@ -169,10 +170,10 @@ async def attempt_all() -> dict[str, Any]:
 
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     async with Spawner(spares=2) as spawner:
-        report["layers"] = spawner.layers
+        report["layers"], report["level"] = spawner.layers, level(spawner.layers)
         sandbox = await boot()
         lines: list[str] = []
-        sandbox.on_log = lambda line: lines.append(line.text)
+        sandbox.tail.listener = lambda line: lines.append(line.text)
         report["tried"] = await call("try_everything", sandbox)
         report["pid"] = [await call("pid", sandbox), sandbox.pid]
         await call("thread", sandbox)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -18,8 +19,8 @@ from cloister.sandbox.lockdown.syscalls import NUMBERS
 
 Status = Callable[[int], dict[str, str]]
 LAYERS = (
-    "user pids processes mount net ipc uts cgroup landlock identity root capabilities limits dumpable no_new_privs "
-    "seccomp cgroups"
+    "user pids processes mount net ipc uts cgroup root cgroups descriptors limits identity capabilities session parent "
+    "dumpable no_new_privs landlock seccomp"
 ).split()
 
 # ruff: noqa: ASYNC240 - a test may look into /proc
@@ -174,6 +175,7 @@ async def test_no_socket_can_be_made_and_the_one_it_has_leads_nowhere_else(tenan
     """
     made, more = await tenant.do(source)
     assert made == ["PermissionError"]
+    assert more.pop("name") == "'sandbox'"
     assert set(more.values()) <= {"PermissionError", "gaierror"}, more
 
 
@@ -284,6 +286,49 @@ async def test_it_learns_nothing_of_the_host(tenant: Any) -> None:
     assert os.uname().version not in about
     assert set(environment) <= {"LC_CTYPE"}
     assert isolated == 1
+
+
+async def test_its_sockets_say_nothing_of_the_host(boot: Callable[..., Any]) -> None:
+    """Not where the host keeps them, nor how many there have been, nor who it is, let alone by a descriptor of it."""
+    source = """
+    import os, re, socket
+    def main():
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=os.dup(3)) as host:
+            kinds = {"cred": 17, "security": 31, "groups": 59, "pidfd": 77}
+            asked = [attempt(lambda: host.getsockopt(socket.SOL_SOCKET, kind, 64)) for kind in kinds.values()]
+            return [host.getsockname(), host.getpeername(), asked]
+    """
+    names = []
+    for _ in range(2):
+        own, peer, asked = await (await boot()).do(source)
+        folder, _, name = own.rpartition("/")
+        assert re.fullmatch(r"/proc/self/fd/\d+", folder), own
+        assert (peer, asked) == ("", ["PermissionError"] * 4)
+        names.append(name)
+    assert len(set(names)) == 2
+    assert all(re.fullmatch("[0-9a-f]{8}", name) for name in names)
+
+
+async def test_corners_of_the_kernel_that_nothing_needs_are_closed(tenant: Any) -> None:
+    """Urgent bytes and filters on sockets, locks that inherit priorities, merged pages, clocks of other processes."""
+    source = """
+    import ctypes, mmap, platform, socket, struct, time
+    def main(futex):
+        one, other = socket.socketpair()
+        c = ctypes.CDLL(None, use_errno=True)
+        code = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0))
+        program = struct.pack("HxxxxxxQ", 1, ctypes.addressof(code))
+        with one, other, mmap.mmap(-1, 4096, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as page:
+            return [
+                attempt(lambda: one.send(b"x", socket.MSG_OOB)), attempt(lambda: other.recv(1, socket.MSG_OOB)),
+                attempt(lambda: one.setsockopt(socket.SOL_SOCKET, 26, program)),
+                attempt(lambda: page.madvise(mmap.MADV_MERGEABLE)),
+                attempt(lambda: time.clock_gettime(~1 << 3 | 2)),
+                attempt(lambda: mmap.mmap(-1, 2 << 20, flags=0x40022)),
+                "PermissionError" if c.syscall(futex, ctypes.byref(ctypes.c_int()), 6, 0, 0) else "locked",
+            ]
+    """
+    assert set(await tenant.do(source, NUMBERS[platform.machine()]["futex"])) == {"PermissionError"}
 
 
 async def test_twins_draw_different_numbers(boot: Callable[..., Any]) -> None:

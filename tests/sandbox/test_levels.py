@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from cloister.sandbox.lockdown.sequence import FLOOR
+
 SCRIPT = Path(__file__).parent / "lesser_user.py"
 LEVELS = {"user": 54_321, "bare": 54_321, "container": 0, "powerless": 0}
 NAMESPACES = {"processes", "mount", "net", "ipc", "uts", "cgroup"}
@@ -57,7 +59,7 @@ def report(reports: dict[str, dict[str, Any]], level: str) -> dict[str, Any]:
 
 def test_the_floor_is_there(report: dict[str, Any]) -> None:
     """Filter, Landlock, limits and no way to new privileges need no rights at all."""
-    for layer in ("landlock", "seccomp", "limits", "dumpable", "no_new_privs"):
+    for layer in FLOOR:
         assert report["layers"][layer] == "active"
     assert (report["status"]["NoNewPrivs"], report["status"]["Seccomp"]) == ("1", "2")
     for kind in ("CapInh", "CapPrm", "CapEff", "CapAmb"):
@@ -82,11 +84,30 @@ def test_what_is_missing_says_why(report: dict[str, Any], level: str) -> None:
 
 
 def test_strict_isolation_is_refused_and_names_all_that_is_missing(report: dict[str, Any]) -> None:
-    """Silence about it would be the worst answer."""
-    assert report["strict"].startswith("isolation='strict' is asked for, and this machine does not give: ")
+    """Silence about it would be the worst answer. What has one remedy is named together, and each with its reason."""
+    first, *lines = report["strict"].splitlines()
+    assert first == "isolation='strict' is asked for, and this machine does not give:"
+    assert all(line.startswith("- ") and line.count(". What gets it: ") == 1 for line in lines)
+    named = " ".join(line.partition(". What gets it: ")[0] for line in lines)
     for layer, state in report["layers"].items():
         missing = state not in {"active", "root needs none", "there are none to drop"}
-        assert (f"{layer} (" in report["strict"]) is missing
+        assert (f" {layer} ({state.removeprefix('not available: ')})" in named) is missing
+
+
+def test_what_is_missing_can_be_got(report: dict[str, Any], level: str) -> None:
+    """The remedies are commands, options and settings, not advice."""
+    assert "Delegate=memory pids" in report["strict"] or report["layers"]["cgroups"] == "active"
+    assert "CAP_SETUID" in report["strict"]
+    if level != "user":
+        assert "sysctl -w user.max_user_namespaces" in report["strict"]
+        assert "--cap-add SYS_ADMIN" in report["strict"]
+
+
+def test_the_level_is_told(report: dict[str, Any], level: str) -> None:
+    """An ordinary user has all but what only root gives; without namespaces there is no second wall."""
+    if level == "user" and report["layers"]["user"] != "active":
+        pytest.skip(f"user namespaces: {report['layers']['user']}")
+    assert report["level"] == ("b" if level == "user" else "c")
 
 
 def test_nothing_of_the_host_can_be_reached(report: dict[str, Any]) -> None:
