@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cloister.ipc import values
 from cloister.ipc.errors import IpcError
-from cloister.sandbox import Limits
+from cloister.sandbox import Limits, check_preload
 
 from .errors import InvalidCode, LoadFailed
 
@@ -75,6 +75,9 @@ class WorkerCode:
     limits: Limits = field(default_factory=Limits)
     compatibility_date: str = ""
     compatibility_flags: tuple[str, ...] = ()
+    preload: tuple[str, ...] = ()
+    """Modules of the host's that this code needs imported before the lockdown, since they are not written in Python.
+    Sandboxes are forked from a zygote that has imported them, which all workers with the same list share."""
 
     def __post_init__(self) -> None:
         if not self.modules:
@@ -88,6 +91,10 @@ class WorkerCode:
             raise InvalidCode(f"the modules take {size:,} bytes in all; at most {MAX_CODE_BYTES:,} can be loaded")
         if self.global_outbound is not None:
             raise InvalidCode("global_outbound must be None: a tenant has no network, only the bindings in env")
+        try:
+            check_preload("preload", self.preload)
+        except ValueError as error:
+            raise InvalidCode(str(error)) from error
         for name in self.env:
             if not isinstance(name, str) or not name.isidentifier():
                 raise InvalidCode(f"env name {name!r} is not an identifier, so no tenant could use it")
@@ -104,16 +111,18 @@ class WorkerCode:
     def stored(self) -> bytes:
         """Modules, main module and compatibility as bytes, to be kept beside the runs that need them."""
         modules = sorted(self.portable().items())
-        return values.dumps([1, self.main_module, modules, self.compatibility_date, sorted(self.compatibility_flags)])
+        known = [self.main_module, modules, self.compatibility_date, sorted(self.compatibility_flags)]
+        return values.dumps([2, *known, sorted(self.preload)] if self.preload else [1, *known])
 
     def with_stored(self, stored: bytes) -> WorkerCode:
         """This code's bindings and limits, which are live, around modules that were stored earlier."""
         match values.loads(stored, trusted=True):
-            case [1, str(main), list(modules), str(date), list(flags)]:
+            case [1 | 2, str(main), list(modules), str(date), list(flags), *preload]:
                 made = {name: _module(kind, content) for name, (kind, content) in modules}
                 return WorkerCode(
                     main_module=main, modules=made, env=self.env, tails=self.tails, limits=self.limits,
                     compatibility_date=date, compatibility_flags=tuple(flags),
+                    preload=tuple(name for names in preload for name in names),
                 )  # fmt: skip
         raise InvalidCode("the stored code was written by a newer version")
 

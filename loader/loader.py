@@ -51,7 +51,9 @@ class Loader:
     ) -> None:
         if max_sandboxes < 1 or spares < 0:
             raise ValueError("max_sandboxes must be at least 1, and spares at least 0")
+        self._policy, self._spares = policy or Policy(), spares
         self._spawner = Spawner(spares=spares, policy=policy)
+        self._profiles: dict[tuple[str, ...], asyncio.Task[Spawner]] = {}
         self._cache: PinnedLRU[Key, Worker] = PinnedLRU(max_sandboxes)
         self._patience = admission_timeout
         self._waiting: OrderedDict[asyncio.Future[None], Key] = OrderedDict()
@@ -83,6 +85,10 @@ class Loader:
             boot.cancel()
         if boots:
             await asyncio.wait(boots)
+        for opening in self._profiles.values():
+            await asyncio.wait({opening})
+            if opening.exception() is None:
+                await opening.result().__aexit__(kind, error, trace)
         await self._spawner.__aexit__(kind, error, trace)
 
     def get(self, tenant_id: str, get_code: GetCode, *, version: str | None = None) -> WorkerStub:
@@ -199,7 +205,7 @@ class Loader:
         self._booting += 1
         try:
             code = await load_code(get_code)
-            sandbox = await self._spawner.take()
+            sandbox = await (await self._spawner_for(code)).take()
             if worker.evicted:
                 sandbox.kill(SandboxClosed("its worker was evicted before it had booted"))
                 raise LoadFailed(f"the worker was {worker.evicted} while it was booting")
@@ -227,6 +233,17 @@ class Loader:
                 cpu_ms=round(sandbox.cpu_seconds() * 1000),
             )
         )
+
+    async def _spawner_for(self, code: WorkerCode) -> Spawner:
+        """Where sandboxes come from that have imported what the code needs. A zygote for it is started once."""
+        profile = tuple(sorted({*code.preload} - {*self._policy.preload}))
+        if not profile:
+            return self._spawner
+        opening = self._profiles.get(profile)
+        if opening is None or (opening.done() and opening.exception() is not None):  # it may be there by now
+            spawner = Spawner(spares=self._spares, policy=self._policy, preload=profile)
+            opening = self._profiles[profile] = asyncio.ensure_future(spawner.__aenter__())
+        return await asyncio.shield(opening)
 
     def _let_go(self, key: Key, worker: Worker) -> None:
         if worker.busy:  # work goes on after the answer: this pin is let go of when it is done, or has had its time

@@ -9,7 +9,7 @@ from .errors import (
     SandboxError,
     SandboxUnavailable,
 )
-from .policy import Limits, Policy
+from .policy import Limits, Policy, check_preload
 from .sandbox import LATE_GRACE, Phases, Sandbox
 from .spawner import Spawner
 from .tail import LogLine
@@ -29,4 +29,5 @@ __all__ = [
     "SandboxError",
     "SandboxUnavailable",
     "Spawner",
+    "check_preload",
 ]

@@ -52,4 +52,4 @@ sys.meta_path.append(Packages(packages["bare"], packages["whole"]))
 
 from cloister.sandbox import zygote  # noqa: E402
 
-zygote.main(control)
+zygote.main(control, packages["preload"], packages["folders"])

@@ -17,6 +17,7 @@ import socket
 import struct
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,7 @@ class Nursery:
         self._on_died = on_died
         self._asked: dict[int, asyncio.Future[int]] = {}
         self._ready: asyncio.Future[tuple[dict[str, str], int, dict[str, list[int]]]] = self._loop.create_future()
+        self._failed = ""
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self.layers: dict[str, str] = {}
         self.address_space = 0
@@ -52,8 +54,9 @@ class Nursery:
         self._loop.add_reader(control.fileno(), self._readable)
 
     @classmethod
-    async def open(cls, on_died: Died) -> Nursery:
-        """Start a zygote and wait until it is locked in. `SandboxUnavailable` says why it did not come up."""
+    async def open(cls, on_died: Died, preload: tuple[str, ...] = ()) -> Nursery:
+        """Start a zygote that has imported some packages, and wait until it is locked in. `SandboxUnavailable` says why
+        it did not come up."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         bootstrap = (Path(__file__).parent / "bootstrap.py").read_text()
         with theirs:
@@ -62,7 +65,7 @@ class Nursery:
                 stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, env={}, cwd="/", close_fds=True,
                 pass_fds=[theirs.fileno()], start_new_session=True,
             )  # fmt: skip
-        ours.send(json.dumps(_packages()).encode())
+        ours.send(json.dumps({**_packages(), "preload": preload, "folders": _folders()}).encode())
         nursery = cls(process, ours, on_died)
         try:
             async with asyncio.timeout(START_TIMEOUT):
@@ -73,7 +76,9 @@ class Nursery:
             raise SandboxUnavailable(f"the zygote was not ready within {START_TIMEOUT:.0f} s") from None
         if not nursery._ready.done():
             await nursery.close()
-            raise SandboxUnavailable("the zygote ended while it was starting; its standard error says why")
+            raise SandboxUnavailable(
+                nursery._failed or "the zygote ended while it was starting; its standard error says why"
+            )
         nursery.layers, nursery.address_space, nursery.costs = nursery._ready.result()
         return nursery
 
@@ -129,6 +134,8 @@ class Nursery:
         match message:
             case ["ready", dict(layers), int(address_space), dict(costs)]:
                 self._ready.set_result((layers, address_space, costs))
+            case ["failed", str(reason)]:
+                self._failed = reason
             case ["spawned", int(slot)] if slot in self._asked and not self._asked[slot].done():
                 if descriptors:
                     self._asked[slot].set_result(descriptors.pop())
@@ -176,6 +183,13 @@ def _packages() -> dict[str, dict[str, Any]]:
         "bare": {"cloister": [], **{name: [_source(folder)] for name, folder in layers.items()}},
         "whole": whole,
     }
+
+
+def _folders() -> list[str]:
+    """Where the host finds packages that are not part of Python."""
+    library = {Path(sysconfig.get_path(kind)).resolve() for kind in ("stdlib", "platstdlib")}
+    found = [Path(entry).resolve() for entry in sys.path if entry and Path(entry).is_dir()]
+    return [str(folder) for folder in found if folder not in library and folder.name != "lib-dynload"]
 
 
 def _source(folder: Path) -> str:

@@ -81,7 +81,19 @@ class Policy:
     """
 
     isolation: Literal["strict", "standard"] = "standard"
+    preload: tuple[str, ...] = ()
+    """Modules of the host's that every sandbox finds imported, such as `("numpy",)`. What a tenant cannot bring along
+    because it is not written in Python has to be here, or in the `preload` of its code."""
 
     def __post_init__(self) -> None:
+        check_preload("Policy.preload", self.preload)
         if self.isolation not in {"strict", "standard"}:
             raise ValueError(f"Policy.isolation is 'strict' or 'standard', not {self.isolation!r}")
+
+
+def check_preload(what: str, names: object) -> None:
+    """Names of modules, in a tuple. `ValueError`."""
+    if not isinstance(names, tuple) or not all(
+        isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) for name in names
+    ):
+        raise ValueError(f"{what} is a tuple of names of modules, not {names!r:.80}")

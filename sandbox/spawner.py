@@ -44,11 +44,15 @@ _spawners = itertools.count()
 
 
 class Spawner:
-    """Makes sandboxes. An async context manager; everything it made ends with it."""
+    """Makes sandboxes. An async context manager; everything it made ends with it.
 
-    def __init__(self, *, spares: int = 4, policy: Policy | None = None) -> None:
+    `preload` names modules that they find imported, beside those of the policy.
+    """
+
+    def __init__(self, *, spares: int = 4, policy: Policy | None = None, preload: tuple[str, ...] = ()) -> None:
         self._wanted = spares
         self._policy = policy or Policy()
+        self._preload = (*self._policy.preload, *preload)
         self._spares: collections.deque[Sandbox] = collections.deque()
         self._sandboxes: dict[int, Sandbox] = {}
         self._groups: Groups | None = None
@@ -224,7 +228,7 @@ class Spawner:
         if self._nursery is not None and not self._nursery.lost.done():
             return self._nursery
         if self._opening is None:
-            self._opening = asyncio.ensure_future(Nursery.open(self._died))
+            self._opening = asyncio.ensure_future(Nursery.open(self._died, self._preload))
             self._opening.add_done_callback(self._opened)
         return await asyncio.shield(self._opening)
 

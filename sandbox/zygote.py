@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import gc
 import os
-import random
 import select
 import signal
 import socket
@@ -24,7 +23,7 @@ from typing import Final, NoReturn
 
 import msgpack
 
-from .guest import heap, library, rehearsal
+from .guest import heap, library, profile, rehearsal
 from .guest import main as guest
 from .lockdown import kernel, limits
 from .lockdown.sequence import Jail, Slot, confine, enter_jail
@@ -33,11 +32,17 @@ _REQUEST: Final = struct.Struct("=qq")  # slot, user id
 _SOCKET, _RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS
 
 
-def main(control: socket.socket) -> NoReturn:
+def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoReturn:
     """Prepare, lock the zygote in, tell the host what was reached, and serve until the host goes."""
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # the socket tells it too, but only once it is being read
     library.preload()
-    library.install(library.build())
+    try:
+        packages = profile.load(preload, folders)
+    except profile.PreloadFailed as error:
+        control.send(msgpack.packb(["failed", str(error)]))
+        os._exit(1)
+    library.install(library.build(packages))
+    del folders, packages  # which say how the host is installed
     gc.collect()
     filler = heap.fill_holes()  # so that what the rehearsal makes, and every child then writes to, lies together
     rehearsal.perform()
@@ -69,6 +74,7 @@ class Zygote:
         self._control = control
         self._jail = jail
         self._slots: dict[int, int] = {}
+        self._seeds = profile.seeds()
         self._wake, wake = socket.socketpair()
         self._wake.setblocking(False)
         wake.setblocking(False)
@@ -125,7 +131,8 @@ class Zygote:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(0, 1)
             os.dup2(0, 2)
-            random.seed()
+            for seed in self._seeds:
+                seed()
             confine(self._jail, slot)
             confined = time.monotonic_ns()
             status = 1

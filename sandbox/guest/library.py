@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from . import disguise, files, resources
+from .profile import Package
 
 EAGER: Final = [
     "asyncio",
@@ -143,7 +144,7 @@ def _keep_to_memory() -> None:
     database.connect = connect_in_memory  # type: ignore[attr-defined]
 
 
-def build() -> Archive:
+def build(packages: Sequence[Package] = ()) -> Archive:
     """Compile, or read compiled, every module in Python that makes sense in a sandbox; read the zones."""
     memory = os.memfd_create("library", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     with os.fdopen(os.dup(memory), "wb") as file:
@@ -153,7 +154,7 @@ def build() -> Archive:
             file.write(content)
             return slice(start, file.tell())
 
-        modules = [(n, keep(code), package) for n, code, package in _compiled(Path(sysconfig.get_path("stdlib")))]
+        modules = [(name, keep(code), package) for name, code, package in _all(packages)]
         kept: dict[bytes, slice] = {}  # a third of the zones are other names of the rest
         zones = [(path, kept.get(content) or kept.setdefault(content, keep(content))) for path, content in _zones()]
         nothing = keep(marshal.dumps(compile("", "", "exec")))
@@ -259,8 +260,21 @@ def _only_asked() -> bool:
     return bool(sys._getframe(3).f_globals.get("__name__") == "importlib.util")
 
 
-def _compiled(root: Path) -> Iterator[tuple[str, bytes, bool]]:
-    for file in sorted(root.rglob("*.py")):
+def _all(packages: Sequence[Package]) -> Iterator[tuple[str, bytes, bool]]:
+    library = Path(sysconfig.get_path("stdlib"))
+    yield from _compiled(library, library)
+    for folder, top in packages:
+        yield from _compiled(folder, folder / top)
+    for name in _OURS:
+        code = _code(Path(__file__).with_name(f"{name}.py"))
+        if code is not None:
+            yield f"{__package__}.{name}", code, False
+    for name in [name for name in sys.modules if name.startswith("_sysconfigdata")]:
+        yield name, _settings(name), False
+
+
+def _compiled(root: Path, below: Path) -> Iterator[tuple[str, bytes, bool]]:
+    for file in sorted(below.rglob("*.py")):
         parts = file.relative_to(root).with_suffix("").parts
         if parts[0] in ABSENT or parts[0].startswith(("config-", "_sysconfigdata")) or _LEFT_OUT & set(parts):
             continue
@@ -270,12 +284,6 @@ def _compiled(root: Path) -> Iterator[tuple[str, bytes, bool]]:
             code = _code(file)
             if code is not None:
                 yield name, code, package
-    for name in _OURS:
-        code = _code(Path(__file__).with_name(f"{name}.py"))
-        if code is not None:
-            yield f"{__package__}.{name}", code, False
-    for name in [name for name in sys.modules if name.startswith("_sysconfigdata")]:
-        yield name, _settings(name), False
 
 
 def _code(file: Path) -> bytes | None:

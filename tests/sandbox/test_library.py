@@ -375,7 +375,8 @@ cloister.ipc.messages cloister.ipc.peer cloister.ipc.values cloister.ipc.zmtp cl
 cloister.sandbox.guest cloister.sandbox.guest.disguise cloister.sandbox.guest.entrypoints
 cloister.sandbox.guest.failure cloister.sandbox.guest.files cloister.sandbox.guest.heap
 cloister.sandbox.guest.importer cloister.sandbox.guest.library cloister.sandbox.guest.main
-cloister.sandbox.guest.outcomes cloister.sandbox.guest.output cloister.sandbox.guest.rehearsal
+cloister.sandbox.guest.outcomes cloister.sandbox.guest.output cloister.sandbox.guest.profile
+cloister.sandbox.guest.rehearsal
 cloister.sandbox.guest.resources cloister.sandbox.guest.scope cloister.sandbox.guest.steps
 cloister.sandbox.guest.values cloister.sandbox.guest.worker cloister.sandbox.guest.workers
 cloister.sandbox.guest.workers.workflows cloister.sandbox.lockdown cloister.sandbox.lockdown.cgroups
