@@ -82,12 +82,15 @@ class Nursery:
         nursery.layers, nursery.address_space, nursery.costs = nursery._ready.result()
         return nursery
 
-    async def fork(self, slot: int, uid: int, descriptors: list[int]) -> int:
-        """Ask for a child in a slot, which gets the descriptors: its pidfd. `SandboxUnavailable` if there is none."""
+    async def fork(self, slot: int, uid: int, descriptors: list[int], *, urgent: bool = False) -> int:
+        """Ask for a child in a slot, which gets the descriptors: its pidfd. `SandboxUnavailable` if there is none.
+
+        One that is `urgent` does nothing that could wait until it is used.
+        """
         answer: asyncio.Future[int] = self._loop.create_future()
         self._asked[slot] = answer
         try:
-            socket.send_fds(self._control, [struct.pack("=qq", slot, uid)], descriptors)
+            socket.send_fds(self._control, [struct.pack("=qq?", slot, uid, urgent)], descriptors)
             return await answer
         except OSError as error:
             if answer.done():

@@ -142,7 +142,7 @@ class Spawner:
                 return sandbox
         self._fill()
         try:
-            return await self._spawn()
+            return await self._spawn(urgent=True)
         except OSError as error:
             raise SandboxUnavailable(f"the host has no means to make a sandbox: {error}") from error
 
@@ -159,11 +159,11 @@ class Spawner:
         await asyncio.sleep(delay)
         while len(self._spares) < self._wanted:
             try:
-                self._spares.append(await self._spawn())
+                self._spares.append(await self._spawn(urgent=not self._spares))
             except (SandboxError, OSError):
                 return  # whoever takes next will try, and be told
 
-    async def _spawn(self) -> Sandbox:
+    async def _spawn(self, *, urgent: bool) -> Sandbox:
         async with self._forking:
             nursery = await self._open_nursery()
             slot = self._free_slots.pop() if self._free_slots else next(self._slots)
@@ -176,7 +176,7 @@ class Spawner:
                 entrances = group.entrances() if group is not None else ()
                 uid = self._first_uid + slot
                 try:
-                    pidfd = await nursery.fork(slot, uid, [listener.fileno(), *entrances])
+                    pidfd = await nursery.fork(slot, uid, [listener.fileno(), *entrances], urgent=urgent)
                 except BaseException as error:
                     Path(path).unlink()  # noqa: ASYNC240 - a name in memory, gone at once
                     if isinstance(error, SandboxUnavailable):

@@ -28,7 +28,7 @@ from .guest import main as guest
 from .lockdown import kernel, limits
 from .lockdown.sequence import Jail, Slot, confine, enter_jail
 
-_REQUEST: Final = struct.Struct("=qq")  # slot, user id
+_REQUEST: Final = struct.Struct("=qq?")  # slot, user id, whether somebody waits for it
 _SOCKET, _RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS
 
 
@@ -102,7 +102,7 @@ class Zygote:
         request, ancillary, _, _ = self._control.recvmsg(_REQUEST.size, 256)
         if not request:
             return False
-        number, uid = _REQUEST.unpack(request)
+        number, uid, urgent = _REQUEST.unpack(request)
         passed = ancillary[0][2]
         descriptors = struct.unpack(f"{len(passed) // 4}i", passed)
         slot = Slot(number, uid, descriptors[1:], descriptors[0])
@@ -112,7 +112,7 @@ class Zygote:
             self._control.send(msgpack.packb(["refused", number, str(error)]))
         else:
             if pid == 0:
-                self._be_child(slot, asked)
+                self._be_child(slot, asked, urgent)
             self._slots[pid] = number
             pidfd = os.pidfd_open(pid)
             self._control.sendmsg(
@@ -123,7 +123,7 @@ class Zygote:
             os.close(descriptor)
         return True
 
-    def _be_child(self, slot: Slot, asked: int) -> NoReturn:
+    def _be_child(self, slot: Slot, asked: int, urgent: bool) -> NoReturn:
         status = 70  # what a child that could not be confined exits with; the host says so in words
         try:
             forked = time.monotonic_ns()
@@ -137,6 +137,8 @@ class Zygote:
             confined = time.monotonic_ns()
             status = 1
             gc.enable()
+            if urgent:
+                self._stage.warm_up = guest.at_once
             status = self._stage.serve(slot.connection, {"asked": asked, "forked": forked, "confined": confined})
         except SystemExit as end:  # from a task of the tenant's own
             status = end.code if isinstance(end.code, int) else 1

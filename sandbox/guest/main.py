@@ -145,6 +145,11 @@ class Loop(asyncio.SelectorEventLoop):
         self._make_self_pipe()  # type: ignore[attr-defined]
 
 
+def at_once(then: Callable[[], None]) -> None:
+    """Nothing is done before."""
+    then()
+
+
 class Stage:
     """What a guest needs and the zygote can prepare: the loop, and the streams that a tenant prints to."""
 
@@ -152,7 +157,7 @@ class Stage:
         self.loop = Loop()
         self.output = Output()
         self.output.install()
-        self.warm_up: Callable[[Callable[[], None]], None] = lambda then: then()
+        self.warm_up: Callable[[Callable[[], None]], None] = at_once
         """What to do before the host is greeted; then, what to go on with."""
         asyncio.set_event_loop(self.loop)
 
