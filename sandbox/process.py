@@ -71,4 +71,4 @@ def describe(status: int, *, memory_bytes: int, killed_for_memory: bool, confine
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
-    return f"killed by {name}" + (": it made a system call that nothing needs" if name == "SIGSYS" else "")
+    return f"was killed by {name}" + (": it made a system call that nothing needs" if name == "SIGSYS" else "")

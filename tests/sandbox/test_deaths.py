@@ -84,8 +84,8 @@ async def start(tenant: Any, source: str, until: Until, **more: Any) -> asyncio.
         ("import os\ndef main(): os._exit(3)", "exited with 3"),
         ("import os\ndef main(): os._exit(0)", "exited with 0"),
         ("import os\ndef main(): os._exit(70)", "exited with 70"),
-        ("import ctypes\ndef main(): ctypes.string_at(0)", "killed by SIGSEGV"),
-        ("import os\ndef main(): os.abort()", "killed by SIG(SEGV|ABRT|ILL)"),
+        ("import ctypes\ndef main(): ctypes.string_at(0)", "was killed by SIGSEGV"),
+        ("import os\ndef main(): os.abort()", "was killed by SIG(SEGV|ABRT|ILL)"),
         (LEAVES_IN_A_TASK, "exited with 9"),
         (LEAVES_IN_A_THREAD, "exited with 4"),
     ],
@@ -95,7 +95,7 @@ async def test_the_words_for_a_death(tenant: Any, source: str, words: str) -> No
     """Exit codes by number and signals by name, in the call's error and in the sandbox's own account."""
     with pytest.raises(SandboxDied, match=f"^the sandbox {words}$"):
         await tenant.do(source)
-    assert await tenant.sandbox.died in {words, *(f"killed by SIG{name}" for name in ("SEGV", "ABRT", "ILL"))}
+    assert await tenant.sandbox.died in {words, *(f"was killed by SIG{name}" for name in ("SEGV", "ABRT", "ILL"))}
     assert not tenant.sandbox.alive
     assert tenant.sandbox.end[1] is SandboxDied
 
@@ -106,7 +106,7 @@ async def test_a_signal_from_outside(tenant: Any, until: Until) -> None:
     pidfd = os.pidfd_open(tenant.sandbox.pid)
     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     os.close(pidfd)
-    with pytest.raises(SandboxDied, match=r"^the sandbox killed by SIGKILL$"):
+    with pytest.raises(SandboxDied, match=r"^the sandbox was killed by SIGKILL$"):
         await call
 
 

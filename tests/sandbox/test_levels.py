@@ -129,8 +129,8 @@ def test_deaths_and_limits_have_the_same_words(report: dict[str, Any]) -> None:
     """Whoever the host is."""
     assert report["ends"] == {
         "leave": "the sandbox exited with 3",
-        "crash": "the sandbox killed by SIGSEGV",
-        "trace": "the sandbox killed by SIGSYS: it made a system call that nothing needs",
+        "crash": "the sandbox was killed by SIGSEGV",
+        "trace": "the sandbox was killed by SIGSYS: it made a system call that nothing needs",
         "spin": "the sandbox exceeded 100 ms of CPU",
         "fill": "MemoryError",
     }

@@ -57,10 +57,10 @@ def test_isolation_is_one_of_two_words(isolation: Any) -> None:
         (3, "exited with 3"),
         (255, "exited with 255"),
         (NOT_CONFINED, f"exited with {NOT_CONFINED}"),
-        (-signal.SIGKILL, "killed by SIGKILL"),
-        (-signal.SIGSEGV, "killed by SIGSEGV"),
-        (-signal.SIGSYS, "killed by SIGSYS: it made a system call that nothing needs"),
-        (-(signal.SIGRTMIN + 3), f"killed by signal {signal.SIGRTMIN + 3}"),
+        (-signal.SIGKILL, "was killed by SIGKILL"),
+        (-signal.SIGSEGV, "was killed by SIGSEGV"),
+        (-signal.SIGSYS, "was killed by SIGSYS: it made a system call that nothing needs"),
+        (-(signal.SIGRTMIN + 3), f"was killed by signal {signal.SIGRTMIN + 3}"),
     ],
 )
 def test_how_a_process_ended_in_words(status: int, words: str) -> None:

@@ -153,8 +153,8 @@ async def test_a_child_that_dies_before_anybody_looks_is_told_of(
         nursery = await spawner._open_nursery()
         real = nursery.fork
 
-        async def fork(slot: int, uid: int, descriptors: list[int]) -> int:
-            pidfd: int = await real(slot, uid, descriptors)
+        async def fork(slot: int, uid: int, descriptors: list[int], **options: Any) -> int:
+            pidfd: int = await real(slot, uid, descriptors, **options)
             signal.pidfd_send_signal(pidfd, signal.SIGKILL)
             await until(lambda: spawner._stillborn)
             return pidfd

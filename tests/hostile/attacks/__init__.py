@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 THEMES = ("files", "network", "processes", "exhaustion", "kernel", "memory", "tricks", "wire")
-KILLED = "SandboxDied: the sandbox killed by SIGSYS: it made a system call that nothing needs"
+KILLED = "SandboxDied: the sandbox was killed by SIGSYS: it made a system call that nothing needs"
 CPU_MS, WALL_MS, BYTES = 100, 500, 8 << 20
 SPENT = f"LimitExceeded: the sandbox exceeded {CPU_MS} ms of CPU"
 LATE = f"LimitExceeded: the call exceeded {WALL_MS} ms of time"

@@ -127,7 +127,7 @@ def make_what_siblings_share_writable(bait: Bait) -> str:
     return "found nothing"
 
 
-@attack("SandboxDied: the sandbox killed by SIGSEGV")
+@attack("SandboxDied: the sandbox was killed by SIGSEGV")
 def write_where_siblings_read(bait: Bait) -> str:
     """Past the interpreter, which knows what can only be read."""
     for view in _shared():
