@@ -148,11 +148,14 @@ async def test_calls_in_flight_are_bounded_on_both_sides(boot: Boot) -> None:
     """
     tenant = await boot(env={"WAIT": gate.wait}, limits=limits)
     assert set(await tenant.do(source)) == {"TooManyCalls"}
-    gate.set()
-    hostile = await boot(limits=limits)
-    body = "def main():\n    write(b''.join(zmtp.message(codec.encode(Call(n, 0, 'x', b''))) for n in range(9, 90)))"
+    hostile = await boot(env={"WAIT": gate.wait}, limits=limits)
+    body = """
+def main():
+    nothing = values.dumps([[], {}])
+    write(b"".join(zmtp.message(codec.encode(Call(n, env.WAIT._target, "", nothing))) for n in range(9, 90)))"""
     with pytest.raises(Exception, match="more than 4 calls in flight"):
         await hostile.do(WIRE + body + "\n    import time; time.sleep(60)")
+    gate.set()
 
 
 async def test_arguments_of_calls_that_wait_are_bounded(boot: Boot) -> None:
