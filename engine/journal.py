@@ -145,6 +145,11 @@ class LiveJournal:
         self._running.setdefault((name, count), self._clock.now())
         self._activity += 1
 
+    def stopped(self, name: str, count: int) -> None:
+        self._check_open()
+        if self._running.pop((name, count), None) is not None:
+            self._stir()
+
     async def attempt(self, name: str, count: int) -> int:
         key = self._key("do", name, count)
         attempt = self._next_attempt(key)
@@ -271,16 +276,18 @@ class LiveJournal:
                 return
         self._arrived[key] = event
         if key not in self._occupied:  # the run has yet to come to it; if it does not, others must not wait for ever
-            self._clock.call_later(PATIENCE, lambda: self._pass(key))
+            self._clock.call_later(PATIENCE, lambda: None if key in self._occupied else self._pass(key))
 
     # Order
 
     async def _turn(self, key: Key) -> None:
         """Return to the run after every outcome that was recorded before this one."""
-        if key not in self._turns:
-            self._turns.append(key)
         try:
-            while self._turns[0] != key:
+            while True:
+                if key not in self._turns:
+                    self._turns.append(key)
+                if self._turns[0] == key:
+                    break
                 self._passed.clear()
                 await self._passed.wait()
                 self._check_open()

@@ -207,6 +207,10 @@ class Journal(Protocol):
         """Note in memory that an attempt began. The run is not parked before it is settled."""
         ...
 
+    def stopped(self, name: str, count: int) -> None:
+        """The attempt was given up by the run, and will not be settled."""
+        ...
+
     async def settle(self, outcome: Outcome) -> Verdict:
         """Record how an attempt ended; returns once that is durable. After "retry", call `attempt`."""
         ...

@@ -14,6 +14,7 @@ import msgpack
 
 from .errors import CodecError, RemoteProtocolError
 from .messages import Call, Cancel, Failure, Goodbye, Hello, Message, Note, Release, Result
+from .packer import Packer
 
 MAX_FRAME: Final = 16 * 1024 * 1024 + 1024
 MAX_NAME: Final = 128
@@ -32,7 +33,7 @@ KINDS: Final[tuple[tuple[type[Any], tuple[type, ...], bool], ...]] = (
     (Goodbye, (), True),
 )
 _NUMBER: Final = {kind: number for number, (kind, _, _) in enumerate(KINDS)}
-_pack = msgpack.Packer(use_bin_type=True).pack
+_pack = Packer()
 
 
 def encode(message: Message) -> bytes:

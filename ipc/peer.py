@@ -75,7 +75,7 @@ class Peer:
         rebuild: Rebuild = rebuild,
         on_hello: Callable[[bytes], None] = lambda _: None,
         on_note: Callable[[str, bytes], None] = lambda _topic, _payload: None,
-        on_call: Callable[[], None] = lambda: None,
+        on_call: Callable[[Capability], None] = lambda _: None,
         on_cancel: Callable[[int, bool], None] = lambda _call, _late: None,
         on_closed: Callable[[Exception], None] = lambda _: None,
     ) -> None:
@@ -243,8 +243,8 @@ class Peer:
         try:
             if self._held > MAX_HELD:
                 raise TooManyCalls(f"calls that wait for an answer hold more than {MAX_HELD >> 20} MiB of arguments")
-            self._on_call()
             capability: Capability = self.exports.get(call.target)
+            self._on_call(capability)
             answer = Result(call.call, await capability.answer(call.method, call.payload, self))
         except BaseException as error:  # whatever is raised is the answer
             if isinstance(error, self._fatal):

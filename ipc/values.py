@@ -18,6 +18,7 @@ from typing import Any, Final
 import msgpack
 
 from .errors import CodecError, IpcError, PayloadError
+from .packer import Packer
 
 MAX_DEPTH: Final = 64
 MAX_ELEMENTS: Final = 65_536
@@ -207,7 +208,7 @@ def _heads() -> list[tuple[int, int, int]]:
 
 
 _HEADS: Final = _heads()
-_pack = msgpack.Packer(use_bin_type=True).pack
+_pack = Packer()
 
 
 def _plain(value: object, export: Export | None, depth: int) -> Any:

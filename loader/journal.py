@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from cloister.engine import ErrorRecord, Journal, Outcome, StepConfig, WaitTimeout
+from cloister.engine import ErrorRecord, Journal, Outcome, StepConfig, StepRecord, WaitTimeout
 from cloister.ipc import CapabilityError, PayloadError, values
 from cloister.ipc.capabilities import Channel
 
@@ -22,11 +22,14 @@ INLINE: Final = 4 * 1024 * 1024
 _numbers = itertools.count(1)
 _SMALL: Final = 64  # bytes for which asking is not worth a round trip
 _ENDED = frozenset({"done", "failed"})
-_RECORDS = frozenset({"settle", "sleep", "wait_for_event"})
+_RECORDS: Final = {"settle": "do", "sleep": "sleep", "wait_for_event": "wait"}
 
 
 class JournalTarget:
     """See `cloister.engine.Journal`; the arguments are a list, in its order."""
+
+    uncounted = True
+    """What a run asks here is the engine's business, and no subrequest of the tenant's."""
 
     def __init__(self, journal: Journal) -> None:
         self._journal = journal
@@ -35,6 +38,12 @@ class JournalTarget:
         configs = [StepConfig(), *(record.config for record in journal.history if record.config is not None)]
         self._longest = max(config.timeout_ms for config in configs) / 1000
         self._heard = asyncio.get_running_loop().time()
+        self._records: dict[tuple[str, str, int], StepRecord] = {
+            (record.kind, record.name, record.count): record for record in journal.history
+        }
+        self._recorded: set[tuple[str, str, object]] = {
+            key for key, record in self._records.items() if record.state in _ENDED
+        }
         self.on_record: Callable[[], None] = lambda: None
 
     @property
@@ -51,14 +60,21 @@ class JournalTarget:
         self._asking += 1
         try:
             result: bytes = await function(self, *arguments)
+            if method in _RECORDS:
+                self._count(method, *arguments[:3])
             return result
         except TypeError as error:
             raise PayloadError(f"{method} takes other arguments: {error}") from error
         finally:
             self._asking -= 1
             self._heard = asyncio.get_running_loop().time()
-            if method in _RECORDS:
-                self.on_record()
+
+    def _count(self, method: str, name: str, count: int, attempt: object) -> None:
+        """A record forgives what the run has used so far: each does it once."""
+        key = (_RECORDS[method], name, count if method != "settle" else (count, attempt))
+        if key not in self._recorded:
+            self._recorded.add(key)
+            self.on_record()
 
     @asynccontextmanager
     async def watch(self, end: Callable[[str], None]) -> AsyncIterator[None]:
@@ -111,13 +127,17 @@ class JournalTarget:
         return values.dumps(await self._journal.attempt(name, count))
 
     async def _recall(self, kind: str, name: str, count: int) -> bytes:
-        for record in self._journal.history:
-            if (record.kind, record.name, record.count) == (kind, name, count):
-                return values.dumps([record.value, _plain(record.error)])
+        record = self._records.get((kind, name, count))
+        if record is not None:
+            return values.dumps([record.value, _plain(record.error)])
         raise PayloadError(f"there is no recorded value of {kind} {name!r}")
 
     async def _started(self, name: str, count: int, attempt: int) -> bytes:
         self._journal.started(name, count, attempt)
+        return values.dumps(None)
+
+    async def _stopped(self, name: str, count: int) -> bytes:
+        self._journal.stopped(name, count)
         return values.dumps(None)
 
     async def _sleep(self, name: str, count: int, duration: object, until: object, within: str | None = None) -> bytes:
@@ -140,6 +160,7 @@ _QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
     "attempt": JournalTarget._attempt,
     "recall": JournalTarget._recall,
     "started": JournalTarget._started,
+    "stopped": JournalTarget._stopped,
     "sleep": JournalTarget._sleep,
     "wait_for_event": JournalTarget._wait_for_event,
 }

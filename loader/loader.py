@@ -59,6 +59,7 @@ class Loader:
         self._waiting: OrderedDict[asyncio.Future[None], Key] = OrderedDict()
         self._announcements = Announcements()
         self._open = self._closed = False
+        self._closing: asyncio.Task[None] | None = None
         self._boot_tasks: dict[Worker, asyncio.Task[None]] = {}
         self._one_off = 0
         self._booting = self._boots = self._hits = self._evictions = self._deaths = self._dropped = 0
@@ -73,9 +74,12 @@ class Loader:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._closed:
-            return
-        self._open, self._closed = False, True
+        if self._closing is None:
+            self._open, self._closed = False, True
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)  # whoever asks, and gives up asking: it is closed to the end
+
+    async def _close(self) -> None:
         for waiter in self._waiting:
             if not waiter.done():
                 waiter.set_exception(LoaderClosed("the loader was closed"))
@@ -88,8 +92,8 @@ class Loader:
         for opening in self._profiles.values():
             await asyncio.wait({opening})
             if opening.exception() is None:
-                await opening.result().__aexit__(kind, error, trace)
-        await self._spawner.__aexit__(kind, error, trace)
+                await opening.result().__aexit__(None, None, None)
+        await self._spawner.__aexit__(None, None, None)
 
     def get(self, tenant_id: str, get_code: GetCode, *, version: str | None = None) -> WorkerStub:
         """The tenant's worker, at once and without awaiting. `get_code` is called only when the code is needed.

@@ -16,6 +16,8 @@ import psutil
 
 NOT_CONFINED = 70
 """What a child exits with that could not be confined."""
+OUT_OF_MEMORY = 72
+"""What a guest exits with that has no memory left for an answer."""
 CUT_OFF = 71
 """What a guest exits with whose connection has ended."""
 
@@ -63,6 +65,8 @@ def describe(status: int, *, memory_bytes: int, killed_for_memory: bool, confine
         return f"exceeded {memory_bytes >> 20:,} MiB of memory"
     if status == NOT_CONFINED and not confined:
         return "could not be confined, and was ended before it knew anything"
+    if status == OUT_OF_MEMORY:
+        return f"had no memory left to answer with; it may use {memory_bytes >> 20:,} MiB"
     if status == CUT_OFF:
         return "closed its connection"
     if status >= 0:

@@ -28,7 +28,7 @@ from .errors import LimitExceeded, ProtocolViolation, SandboxClosed, SandboxDied
 from .lockdown.cgroups import Group
 from .meter import Meter
 from .policy import Limits
-from .process import CUT_OFF, Process, describe
+from .process import CUT_OFF, OUT_OF_MEMORY, Process, describe
 from .tail import Tail
 from .watch import Charge, CpuWatch
 
@@ -40,7 +40,7 @@ LAST_WORDS = 0.09
 """Seconds between the end of its connection and its own, for the word of what it died of to come."""
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _WORKER = 0  # the capability that every guest has
-_PIECE, _MESSAGE = 1024, 3072  # what any piece on the wire counts at least; what an unasked message in it counts more
+_PIECE, _MESSAGE = 256, 1024  # what any piece on the wire counts at least; what an unasked message in it counts more
 _ANSWERS, _NOTE = frozenset({2, 3}), 6  # kinds of messages, as their first number says
 _LONGEST_NOTE = 65_536
 
@@ -213,7 +213,8 @@ class Sandbox:
             confined=self._hello.done(),
         )
         if self._sentence is None:
-            kind = LimitExceeded if killed_for_memory else ProtocolViolation if status == CUT_OFF else SandboxDied
+            short = killed_for_memory or status == OUT_OF_MEMORY
+            kind = LimitExceeded if short else ProtocolViolation if status == CUT_OFF else SandboxDied
             self._sentence = kind(f"the sandbox {words}")
             if not self._cut_off:
                 self._loop.call_later(GRACE, self._bury)
@@ -245,7 +246,7 @@ class Sandbox:
 
     def _deliver(self, frame: bytes) -> None:
         kind = frame[3] if len(frame) > 3 else -1
-        if kind not in _ANSWERS and not self._meter.take(_MESSAGE):
+        if kind not in _ANSWERS and not self._meter.take(_PIECE if kind == _NOTE else _MESSAGE):
             self._flooded()
         elif kind == _NOTE and len(frame) > _LONGEST_NOTE:
             self.kill(ProtocolViolation(f"the sandbox broke the protocol: a note of {len(frame):,} bytes"))
@@ -255,8 +256,8 @@ class Sandbox:
     def _flooded(self) -> None:
         self.kill(LimitExceeded(f"the sandbox sent more than {self.limits.bytes_per_second:,} bytes in a second"))
 
-    def _asked(self) -> None:
-        if not self._watch.ask():
+    def _asked(self, capability: object) -> None:
+        if not getattr(capability, "uncounted", False) and not self._watch.ask():
             raise LimitExceeded("the invocation made more calls to the host than its limit of subrequests")
 
     def _guarded(self, method: str, payload: bytes, limits: Limits) -> tuple[Callable[[], None], Awaitable[bytes]]:
@@ -305,6 +306,7 @@ class Sandbox:
     def _after_grace(self, call: int, grace: float, late: bool) -> None:
         self._late -= late
         if call in self._peer.connection.cancelled:
+            self._culprit = Charge(0, 0, lambda: None)  # its caller has been told already
             self.kill(LimitExceeded(f"the sandbox did not stop within {grace * 1000:,.0f} ms of being cancelled"))
 
     def _closed(self, error: Exception) -> None:

@@ -65,6 +65,7 @@ class Spawner:
         self._first_uid += next(_spawners) * _UIDS_PER_SPAWNER % _UIDS_PER_HOST
         self._forking = asyncio.Semaphore(8)
         self._closing = False
+        self._ending: asyncio.Task[None] | None = None
         self._filling: asyncio.Task[None] | None = None
         self._nursery: Nursery | None = None
         self._opening: asyncio.Future[Nursery] | None = None
@@ -95,9 +96,12 @@ class Spawner:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._closing:
-            return
-        self._closing = True
+        if self._ending is None:
+            self._closing = True
+            self._ending = asyncio.ensure_future(self._end())
+        await asyncio.shield(self._ending)
+
+    async def _end(self) -> None:
         if self._tending is not None:
             self._tending.cancel()
         if self._opening is not None:  # a zygote that is still starting is ended when it has

@@ -6,6 +6,7 @@ It runs after the lockdown. Everything it needs is imported by then.
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import selectors
 import socket
@@ -25,6 +26,8 @@ from .worker import Worker
 
 _ACCEPT_WITHIN = 10.0
 """Seconds after which a guest that no host has connected to ends."""
+OUT_OF_MEMORY = 72
+"""What a guest exits with that has no memory left for an answer."""
 _CHUNK = 32 * 1024  # below what the C library takes from the kernel anew each time
 
 
@@ -66,7 +69,13 @@ class Wire:
             self._early += zmtp.message(frame)
 
     def write(self, data: bytes) -> None:
-        """Send bytes in order."""
+        """Send bytes in order. Without memory to keep them in there is nothing left but to end, and to say why."""
+        try:
+            self._write(data)
+        except MemoryError:
+            os._exit(OUT_OF_MEMORY)
+
+    def _write(self, data: bytes) -> None:
         with self._writing:
             if self._unsent:
                 self._unsent += data

@@ -21,6 +21,7 @@ _ENDED: Final = frozenset({"done", "failed"})
 _MOST_TURNS: Final = 1000
 """Turns of the loop that a program may take to come to rest. One that never does is not waited for any longer."""
 _STUCK_AFTER: Final = 1.0
+_STUCK_FOR_SURE: Final = 30.0  # seconds, if other calls are going on, for one of which the run may be waiting
 _NOBODY: Final = contextvars.Context()
 
 
@@ -90,6 +91,7 @@ class Outcomes:
                     self._order.remove(key)
                 if key[0] == "do":
                     self.skip(key[1], key[2])
+        self._stir()
 
     def skipped(self, key: Key) -> bool:
         """Whether a step was in such a body."""
@@ -119,14 +121,16 @@ class Outcomes:
         elif (self._gates or self._new) and self._watch is None:
             self._watch = self._loop.call_later(_STUCK_AFTER, self._look, self._order[0], context=_NOBODY)
 
-    def _look(self, expected: Key) -> None:
+    def _look(self, expected: Key, waited: float = 0.0) -> None:
         """Outcomes are waited for behind one that nobody asks for: that is not how it was the first time."""
         self._watch = None
         if not self._order or self._order[0] != expected or expected in self._gates:
             self._stir()
             return
-        if not self._run.only_waits(self._loop):
-            self._watch = self._loop.call_later(_STUCK_AFTER, self._look, expected, context=_NOBODY)
+        waited = waited + _STUCK_AFTER
+        alone = scope.calls.count <= 1 or waited >= _STUCK_FOR_SURE
+        if self._run.asking or not alone or not self._run.only_waits(self._loop):
+            self._watch = self._loop.call_later(_STUCK_AFTER, self._look, expected, waited, context=_NOBODY)
             return
         left = [_words(key) for key in itertools.islice(self._order, 5)]
         for key, gate in self._gates.items():

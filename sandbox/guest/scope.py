@@ -23,6 +23,15 @@ class Suspended(BaseException):
     __module__ = "workers"
 
 
+class Calls:
+    """How many calls are being answered in this sandbox."""
+
+    count = 0
+
+
+calls = Calls()
+
+
 class Run:
     """A durable run inside this sandbox: whether it is still wanted, and what it is doing beside waiting for the host.
 

@@ -79,7 +79,16 @@ class Journal:
 
     def started(self, name: str, count: int, attempt: int) -> None:
         """Tell the host what is being worked on, and do not wait for what it says."""
-        task = asyncio.ensure_future(self.ask("started", name, count, attempt))
+        self._tell("started", name, count, attempt)
+
+    def stopped(self, name: str, count: int, *, told: bool) -> None:
+        """An attempt was given up: nobody will settle it, nor ask for what was recorded in its body."""
+        self._outcomes.skip(name, count)
+        if told and not self.run.over:
+            self._tell("stopped", name, count)
+
+    def _tell(self, method: str, *arguments: object) -> None:
+        task = asyncio.ensure_future(self.ask(method, *arguments))
         self._telling.add(task)
         task.add_done_callback(self._told)
 
@@ -289,10 +298,18 @@ class Step:
         """One run of the body: its encoded value, or its error and whether another attempt makes sense."""
         context = JsDict(step=JsDict(name=self._step_name, count=count), attempt=attempt, config=config)
         loop = asyncio.get_running_loop()
-        note = loop.call_later(_NOTE_AFTER, self._owner._journal.started, self._step_name, count, attempt)
+        noted = attempt > 1  # the host has told the number of this one, and counts it
+
+        def note() -> None:
+            nonlocal noted
+            noted = True
+            journal.started(self._step_name, count, attempt)
+
+        journal = self._owner._journal
+        noting = loop.call_later(_NOTE_AFTER, note)
         limit = config["timeout"]
-        run = self._owner._journal.run
-        mark = _inside.set(self._owner._journal.begin(self._step_name, count, attempt))
+        run = journal.run
+        mark = _inside.set(journal.begin(self._step_name, count, attempt))
         run.busy += 1
         try:
             async with asyncio.timeout(limit / 1000) as timer:
@@ -306,9 +323,12 @@ class Step:
             report = [name, failure.text(error), failure.trace(error)[-16_384:]]
             safe = [part.encode("utf-8", "replace").decode() for part in report]
             return b"", safe, not isinstance(error, NonRetryableError)
+        except BaseException:
+            journal.stopped(self._step_name, count, told=noted)
+            raise
         finally:
             run.busy -= 1
-            note.cancel()
+            noting.cancel()
             _inside.reset(mark)
         try:
             return values.dumps(result), None, False

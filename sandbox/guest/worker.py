@@ -54,11 +54,13 @@ class Worker:
             return channel.encode(run is None or run.only_waits(asyncio.get_running_loop()))
         self._invocations += 1
         invocation.set(self._invocations)
+        scope.calls.count += 1
         try:
             if method == "run":
                 return values.dumps(await self._run(*arguments))  # to be stored: no capability outlives the run
             return channel.encode(await self._invoke(*arguments))
         finally:
+            scope.calls.count -= 1
             self._output.flush()
             for stub in stubs:
                 stub.dispose()

@@ -6,7 +6,7 @@ import asyncio
 import random
 from typing import Any
 
-from cloister.loader import Host, WorkerCode
+from cloister.loader import Host, Limits, WorkerCode
 
 HEAD = "import asyncio\nfrom workers import WorkflowEntrypoint\n"
 
@@ -174,3 +174,131 @@ class TenantWorkflow(WorkflowEntrypoint):
             records = {step["name"]: step for step in (await instance.status())["steps"]}
             assert before == recorded, f"seed {seed}"
             assert records["record"]["status"] == "done"
+
+
+async def test_a_step_that_was_given_up_takes_what_was_recorded_inside_along(stage: Any) -> None:
+    """A race's loser had a step of its own inside, which the replay's loser may not come to before it is cancelled."""
+    binding = stage.bind(
+        HEAD
+        + """
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        starts = await self.env.LEDGER.note("start")
+        async def body():
+            await asyncio.sleep(0.3 if starts > 1 else 0)
+            await step.do("inner", lambda: 1)
+            await asyncio.sleep(60)
+        async def winner():
+            await asyncio.sleep(0.1)
+            return "W"
+        loser = asyncio.ensure_future(step.do("loser", body))
+        result = await step.do("W", winner)
+        loser.cancel()
+        await step.do("z", lambda: 3)
+        await step.sleep("park", "1 hour")
+        return result
+"""
+    )
+    instance = await binding.create()
+    await stage.rests(instance)
+    stage.evict()
+    assert await stage.outcome(instance) == "W"
+
+
+async def test_a_step_that_was_given_up_holds_up_neither_parking_nor_a_pause(stage: Any) -> None:
+    """Its attempt had been announced; nobody will settle it."""
+    binding = stage.bind(
+        HEAD
+        + """
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        try:
+            await asyncio.wait_for(step.do("slow", lambda: asyncio.sleep(60)), 0.1)
+        except TimeoutError:
+            pass
+        await step.sleep("night", "8 hours")
+        return "morning"
+"""
+    )
+    instance = await binding.create()
+    await stage.rests(instance)
+    assert await stage.outcome(instance) == "morning"
+
+
+async def test_a_replay_that_waits_for_another_call_of_its_tenant_is_not_called_lost(
+    stage: Any, loader: Any, eventually: Any
+) -> None:
+    """A lock of the module's is held elsewhere for a while; the recorded step behind it is asked for later."""
+    source = (
+        HEAD
+        + """
+from workers import WorkerEntrypoint
+lock = asyncio.Lock()
+class Default(WorkerEntrypoint):
+    async def hold(self):
+        async with lock:
+            await self.env.LEDGER.note("held")
+            await asyncio.sleep(2)
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        async def guarded():
+            async with lock:
+                return await step.do("guarded", lambda: 1)
+        results = await asyncio.gather(guarded(), step.do("free", lambda: asyncio.sleep(0.05)))
+        await step.sleep("night", "8 hours")
+        return results
+"""
+    )
+    binding = stage.bind(source)
+    instance = await binding.create()
+    await stage.rests(instance)
+    stage.evict()
+    holding = asyncio.ensure_future(loader.get(stage.name, stage.code).get_entrypoint().hold())
+    await eventually(lambda: "held" in stage.ledger.entries)
+    assert await stage.outcome(instance) == [1, None]
+    await holding
+
+
+async def test_what_a_run_asks_its_journal_is_no_subrequest(stage: Any) -> None:
+    """Neither the outcomes of many steps at once, nor the values that a replay has to ask for."""
+    stage.options["limits"] = Limits(subrequests=20)
+    binding = stage.bind(
+        HEAD
+        + """
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        results = await asyncio.gather(*(step.do(f"s{n}", lambda: "x" * 100_000) for n in range(60)))
+        await step.sleep("night", "8 hours")
+        return len(results)
+"""
+    )
+    instance = await binding.create()
+    await stage.rests(instance)
+    stage.evict()
+    assert await stage.outcome(instance) == 60
+
+
+async def test_a_limit_is_not_forgiven_for_what_is_refused(stage: Any) -> None:
+    """Only a new record begins the count anew: one that is refused, or was there already, does not."""
+    stage.options["limits"] = Limits(subrequests=20)
+    binding = stage.bind(
+        HEAD
+        + """
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        journal = step._journal
+        await step.sleep("nap", 1)
+        for _ in range(200):
+            try:
+                await journal.ask("settle", "none", 1, 77, None, b"", None, False, None)
+            except Exception:
+                pass
+            await journal.ask("sleep", "nap", 1, 1, None, None)
+            await self.env.LEDGER.note("call")
+        return "walked around"
+"""
+    )
+    instance = await binding.create()
+    error = await stage.outcome(instance)
+    assert "limit of subrequests" in error["message"]
+    assert len(stage.ledger.entries) <= 21

@@ -13,6 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from cloister.ipc import CapabilityError, CodecError, PayloadError, values
+from cloister.ipc.packer import Packer
 
 ZONES = st.none() | st.integers(-86_000, 86_000).map(lambda s: datetime.timezone(datetime.timedelta(seconds=s)))
 SCALARS = (
@@ -315,3 +316,17 @@ def test_what_is_neither_a_map_nor_a_list_cannot_be_taken_apart(data: bytes) -> 
     """Malformed bytes, other values, and keys that are not text or stand there twice."""
     with pytest.raises(PayloadError):
         values.split(data)
+
+
+def test_what_a_failure_leaves_behind_does_not_come_before_the_next_value() -> None:
+    """The packer keeps what it had when memory ran out; the next value begins afresh."""
+
+    class Fails:
+        def __call__(self, value: object) -> bytes:
+            raise MemoryError
+
+    packer = Packer()
+    packer._pack = Fails()  # type: ignore[assignment]
+    with pytest.raises(MemoryError):
+        packer("first")
+    assert packer("next") == b"\xa4next"

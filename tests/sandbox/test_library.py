@@ -371,7 +371,8 @@ async def test_the_hash_seed_is_its_zygotes(boot: Boot, tenant: Any, open_spawne
 
 GUEST = """
 cloister cloister.ipc cloister.ipc.capabilities cloister.ipc.codec cloister.ipc.connection cloister.ipc.errors
-cloister.ipc.messages cloister.ipc.peer cloister.ipc.values cloister.ipc.zmtp cloister.sandbox cloister.sandbox.errors
+cloister.ipc.messages cloister.ipc.packer cloister.ipc.peer
+cloister.ipc.values cloister.ipc.zmtp cloister.sandbox cloister.sandbox.errors
 cloister.sandbox.guest cloister.sandbox.guest.disguise cloister.sandbox.guest.entrypoints
 cloister.sandbox.guest.failure cloister.sandbox.guest.files cloister.sandbox.guest.heap
 cloister.sandbox.guest.importer cloister.sandbox.guest.library cloister.sandbox.guest.main

@@ -288,3 +288,19 @@ async def test_a_slot_that_is_used_again_has_the_limits_of_its_next_tenant(boot:
         assert await large.do(source) == 8
         await large.sandbox.close("done")
     assert len(used) < 6
+
+
+async def test_a_sandbox_without_memory_for_its_answers_says_so(boot: Boot) -> None:
+    """It cannot even say that it has none: its end does, and no call is left without an answer."""
+    tenant = await boot(limits=Limits(memory_bytes=64 * MIB))
+    calls = [tenant.do("def main(): return bytes(12_000_000)") for _ in range(4)]
+    told = [error for error in await asyncio.gather(*calls, return_exceptions=True) if isinstance(error, Exception)]
+    assert told
+    assert all(isinstance(error, LimitExceeded) or "MemoryError" in str(error) for error in told), told
+
+
+async def test_printing_much_costs_lines_and_nothing_else(boot: Boot) -> None:
+    """Forty thousand short ones."""
+    tenant = await boot()
+    assert await tenant.do("def main():\n    for n in range(40_000): print(n)\n    return 'alive'") == "alive"
+    assert tenant.sandbox.tail.dropped > 0
