@@ -193,7 +193,10 @@ class Served:
             result = function(*args, **kwargs)
             if inspect.isawaitable(result):
                 result = await result
-            return channel.encode(result)
+            try:
+                return channel.encode(result)
+            except CodecError as error:  # it is not the caller who is to blame
+                raise CodecError(f"what {method or 'it'!r} returned cannot be sent: {error}") from error
         finally:
             for stub in stubs:
                 stub.dispose()

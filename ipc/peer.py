@@ -249,7 +249,7 @@ class Peer:
         except BaseException as error:  # whatever is raised is the answer
             if isinstance(error, self._fatal):
                 raise
-            _log.debug("a call from the other side raised", exc_info=error)
+            _log.info("%r raised when the other side called it", call.method, exc_info=error)
             answer = Failure(call.call, values.dumps(_told(error, self._trace)))
         finally:
             self._held -= len(call.payload)
