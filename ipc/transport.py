@@ -24,7 +24,8 @@ from . import zmtp
 from .errors import ConnectionClosed, RemoteProtocolError, TooManyCalls
 
 MAX_LINKS: Final = 65_535
-_BURST: Final = 256
+_BURST: Final = 0.002
+"""Seconds of reading after which the loop has its turn: whoever floods the host makes the others wait that long."""
 _UNREAD: Final = 256
 """Pieces of up to 8 KiB that are taken from a guest ahead of being read."""
 _NEVER: Final = 2**31 - 1
@@ -142,15 +143,16 @@ class Router:
 
     def _drain(self) -> None:
         self._drain_soon = False
-        if self._read(_BURST) and not self._drain_soon:
+        if self._read() and not self._drain_soon:
             self._drain_soon = True
             self._loop.call_soon(self._drain)
 
-    def _read(self, count: int) -> bool:
-        """Hand over as many pieces as are there, up to a number. Whether there may be more."""
-        receive, links = self._socket.recv, self._links
+    def _read(self) -> bool:
+        """Hand over as many pieces as are there, for a while. Whether there may be more."""
+        receive, links, now = self._socket.recv, self._links, self._loop.time
+        until = now() + _BURST
         try:
-            for _ in range(count):
+            while now() < until:
                 name = receive(zmq.DONTWAIT)
                 data = receive(zmq.DONTWAIT)
                 if (link := links.get(name)) is not None:

@@ -40,7 +40,7 @@ LAST_WORDS = 0.09
 """Seconds between the end of its connection and its own, for the word of what it died of to come."""
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _WORKER = 0  # the capability that every guest has
-_PIECE, _MESSAGE = 256, 1024  # what any piece on the wire counts at least; what an unasked message in it counts more
+_PIECE, _MESSAGE = 256, 1792  # what any piece on the wire counts at least; what an unasked message in it counts more
 _ANSWERS, _NOTE = frozenset({2, 3}), 6  # kinds of messages, as their first number says
 _LONGEST_NOTE = 65_536
 
@@ -246,7 +246,7 @@ class Sandbox:
 
     def _deliver(self, frame: bytes) -> None:
         kind = frame[3] if len(frame) > 3 else -1
-        if kind not in _ANSWERS and not self._meter.take(_PIECE if kind == _NOTE else _MESSAGE):
+        if kind not in _ANSWERS and not self._meter.take(_MESSAGE):
             self._flooded()
         elif kind == _NOTE and len(frame) > _LONGEST_NOTE:
             self.kill(ProtocolViolation(f"the sandbox broke the protocol: a note of {len(frame):,} bytes"))

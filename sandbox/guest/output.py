@@ -18,6 +18,7 @@ from cloister.ipc import values
 
 MAX_LINE = 8192
 MAX_BACKLOG = 4 << 20
+MAX_LINES = 4000  # in a second; the host takes fewer, and ends whoever sends many times more
 invocation: contextvars.ContextVar[int] = contextvars.ContextVar("invocation", default=0)
 """The number of the call that is being answered, 0 outside of any."""
 
@@ -83,7 +84,8 @@ class Output:
     def __init__(self) -> None:
         self.note: Say = lambda _topic, _payload: None
         self.backlog: Callable[[], int] = lambda: 0
-        self._dropped = 0
+        self._dropped = self._said = 0
+        self._since = 0.0
         self._streams = Lines(self.say, "stdout"), Lines(self.say, "stderr")
 
     def install(self) -> None:
@@ -99,7 +101,11 @@ class Output:
 
     def say(self, level: str, text: str) -> None:
         """Say one line."""
-        if self.backlog() > MAX_BACKLOG:
+        now = time.monotonic()
+        if now - self._since >= 1.0:
+            self._since, self._said = now, 0
+        self._said += 1
+        if self._said > MAX_LINES or self.backlog() > MAX_BACKLOG:
             self._dropped += 1
             return
         if self._dropped:
