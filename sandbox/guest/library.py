@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import _imp
 import asyncio.selector_events
+import errno
 import fcntl
 import functools
 import importlib
@@ -85,6 +86,7 @@ ABSENT: Final = {
 }  # fmt: skip
 """Modules that a tenant cannot import: why not."""
 
+_SEALING_TRIES: Final = 5  # the kernel waits for a sixth of a second in each
 _LEFT_OUT: Final = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
 _OURS: Final = ("distributions",)
 """Modules of the guest's that few tenants need."""
@@ -167,10 +169,17 @@ def build(packages: Sequence[Package] = ()) -> Archive:
 
 
 def _sealed(memory: int) -> memoryview:
-    """What was written, for reading. All sandboxes share it, so nobody may change it for the others: the file takes no
-    more writing, and what is mapped of a file that was opened for reading can never be made writable."""
+    """What was written, for reading. All sandboxes share it, so nobody may change it for the others: what is mapped of
+    a file that was opened for reading can never be made writable. That the file takes no more writing either is a
+    second lock, which the kernel refuses while it is busy with one of the pages."""
     seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-    fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
+    for _ in range(_SEALING_TRIES):
+        try:
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, seals)
+            break
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise
     reading = os.open(f"/proc/self/fd/{memory}", os.O_RDONLY | os.O_CLOEXEC)
     view = memoryview(mmap.mmap(reading, 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ))
     os.close(memory)
