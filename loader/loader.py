@@ -6,6 +6,7 @@ It knows what code is and where sandboxes come from. It refuses to know what a w
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -226,6 +227,9 @@ class Loader:
         worker.imported.add_done_callback(lambda _: self._booted(key, worker))
 
     def _booted(self, key: Key, worker: Worker) -> None:
+        if worker.announced:
+            return
+        worker.announced = True
         sandbox = worker.sandbox
         self._announcements.announce(
             LoaderEvent(
@@ -233,7 +237,7 @@ class Loader:
                 tenant_id=key.tenant_id,
                 sandbox=sandbox.number,
                 phases=sandbox.phases,
-                boot_ms=worker.boot_ms,
+                boot_ms=worker.boot_ms or (time.perf_counter() - worker.began) * 1000,
                 cpu_ms=round(sandbox.cpu_seconds() * 1000),
             )
         )
@@ -279,6 +283,7 @@ class Loader:
                 self._dropped += worker.sandbox.tail.dropped
                 reason, end = worker.sandbox.end
                 kind: Literal["limit", "died"] = "limit" if issubclass(end, LimitExceeded) else "died"
+                self._booted(key, worker)
                 usage = worker.sandbox.usage
                 self._announcements.announce(
                     LoaderEvent(
@@ -302,6 +307,7 @@ class Loader:
         self._evictions += 1
         number, cpu_ms = -1, 0
         if worker.ready.done() and worker.ready.exception() is None:
+            self._booted(key, worker)  # it may have answered before anybody was told that it had booted
             number, cpu_ms = worker.sandbox.number, round(worker.sandbox.cpu_seconds() * 1000)
         worker.end(reason)
         if (boot := self._boot_tasks.get(worker)) is not None:

@@ -30,7 +30,8 @@ class Worker:
         self.tenant_id = tenant_id
         self.code: WorkerCode
         self.sandbox: Sandbox
-        self.boot_ms = 0.0
+        self.boot_ms = self.began = 0.0
+        self.announced = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ready.add_done_callback(lambda done: done.cancelled() or done.exception())
         self.evicted = ""
@@ -61,7 +62,7 @@ class Worker:
 
     def start(self, code: WorkerCode, sandbox: Sandbox) -> None:
         """Send the code. What its import raises is raised by every call until the worker is thrown away."""
-        began = time.perf_counter()
+        began = self.began = time.perf_counter()
         self.code, self.sandbox = code, sandbox
         sandbox.tail.listener = self._tail
         sandbox.on_background = lambda: self._on_idle(self)

@@ -295,8 +295,15 @@ class Sandbox:
         elif error is not None:
             self._closed(error)
         else:
-            why = ProtocolViolation("the sandbox closed its connection")
-            self._loop.call_later(LAST_WORDS, self.kill, why)
+            self._loop.call_later(LAST_WORDS, self._conclude)
+
+    def _conclude(self) -> None:
+        """It has had time to die. If it has, the word of that is on its way."""
+        why = ProtocolViolation("the sandbox closed its connection")
+        if self._process.ended():
+            self._loop.call_later(GRACE, self.kill, why)
+        else:
+            self.kill(why)
 
     def _grant_grace(self, call: int, late: bool) -> None:
         grace = LATE_GRACE if late else GRACE
