@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import select
 import signal
 import time
 from pathlib import Path
@@ -38,14 +37,6 @@ class Process:
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
             except ProcessLookupError:
                 return
-
-    def ended(self) -> bool:
-        """Whether it is dead, be it that nobody has told us yet."""
-        if self._pidfd < 0:
-            return True
-        poll = select.poll()
-        poll.register(self._pidfd, select.POLLIN)
-        return bool(poll.poll(0))
 
     def cpu_seconds(self) -> float:
         """CPU time of all its threads since it was forked; 0 when it has ended."""

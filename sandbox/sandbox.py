@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -88,6 +89,7 @@ class Sandbox:
         self._culprit: Charge | None = None
         self._cut_off = self._ended = False
         self._late = 0
+        self._put_down = False
         self._meter = Meter(self.limits.bytes_per_second, loop.time)
         self.tail = Tail(self.limits.output_bytes_per_second, loop.time)
         self._watch = CpuWatch(process.cpu_seconds, loop.time, loop.call_at)
@@ -206,6 +208,8 @@ class Sandbox:
         self._ended = True
         self.usage = usage
         killed_for_memory = self._group is not None and self._group.kills() > self._group_kills
+        if self._put_down and status == -signal.SIGKILL and not killed_for_memory:
+            status = CUT_OFF
         words = describe(
             status,
             memory_bytes=self.limits.memory_bytes,
@@ -298,12 +302,11 @@ class Sandbox:
             self._loop.call_later(LAST_WORDS, self._conclude)
 
     def _conclude(self) -> None:
-        """It has had time to die. If it has, the word of that is on its way."""
-        why = ProtocolViolation("the sandbox closed its connection")
-        if self._process.ended():
-            self._loop.call_later(GRACE, self.kill, why)
-        else:
-            self.kill(why)
+        """It has had time to die, and is made to. If it was dying of something else, its status will say so."""
+        if self._sentence is None and not self._ended:
+            self._put_down = True
+            self._process.kill()
+            self._loop.call_later(GRACE, self.kill, ProtocolViolation("the sandbox closed its connection"))
 
     def _grant_grace(self, call: int, late: bool) -> None:
         grace = LATE_GRACE if late else GRACE
