@@ -76,5 +76,10 @@ def decode(frame: bytes) -> Message:
     return kind(*header)  # type: ignore[no-any-return]
 
 
+def kind_of(frame: bytes) -> type[Message] | None:
+    """What a frame says it is, without reading more of it. Nothing, if it says nothing that is known."""
+    return KINDS[frame[3]][0] if len(frame) > 3 and frame[3] < len(KINDS) else None  # after two lengths
+
+
 def _in_range(field: int | str) -> bool:
     return len(field) <= MAX_NAME if isinstance(field, str) else 0 <= field < MAX_NUMBER

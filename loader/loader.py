@@ -59,14 +59,14 @@ class Loader:
         self._patience = admission_timeout
         self._waiting: OrderedDict[asyncio.Future[None], Key] = OrderedDict()
         self._announcements = Announcements()
-        self._open = self._closed = False
+        self._open = False
         self._closing: asyncio.Task[None] | None = None
         self._boot_tasks: dict[Worker, asyncio.Task[None]] = {}
         self._one_off = 0
         self._booting = self._boots = self._hits = self._evictions = self._deaths = self._dropped = 0
 
     async def __aenter__(self) -> Self:
-        if self._closed or self._open:
+        if self._closing is not None or self._open:
             raise LoaderClosed("this loader was opened before; make another one")
         await self._spawner.__aenter__()
         self._open = True
@@ -76,7 +76,7 @@ class Loader:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._closing is None:
-            self._open, self._closed = False, True
+            self._open = False
             self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)  # whoever asks, and gives up asking: it is closed to the end
 
@@ -90,11 +90,10 @@ class Loader:
             boot.cancel()
         if boots:
             await asyncio.wait(boots)
-        for opening in self._profiles.values():
-            await asyncio.wait({opening})
-            if opening.exception() is None:
-                await opening.result().__aexit__(None, None, None)
-        await self._spawner.__aexit__(None, None, None)
+        if self._profiles:
+            await asyncio.wait(self._profiles.values())
+        for spawner in self._spawners():
+            await spawner.__aexit__(None, None, None)
 
     def get(self, tenant_id: str, get_code: GetCode, *, version: str | None = None) -> WorkerStub:
         """The tenant's worker, at once and without awaiting. `get_code` is called only when the code is needed.
@@ -127,7 +126,7 @@ class Loader:
             warm=len(self._cache),
             in_use=self._cache.pinned,
             booting=self._booting,
-            spares=self._spawner.spares,
+            spares=sum(spawner.spares for spawner in self._spawners()),
             boots=self._boots,
             hits=self._hits,
             evictions=self._evictions,
@@ -252,6 +251,13 @@ class Loader:
             spawner = Spawner(spares=self._spares, policy=self._policy, preload=profile)
             opening = self._profiles[profile] = asyncio.ensure_future(spawner.__aenter__())
         return await asyncio.shield(opening)
+
+    def _spawners(self) -> Iterator[Spawner]:
+        """All that are open."""
+        yield self._spawner
+        for opening in self._profiles.values():
+            if opening.done() and opening.exception() is None:
+                yield opening.result()
 
     def _let_go(self, key: Key, worker: Worker) -> None:
         if worker.busy:  # work goes on after the answer: this pin is let go of when it is done, or has had its time

@@ -14,12 +14,7 @@ from pathlib import Path
 
 import psutil
 
-NOT_CONFINED = 70
-"""What a child exits with that could not be confined."""
-OUT_OF_MEMORY = 72
-"""What a guest exits with that has no memory left for an answer."""
-CUT_OFF = 71
-"""What a guest exits with whose connection has ended."""
+from .exits import CUT_OFF, NOT_CONFINED, OUT_OF_MEMORY
 
 
 class Process:

@@ -21,17 +21,20 @@ from cloister.ipc import (
     Peer,
     RemoteError,
     RemoteProtocolError,
+    codec,
     values,
 )
+from cloister.ipc.messages import Failure, Note, Result
 from cloister.ipc.transport import Link
 
 from .errors import LimitExceeded, ProtocolViolation, SandboxClosed, SandboxDied, SandboxError
+from .exits import CUT_OFF, OUT_OF_MEMORY
 from .lockdown.cgroups import Group
 from .meter import Meter
 from .policy import Limits
-from .process import CUT_OFF, OUT_OF_MEMORY, Process, describe
+from .process import Process, describe
 from .tail import Tail
-from .watch import Charge, CpuWatch
+from .watch import Account, Charge
 
 GRACE = 1.0
 """Seconds that a call which the host has cancelled has to stop in before its process is ended."""
@@ -42,7 +45,7 @@ LAST_WORDS = 0.09
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _WORKER = 0  # the capability that every guest has
 _PIECE, _MESSAGE = 256, 1792  # what any piece on the wire counts at least; what an unasked message in it counts more
-_ANSWERS, _NOTE = frozenset({2, 3}), 6  # kinds of messages, as their first number says
+_ANSWERS = frozenset({Result, Failure})
 _LONGEST_NOTE = 65_536
 
 
@@ -86,13 +89,13 @@ class Sandbox:
         self._hello: asyncio.Future[bytes] = loop.create_future()
         self._sentence: SandboxError | None = None
         self._in_flight = 0
-        self._culprit: Charge | None = None
+        self._blamed = False  # one of its calls has been told that it ended the sandbox
         self._cut_off = self._ended = False
         self._late = 0
         self._put_down = False
         self._meter = Meter(self.limits.bytes_per_second, loop.time)
         self.tail = Tail(self.limits.output_bytes_per_second, loop.time)
-        self._watch = CpuWatch(process.cpu_seconds, loop.time, loop.call_at)
+        self._watch = Account(process.cpu_seconds, loop.time, loop.call_at)
         self._peer = Peer(
             Connection(),
             link.send,
@@ -249,10 +252,10 @@ class Sandbox:
             self._flooded()
 
     def _deliver(self, frame: bytes) -> None:
-        kind = frame[3] if len(frame) > 3 else -1
+        kind = codec.kind_of(frame)
         if kind not in _ANSWERS and not self._meter.take(_MESSAGE):
             self._flooded()
-        elif kind == _NOTE and len(frame) > _LONGEST_NOTE:
+        elif kind is Note and len(frame) > _LONGEST_NOTE:
             self.kill(ProtocolViolation(f"the sandbox broke the protocol: a note of {len(frame):,} bytes"))
         else:
             self._peer.deliver(frame)
@@ -265,7 +268,7 @@ class Sandbox:
             raise LimitExceeded("the invocation made more calls to the host than its limit of subrequests")
 
     def _guarded(self, method: str, payload: bytes, limits: Limits) -> tuple[Callable[[], None], Awaitable[bytes]]:
-        charge = self._watch.begin(limits.cpu_ms, lambda: self._exceeded(charge, limits), limits.subrequests)
+        charge = self._watch.begin(limits.cpu_ms, lambda: self._exceeded(limits), limits.subrequests)
         return (
             lambda: self._watch.restart(charge),
             self._finish(self._peer.call(_WORKER, method, payload, timeout=_seconds(limits.wall_ms)), charge, limits),
@@ -278,7 +281,7 @@ class Sandbox:
         except DeadlineExceeded as error:
             raise LimitExceeded(f"the call exceeded {limits.wall_ms:,} ms of time") from error
         except LimitExceeded as error:
-            if self._culprit is not None and charge.used < charge.limit / 2:
+            if self._blamed and charge.used < charge.limit / 2:
                 raise SandboxDied(f"another call in it ended the sandbox: {error}") from error
             raise
         except (RemoteProtocolError, ConnectionClosed) as error:
@@ -287,8 +290,8 @@ class Sandbox:
             self._in_flight -= 1
             self._watch.end(charge)
 
-    def _exceeded(self, charge: Charge, limits: Limits) -> None:
-        self._culprit = charge
+    def _exceeded(self, limits: Limits) -> None:
+        self._blamed = True
         self.kill(LimitExceeded(f"the sandbox exceeded {limits.cpu_ms:,} ms of CPU"))
 
     def _lose(self, error: RemoteProtocolError | None) -> None:
@@ -316,7 +319,7 @@ class Sandbox:
     def _after_grace(self, call: int, grace: float, late: bool) -> None:
         self._late -= late
         if call in self._peer.connection.cancelled:
-            self._culprit = Charge(0, 0, lambda: None)  # its caller has been told already
+            self._blamed = True
             self.kill(LimitExceeded(f"the sandbox did not stop within {grace * 1000:,.0f} ms of being cancelled"))
 
     def _closed(self, error: Exception) -> None:

@@ -36,6 +36,8 @@ REFILL_AFTER: Final = 0.004
 """Seconds to leave to whoever took a spare before forking the next one, while there are others to take."""
 TEND_EVERY: Final = 2.0
 """Seconds between two looks at what the sandboxes do that are asked nothing."""
+_LAST_BREATH, _LAST_BREATHS = 0.01, 100
+"""Seconds, and how often they are given, to processes that were killed with their zygote to leave their groups."""
 _LONGEST_BASE: Final = 70
 """Bytes that the name of the folder for sockets may have: the system takes 107 for a socket's, and ours are added."""
 _PREFIX: Final = "cloister-sockets-"
@@ -64,7 +66,6 @@ class Spawner:
         self._first_uid = FIRST_ID + os.getpid() % _HOSTS * _UIDS_PER_HOST
         self._first_uid += next(_spawners) * _UIDS_PER_SPAWNER % _UIDS_PER_HOST
         self._forking = asyncio.Semaphore(8)
-        self._closing = False
         self._ending: asyncio.Task[None] | None = None
         self._filling: asyncio.Task[None] | None = None
         self._nursery: Nursery | None = None
@@ -97,7 +98,6 @@ class Spawner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._ending is None:
-            self._closing = True
             self._ending = asyncio.ensure_future(self._end())
         await asyncio.shield(self._ending)
 
@@ -118,10 +118,11 @@ class Spawner:
         for number in list(self._sandboxes):
             self._died(number, -9, Usage(0, 0))
         self._router.close()
-        for group in self._slot_groups.values():
-            group.close()
         if self._groups is not None:
-            self._groups.close()
+            for _ in range(_LAST_BREATHS):
+                if self._groups.close():
+                    break
+                await asyncio.sleep(_LAST_BREATH)
         _remove_sockets(Path(self._folder))
         os.close(self._lock)
 
@@ -137,7 +138,7 @@ class Spawner:
 
     async def take(self) -> Sandbox:
         """A blank sandbox: a spare where there is one, a new one where not. `SandboxUnavailable`."""
-        if self._closing:
+        if self._ending is not None:
             raise SandboxUnavailable("the loader is closed")
         while self._spares:
             sandbox = self._spares.popleft()
@@ -156,7 +157,11 @@ class Spawner:
         self._tending = asyncio.get_running_loop().call_later(TEND_EVERY, self._tend)
 
     def _fill(self, delay: float = 0.0) -> None:
-        if not self._closing and (self._filling is None or self._filling.done()) and len(self._spares) < self._wanted:
+        if (
+            self._ending is None
+            and (self._filling is None or self._filling.done())
+            and len(self._spares) < self._wanted
+        ):
             self._filling = asyncio.ensure_future(self._refill(delay))
 
     async def _refill(self, delay: float) -> None:
@@ -171,19 +176,22 @@ class Spawner:
         async with self._forking:
             nursery = await self._open_nursery()
             slot = self._free_slots.pop() if self._free_slots else next(self._slots)
-            group = self._group(slot)
             name = secrets.token_hex(4)  # the guest can ask for it, and is told neither a place nor a number of ours
             path = f"{self._folder}/{name}"
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(f"/proc/self/fd/{self._lock}/{name}")
-                listener.listen(1)
-                entrances = group.entrances() if group is not None else ()
-                uid = self._first_uid + slot
+                entrances: tuple[int, ...] = ()
+                asked = False
                 try:
+                    listener.listen(1)
+                    group = self._group(slot)
+                    entrances = group.entrances() if group is not None else ()
+                    uid = self._first_uid + slot
+                    asked = True
                     pidfd = await nursery.fork(slot, uid, [listener.fileno(), *entrances], urgent=urgent)
                 except BaseException as error:
                     Path(path).unlink()  # noqa: ASYNC240 - a name in memory, gone at once
-                    if isinstance(error, SandboxUnavailable):
+                    if isinstance(error, SandboxUnavailable) or not asked:
                         self._free_slots.append(slot)
                     else:  # the child comes all the same, and the slot is free when it has gone
                         self._abandoned.add(slot)
@@ -249,7 +257,7 @@ class Spawner:
             self._died(slot, -9, Usage(0, 0))
         self._free_slots += self._abandoned
         self._abandoned.clear()
-        if not self._closing:
+        if self._ending is None:
             self._filling = None
             self._fill()
 

@@ -1,4 +1,4 @@
-"""CPU time of a process, charged to the calls that are being answered in it, from outside.
+"""What a process uses, of CPU time and of calls to the host, charged from outside to the calls answered in it.
 
 A watchdog inside could be starved by one long call in C, or faked. While several calls share the process, each is
 charged its part. Time and CPU come in as functions, so that a test needs neither.
@@ -41,8 +41,8 @@ class Charge:
         self.over = over
 
 
-class CpuWatch:
-    """The account of one process."""
+class Account:
+    """That of one process."""
 
     def __init__(
         self, cpu: Callable[[], float], now: Callable[[], float], call_at: Callable[[float, Callable[[], None]], Timer]
@@ -52,7 +52,7 @@ class CpuWatch:
         self._call_at = call_at
         self._charges: set[Charge] = set()
         self._seen = 0.0
-        self._stray = self._stray_before = 0.0
+        self._stray = 0.0
         self._timer: Timer | None = None
         self._cores = os.cpu_count() or 1
 
@@ -76,12 +76,10 @@ class CpuWatch:
         return any(charge.asked <= charge.may_ask for charge in self._charges)
 
     def stray(self, window: float) -> float:
-        """Seconds of CPU that were used while no call was going on, in windows that follow each other and in each of
-        which it was more than a little. Call it at the end of each window."""
+        """Seconds of CPU that were used while no call was going on, beyond the little that each window may have. To be
+        called at the end of each window."""
         self._share()
-        fresh, self._stray_before = self._stray - self._stray_before, self._stray
-        if fresh < window * _A_LITTLE:
-            self._stray = self._stray_before = 0.0
+        self._stray = max(self._stray - window * _A_LITTLE, 0.0)
         return self._stray
 
     def restart(self, charge: Charge) -> None:

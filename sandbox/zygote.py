@@ -23,6 +23,7 @@ from typing import Final, NoReturn
 
 import msgpack
 
+from . import exits
 from .guest import heap, library, profile, rehearsal
 from .guest import main as guest
 from .lockdown import kernel, limits
@@ -124,7 +125,7 @@ class Zygote:
         return True
 
     def _be_child(self, slot: Slot, asked: int, urgent: bool) -> NoReturn:
-        status = 70  # what a child that could not be confined exits with; the host says so in words
+        status = exits.NOT_CONFINED
         try:
             forked = time.monotonic_ns()
             signal.set_wakeup_fd(-1)

@@ -20,7 +20,10 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Folder: the layers below it."""
 ENGINE_KNOWS_OF_IPC = {"cloister.ipc", "cloister.ipc.codec", "cloister.ipc.errors", "cloister.ipc.values"}
 GUEST_ROOMS = ("sandbox/guest", "sandbox/lockdown", "sandbox/zygote.py")
-GUEST_MAY_IMPORT = ("cloister.sandbox.guest", "cloister.sandbox.lockdown", "cloister.sandbox.errors", "cloister.ipc")
+GUEST_MAY_IMPORT = (
+    "cloister.sandbox.guest", "cloister.sandbox.lockdown", "cloister.sandbox.errors", "cloister.sandbox.exits",
+    "cloister.ipc",
+)  # fmt: skip
 FORKS = {"sandbox/zygote.py", "sandbox/lockdown/namespaces.py"}
 SQL = re.compile(
     r"\b(select\s.*\sfrom|insert\s+(or\s+\w+\s+)?into|update\s+\w+\s+set|delete\s+from|replace\s+into"

@@ -19,6 +19,7 @@ from cloister.ipc import values, zmtp
 from cloister.ipc.connection import Connection
 from cloister.ipc.peer import Peer
 
+from .. import exits
 from . import failure, scope
 from .output import Output
 from .values import JsDict
@@ -26,8 +27,6 @@ from .worker import Worker
 
 _ACCEPT_WITHIN = 10.0
 """Seconds after which a guest that no host has connected to ends."""
-OUT_OF_MEMORY = 72
-"""What a guest exits with that has no memory left for an answer."""
 _CHUNK = 32 * 1024  # below what the C library takes from the kernel anew each time
 
 
@@ -73,7 +72,7 @@ class Wire:
         try:
             self._write(data)
         except MemoryError:
-            os._exit(OUT_OF_MEMORY)
+            os._exit(exits.OUT_OF_MEMORY)
 
     def _write(self, data: bytes) -> None:
         with self._writing:
@@ -176,7 +175,7 @@ class Stage:
             door.settimeout(_ACCEPT_WITHIN)
             connection, _ = door.accept()
         self.converse(connection, account)
-        return 71
+        return exits.CUT_OFF
 
     def converse(self, connection: socket.socket, account: Mapping[str, int]) -> None:
         """Answer calls that come over a connection, until it ends."""

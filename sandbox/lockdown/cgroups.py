@@ -50,6 +50,12 @@ class Group:
             raise
         return tuple(opened)
 
+    def close(self) -> None:
+        """Remove the group. Harmless while a process is still in it: `Groups.close` removes what is left."""
+        for folder in self.folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
+
     def kills(self) -> int:
         """How often the kernel has killed in this group for want of memory."""
         with contextlib.suppress(OSError):  # somebody else has removed the group: a death must be told of all the same
@@ -57,12 +63,6 @@ class Group:
                 if line.startswith("oom_kill "):
                     return int(line.split()[1])
         return 0
-
-    def close(self) -> None:
-        """Remove the group. Harmless while a dying process is still in it: then the next host removes it."""
-        for folder in self.folders:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
 
 
 class Groups:
@@ -92,14 +92,13 @@ class Groups:
             folder.mkdir(exist_ok=True)
         return Group(self.version, folders)
 
-    def close(self) -> None:
-        """Remove what is empty by now."""
+    def close(self) -> bool:
+        """Remove what is empty by now. Whether that is all; a group whose last process is still dying is not empty."""
         for root in self._roots:
-            for folder in root.glob("*/"):
+            for folder in (*root.glob("*/"), root):
                 with contextlib.suppress(OSError):
                     folder.rmdir()
-            with contextlib.suppress(OSError):
-                root.rmdir()
+        return not any(root.exists() for root in self._roots)
 
 
 def attach_self(descriptors: tuple[int, ...]) -> None:

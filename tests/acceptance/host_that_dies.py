@@ -6,12 +6,14 @@ Run as a program with a folder. The ledger is a file outside of the database: wh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from cloister.engine import InstanceFinished
 from cloister.loader import Host, InstanceAlreadyExists, RpcTarget, WorkerCode
 
 INSTANCES = 12
@@ -66,9 +68,8 @@ async def main(folder: Path) -> None:
                 pass
             instance = await workflows.get(f"i-{number}")
             instances.append(instance)
-            for event in range(EVENTS):
-                status = (await instance.status())["status"]
-                if status not in {"complete", "errored"}:
+            with contextlib.suppress(InstanceFinished):  # it had all its events from a host before this one
+                for event in range(EVENTS):
                     await instance.send_event(type="event", payload=event, id=f"event-{event}")
         for number, instance in enumerate(instances):
             ledger.write("ended", f"i-{number}", await instance.result())

@@ -12,7 +12,7 @@ from cloister.ipc import RemoteError
 from cloister.sandbox import LimitExceeded, Limits, LogLine
 from cloister.sandbox.meter import Meter
 from cloister.sandbox.tail import LINE_LENGTH, LINES_PER_SECOND, Tail
-from cloister.sandbox.watch import CpuWatch
+from cloister.sandbox.watch import Account
 
 Boot = Callable[..., Any]
 Until = Callable[[Callable[[], object]], Any]
@@ -81,24 +81,27 @@ def test_a_line_is_cut_and_cannot_steer_a_terminal() -> None:
     assert (len(heard[0].level), heard[0].text.count("x") < LINE_LENGTH) == (16, True)
 
 
-def test_what_is_used_between_calls_is_counted_only_while_it_goes_on() -> None:
-    """A little after each answer is nobody's; a window in which little was used begins the count anew."""
+def test_what_is_used_between_calls_is_counted_beyond_a_little() -> None:
+    """Each window has its little, and a quiet one forgives no more than that."""
     cpu = [0.0]
-    watch = CpuWatch(lambda: cpu[0], lambda: 0.0, lambda *_: None)  # type: ignore[arg-type]
+    watch = Account(lambda: cpu[0], lambda: 0.0, lambda *_: None)  # type: ignore[arg-type]
     cpu[0] += 0.05
     assert watch.stray(2.0) == 0.0
-    for so_far in (1.9, 3.8):
+    for so_far in (1.8, 3.6):
         cpu[0] += 1.9
         assert watch.stray(2.0) == pytest.approx(so_far)
     charge = watch.begin(None, lambda: None)
     cpu[0] += 50
     watch.end(charge)
+    assert watch.stray(2.0) == pytest.approx(3.5)
+    for _ in range(40):
+        watch.stray(2.0)
     assert watch.stray(2.0) == 0.0
 
 
 def test_calls_to_the_host_are_shared_among_the_invocations_that_may_have_made_them() -> None:
     """Each pays its part; only when all have used up theirs is one refused; a record forgives them."""
-    watch = CpuWatch(lambda: 0.0, lambda: 0.0, lambda *_: None)  # type: ignore[arg-type]
+    watch = Account(lambda: 0.0, lambda: 0.0, lambda *_: None)  # type: ignore[arg-type]
     assert watch.ask()
     one = watch.begin(None, lambda: None, 3)
     assert [watch.ask() for _ in range(4)] == [True, True, True, False]

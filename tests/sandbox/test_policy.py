@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from cloister.sandbox import Limits, Policy
-from cloister.sandbox.process import NOT_CONFINED, describe
+from cloister.sandbox.exits import CUT_OFF, NOT_CONFINED, OUT_OF_MEMORY
+from cloister.sandbox.process import describe
 
 
 @pytest.mark.parametrize("field", [field.name for field in dataclasses.fields(Limits)])
@@ -57,6 +58,8 @@ def test_isolation_is_one_of_two_words(isolation: Any) -> None:
         (3, "exited with 3"),
         (255, "exited with 255"),
         (NOT_CONFINED, f"exited with {NOT_CONFINED}"),
+        (CUT_OFF, "closed its connection"),
+        (OUT_OF_MEMORY, "had no memory left to answer with; it may use 0 MiB"),
         (-signal.SIGKILL, "was killed by SIGKILL"),
         (-signal.SIGSEGV, "was killed by SIGSEGV"),
         (-signal.SIGSYS, "was killed by SIGSYS: it made a system call that nothing needs"),

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from cloister.sandbox.watch import CpuWatch
+from cloister.sandbox.watch import Account
 
 
 class Timer:
@@ -27,7 +27,7 @@ class Machine:
         self.now = self.cpu = 0.0
         self.timers: list[Timer] = []
         self.over: list[str] = []
-        self.watch = CpuWatch(lambda: self.cpu, lambda: self.now, self._call_at)
+        self.watch = Account(lambda: self.cpu, lambda: self.now, self._call_at)
         self.watch._cores = cores
 
     def _call_at(self, when: float, what: Callable[[], None]) -> Timer:
