@@ -1,5 +1,6 @@
 """Durable execution on SQLite: instances, steps, timers, events, replay. Knows no process and no tenant."""
 
+from .attempt import Attempt, current_attempt
 from .clock import Clock, SystemClock
 from .engine import Engine
 from .errors import (
@@ -17,6 +18,7 @@ from .errors import (
     InvalidStepName,
     JournalBreach,
     NonDeterminismError,
+    NonRetryableDelayError,
     NonRetryableError,
     NotACloisterDatabase,
     PayloadTooLarge,
@@ -26,6 +28,7 @@ from .errors import (
     StepFailed,
     StepLimitExceeded,
     StorageError,
+    StreamError,
     WaitTimeout,
 )
 from .records import (
@@ -43,9 +46,12 @@ from .records import (
     WorkflowEvent,
 )
 from .step import Event, StepContext, WorkflowEntrypoint, WorkflowStep
+from .streams import ByteStream
 from .workflow import Instance, Workflow
 
 __all__ = [
+    "Attempt",
+    "ByteStream",
     "Clock",
     "DatabaseTooNew",
     "Encoded",
@@ -69,6 +75,7 @@ __all__ = [
     "Journal",
     "JournalBreach",
     "NonDeterminismError",
+    "NonRetryableDelayError",
     "NonRetryableError",
     "NotACloisterDatabase",
     "Outcome",
@@ -83,6 +90,7 @@ __all__ = [
     "StepLimitExceeded",
     "StepRecord",
     "StorageError",
+    "StreamError",
     "SystemClock",
     "Verdict",
     "WaitTimeout",
@@ -91,4 +99,5 @@ __all__ = [
     "WorkflowEntrypoint",
     "WorkflowEvent",
     "WorkflowStep",
+    "current_attempt",
 ]

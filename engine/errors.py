@@ -148,6 +148,14 @@ class NonRetryableError(EngineError):
     """Raised by a step body when trying again is pointless: the step fails at once, whatever its retries."""
 
 
+class StreamError(EngineError):
+    """A step's result is a stream that cannot be recorded: it yields something else than bytes."""
+
+
+class NonRetryableDelayError(EngineError):
+    """The function that says how long to wait before the next attempt failed; so the step does, at once."""
+
+
 class WaitTimeout(EngineError):
     """The event did not come in time. Recorded as the wait's outcome: a replay raises it again."""
 

@@ -8,13 +8,22 @@ this journal shut. It knows neither tasks nor processes; what is to happen to th
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections import deque
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeVar, get_args
 
 from .clock import Clock, Timer, resolve
 from .durations import milliseconds, moment
-from .errors import InvalidDuration, JournalBreach, RunOver, StepLimitExceeded, StorageError, WaitTimeout
+from .errors import (
+    InvalidDuration,
+    JournalBreach,
+    PayloadTooLarge,
+    RunOver,
+    StepLimitExceeded,
+    StorageError,
+    WaitTimeout,
+)
 from .records import (
     Claim,
     ErrorRecord,
@@ -26,8 +35,21 @@ from .records import (
     StepState,
     Verdict,
 )
-from .retry import retry_delay
-from .rules import MAX_CODE, MAX_STEPS, bounded_error, check_count, check_name, check_outcome, check_within, step_config
+from .retry import judge
+from .rules import (
+    MAX_CHUNK,
+    MAX_CODE,
+    MAX_DETAILS,
+    MAX_STATE,
+    MAX_STEPS,
+    bounded_error,
+    check_count,
+    check_name,
+    check_outcome,
+    check_size,
+    check_within,
+    step_config,
+)
 from .store import Store, pack_config, pack_error
 
 if TYPE_CHECKING:
@@ -36,6 +58,11 @@ if TYPE_CHECKING:
     from .writer import Writer
 
 DEFAULT_WAIT = "24 hours"
+_VERDICTS: Final[dict[str, Literal["done", "retry", "failed"]]] = {
+    "done": "done",
+    "retrying": "retry",
+    "failed": "failed",
+}
 PATIENCE = 5.0
 """Seconds that the outcomes behind an event wait for a run that is on its way to ask for it."""
 
@@ -53,6 +80,14 @@ class JournalHost(Protocol):
 
     def on_lost(self, reason: str) -> None:
         """Something could not be recorded."""
+
+
+class _Stream(NamedTuple):
+    """The result in chunks that an attempt has recorded so far."""
+
+    attempt: int
+    chunks: int
+    size: int
 
 
 class _Known(NamedTuple):
@@ -82,15 +117,23 @@ class LiveJournal:
         self.run = claim.run
         self.history = claim.history
         self.code_digest = claim.code_digest
+        self.claims = claim.claims
+        self.undoing = claim.undoing
+        self.supervised = claim.undoing is not None
         self._number = claim.number
         self._host, self._writer, self._clock, self._linger = host, writer, clock, linger
         self._known: dict[Key, _Known] = {}
-        self._of_kind: dict[str, int] = {"do": 0, "sleep": 0, "wait": 0}
+        self._of_kind = dict.fromkeys(get_args(StepKind), 0)
+        self._stored = 0
         for record in claim.history:
             known = _Known(record.state, record.attempts, record.due_ms, record.config or StepConfig())
             self._known[record.kind, record.name, record.count] = known
             self._of_kind[record.kind] += 1
-        self._running: dict[tuple[str, int], int] = {}
+            self._stored += len(record.value or b"") + (record.size or 0)
+        self._running: dict[Key, int] = {}
+        self._streams: dict[Key, _Stream] = {}
+        self.refused = asyncio.Event()
+        self._refused: set[asyncio.Future[None]] = set()
         self._occupied: set[Key] = set()
         self._waits: dict[Key, tuple[int, asyncio.Future[bytes | None]]] = {}
         self._arrived: dict[Key, bytes] = {}
@@ -126,8 +169,8 @@ class LiveJournal:
         self._check_open()
         return await self._writer.submit(Store.code, self._number)
 
-    def running(self) -> dict[tuple[str, int], int]:
-        """The steps in progress: name, count, and when the attempt began."""
+    def running(self) -> dict[Key, int]:
+        """The steps in progress, and when the attempt began."""
         return dict(self._running)
 
     # Steps
@@ -135,29 +178,37 @@ class LiveJournal:
     async def configure(self, config: object) -> StepConfig:
         return step_config(config)
 
-    def started(self, name: str, count: int, attempt: int) -> None:
-        key = self._key("do", name, count)
+    def started(self, name: str, count: int, attempt: int, kind: StepKind = "do") -> None:
+        key = self._key(kind, name, count)
         expected = self._next_attempt(key)
         if attempt != expected:
             raise JournalBreach(f"step {name!r} is at attempt {expected}, not {attempt!r:.20}")
         if len(self._running) >= MAX_STEPS:
             raise StepLimitExceeded(f"a run may have {MAX_STEPS:,} steps in progress")
-        self._running.setdefault((name, count), self._clock.now())
+        self._running.setdefault(key, self._clock.now())
         self._activity += 1
 
     def stopped(self, name: str, count: int) -> None:
         self._check_open()
-        if self._running.pop((name, count), None) is not None:
+        if self._running.pop(("do", name, count), None) is not None:
             self._stir()
 
-    async def attempt(self, name: str, count: int) -> int:
-        key = self._key("do", name, count)
+    async def begin(self, name: str, count: int) -> Outcome | None:
+        self._key("do", name, count)
+        if self.undoing is not None:
+            await self._refuse()
+        return None
+
+    async def attempt(self, name: str, count: int, kind: StepKind = "do") -> int:
+        key = self._key(kind if kind == "undo" else "do", name, count)
+        if self.undoing is not None and key[0] != "undo":
+            await self._refuse()
         attempt = self._next_attempt(key)
         with self._occupy(key):
             if (known := self._known.get(key)) is not None and known.due is not None:
                 await self._until(key, known)
             await self._held()
-        self.started(name, count, attempt)
+        self.started(name, count, attempt, key[0])
         return attempt
 
     def _next_attempt(self, key: Key) -> int:
@@ -170,30 +221,120 @@ class LiveJournal:
 
     async def settle(self, outcome: Outcome) -> Verdict:
         outcome = check_outcome(outcome)
-        name, count, attempt = outcome.name, outcome.count, outcome.attempt
-        key = self._key("do", name, count)
-        expected = self._next_attempt(key)
-        if attempt != expected:
-            raise JournalBreach(f"step {name!r} is at attempt {expected}, not {attempt}")
+        key = self._key(outcome.kind, outcome.name, outcome.count)
+        self._check_attempt(key, outcome.attempt)
+        if self.undoing is not None and key[0] != "undo":
+            await self._refuse()
         now = self._clock.now()
         known = self._known.get(key)
         config = known.config if known is not None else outcome.config or StepConfig()
-        error, due = outcome.error, None
-        verdict: Literal["done", "retry", "failed"] = "done"
-        state: StepState = "done"
-        if error is not None:
-            error = bounded_error(error)
-            delay = retry_delay(config, attempt) if outcome.retryable else None
-            verdict, state, due = ("failed", "failed", None) if delay is None else ("retry", "retrying", now + delay)
-        started = self._running.get((name, count), now)
+        if outcome.size is not None:
+            self._check_stream(key, outcome.attempt, outcome.size)
+        if outcome.error is not None:
+            outcome = dataclasses.replace(outcome, error=bounded_error(outcome.error))
+        verdict = judge(outcome, config, now)
+        error = None if verdict.error is None else bounded_error(verdict.error)
+        started = self._running.get(key, now)
         try:
-            row = _Known(state, attempt, due, config)
-            await self._record(key, row, outcome.value, error, started=started, within=outcome.within)
+            if error is not None and self._streams.pop(key, None) is not None:
+                self._writer.submit(Store.drop_chunks, self._number, *key[1:]).add_done_callback(self._check_stored)
+            row = _Known(verdict.state, outcome.attempt, verdict.due, config)
+            await self._record(
+                key, row, outcome.value, error, started=started, within=outcome.within, size=outcome.size
+            )
         finally:
-            self._running.pop((name, count), None)
+            self._running.pop(key, None)
             self._stir()
         await self._turn(key)
-        return Verdict(verdict, error)
+        return Verdict(_VERDICTS[verdict.state], error)
+
+    def _check_attempt(self, key: Key, attempt: object) -> None:
+        expected = self._next_attempt(key)
+        if attempt != expected:
+            raise JournalBreach(f"step {key[1]!r} is at attempt {expected}, not {attempt!r:.20}")
+
+    async def beat(self, name: str, count: int, attempt: int, details: bytes, config: StepConfig | None) -> bool:
+        key = self._key("do", name, count)
+        self._check_attempt(key, attempt)
+        if len(check_size(details, "what a heartbeat says")) > MAX_DETAILS:
+            raise PayloadTooLarge(f"a heartbeat says at most {MAX_DETAILS:,} bytes, not {len(details):,}")
+        if self.undoing is not None:
+            await self._refuse()
+        known = self._known.get(key)
+        now = self._clock.now()
+        row = _Known("retrying", attempt - 1, now, known.config if known is not None else config or StepConfig())
+        since = self._running.setdefault(key, now)
+        progressed = self.progressed
+        await self._record(key, row, details, started=since)
+        self.progressed = progressed  # a step that takes its process down with it may well give signs of life before
+        return self._gate is None
+
+    # Results in pieces, and values
+
+    async def put_chunk(self, name: str, count: int, attempt: int, number: int, data: bytes) -> None:
+        key = self._key("do", name, count)
+        self._check_attempt(key, attempt)
+        stream = self._streams.get(key)
+        if number == 0 or stream is None:
+            stream = _Stream(attempt, 0, 0)
+        if (attempt, number) != stream[:2]:
+            raise JournalBreach(f"chunk {number!r:.20} of step {name!r} does not follow the one before")
+        if not isinstance(data, bytes) or not 0 < len(data) <= MAX_CHUNK:
+            raise JournalBreach(f"a chunk is 1 to {MAX_CHUNK:,} bytes")
+        size = stream.size + len(data)
+        self._check_room(size, name)
+        if self.undoing is not None:
+            await self._refuse()
+        self._running.setdefault(key, self._clock.now())
+        self._streams[key] = _Stream(attempt, number + 1, size)
+        await self._write(Store.put_chunk, self._number, name, count, number, data, progress=False)
+
+    async def chunk(self, name: str, count: int, number: int) -> bytes | None:
+        key = self._key("do", name, count)
+        if type(number) is not int or not 0 <= number < 2**31:
+            raise JournalBreach(f"{number!r:.40} is no number of a chunk")
+        return await self._write(Store.chunk, self._number, key[1], key[2], number, progress=False)
+
+    def _check_stream(self, key: Key, attempt: int, size: int) -> None:
+        if size and self._streams.get(key) != (attempt, -(-size // MAX_CHUNK), size):
+            raise JournalBreach(f"the result of step {key[1]!r} is not the stream that was recorded")
+
+    def _check_room(self, size: int, name: str) -> None:
+        if self._stored + size > MAX_STATE:
+            raise PayloadTooLarge(f"with the result of step {name!r} the instance has more than {MAX_STATE:,} bytes")
+
+    async def keep(self, name: str, count: int, value: bytes, within: str | None = None) -> None:
+        check_within(within)
+        key = self._key("value", name, count)
+        if key in self._known:
+            raise JournalBreach(f"value {name!r} number {count} is recorded already")
+        check_size(value, f"value {name!r}")
+        if self.undoing is not None:
+            await self._refuse()
+        await self._record(key, _Known("done", 1, None, StepConfig()), value, within=within)
+        await self._turn(key)
+
+    # Taking back
+
+    async def undo(self, error: ErrorRecord) -> None:
+        self._check_open()
+        if self.undoing is None:
+            self.undoing, self.supervised = bounded_error(error), True
+            await self._write(Store.undo, self._number, self.undoing)
+
+    async def undone(self, words: str) -> None:
+        self._check_open()
+        await self._write(Store.undone, self._number, bounded_error(ErrorRecord("", words)).message)
+
+    async def _refuse(self) -> None:
+        """A run that takes its steps back does nothing else; who asks for more is not answered."""
+        never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._refused.add(never)
+        self.refused.set()
+        try:
+            await never
+        finally:
+            self._refused.discard(never)
 
     async def sleep(
         self, name: str, count: int, *, duration: object = None, until: object = None, within: str | None = None
@@ -203,6 +344,8 @@ class LiveJournal:
         known = self._known.get(key)
         if known is not None and known.state == "done":
             return
+        if self.undoing is not None:
+            await self._refuse()
         with self._occupy(key):
             await self._held()
             if known is None:
@@ -230,6 +373,9 @@ class LiveJournal:
         key = self._key("wait", name, count)
         check_name(type, what="event type")
         allowed = milliseconds(DEFAULT_WAIT if timeout is None else timeout, what="timeout")
+        known = self._known.get(key)
+        if self.undoing is not None and (known is None or known.state == "waiting"):
+            await self._refuse()
         with self._occupy(key):
             await self._held()
             known = self._known.get(key)
@@ -383,6 +529,9 @@ class LiveJournal:
             if not future.done():
                 future.set_exception(RunOver(words))
                 future.exception()  # whether or not somebody still listens
+        for never in self._refused:
+            if not never.done():
+                never.set_exception(RunOver(words))
 
     # Checks and writes
 
@@ -425,7 +574,11 @@ class LiveJournal:
         *,
         started: int | None = None,
         within: str | None = None,
+        size: int | None = None,
     ) -> None:
+        if value is not None or size:
+            self._check_room(len(value or b"") + (size or 0), key[1])
+            self._stored += len(value or b"") + (size or 0)
         now = self._clock.now()
         number, name, count, position = self._place(key, known)
         state, attempts, due, config = known
@@ -433,10 +586,10 @@ class LiveJournal:
         texts = (pack_error(error), pack_config(config))
         await self._write(
             Store.record, number, key[0], name, count, position, state, attempts, due, None, value, *texts, within,
-            now if started is None else started, ended,
+            size, now if started is None else started, ended,
         )  # fmt: skip
 
-    async def _write(self, verb: Callable[..., T], *args: Any) -> T:
+    async def _write(self, verb: Callable[..., T], *args: Any, progress: bool = True) -> T:
         self._check_open()
         self._writes += 1
         try:
@@ -446,5 +599,5 @@ class LiveJournal:
             raise
         finally:
             self._writes -= 1
-        self.progressed = True
+        self.progressed |= progress
         return result

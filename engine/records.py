@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 from cloister.ipc import values
 
 if TYPE_CHECKING:
+    import asyncio
     import datetime as dt
     from collections.abc import Awaitable, Callable
 
-StepKind = Literal["do", "sleep", "wait"]
+StepKind = Literal["do", "sleep", "wait", "value", "child", "undo"]
 StepState = Literal["done", "failed", "retrying", "waiting"]
 Key = tuple[StepKind, str, int]
 """What identifies a step within its instance: kind, name, and which use of that name it is, from 1."""
@@ -70,11 +71,15 @@ class StepConfig:
     delay_ms: int = 10_000
     backoff: Literal["constant", "linear", "exponential"] = "exponential"
     timeout_ms: int = 600_000
+    dynamic: bool = False
+    """The delay is said by a function of the author's, which is asked after each failed attempt."""
+    sensitive: bool = False
+    """The result is stored and replayed, and shown to nobody who looks."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How one attempt of a step ended: exactly one of `value` and `error` is there."""
+    """How one attempt of a step ended: exactly one of `value`, `size` and `error` is there."""
 
     name: str
     count: int
@@ -85,6 +90,12 @@ class Outcome:
     retryable: bool = True
     within: str | None = None
     """The attempt of another step in whose body this one was asked for, as whoever replays calls it."""
+    delay: object = None
+    """What the author's function said of the time to the next attempt, if the configuration has one."""
+    kind: StepKind = "do"
+    """`do`, or `undo` for what takes back the step of that name and count."""
+    size: int | None = None
+    """The result is a stream of so many bytes, whose chunks were recorded before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +123,7 @@ class StepRecord:
     due_ms: int | None = None
     config: StepConfig | None = None
     within: str | None = None
+    size: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +189,12 @@ class Journal(Protocol):
 
     history: tuple[StepRecord, ...]
     code_digest: bytes | None
+    undoing: ErrorRecord | None
+    """What its steps are taken back for. Then nothing new begins: what asks for it is not answered."""
+    supervised: bool
+    """Whether `begin` is to be asked before the body of a step is run for the first time."""
+    refused: asyncio.Event
+    """Set once something was asked for that is not answered."""
     only_waits: Callable[[], Awaitable[bool]]
     """Asked before the run is put aside: whether the program does nothing but wait for the journal. May be replaced."""
 
@@ -188,6 +206,8 @@ class Journal(Protocol):
     def instance_id(self) -> str: ...
     @property
     def run(self) -> int: ...
+    @property
+    def claims(self) -> int: ...
 
     def pin(self, digest: bytes, code: bytes) -> None:
         """Tie the instance to this code. Once; it is durable before anything that is recorded after it."""
@@ -199,8 +219,12 @@ class Journal(Protocol):
         """Check an author's configuration and complete it with the defaults."""
         ...
 
-    async def attempt(self, name: str, count: int) -> int:
+    async def attempt(self, name: str, count: int, kind: StepKind = "do") -> int:
         """Wait until the step may be tried (again); return the number of the attempt to make, from 1."""
+        ...
+
+    async def begin(self, name: str, count: int) -> Outcome | None:
+        """How the next attempt of a step ends, if that is known without running its body."""
         ...
 
     def started(self, name: str, count: int, attempt: int) -> None:
@@ -213,6 +237,30 @@ class Journal(Protocol):
 
     async def settle(self, outcome: Outcome) -> Verdict:
         """Record how an attempt ended; returns once that is durable. After "retry", call `attempt`."""
+        ...
+
+    async def put_chunk(self, name: str, count: int, attempt: int, number: int, data: bytes) -> None:
+        """Record a piece of a step's result, from number 0. An attempt's first one replaces those of earlier ones."""
+        ...
+
+    async def chunk(self, name: str, count: int, number: int) -> bytes | None:
+        """A recorded piece; None after the last."""
+        ...
+
+    async def keep(self, name: str, count: int, value: bytes, within: str | None = None) -> None:
+        """Record a value that the run came by outside of any step, such as the time."""
+        ...
+
+    async def beat(self, name: str, count: int, attempt: int, details: bytes, config: StepConfig | None) -> bool:
+        """A sign of life from an attempt, with what the next one is to know. False when it had better end soon."""
+        ...
+
+    async def undo(self, error: ErrorRecord) -> None:
+        """From now on steps are taken back; returns once that is durable."""
+        ...
+
+    async def undone(self, words: str) -> None:
+        """Record how that ended: "complete", or in words why it did not."""
         ...
 
     async def sleep(
@@ -243,6 +291,8 @@ class Claim:
     created: int
     code_digest: bytes | None = None
     history: tuple[StepRecord, ...] = ()
+    claims: int = 1
+    undoing: ErrorRecord | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,17 @@ from .records import Encoded, ErrorRecord, Outcome, StepConfig
 MAX_PAYLOAD = 1024 * 1024
 MAX_STEPS = 10_000
 MAX_RETRIES = 10_000
+MAX_CHUNK = 256 * 1024
+"""Bytes in a piece of a result that is a stream."""
+MAX_STATE = 1024 * 1024 * 1024
+"""Bytes that the results of one instance may take together."""
+MAX_DETAILS = 16 * 1024
+"""Bytes that a heartbeat may say."""
 MAX_CODE = 64 * 1024 * 1024
+DYNAMIC = "dynamic"
+"""Stands for a delay that a function says, where the function itself cannot be sent."""
+DELAY_SECONDS = 5.0
+"""How long such a function may take."""
 
 _ID = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_-]{0,99}")
 _MARK = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,300}")
@@ -87,9 +97,14 @@ def check_outcome(outcome: object) -> Outcome:
         raise JournalBreach(f"an outcome was expected, not {type(outcome).__name__}")
     check_name(outcome.name)
     check_count(outcome.count)
-    if (outcome.value is None) == (outcome.error is None):
-        raise JournalBreach(f"the outcome of step {outcome.name!r} needs either a value or an error")
-    if outcome.value is not None:
+    if outcome.kind not in ("do", "undo"):
+        raise JournalBreach(f"{outcome.kind!r:.40} is nothing that is attempted")
+    if [outcome.value, outcome.size, outcome.error].count(None) != 2:
+        raise JournalBreach(f"the outcome of step {outcome.name!r} needs either a value, a size or an error")
+    if outcome.size is not None:
+        if type(outcome.size) is not int or outcome.kind != "do":
+            raise JournalBreach(f"the result of step {outcome.name!r} cannot be a stream of {outcome.size!r:.40} bytes")
+    elif outcome.value is not None:
         check_size(outcome.value, f"the result of step {outcome.name!r}")
     elif type(outcome.error) is not ErrorRecord:
         raise JournalBreach(f"the error of step {outcome.name!r} is not an ErrorRecord")
@@ -126,9 +141,11 @@ def step_config(raw: object) -> StepConfig:
     if raw is None:
         return StepConfig()
     if isinstance(raw, StepConfig):
+        delay: object = DYNAMIC if raw.dynamic else raw.delay_ms
         raw = {
-            "retries": {"limit": raw.limit, "delay": raw.delay_ms, "backoff": raw.backoff},
+            "retries": {"limit": raw.limit, "delay": delay, "backoff": raw.backoff},
             "timeout": raw.timeout_ms,
+            **({"sensitive": "output"} if raw.sensitive else {}),
         }
     found = _members(raw, "configuration", {"retries", "timeout", "sensitive"})
     default = StepConfig()
@@ -137,8 +154,9 @@ def step_config(raw: object) -> StepConfig:
         raise InvalidStepConfig("`timeout` must be more than nothing")
     if found.get("sensitive", "output") != "output":
         raise InvalidStepConfig('`sensitive` can only be "output"')
+    sensitive = "sensitive" in found
     if "retries" not in found:
-        return StepConfig(timeout_ms=timeout_ms)
+        return StepConfig(timeout_ms=timeout_ms, sensitive=sensitive)
     retries = _members(found["retries"], "`retries`", {"limit", "delay", "backoff"})
     for key in ("limit", "delay"):
         if key not in retries:
@@ -148,8 +166,9 @@ def step_config(raw: object) -> StepConfig:
         raise InvalidStepConfig(f"`retries.limit` {limit!r:.40} is not a number from 0")
     if backoff not in ("constant", "linear", "exponential"):
         raise InvalidStepConfig(f"`retries.backoff` {backoff!r:.40} is not constant, linear or exponential")
-    delay_ms = _duration(retries["delay"], "retries.delay")
-    return StepConfig(int(min(limit, MAX_RETRIES)), delay_ms, backoff, timeout_ms)
+    dynamic = retries["delay"] == DYNAMIC or callable(retries["delay"])
+    delay_ms = 0 if dynamic else _duration(retries["delay"], "retries.delay")
+    return StepConfig(int(min(limit, MAX_RETRIES)), delay_ms, backoff, timeout_ms, dynamic, sensitive)
 
 
 def _members(value: object, what: str, known: set[str]) -> dict[str, object]:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .clock import Clock
     from .writer import Writer
 
+TERMINATED = ErrorRecord("Terminated", "the instance was terminated")
 GRACE_SECONDS = 5.0
 """How long a cancelled run may take to end. After that it is abandoned: it runs on, and records nothing."""
 
@@ -73,6 +74,9 @@ class Run:
         except Exception as failure:  # noqa: BLE001 - whatever a workflow raises is how it ended
             error, status = describe(failure), Status.ERRORED
         if self.stopping is None:
+            if (undoing := self.journal.undoing) is not None:
+                terminated = undoing.name == TERMINATED.name
+                output, error, status = None, undoing, Status.TERMINATED if terminated else Status.ERRORED
             self.finishing = True
             self.journal.close("the run has ended")
             await self._keeper.finished(self, status, output, error)
@@ -83,9 +87,7 @@ class Run:
         created = dt.datetime.fromtimestamp(claim.created / 1000, dt.UTC)
         event = WorkflowEvent(claim.params, created, address.id, address.workflow)
         step = WorkflowStep(self.journal, keeper.clock)
-        output = await keeper.entrypoint(context, keeper.env).run(event, step)
-        step.check_replay()
-        return output
+        return await step.conduct(keeper.entrypoint(context, keeper.env).run(event, step))
 
     def stop(self, reason: str) -> bool:
         """Shut the journal and cancel. False if the run is ending already."""

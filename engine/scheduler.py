@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from .clock import Clock, Timer, resolve
 from .errors import EngineClosed, RunOver, StorageError
 from .records import Address, Claim, ErrorRecord, Key, Pull, Standing, Status
-from .run import Run
+from .run import TERMINATED, Run
 from .store import Store
 
 if TYPE_CHECKING:
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
 STORAGE_NAP_SECONDS = 1.0
 _log = logging.getLogger("cloister.engine")
-TERMINATED = ErrorRecord("Terminated", "the instance was terminated")
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -147,6 +146,27 @@ class Scheduler:
                 self._spawn(self._account(run, "storage failed") if failed else self._bury(run))
 
         write.add_done_callback(terminated)
+        await asyncio.shield(write)
+
+    async def undo(self, address: Address) -> None:
+        """Terminate, taking back the steps first: that is what the instance's next run does."""
+        write = self.writer.submit(Store.undo_later, address, TERMINATED, self.clock.now())
+        run = self.active.get(address)
+        stopped = run is not None and run.journal.undoing is None and run.stop("to be taken back")
+
+        def begun(write: asyncio.Future[Standing]) -> None:
+            failed = not self._stored(write)
+            live = self.active.get(address)  # it may have been claimed meanwhile
+            if run is not None and stopped:
+                self._spawn(self._account(run, "storage failed") if failed else self._retire(run, ()))
+            elif not failed and live is not None and live.journal.undoing is None and live.stop("to be taken back"):
+                self._spawn(self._retire(live, ()))
+            elif not failed and write.result().status is Status.TERMINATED:
+                self._ended(address, End(Status.TERMINATED, None, TERMINATED))
+            elif not failed:
+                self._react(write.result())
+
+        write.add_done_callback(begun)
         await asyncio.shield(write)
 
     async def pause(self, address: Address) -> None:

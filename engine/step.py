@@ -7,17 +7,34 @@ workflow elsewhere takes `step.journal` and does the same over there.
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import dataclasses
+import datetime as dt
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+import random
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
 from cloister.ipc import values
 from cloister.ipc.errors import CodecError
 
-from .errors import NonDeterminismError, NonRetryableError, PayloadTooLarge, StepFailed, WaitTimeout, revive
+from . import attempt as attempts
+from . import authors, streams
+from .errors import (
+    NonDeterminismError,
+    NonRetryableDelayError,
+    NonRetryableError,
+    PayloadTooLarge,
+    RunInterrupted,
+    RunOver,
+    StepFailed,
+    StreamError,
+    WaitTimeout,
+    revive,
+)
 from .records import (
+    ErrorRecord,
     EventRecord,
     Journal,
     Key,
@@ -27,12 +44,13 @@ from .records import (
     StepRecord,
     WorkflowContext,
 )
-from .rules import check_size, describe
+from .rollback import Rollback, Undo, replayed
+from .rules import DELAY_SECONDS, check_size, describe
 
 if TYPE_CHECKING:
     from .clock import Clock
 
-Body = Callable[..., Any]
+Body = authors.Function
 
 
 class WorkflowEntrypoint:
@@ -61,6 +79,22 @@ class StepContext:
     count: int
     attempt: int
     config: StepConfig
+    token: int = 0
+    """Larger than that of every earlier attempt, those that were lost included: for stores that fence."""
+    details: Any = None
+    """What the last heartbeat of an earlier attempt said."""
+    _journal: Journal | None = field(default=None, repr=False, compare=False)
+    _said: list[bytes] = field(default_factory=list, repr=False, compare=False)
+
+    async def heartbeat(self, details: Any = None) -> bool:
+        """Say that the attempt goes on, and what the next one should know, up to 16 KiB: durable on return. False when
+        the body had better come to an end, since somebody waits for it to pause the instance.
+        """
+        assert self._journal is not None
+        said = values.dumps(details)
+        wanted = await self._journal.beat(self.name, self.count, self.attempt, said, self.config)
+        self._said[:] = [said]
+        return wanted
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,42 +112,85 @@ class WorkflowStep:
     def __init__(self, journal: Journal, clock: Clock) -> None:
         self._journal = journal
         self._clock = clock
+        self._elsewhere = False
         self._counts: dict[tuple[StepKind, str], int] = {}
         self._recorded: dict[Key, StepRecord] = {(r.kind, r.name, r.count): r for r in journal.history}
         self._unvisited = {key for key, record in self._recorded.items() if record.state in {"done", "failed"}}
+        self._rollback = Rollback(journal, clock)
 
     @property
     def journal(self) -> Journal:
         """The durable side.
 
-        Whoever takes it runs the workflow elsewhere and compares the replay with the history there.
+        Whoever takes it runs the workflow elsewhere, compares the replay with the history there, and takes steps back.
         """
         self._unvisited.clear()
+        self._elsewhere = True
         return self._journal
 
     @overload
-    def do(self, name: str, body: Body, /) -> Any: ...
+    def do(self, name: str, body: Body, /, *, rollback: Body | None = None, rollback_config: object = None) -> Any: ...
     @overload
-    def do(self, name: str, config: object, body: Body, /) -> Any: ...
+    def do(
+        self, name: str, config: object, body: Body, /, *, rollback: Body | None = None, rollback_config: object = None
+    ) -> Any: ...
     @overload
-    def do(self, name: str | None = None, /, *, config: object = None) -> Callable[[Body], Body]: ...
+    def do(
+        self,
+        name: str | None = None,
+        /,
+        *,
+        config: object = None,
+        rollback: Body | None = None,
+        rollback_config: object = None,
+    ) -> Callable[[Body], Body]: ...
 
-    def do(self, name: str | None = None, *rest: Any, config: object = None) -> Any:
+    def do(
+        self,
+        name: str | None = None,
+        *rest: Any,
+        config: object = None,
+        rollback: Body | None = None,
+        rollback_config: object = None,
+    ) -> Any:
         """`await step.do("name", [config], body)`, or `@step.do("name")` on a body: await what that makes.
 
-        The body may be sync or async and may take a `StepContext`. Its result comes back as it was stored.
+        The body may be sync or async and may take a `StepContext`. Its result comes back as it was stored; an
+        asynchronous iterator or a generator of bytes comes back as a `ByteStream`. `rollback` takes the step back when
+        the workflow fails or is terminated so: it may ask for `ctx`, `error`, `output` and `step_name`.
         """
         if rest:
             *given, body = rest
-            return self._do(name or body.__name__, given[0] if given else config, body)
+            return self._do(name or body.__name__, given[0] if given else config, body, rollback, rollback_config)
 
         def decorate(body: Body) -> Body:
             async def step() -> Any:
-                return await self._do(name or body.__name__, config, body)
+                return await self._do(name or body.__name__, config, body, rollback, rollback_config)
 
             return step
 
         return decorate
+
+    async def now(self) -> dt.datetime:
+        """The time in UTC, the same in every replay."""
+        moment = await self._kept("now", self._clock.now)
+        return dt.datetime.fromtimestamp(moment / 1000, dt.UTC)
+
+    async def random(self) -> float:
+        """A number from 0 to below 1, the same in every replay."""
+        return float(await self._kept("random", random.random))
+
+    async def uuid(self) -> uuid.UUID:
+        """A random UUID, the same in every replay."""
+        return uuid.UUID(await self._kept("uuid", lambda: str(uuid.uuid4())))
+
+    async def _kept(self, name: str, make: Callable[[], Any]) -> Any:
+        count, record = await self._visit("value", name)
+        if record is not None and record.value is not None:
+            return values.loads(record.value, trusted=True)
+        value = make()
+        await self._journal.keep(name, count, values.dumps(value))
+        return value
 
     async def sleep(self, name: str, duration: object) -> None:
         """Milliseconds, "10 seconds", or a `timedelta`."""
@@ -156,65 +233,140 @@ class WorkflowStep:
             await asyncio.sleep(0)  # a recorded step gives way as a live one would, so that its siblings begin as well
         return count, record
 
-    async def _do(self, name: str, config: object, body: Body) -> Any:
+    async def conduct(self, run: Awaitable[Any]) -> Any:
+        """Await a run. When it fails, or is to be taken back, its steps are; then its error is raised."""
+        journal = self._journal
+        if journal.undoing is None:
+            try:
+                output = await run
+                self.check_replay()
+                return output
+            except (RunInterrupted, RunOver):
+                raise
+            except Exception as error:
+                if self._rollback and not self._elsewhere:
+                    await journal.undo(describe(error))
+                    await self._rollback.run(describe(error), self._recorded, ())
+                raise
+        task = asyncio.ensure_future(run)
+        try:
+            await replayed(task, journal, self._unvisited)
+            if self._elsewhere:
+                return await task
+            await self._rollback.run(journal.undoing, self._recorded, self._unvisited)
+        finally:
+            task.cancel()
+            await asyncio.wait({task})
+            if not task.cancelled():
+                task.exception()
+        raise revive(journal.undoing)
+
+    async def _do(self, name: str, config: object, body: Body, rollback: Body | None, rollback_config: object) -> Any:
         count, record = await self._visit("do", name)
+        if rollback is not None:
+            context = StepContext(name, count, 1 if record is None else max(record.attempts, 1), DEFAULT)
+            self._rollback.begun(Undo(name, count, rollback, rollback_config, context))
         if record is not None and record.error is not None and record.state == "failed":
             raise revive(record.error)
-        if record is not None and record.value is not None:
-            return values.loads(record.value, trusted=True)
-        resolved = DEFAULT if config is None else await self._journal.configure(config)
-        if record is not None and record.config is not None:
-            resolved = record.config
-        attempt = 1 if record is None else await self._journal.attempt(name, count)
+        if record is not None and record.state == "done":
+            result = self._read(name, count, record.value, record.size)
+        else:
+            result = await self._perform(name, count, record, config, body)
+        if rollback is not None:
+            self._rollback.succeeded(name, count, result)
+        return result
+
+    async def _perform(self, name: str, count: int, record: StepRecord | None, config: object, body: Body) -> Any:
+        journal, said = self._journal, list[bytes]()
+        resolved = DEFAULT if config is None else await journal.configure(config)
+        if record is not None:
+            resolved = record.config or resolved
+            said = [] if record.value is None else [record.value]
+        attempt = 1 if record is None else await journal.attempt(name, count)
         while True:
-            self._journal.started(name, count, attempt)
-            outcome = await self._attempt(body, StepContext(name, count, attempt, resolved))
-            verdict = await self._journal.settle(outcome)
-            if verdict.state == "done" and outcome.value is not None:
-                return values.loads(outcome.value, trusted=True)
+            outcome = await journal.begin(name, count) if journal.supervised else None
+            if outcome is None:
+                journal.started(name, count, attempt)
+                token = attempts.Attempt(*_where(journal), name, count, attempt, journal.claims)
+                details = values.loads(said[0], trusted=True) if said else None
+                context = StepContext(name, count, attempt, resolved, token.token, details, journal, said)
+                outcome = await self._attempt(body, context, config, token)
+            verdict = await journal.settle(outcome)
+            if verdict.state == "done":
+                return self._read(name, count, outcome.value, outcome.size)
             if verdict.state == "failed" and verdict.error is not None:
                 raise revive(verdict.error)
-            attempt = await self._journal.attempt(name, count)
+            attempt = await journal.attempt(name, count)
 
-    async def _attempt(self, body: Body, context: StepContext) -> Outcome:
+    def _read(self, name: str, count: int, value: bytes | None, size: int | None) -> Any:
+        if value is None:
+            return streams.ByteStream(self._journal, name, count, size or 0)
+        return values.loads(value, trusted=True)
+
+    async def _attempt(self, body: Body, context: StepContext, given: object, mark: attempts.Attempt) -> Outcome:
         name, count, attempt, config = context.name, context.count, context.attempt, context.config
+        inside = attempts.current.set(mark)
         try:
-            value = values.dumps(await self._call(body, context))
+            result = await self._call(body, context)
+            if isinstance(result, _Recorded):
+                return Outcome(name, count, attempt, config, size=result.size)
+            value = values.dumps(result)
             check_size(value, f"the result of step {name!r}")
             return Outcome(name, count, attempt, config, value)
+        except (RunOver, RunInterrupted):
+            raise
         except Exception as error:  # noqa: BLE001 - whatever a body raises is how the attempt ended
-            hopeless = isinstance(error, NonRetryableError | CodecError | PayloadTooLarge)
-            return Outcome(name, count, attempt, config, None, describe(error), not hopeless)
+            hopeless = isinstance(error, NonRetryableError | CodecError | PayloadTooLarge | StreamError)
+            outcome = Outcome(name, count, attempt, config, None, describe(error), not hopeless)
+            if config.dynamic and not hopeless and attempt <= config.limit:
+                return await self._delayed(outcome, context, given, error)
+            return outcome
+        finally:
+            attempts.current.reset(inside)
+
+    async def _delayed(self, outcome: Outcome, context: StepContext, given: object, error: Exception) -> Outcome:
+        """The outcome with the delay that the author's function says."""
+        function: Any = given["retries"]["delay"] if isinstance(given, dict) else None
+        try:
+            async with authors.limited(self._clock, DELAY_SECONDS):
+                delay = await authors.by_name(function, {"ctx": context, "error": error})
+        except authors.TooLong:
+            words = f"it did not answer within {DELAY_SECONDS:g} s"
+        except Exception as second:  # noqa: BLE001 - it is the author's
+            words = f"it raised {type(second).__name__}: {second}"
+        else:
+            return dataclasses.replace(outcome, delay=delay)
+        words = f"the function that says the delay of step {context.name!r} failed: {words}"
+        record = ErrorRecord(NonRetryableDelayError.__name__, words)
+        return dataclasses.replace(outcome, error=record, retryable=False)
 
     async def _call(self, body: Body, context: StepContext) -> Any:
-        result = body(context) if _takes_argument(body) else body()
-        if not inspect.isawaitable(result):
+        result = body(context) if authors.takes_argument(body) else body()
+        stream = streams.is_stream(result)
+        if not stream and not inspect.isawaitable(result):
             return result
-        deadline = asyncio.timeout(None)
-        expire = asyncio.get_running_loop().time
-        timer = self._clock.call_later(context.config.timeout_ms / 1000, lambda: deadline.reschedule(expire()))
         try:
-            async with deadline:
-                return await result
-        except TimeoutError:
-            if not deadline.expired():
-                raise
+            async with authors.limited(self._clock, context.config.timeout_ms / 1000):
+                if not stream:
+                    result = await result
+                if streams.is_stream(result):
+                    name, count, attempt = context.name, context.count, context.attempt
+                    result = _Recorded(await streams.record(self._journal, result, name, count, attempt))
+                return result
+        except authors.TooLong:
             limit = WaitTimeout(context.config.timeout_ms)
             raise StepFailed(limit.name, limit.message) from None
-        finally:
-            timer.cancel()
 
 
 DEFAULT = StepConfig()
 
 
-def _takes_argument(body: Body) -> bool:
-    """Whether the body must be given something; a parameter with a default is the author's own."""
-    code = getattr(body, "__code__", None)
-    if code is not None:
-        bound = getattr(body, "__self__", None) is not None
-        return bool(code.co_argcount - len(body.__defaults__ or ()) - bound)
-    with contextlib.suppress(ValueError, TypeError):
-        parameters = inspect.signature(body).parameters.values()
-        return any(p.default is p.empty and p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD} for p in parameters)
-    return False
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """A result that is recorded already, piece by piece."""
+
+    size: int
+
+
+def _where(journal: Journal) -> tuple[str, str, str, int]:
+    return journal.workflow_name, journal.scope, journal.instance_id, journal.run

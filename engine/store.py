@@ -29,14 +29,16 @@ Row = tuple[Any, ...]
 
 _RECORD = """
 INSERT INTO steps
-    (instance, kind, name, count, position, state, attempts, due, type, value, error, config, within, started, ended,
-     finished)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+    (instance, kind, name, count, position, state, attempts, due, type, value, error, config, within, size, started,
+     ended, finished)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET state = excluded.state, attempts = excluded.attempts, due = excluded.due,
-                          value = excluded.value, error = excluded.error, ended = excluded.ended,
+                          value = CASE excluded.state WHEN 'retrying' THEN coalesce(excluded.value, value)
+                                  ELSE excluded.value END,
+                          error = excluded.error, size = excluded.size, ended = excluded.ended,
                           finished = excluded.finished
 """
-_HISTORY = "SELECT kind, name, count, state, attempts, value, error, due, config, within, finished FROM steps"
+_HISTORY = "SELECT kind, name, count, state, attempts, value, error, due, config, within, size, finished FROM steps"
 _PROGRESS = "(SELECT coalesce(sum(1 + attempts + (ended IS NOT NULL)), 0) FROM steps WHERE instance = ?)"
 
 
@@ -47,7 +49,8 @@ def pack_error(error: ErrorRecord | None) -> str | None:
 def pack_config(config: StepConfig) -> str | None:
     if config == StepConfig():
         return None
-    return json.dumps([config.limit, config.delay_ms, config.backoff, config.timeout_ms])
+    rare = (config.dynamic, config.sensitive)
+    return json.dumps([config.limit, config.delay_ms, config.backoff, config.timeout_ms, *(rare if any(rare) else ())])
 
 
 def _error(text: str | None) -> ErrorRecord | None:
@@ -59,9 +62,9 @@ def _config(text: str | None) -> StepConfig:
 
 
 def _step(row: Row) -> StepRecord:
-    kind, name, count, state, attempts, value, error, due, config, within, _ = row
-    resolved = _config(config) if kind == "do" else None
-    return StepRecord(kind, name, count, state, attempts, value, _error(error), due, resolved, within)
+    kind, name, count, state, attempts, value, error, due, config, within, size, _ = row
+    resolved = _config(config) if kind in {"do", "undo"} else None
+    return StepRecord(kind, name, count, state, attempts, value, _error(error), due, resolved, within, size)
 
 
 class Store:
@@ -94,9 +97,9 @@ class Store:
         status, started = ("running", now) if claim else ("queued", None)
         try:
             number = self._execute(
-                "INSERT INTO instances (workflow, scope, id, status, params, created, started)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?)",
-                (self._key(address.workflow), address.scope, address.id, status, params, now, started),
+                "INSERT INTO instances (workflow, scope, id, status, params, created, started, claims)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+                (self._key(address.workflow), address.scope, address.id, status, params, now, started, claim),
             ).lastrowid
         except sqlite3.IntegrityError:
             raise InstanceAlreadyExists(
@@ -138,7 +141,7 @@ class Store:
             (key, now, WAKE_CHUNK),
         ).rowcount
         rows = self._execute(
-            "SELECT number, scope, id, run, params, created, started, code FROM instances"
+            "SELECT number, scope, id, run, params, created, started, code, claims, undoing FROM instances"
             " WHERE workflow = ? AND status = 'queued' ORDER BY started IS NULL, wake_at, number LIMIT ?",
             (key, min(slots, CLAIM_CHUNK)),
         ).fetchall()
@@ -152,7 +155,7 @@ class Store:
         return Pull(claims, backlog, woken == WAKE_CHUNK, wake_at[0] if wake_at else None)
 
     def _claim(self, workflow: str, row: Row, now: int) -> Claim:
-        number, scope, name, run, params, created, started, code = row
+        number, scope, name, run, params, created, started, code, claims, undoing = row
         digest = self._execute("SELECT digest FROM codes WHERE number = ?", (code,)).fetchone()[0] if code else None
         history: tuple[StepRecord, ...] = ()
         if started is not None:
@@ -162,10 +165,11 @@ class Store:
             self._outcomes = max([self._outcomes, *(row[-1] for row in rows if row[-1] is not None)])
         self._execute(
             "UPDATE instances SET status = 'running', started = coalesce(started, ?), wake_at = NULL,"
-            f" progress = {_PROGRESS} WHERE number = ?",
+            f" claims = claims + 1, progress = {_PROGRESS} WHERE number = ?",
             (now, number, number),
         )
-        return Claim(number, Address(workflow, scope, name), run, params, created, digest, history)
+        address = Address(workflow, scope, name)
+        return Claim(number, address, run, params, created, digest, history, claims + 1, _error(undoing))
 
     def finish(self, number: int, status: Status, output: bytes | None, error: ErrorRecord | None, now: int) -> None:
         """The end, whichever: it is final. Events that nobody waited for go with it."""
@@ -357,13 +361,14 @@ class Store:
                 None,
                 None,
                 within,
+                None,
                 now,
                 None,
             )
             return None
         event: bytes = row[1]
         self.record(
-            number, "wait", name, count, position, "done", 0, due, event_type, event, None, None, within, now, now
+            number, "wait", name, count, position, "done", 0, due, event_type, event, None, None, within, None, now, now
         )
         self._execute("DELETE FROM events WHERE number = ?", (row[0],))
         return event
@@ -414,6 +419,48 @@ class Store:
             return self._stand(number, Status.QUEUED, wake_at=now), wait
         return Standing(status), wait
 
+    def put_chunk(self, number: int, name: str, count: int, piece: int, data: bytes) -> None:
+        """A piece of a step's result; the first one replaces what an earlier attempt has left."""
+        if piece == 0:
+            self.drop_chunks(number, name, count)
+        self._execute("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", (number, name, count, piece, data))
+
+    def drop_chunks(self, number: int, name: str, count: int) -> None:
+        self._execute("DELETE FROM chunks WHERE instance = ? AND name = ? AND count = ?", (number, name, count))
+
+    def chunk(self, number: int, name: str, count: int, piece: int) -> bytes | None:
+        row = self._execute(
+            "SELECT data FROM chunks WHERE instance = ? AND name = ? AND count = ? AND number = ?",
+            (number, name, count, piece),
+        ).fetchone()
+        return None if row is None else row[0]
+
+    # Taking back
+
+    def undo(self, number: int, error: ErrorRecord) -> None:
+        """The run has failed, and takes its steps back before it ends."""
+        self._execute("UPDATE instances SET undoing = ? WHERE number = ?", (pack_error(error), number))
+
+    def undone(self, number: int, words: str) -> None:
+        self._execute("UPDATE instances SET undone = ? WHERE number = ?", (words, number))
+
+    def undo_later(self, address: Address, error: ErrorRecord, now: int) -> Standing:
+        """Somebody ends the instance and wants its steps taken back: its next run does that. What never ran has
+        nothing to take back, and ends at once.
+        """
+        number, status = self._unfinished(address)
+        started, undoing = self._execute(
+            "SELECT started, undoing FROM instances WHERE number = ?", (number,)
+        ).fetchone()
+        if started is None:
+            self.finish(number, Status.TERMINATED, None, error, now)
+            return Standing(Status.TERMINATED)
+        if undoing is None:
+            self.undo(number, error)
+        if status in {Status.RUNNING, Status.WAITING_FOR_PAUSE}:
+            return self._stand(number, Status.RUNNING)
+        return self._stand(number, Status.QUEUED, wake_at=now)
+
     # Code
 
     def pin(self, number: int, digest: bytes, code: bytes) -> None:
@@ -436,10 +483,11 @@ class Store:
     # Looking
 
     def look(self, address: Address) -> tuple[Row, list[Row]]:
-        """For a status: (status, output, error, created, started, ended), and the steps in order."""
+        """For a status: (status, output, error, created, started, ended, undoing, undone), and the steps in order."""
         number, _ = self.find(address)
         instance = self._execute(
-            "SELECT status, output, error, created, started, ended FROM instances WHERE number = ?", (number,)
+            "SELECT status, output, error, created, started, ended, undoing, undone FROM instances WHERE number = ?",
+            (number,),
         ).fetchone()
         steps = self._execute(
             "SELECT kind, name, count, state, attempts, started, ended, error FROM steps"

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from cloister.ipc import values
 
-from .errors import InstanceFailed
-from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Status
+from .attempt import current_attempt
+from .errors import InstanceAlreadyExists, InstanceFailed
+from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
 from .rules import check_id, check_name, encode
 from .scheduler import End, Scheduler
 from .store import Store
@@ -36,13 +37,21 @@ class Workflow:
     async def create(self, options: Mapping[str, Any] | None = None, /, *, scope: str = "", **more: Any) -> Instance:
         """Create an instance; it is durable on return. Options are `id` and `params`; a dict may have others.
 
+        In a step, one that is given no id has the same one in each attempt, so that it is created once.
+
         Raises `InstanceAlreadyExists`, `InvalidInstanceId`, `PayloadTooLarge`, `StorageError`.
         """
         if strange := more.keys() - {"id", "params"}:
             raise TypeError(f"create() has no option {min(strange)!r}")
-        instance_id, params = _entry({**(options or {}), **more})
+        given = {**(options or {}), **more}
+        derived = given.get("id") is None and current_attempt() is not None
+        instance_id, params = _entry(given)
         address = Address(self.name, check_name(scope, what="scope"), instance_id)
-        await self._scheduler.create(address, params)
+        try:
+            await self._scheduler.create(address, params)
+        except InstanceAlreadyExists:
+            if not derived:
+                raise
         return Instance(self._scheduler, address)
 
     async def create_batch(self, entries: Sequence[Mapping[str, Any]], /, *, scope: str = "") -> list[Instance]:
@@ -75,7 +84,8 @@ class Instance:
 
     async def status(self) -> dict[str, Any]:
         """Where it stands: `status`, `output`, `error`, `trouble` (what keeps it from going on, in words),
-        times in milliseconds, and every `steps` entry so far.
+        times in milliseconds, `rollback` ("running", "complete", or in words why it stopped), and every `steps`
+        entry so far.
         """
         status = await self.status_encoded()
         if status["output"] is not None:
@@ -85,14 +95,11 @@ class Instance:
     async def status_encoded(self) -> dict[str, Any]:
         """The same with the output, if there is one, as `Encoded`: for passing it on without reading it."""
         instance, rows = await self._scheduler.writer.submit(Store.look, self._address)
-        status, output, error, created, started, ended = instance
+        status, output, error, created, started, ended, undoing, undone = instance
         run = self._scheduler.active.get(self._address)
         running = run.journal.running() if run is not None and status not in FINAL else {}
         steps = [_step(*row, running=running) for row in rows]
-        steps += [
-            _step("do", name, count, "running", 1, since, None, None, running={})
-            for (name, count), since in running.items()
-        ]
+        steps += [_step(*key, "running", 1, since, None, None, running={}) for key, since in running.items()]
         return {
             "status": status,
             "output": None if output is None else Encoded(output),
@@ -101,6 +108,7 @@ class Instance:
             "created": created,
             "started": started,
             "ended": ended,
+            "rollback": undone or ("running" if undoing is not None else None),
             "steps": steps,
         }
 
@@ -112,9 +120,11 @@ class Instance:
         """Go on after a pause, or call off one that has not begun yet."""
         await self._scheduler.resume(self._address)
 
-    async def terminate(self) -> None:
-        """End it for good, now. What its steps still do is not recorded."""
-        await self._scheduler.terminate(self._address)
+    async def terminate(self, *, rollback: bool = False) -> None:
+        """End it for good, now. What its steps still do is not recorded. With `rollback`, steps that have a handler for
+        it are taken back first, the last one first; `status()["rollback"]` says how that ended.
+        """
+        await (self._scheduler.undo if rollback else self._scheduler.terminate)(self._address)
 
     async def send_event(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Send an event: options are `type`, `payload`, and `id`, by which a repeated send is recognised and
@@ -162,7 +172,10 @@ def _entry(options: Mapping[str, Any]) -> tuple[str, bytes]:
         raise TypeError(f"the options of an instance are a dict, not {type(options).__name__}")
     instance_id = options.get("id")
     params = encode(options["params"], "the params") if "params" in options else _NO_PARAMS
-    return str(uuid.uuid4()) if instance_id is None else check_id(instance_id), params
+    if instance_id is not None:
+        return check_id(instance_id), params
+    attempt = current_attempt()
+    return str(uuid.uuid4()) if attempt is None else attempt.derived_id(), params
 
 
 def _expire(ending: asyncio.Future[End], timeout: float) -> None:
@@ -182,7 +195,7 @@ def _plain_error(error: ErrorRecord | None) -> dict[str, str] | None:
 
 
 def _step(
-    kind: str,
+    kind: StepKind,
     name: str,
     count: int,
     state: str,
@@ -191,10 +204,10 @@ def _step(
     ended: int | None,
     error: ErrorRecord | None,
     *,
-    running: dict[tuple[str, int], int],
+    running: dict[Key, int],
 ) -> dict[str, Any]:
     """One entry of a status. A retrying step whose next attempt is in progress is running."""
-    if kind == "do" and running.pop((name, count), None) is not None:
+    if running.pop((kind, name, count), None) is not None:
         state, attempts = "running", attempts + 1
     return {
         "kind": kind,

@@ -150,6 +150,7 @@ async def test_the_status_tells_times_and_steps(open_engine: OpenEngine, clock: 
             "created": began,
             "started": began,
             "ended": None,
+            "rollback": None,
             "steps": [
                 step | {"name": "one", "status": "done", "started": began, "ended": began + 10_000},
                 step | {"name": "two", "status": "running", "started": began + 10_000, "ended": None},

@@ -138,7 +138,7 @@ def test_an_empty_configuration_means_the_defaults() -> None:
 def test_a_configuration_is_completed_with_the_defaults() -> None:
     """What is not said about backoff and timeout is as it always is."""
     assert step_config({"retries": {"limit": 2, "delay": "1 second"}}) == StepConfig(2, 1_000)
-    assert step_config({"timeout": 5, "sensitive": "output"}) == StepConfig(timeout_ms=5)
+    assert step_config({"timeout": 5, "sensitive": "output"}) == StepConfig(timeout_ms=5, sensitive=True)
     assert step_config({"retries": {"limit": math.inf, "delay": 0, "backoff": "linear"}}).limit == 10_000
     assert step_config(StepConfig(1, 2, "constant", 3)) == StepConfig(1, 2, "constant", 3)
 

@@ -1,0 +1,58 @@
+"""How functions that an author of workflows wrote are called: with what they ask for, within a time limit.
+
+It knows nothing of steps: what there is to ask for is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .clock import Clock
+
+Function = Callable[..., Any]
+
+
+def takes_argument(function: Function) -> bool:
+    """Whether it must be given something; a parameter with a default is the author's own."""
+    code = getattr(function, "__code__", None)
+    if code is not None:
+        bound = getattr(function, "__self__", None) is not None
+        return bool(code.co_argcount - len(function.__defaults__ or ()) - bound)
+    with contextlib.suppress(ValueError, TypeError):
+        parameters = inspect.signature(function).parameters.values()
+        return any(p.default is p.empty and p.kind in {p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD} for p in parameters)
+    return False
+
+
+async def by_name(function: Function, given: Mapping[str, Any]) -> Any:
+    """Call with those things that its parameters name. A parameter of another name gets all of them, as a map."""
+    parameters = inspect.signature(function).parameters.values()
+    wanted = [p for p in parameters if p.name in given or p.default is p.empty]
+    result = function(*(given.get(p.name, given) for p in wanted))
+    return await result if inspect.isawaitable(result) else result
+
+
+class TooLong(Exception):
+    """It was not done in time."""
+
+
+@contextlib.asynccontextmanager
+async def limited(clock: Clock, seconds: float) -> AsyncIterator[None]:
+    """Cancel what takes longer on this clock, and raise `TooLong`."""
+    deadline = asyncio.timeout(None)
+    expire = asyncio.get_running_loop().time
+    timer = clock.call_later(seconds, lambda: deadline.reschedule(expire()))
+    try:
+        async with deadline:
+            yield
+    except TimeoutError:
+        if not deadline.expired():
+            raise
+        raise TooLong from None
+    finally:
+        timer.cancel()
