@@ -22,7 +22,7 @@ APPLICATION_ID = 0x636C7374  # "clst"
 Synchronous = Literal["full", "normal"]
 
 
-MIGRATIONS = ("schema.sql", "schema_2.sql", "schema_3.sql")
+MIGRATIONS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql")
 """The n-th script brings a database from version n to n + 1. Append; never edit one that was released."""
 
 
@@ -78,6 +78,13 @@ def connect(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
         if isinstance(error, sqlite3.Error):
             raise refusal(path, error) from error
         raise
+    return connection
+
+
+def connect_to_read(path: Path) -> sqlite3.Connection:
+    """A connection that sees what was committed, and cannot change it."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
+    connection.execute("PRAGMA query_only = ON")
     return connection
 
 

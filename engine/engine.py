@@ -8,12 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from .clock import Clock, SystemClock
-from .database import Ownership, Synchronous, connect, refusal
+from .database import Ownership, Synchronous, connect, connect_to_read, refusal
 from .errors import EngineClosed
+from .options import Retention
+from .reader import Reader
 from .records import EngineStatistics
+from .retention import Sweeper
 from .rules import check_workflow_name
 from .scheduler import Scheduler
 from .store import Store
+from .store_catalogue import Catalogue
 from .workflow import Workflow
 from .writer import Writer
 
@@ -60,7 +64,12 @@ class Engine:
             self._ownership.release()
             raise
         self._writer = writer
+        self._reader = Reader(lambda: Catalogue(connect_to_read(self._path)))
+        self._sweeper = Sweeper(writer, self._clock)
+        writer.on_expiring = self._sweeper.expect
         self._clock.attach(writer.idle)
+        self._clock.attach(self._reader.idle)
+        self._sweeper.expect(self._clock.now())
         return self
 
     async def __aexit__(
@@ -71,7 +80,9 @@ class Engine:
         """
         writer = self._open_writer()
         try:
+            await self._sweeper.close()
             await asyncio.gather(*(scheduler.close() for scheduler in self._schedulers.values()))
+            await self._reader.close()
             await writer.idle()
             await writer.close()
         finally:
@@ -86,11 +97,19 @@ class Engine:
             raise refusal(self._path, error) from error
 
     def workflow(
-        self, name: str, entrypoint: type[WorkflowEntrypoint], *, concurrency: int = 256, env: Any = None
+        self,
+        name: str,
+        entrypoint: type[WorkflowEntrypoint],
+        *,
+        concurrency: int = 256,
+        retention: object = None,
+        env: Any = None,
     ) -> Workflow:
         """Register a class under a name and return its binding.
 
-        Unfinished instances of that name go on from now on.
+        Unfinished instances of that name go on from now on. `retention` says how long an instance is kept after its
+        end unless it says so itself: a duration, a dict of `success_retention` and `error_retention`, or "forever"; 7
+        days by default, 365 at most.
         """
         writer = self._open_writer()
         check_workflow_name(name)
@@ -98,9 +117,11 @@ class Engine:
             raise ValueError(f"workflow {name!r} is registered already")
         if concurrency < 1:
             raise ValueError("the concurrency of a workflow is at least 1")
+        kept = Retention.of_workflow(retention)
         self._schedulers[name] = Scheduler(
-            name, entrypoint, env, concurrency, writer=writer, clock=self._clock, linger=self._linger
-        )
+            name, entrypoint, env, concurrency, kept,
+            writer=writer, reader=self._reader, clock=self._clock, linger=self._linger,
+        )  # fmt: skip
         return Workflow(self._schedulers[name])
 
     def statistics(self) -> EngineStatistics:
@@ -111,6 +132,7 @@ class Engine:
             parked=sum(scheduler.parked for scheduler in schedulers),
             finished=sum(scheduler.completed for scheduler in schedulers),
             lost=sum(scheduler.losses for scheduler in schedulers),
+            expired=self._sweeper.expired,
             postponed=sum(scheduler.postponements for scheduler in schedulers),
             commits=writer.commits,
             operations=writer.operations,

@@ -82,6 +82,22 @@ class InvalidInstanceId(EngineError):
     """
 
 
+class InvalidLabels(EngineError):
+    """Labels are a dict of at most 16 names, each with one text. The caller's mistake."""
+
+
+class InvalidRetention(EngineError):
+    """A retention is a duration, or a dict of `success_retention` and `error_retention`. The caller's mistake."""
+
+
+class InvalidCursor(EngineError):
+    """A cursor is what an earlier answer gave as one, unchanged. The caller's mistake."""
+
+
+class StepNotFound(EngineError):
+    """The instance has no record of this step, so it cannot begin again from there. See the steps in `status()`."""
+
+
 class InvalidStepName(EngineError):
     """A name (of a step, event type or scope) has at most 256 characters and no control characters."""
 

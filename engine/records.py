@@ -324,6 +324,7 @@ class EngineStatistics:
     finished: int
     lost: int
     postponed: int
+    expired: int
     commits: int
     operations: int
     pending_operations: int

@@ -58,8 +58,12 @@ def check_workflow_name(value: object) -> str:
     return value
 
 
+def is_name(value: object) -> bool:
+    return isinstance(value, str) and _NAME.fullmatch(value) is not None
+
+
 def check_name(value: object, *, what: str = "step name") -> str:
-    if not isinstance(value, str) or not _NAME.fullmatch(value):
+    if not isinstance(value, str) or not is_name(value):
         raise InvalidStepName(f"{what} {value!r:.80} is not text of at most 256 characters without control characters")
     return value
 

@@ -49,6 +49,8 @@ class Run:
         self.address = claim.address
         self.stopping: str | None = None
         self.finishing = False
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done once nothing more is written about this run."""
         self._keeper = keeper
         self.journal = LiveJournal(claim, self, writer=keeper.writer, clock=keeper.clock, linger=keeper.linger)
         self.task = asyncio.get_running_loop().create_task(self._run(claim))

@@ -10,18 +10,22 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from .clock import Clock, Timer, resolve
-from .errors import EngineClosed, RunOver, StorageError
+from .errors import EngineClosed, EngineError, InstanceNotFound, RunOver, StorageError
 from .records import Address, Claim, ErrorRecord, Key, Pull, Standing, Status
 from .run import TERMINATED, Run
 from .store import Store
+from .store_wipe import delete, restart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from .options import Creation, Retention
+    from .reader import Reader
     from .step import WorkflowEntrypoint
     from .writer import Writer
 
@@ -50,19 +54,22 @@ class Scheduler:
         entrypoint: type[WorkflowEntrypoint],
         env: Any,
         concurrency: int,
+        retention: Retention,
         *,
         writer: Writer,
+        reader: Reader,
         clock: Clock,
         linger: float,
     ) -> None:
         self.workflow_name, self.entrypoint, self.env = workflow_name, entrypoint, env
-        self.writer, self.clock, self.linger = writer, clock, linger
+        self.writer, self.reader, self.clock, self.linger = writer, reader, clock, linger
+        self.retention = retention
         self.active: dict[Address, Run] = {}
         self.troubles: dict[Address, str] = {}
         self.started = self.parked = self.completed = self.losses = self.postponements = 0
         self._concurrency = concurrency
         self._reserved = 0
-        self._doomed: set[Address] = set()
+        self._doomed: Counter[Address] = Counter()
         self._backlog = True  # until the store has said otherwise
         self._pulling = self._again = self._doubt = self._closed = False
         self._timer: Timer | None = None
@@ -70,7 +77,9 @@ class Scheduler:
         self._tasks: set[asyncio.Task[None]] = set()
         self._naps: set[asyncio.Future[None]] = set()
         self._listeners: dict[Address, list[asyncio.Future[End]]] = {}
-        first = writer.submit(Store.recover, workflow_name, clock.now())  # before whatever is asked of the workflow
+        first = writer.submit(
+            Store.recover, workflow_name, clock.now(), retention
+        )  # before whatever is asked of the workflow
         self._spawn(self._recover(first))
 
     async def _recover(self, first: asyncio.Future[None]) -> None:
@@ -78,7 +87,7 @@ class Scheduler:
             await first
         except StorageError:
             await self._nap()
-            await self._insist(Store.recover, self.workflow_name, self.clock.now())
+            await self._insist(Store.recover, self.workflow_name, self.clock.now(), self.retention)
         self.queued()
 
     async def close(self) -> None:
@@ -103,28 +112,29 @@ class Scheduler:
 
     # Verbs of the binding: each reacts to the acknowledgement, then answers
 
-    async def create(self, address: Address, params: bytes) -> None:
+    async def create(self, address: Address, creation: Creation) -> None:
         claim = self._admits()
         self._reserved += claim
         now = self.clock.now()
-        write = self.writer.submit(Store.create, address, params, now, claim)
+        write = self.writer.submit(Store.create, self.workflow_name, address.scope, creation, now, claim)
 
         def created(write: asyncio.Future[int]) -> None:
             self._reserved -= claim
             if not self._stored(write):
                 return
             if claim:
-                self._start(Claim(write.result(), address, 1, params, now))
+                self._start(Claim(write.result(), address, 1, creation.params, now))
             else:
                 self.queued()
 
         write.add_done_callback(created)
         await asyncio.shield(write)
 
-    async def create_batch(self, scope: str, entries: list[tuple[str, bytes]]) -> list[str]:
-        write = self.writer.submit(Store.create_batch, self.workflow_name, scope, entries, self.clock.now())
+    async def create_batch(self, scope: str, creations: list[Creation]) -> list[bool]:
+        """Which of them were created; the others exist already."""
+        write = self.writer.submit(Store.create_batch, self.workflow_name, scope, creations, self.clock.now())
 
-        def created(write: asyncio.Future[list[str]]) -> None:
+        def created(write: asyncio.Future[list[bool]]) -> None:
             if self._stored(write):
                 self.queued()
 
@@ -133,12 +143,13 @@ class Scheduler:
 
     async def terminate(self, address: Address) -> None:
         run = self.active.get(address)
-        self._doomed.add(address)
+        self._doomed[address] += 1
         write = self.writer.submit(Store.terminate, address, TERMINATED, self.clock.now())
         stopped = run is not None and run.stop("terminated")
 
         def terminated(write: asyncio.Future[None]) -> None:
-            self._doomed.discard(address)
+            self._doomed[address] -= 1
+            self._doomed += Counter()
             failed = not self._stored(write)
             if not failed:
                 self._ended(address, End(Status.TERMINATED, None, TERMINATED))
@@ -168,6 +179,36 @@ class Scheduler:
 
         write.add_done_callback(begun)
         await asyncio.shield(write)
+
+    async def restart(self, address: Address, step: Key | None) -> None:
+        await asyncio.shield(self._spawn(self._alone(address, restart, step)))
+
+    async def delete(self, address: Address) -> None:
+        await asyncio.shield(self._spawn(self._alone(address, delete)))
+        for listener in tuple(self._listeners.get(address, ())):
+            if not listener.done():
+                listener.set_exception(InstanceNotFound(f"instance {address.id!r} was deleted"))
+                listener.exception()
+
+    async def _alone(self, address: Address, verb: Callable[..., None], *more: Any) -> None:
+        """Do this to an instance once its run has ended, before the next one begins."""
+        self._doomed[address] += 1
+        try:
+            while (run := self.active.get(address)) is not None:
+                if run.stop("stopped for good"):
+                    await run.ended()
+                    self._leave(run)
+                else:
+                    await asyncio.shield(run.left)
+            await self.writer.submit(verb, address, *more, self.clock.now())
+            self._backlog = True
+        except EngineError:  # what it was doing goes on after all
+            self._doubt = True
+            raise
+        finally:
+            self._doomed[address] -= 1
+            self._doomed += Counter()  # forget those at nought
+            self._pump()
 
     async def pause(self, address: Address) -> None:
         await self._control(Store.pause, address)
@@ -375,6 +416,7 @@ class Scheduler:
         if run.stopping not in {"lost", "postponed"}:
             self.troubles.pop(run.address, None)
         self.active.pop(run.address, None)
+        resolve(run.left)
         if self._backlog:
             self._pump()
 
@@ -409,7 +451,8 @@ class Scheduler:
             timer.cancel()
             self._naps.discard(nap)
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task

@@ -19,10 +19,12 @@ from .errors import (
     RunOver,
     StorageError,
 )
+from .options import DEFAULT_RETENTION, Creation, Retention
 from .records import FINAL, Address, Claim, ErrorRecord, Key, Pull, Standing, Status, StepConfig, StepRecord
 from .retry import postponement, restart_delay
 
 WAKE_CHUNK = 256
+RESERVE = 65_536
 CLAIM_CHUNK = 64
 
 Row = tuple[Any, ...]
@@ -38,6 +40,13 @@ ON CONFLICT DO UPDATE SET state = excluded.state, attempts = excluded.attempts, 
                           error = excluded.error, size = excluded.size, ended = excluded.ended,
                           finished = excluded.finished
 """
+_TABLES = """
+SELECT name, (SELECT coalesce(group_concat(name, ', '), 'rowid') FROM pragma_table_info(tables.name) WHERE pk)
+FROM sqlite_master AS tables WHERE type = 'table'
+    AND EXISTS (SELECT 1 FROM pragma_table_info(tables.name) WHERE name = 'instance')
+    AND name <> 'graves'
+"""
+"""Whatever holds rows of an instance, with its key."""
 _HISTORY = "SELECT kind, name, count, state, attempts, value, error, due, config, within, size, finished FROM steps"
 _PROGRESS = "(SELECT coalesce(sum(1 + attempts + (ended IS NOT NULL)), 0) FROM steps WHERE instance = ?)"
 
@@ -72,8 +81,11 @@ class Store:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._execute = connection.execute
-        self._outcomes = 0
+        self.execute = self._execute = connection.execute
+        self._number: int = self._execute("SELECT value FROM counter").fetchone()[0]
+        self._reserved = self._number
+        self._expiring: int | None = None
+        self.tables_of_instances = dict(self._execute(_TABLES).fetchall())
         self._workflows: dict[str, int] = dict(self._execute("SELECT name, number FROM workflows"))
         self._execute(  # code that no unfinished instance can wake up on
             "DELETE FROM codes WHERE number NOT IN"
@@ -86,40 +98,57 @@ class Store:
     def commit(self) -> None:
         self._execute("COMMIT")
 
+    def next_number(self) -> int:
+        """Higher than every number that was ever given to an instance or an outcome."""
+        if self._number == self._reserved:
+            self._reserved += RESERVE
+            self._execute("UPDATE counter SET value = ?", (self._reserved,))
+        self._number += 1
+        return self._number
+
+    def expect(self, expires: int | None) -> None:
+        """Something may be swept away from this moment on."""
+        if expires is not None and (self._expiring is None or expires < self._expiring):
+            self._expiring = expires
+
+    def expiring(self) -> int | None:
+        """The earliest moment that was expected since this was asked last."""
+        expires, self._expiring = self._expiring, None
+        return expires
+
     def close(self) -> None:
         """Close; a transaction that is still open is rolled back."""
         self._connection.close()
 
     # The life of an instance
 
-    def create(self, address: Address, params: bytes, now: int, claim: bool) -> int:
+    def create(self, workflow: str, scope: str, creation: Creation, now: int, claim: bool) -> int:
         """A new instance, running already if the caller is about to start it, else queued."""
-        status, started = ("running", now) if claim else ("queued", None)
-        try:
-            number = self._execute(
-                "INSERT INTO instances (workflow, scope, id, status, params, created, started, claims)"
-                " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                (self._key(address.workflow), address.scope, address.id, status, params, now, started, claim),
-            ).lastrowid
-        except sqlite3.IntegrityError:
-            raise InstanceAlreadyExists(
-                f"workflow {address.workflow!r} has an instance {address.id!r} already"
-            ) from None
-        assert number is not None
+        number = self._insert(self._key(workflow), scope, creation, now, claim)
+        if number is None:
+            raise InstanceAlreadyExists(f"workflow {workflow!r} has an instance {creation.id!r} already")
         return number
 
-    def create_batch(self, workflow: str, scope: str, entries: list[tuple[str, bytes]], now: int) -> list[str]:
-        """Queue those that do not exist yet; their ids."""
-        created = []
-        for instance_id, params in entries:
-            made = self._execute(
-                "INSERT INTO instances (workflow, scope, id, status, params, created)"
-                " VALUES (?, ?, ?, 'queued', ?, ?) ON CONFLICT DO NOTHING",
-                (self._key(workflow), scope, instance_id, params, now),
-            )
-            if made.rowcount:
-                created.append(instance_id)
-        return created
+    def create_batch(self, workflow: str, scope: str, creations: list[Creation], now: int) -> list[bool]:
+        """Queue those that do not exist yet; which were."""
+        key = self._key(workflow)
+        return [self._insert(key, scope, creation, now, False) is not None for creation in creations]
+
+    def _insert(self, key: int, scope: str, creation: Creation, now: int, claim: bool) -> int | None:
+        number = self.next_number()
+        status, started = ("running", now) if claim else ("queued", None)
+        retention = creation.retention
+        made = self._execute(
+            "INSERT INTO instances (number, workflow, scope, id, status, params, created, started, claims,"
+            " keep_success, keep_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+            (number, key, scope, creation.id, status, creation.params, now, started, claim,
+             retention.success_ms, retention.error_ms),
+        )  # fmt: skip
+        if not made.rowcount:
+            return None
+        for label in creation.labels:
+            self._execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?)", (key, scope, *label, number))
+        return number
 
     def find(self, address: Address) -> tuple[int, Status]:
         row = self._execute(
@@ -158,11 +187,9 @@ class Store:
         number, scope, name, run, params, created, started, code, claims, undoing = row
         digest = self._execute("SELECT digest FROM codes WHERE number = ?", (code,)).fetchone()[0] if code else None
         history: tuple[StepRecord, ...] = ()
-        if started is not None:
+        if started is not None or run > 1:
             query = f"{_HISTORY} WHERE instance = ? ORDER BY finished IS NULL, finished, position"
-            rows = self._execute(query, (number,)).fetchall()
-            history = tuple(map(_step, rows))
-            self._outcomes = max([self._outcomes, *(row[-1] for row in rows if row[-1] is not None)])
+            history = tuple(map(_step, self._execute(query, (number,)).fetchall()))
         self._execute(
             "UPDATE instances SET status = 'running', started = coalesce(started, ?), wake_at = NULL,"
             f" claims = claims + 1, progress = {_PROGRESS} WHERE number = ?",
@@ -173,13 +200,16 @@ class Store:
 
     def finish(self, number: int, status: Status, output: bytes | None, error: ErrorRecord | None, now: int) -> None:
         """The end, whichever: it is final. Events that nobody waited for go with it."""
+        kept = "keep_success" if status is Status.COMPLETE else "keep_error"
         done = self._execute(
-            "UPDATE instances SET status = ?, output = ?, error = ?, ended = ?, wake_at = NULL"
-            " WHERE number = ? AND ended IS NULL",
-            (status.value, output, pack_error(error), now, number),
-        )
-        if not done.rowcount:
+            "UPDATE instances SET status = ?, output = ?, error = ?, ended = ?, wake_at = NULL, expires = ? + coalesce("
+            f"{kept}, (SELECT {kept} FROM workflows WHERE number = workflow)) WHERE number = ? AND ended IS NULL"
+            " RETURNING expires",
+            (status.value, output, pack_error(error), now, now, number),
+        ).fetchall()
+        if not done:
             raise RunOver
+        self.expect(done[0][0])
         self._execute("DELETE FROM events WHERE instance = ?", (number,))
         self._execute("DELETE FROM event_ids WHERE instance = ?", (number,))
 
@@ -236,7 +266,7 @@ class Store:
             return self._stand(number, Status.PAUSED, paused_at=now)
         return self._stand(number, Status.WAITING, wake_at=now + postponement(times))
 
-    def recover(self, workflow: str, now: int) -> None:
+    def recover(self, workflow: str, now: int, retention: Retention = DEFAULT_RETENTION) -> None:
         """Register the workflow, and settle the account of a host that died: what it was running, it has
         lost.
         """
@@ -244,6 +274,10 @@ class Store:
             number = self._execute("INSERT INTO workflows (name) VALUES (?)", (workflow,)).lastrowid
             assert number is not None
             self._workflows[workflow] = number
+        self._execute(
+            "UPDATE workflows SET keep_success = ?, keep_error = ? WHERE number = ?",
+            (retention.success_ms, retention.error_ms, self._key(workflow)),
+        )
         rows = self._execute(
             f"SELECT number, progress < {_PROGRESS.replace('?', 'instances.number')} FROM instances"
             " WHERE workflow = ? AND status IN ('running', 'waitingForPause')",
@@ -323,18 +357,7 @@ class Store:
 
         What a first record says of position, type, config, enclosing step and start stays.
         """
-        self._execute(_RECORD, (*row, None if row[-1] is None else self._next_outcome()))
-
-    def _outcome_of(self, number: int) -> int:
-        """The same for an instance that this host may not have claimed yet."""
-        query = "SELECT max(finished) FROM steps WHERE instance = ?"
-        self._outcomes = max(self._outcomes, self._execute(query, (number,)).fetchone()[0] or 0)
-        return self._next_outcome()
-
-    def _next_outcome(self) -> int:
-        """Later than every outcome of the instances that were claimed so far."""
-        self._outcomes += 1
-        return self._outcomes
+        self._execute(_RECORD, (*row, None if row[-1] is None else self.next_number()))
 
     def take_event(
         self, number: int, name: str, count: int, position: int, event_type: str, within: str | None, due: int, now: int
@@ -379,7 +402,7 @@ class Store:
         expired = self._execute(
             "UPDATE steps SET state = 'failed', error = ?, ended = ?, finished = ?"
             " WHERE instance = ? AND kind = 'wait' AND name = ? AND count = ? AND state = 'waiting'",
-            (pack_error(error), now, self._next_outcome(), *key),
+            (pack_error(error), now, self.next_number(), *key),
         )
         if expired.rowcount:
             return None
@@ -413,7 +436,7 @@ class Store:
         self._execute(
             "UPDATE steps SET state = 'done', value = ?, ended = ?, finished = ?"
             " WHERE instance = ? AND kind = 'wait' AND name = ? AND count = ?",
-            (event, now, self._outcome_of(number), number, *wait),
+            (event, now, self.next_number(), number, *wait),
         )
         if status is Status.WAITING:
             return self._stand(number, Status.QUEUED, wake_at=now), wait
@@ -483,18 +506,22 @@ class Store:
     # Looking
 
     def look(self, address: Address) -> tuple[Row, list[Row]]:
-        """For a status: (status, output, error, created, started, ended, undoing, undone), and the steps in order."""
+        """For a status: (status, output, error, run, created, started, ended, wake_at, paused_at, expires, undoing,
+        undone, labels), and the steps in order.
+        """
         number, _ = self.find(address)
         instance = self._execute(
-            "SELECT status, output, error, created, started, ended, undoing, undone FROM instances WHERE number = ?",
+            "SELECT status, output, error, run, created, started, ended, wake_at, paused_at, expires, undoing, undone"
+            " FROM instances WHERE number = ?",
             (number,),
         ).fetchone()
+        labels = dict(self._execute("SELECT name, value FROM labels WHERE instance = ?", (number,)).fetchall())
         steps = self._execute(
             "SELECT kind, name, count, state, attempts, started, ended, error FROM steps"
             " WHERE instance = ? ORDER BY position",
             (number,),
         ).fetchall()
         return (
-            (*instance[:2], _error(instance[2]), *instance[3:]),
+            (*instance[:2], _error(instance[2]), *instance[3:], labels),
             [(*row[:7], _error(row[7])) for row in steps],
         )

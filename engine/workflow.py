@@ -6,25 +6,27 @@ exist.
 
 from __future__ import annotations
 
-import uuid
+import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, overload
 
 from cloister.ipc import values
 
-from .attempt import current_attempt
-from .errors import InstanceAlreadyExists, InstanceFailed
+from .errors import EngineError, InstanceAlreadyExists, InstanceFailed, InstanceFinished, InstanceNotFound
+from .listing import DEFAULT_PAGE, Page, Query, Summary, cursor_after, page_size
+from .options import Creation
 from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
-from .rules import check_id, check_name, encode
+from .rules import check_count, check_id, check_name, encode
 from .scheduler import End, Scheduler
 from .store import Store
-
-if TYPE_CHECKING:
-    import asyncio
+from .store_catalogue import Catalogue
 
 MAX_BATCH = 100
-
-_NO_PARAMS = values.dumps({})
+BULK_CHUNK = 256
+BULK_ACTIONS = ("pause", "resume", "terminate", "restart", "delete")
+_CREATE_OPTIONS = frozenset({"id", "params", "retention", "labels"})
+_KINDS: dict[object, StepKind] = {"do": "do", "sleep": "sleep", "wait": "wait"}
+_KINDS |= {"waitForEvent": "wait", "wait_for_event": "wait"}
 
 
 class Workflow:
@@ -35,39 +37,155 @@ class Workflow:
         self._scheduler = scheduler
 
     async def create(self, options: Mapping[str, Any] | None = None, /, *, scope: str = "", **more: Any) -> Instance:
-        """Create an instance; it is durable on return. Options are `id` and `params`; a dict may have others.
+        """Create an instance; it is durable on return.
 
-        In a step, one that is given no id has the same one in each attempt, so that it is created once.
+        Options are `id` (a UUID by default), `params`, `labels` (a dict of texts to search by) and `retention` (how
+        long it is kept after its end: a duration, or a dict of `success_retention` and `error_retention`). A dict may
+        have other keys, which are ignored. In a step, one that is given no id has the same one in each attempt, so that
+        it is created once.
 
-        Raises `InstanceAlreadyExists`, `InvalidInstanceId`, `PayloadTooLarge`, `StorageError`.
+        Raises `InstanceAlreadyExists`, `InvalidInstanceId`, `InvalidLabels`, `InvalidRetention`, `PayloadTooLarge`,
+        `StorageError`.
         """
-        if strange := more.keys() - {"id", "params"}:
+        if strange := more.keys() - _CREATE_OPTIONS:
             raise TypeError(f"create() has no option {min(strange)!r}")
-        given = {**(options or {}), **more}
-        derived = given.get("id") is None and current_attempt() is not None
-        instance_id, params = _entry(given)
-        address = Address(self.name, check_name(scope, what="scope"), instance_id)
+        creation = self._read({**(options or {}), **more})
+        address = Address(self.name, check_name(scope, what="scope"), creation.id)
         try:
-            await self._scheduler.create(address, params)
+            await self._scheduler.create(address, creation)
         except InstanceAlreadyExists:
-            if not derived:
+            if not creation.derived:
                 raise
         return Instance(self._scheduler, address)
 
-    async def create_batch(self, entries: Sequence[Mapping[str, Any]], /, *, scope: str = "") -> list[Instance]:
-        """Create 1 to 100 instances in one transaction. Ids that exist already are skipped and left out."""
+    @overload
+    async def create_batch(self, entries: Sequence[Mapping[str, Any]], /, *, scope: str = "") -> list[Instance]: ...
+    @overload
+    async def create_batch(self, entries: Mapping[str, Any], /, *, scope: str = "") -> dict[str, Any]: ...
+
+    async def create_batch(
+        self, entries: Sequence[Mapping[str, Any]] | Mapping[str, Any], /, *, scope: str = ""
+    ) -> list[Instance] | dict[str, Any]:
+        """Create 1 to 100 instances in one transaction.
+
+        From a list of options: the instances; ids that exist already are skipped and left out. From a dict, of either
+        `instances` (such a list) or `count` and `params` (so many alike): a dict of `created`, a list of instances, and
+        `errors`, a list of `{index, id, code, message}` for those that could not be created.
+        """
         check_name(scope, what="scope")
-        if not isinstance(entries, Sequence) or not 1 <= len(entries) <= MAX_BATCH:
+        told = isinstance(entries, Mapping)
+        listed = _alike(entries) if isinstance(entries, Mapping) else entries
+        if not isinstance(listed, Sequence) or isinstance(listed, str | bytes) or not 1 <= len(listed) <= MAX_BATCH:
             raise ValueError(f"a batch is a list of 1 to {MAX_BATCH} instances to create")
-        rows = [_entry(entry) for entry in entries]
-        created = await self._scheduler.create_batch(scope, rows)
-        return [Instance(self._scheduler, Address(self.name, scope, created_id)) for created_id in created]
+        errors: dict[int, EngineError] = {}
+        creations: dict[int, Creation] = {}
+        for index, entry in enumerate(listed):
+            try:
+                creations[index] = self._read(entry)
+            except EngineError as error:
+                if not told:
+                    raise
+                errors[index] = error
+        made = await self._scheduler.create_batch(scope, list(creations.values())) if creations else []
+        created = []
+        for (index, creation), new in zip(creations.items(), made, strict=True):
+            if new or creation.derived:
+                created.append(Instance(self._scheduler, Address(self.name, scope, creation.id)))
+            else:
+                errors[index] = InstanceAlreadyExists(f"workflow {self.name!r} has an instance {creation.id!r} already")
+        if not told:
+            return created
+        return {
+            "created": created,
+            "errors": [{"index": index, **_refusal(_id_of(listed[index]), errors[index])} for index in sorted(errors)],
+        }
 
     async def get(self, id: str, *, scope: str = "") -> Instance:  # noqa: A002 - the name it has everywhere
         """A handle on an instance that exists; else `InstanceNotFound`, in another scope or not."""
         address = Address(self.name, check_name(scope, what="scope"), check_id(id))
         await self._scheduler.writer.submit(Store.find, address)
         return Instance(self._scheduler, address)
+
+    async def list(
+        self, *, scope: str | None = None, limit: int = DEFAULT_PAGE, cursor: str | None = None, **filters: Any
+    ) -> Page:
+        """Instances, newest first, up to 1,000 a page; `cursor` is that of the page before.
+
+        Filters, which all must fit: `status` (one or several), `labels` (a dict), `created_from` and `created_before`
+        (`datetime` or milliseconds). `scope` None means all of them.
+        """
+        query, size = self._query(scope, filters, cursor), page_size(limit)
+        found: list[tuple[int, Summary]] = []
+        rest: int | None = None
+        while len(found) < size:
+            more, rest = await self._scheduler.reader.ask(Catalogue.search, self.name, query, size - len(found))
+            found += more
+            if rest is None:
+                break
+            query = query.beyond(rest)
+        return Page(tuple(summary for _, summary in found), None if rest is None else cursor_after(rest))
+
+    async def delete_batch(self, ids: Sequence[str], /, *, scope: str = "") -> dict[str, Any]:
+        """Delete 1 to 100 instances: a dict of `deleted`, a list of `{id}`, and `errors`, of `{id, code, message}`.
+
+        Each place in `ids` is answered in one of the two; what is named twice is deleted once, and told of twice.
+        """
+        check_name(scope, what="scope")
+        if not isinstance(ids, Sequence) or isinstance(ids, str | bytes) or not 1 <= len(ids) <= MAX_BATCH:
+            raise ValueError(f"a batch is a list of 1 to {MAX_BATCH} ids of instances to delete")
+        distinct = list(dict.fromkeys(name for name in ids if isinstance(name, str)))
+        ends = await asyncio.gather(*(self._delete(name, scope) for name in distinct))
+        outcome = dict(zip(distinct, ends, strict=True))
+        deleted: list[dict[str, Any]] = []
+        errors: list[dict[str, Any]] = []
+        for name in ids:
+            error = outcome[name] if isinstance(name, str) else await self._delete(name, scope)
+            if error is None:
+                deleted.append({"id": name})
+            else:
+                errors.append(_refusal(name, error))
+        return {"deleted": deleted, "errors": errors}
+
+    async def _delete(self, name: Any, scope: str) -> EngineError | None:
+        try:
+            await self._scheduler.delete(Address(self.name, scope, check_id(name)))
+        except EngineError as error:
+            return error
+        return None
+
+    async def bulk(self, action: str, /, *, scope: str | None = None, **filters: Any) -> dict[str, int]:
+        """Do one thing to every instance that fits the filters of `list`, among those that exist now: "pause",
+        "resume", "terminate", "restart" or "delete".
+
+        A dict of `done`, and `skipped`: how many had ended, or had gone, before their turn came.
+        """
+        if action not in BULK_ACTIONS:
+            raise ValueError(f"{action!r:.40} cannot be done in bulk; what can is {', '.join(BULK_ACTIONS)}")
+        query, done, skipped = self._query(scope, filters, None), 0, 0
+        rest: int | None = 0
+        while rest is not None:
+            found, rest = await self._scheduler.reader.ask(Catalogue.search, self.name, query, BULK_CHUNK)
+            addresses = [Address(self.name, summary.scope, summary.id) for _, summary in found]
+            ended = await asyncio.gather(*(self._one_of_many(action, address) for address in addresses))
+            done += sum(ended)
+            skipped += len(ended) - sum(ended)
+            query = query if rest is None else query.beyond(rest)
+        return {"done": done, "skipped": skipped}
+
+    async def _one_of_many(self, action: str, address: Address) -> bool:
+        try:
+            await getattr(Instance(self._scheduler, address), action)()
+        except (InstanceFinished, InstanceNotFound):
+            return False
+        return True
+
+    def _read(self, options: Mapping[str, Any]) -> Creation:
+        return Creation.read(options, longest_ms=self._scheduler.retention.longest_ms())
+
+    def _query(self, scope: str | None, filters: Mapping[str, Any], cursor: str | None) -> Query:
+        if scope is not None:
+            check_name(scope, what="scope")
+        return Query.read(scope, **filters, cursor=cursor)
 
     def __repr__(self) -> str:
         return f"<Workflow {self.name!r}>"
@@ -83,9 +201,12 @@ class Instance:
         self.id = address.id
 
     async def status(self) -> dict[str, Any]:
-        """Where it stands: `status`, `output`, `error`, `trouble` (what keeps it from going on, in words),
-        times in milliseconds, `rollback` ("running", "complete", or in words why it stopped), and every `steps`
+        """Where it stands: `status`, `output`, `error`, `trouble` (what keeps it from going on, in words), `labels`,
+        the number of its `run`, `rollback` ("running", "complete", or in words why it stopped), and every `steps`
         entry so far.
+
+        Times are in milliseconds: `created`, `started`, `ended`, `wakes` (while it waits), `paused` (while it is), and
+        `expires`, after which it is not kept any longer.
         """
         status = await self.status_encoded()
         if status["output"] is not None:
@@ -95,7 +216,8 @@ class Instance:
     async def status_encoded(self) -> dict[str, Any]:
         """The same with the output, if there is one, as `Encoded`: for passing it on without reading it."""
         instance, rows = await self._scheduler.writer.submit(Store.look, self._address)
-        status, output, error, created, started, ended, undoing, undone = instance
+        status, output, error, run_number, created, started, ended, *rest = instance
+        wake_at, paused_at, expires, undoing, undone, labels = rest
         run = self._scheduler.active.get(self._address)
         running = run.journal.running() if run is not None and status not in FINAL else {}
         steps = [_step(*row, running=running) for row in rows]
@@ -105,10 +227,15 @@ class Instance:
             "output": None if output is None else Encoded(output),
             "error": _plain_error(error),
             "trouble": None if status in FINAL else self._scheduler.troubles.get(self._address),
+            "run": run_number,
             "created": created,
             "started": started,
             "ended": ended,
             "rollback": undone or ("running" if undoing is not None else None),
+            "wakes": wake_at if status == Status.WAITING else None,
+            "paused": paused_at,
+            "expires": expires,
+            "labels": labels,
             "steps": steps,
         }
 
@@ -125,6 +252,19 @@ class Instance:
         it are taken back first, the last one first; `status()["rollback"]` says how that ended.
         """
         await (self._scheduler.undo if rollback else self._scheduler.terminate)(self._address)
+
+    async def restart(self, *, from_step: object = None) -> None:
+        """Begin again as a new run, whatever it is doing or has done: its records and the events that nobody took are
+        wiped, its params stay.
+
+        From a step on (its name, or a dict of `name`, `count` and `type`), what began before that step keeps its
+        record; `StepNotFound` if there is no such step. The code is the newest, or, from a step, what it was.
+        """
+        await self._scheduler.restart(self._address, None if from_step is None else _step_key(from_step))
+
+    async def delete(self) -> None:
+        """Stop it and forget it, now, whatever it is doing: its id is free. Nothing is rolled back."""
+        await self._scheduler.delete(self._address)
 
     async def send_event(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Send an event: options are `type`, `payload`, and `id`, by which a repeated send is recognised and
@@ -166,16 +306,35 @@ class Instance:
         return f"<Instance {self.id!r}{where} of {self._scheduler.workflow_name!r}>"
 
 
-def _entry(options: Mapping[str, Any]) -> tuple[str, bytes]:
-    """Id and encoded params of an instance to be created."""
-    if not isinstance(options, Mapping):
-        raise TypeError(f"the options of an instance are a dict, not {type(options).__name__}")
-    instance_id = options.get("id")
-    params = encode(options["params"], "the params") if "params" in options else _NO_PARAMS
-    if instance_id is not None:
-        return check_id(instance_id), params
-    attempt = current_attempt()
-    return str(uuid.uuid4()) if attempt is None else attempt.derived_id(), params
+def _alike(options: Mapping[str, Any]) -> Any:
+    """The list of options that the object form of a batch stands for."""
+    if ("instances" in options) == ("count" in options):
+        raise ValueError("a batch as a dict has either `instances`, a list, or `count`")
+    if "instances" in options:
+        return options["instances"]
+    count = options["count"]
+    if type(count) is not int or not 1 <= count <= MAX_BATCH:
+        raise ValueError(f"`count` is a whole number from 1 to {MAX_BATCH}, not {count!r:.40}")
+    return [{name: value for name, value in options.items() if name not in {"count", "id"}}] * count
+
+
+def _id_of(entry: Any) -> Any:
+    return entry.get("id") if isinstance(entry, Mapping) else None
+
+
+def _refusal(name: Any, error: EngineError) -> dict[str, Any]:
+    return {"id": name if isinstance(name, str) else None, "code": type(error).__name__, "message": str(error)}
+
+
+def _step_key(step: object) -> Key:
+    """A step as a caller names it: its name, or a dict of `name`, `count` (1) and `type` ("do")."""
+    named = {"name": step} if isinstance(step, str) else step
+    if not isinstance(named, Mapping) or not named.keys() <= {"name", "count", "type"}:
+        raise TypeError("a step is named by its name, or by a dict of `name`, `count` and `type`")
+    kind = _KINDS.get(named.get("type", "do"))
+    if kind is None:
+        raise ValueError(f"{named.get('type')!r:.40} is no type of step; there are do, sleep and wait")
+    return kind, check_name(named.get("name")), check_count(named.get("count", 1))
 
 
 def _expire(ending: asyncio.Future[End], timeout: float) -> None:

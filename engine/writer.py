@@ -41,6 +41,7 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="cloister-writer", daemon=True)
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
+        self.on_expiring: Callable[[int], None] = lambda at: None
         self._idle: list[asyncio.Future[None]] = []
         self._closing = False
         self.pending = self.commits = self.operations = 0
@@ -77,7 +78,7 @@ class Writer:
             await future
         return waited
 
-    def _acknowledge(self, batch: list[_Operation], results: list[Any]) -> None:
+    def _acknowledge(self, batch: list[_Operation], results: list[Any], expiring: int | None) -> None:
         self.pending -= len(batch)
         self.operations += len(batch)
         self.commits += 1
@@ -88,6 +89,8 @@ class Writer:
                 future.set_exception(result)
             else:
                 future.set_result(result)
+        if expiring is not None:
+            self.on_expiring(expiring)
         if not self.pending:
             waiting, self._idle = self._idle, []
             for idle in waiting:
@@ -104,7 +107,8 @@ class Writer:
             return
         self._tell(_succeed, self._opened)
         while batch := self._gather():
-            self._tell(self._acknowledge, batch, self._commit(batch))
+            results = self._commit(batch)
+            self._tell(self._acknowledge, batch, results, self._store and self._store.expiring())
         if self._store is not None:
             self._store.close()
         self._tell(_succeed, self._ended)

@@ -7,14 +7,15 @@ and outputs of a tenant pass through as the bytes they are.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, overload
 
-from cloister.engine import Encoded, Instance, Workflow
+from cloister.engine import Encoded, Instance, Page, Workflow
 from cloister.ipc import CapabilityError, PayloadError, values
 from cloister.ipc.capabilities import Channel
 
 from .dispatch import wrap
 
+Parts = list[bytes]
 _NONE: Final = values.dumps(None)
 _WITHIN: Final = "\ufdd0"
 """Stands between the scopes of nested bindings. It is no character, so no scope is another's by chance."""
@@ -89,13 +90,40 @@ class DynamicWorkflowBinding(_Answering):
         return DynamicWorkflowBinding(self._workflow, (metadata, *self._layers), f"{self.scope}{_WITHIN}{scope}")
 
     async def create(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> DynamicInstance:
-        """Create an instance of this tenant's. Options are `id` and `params`, as a dict or as keywords."""
+        """Create an instance of this tenant's. See `cloister.engine.Workflow.create` for the options."""
         return DynamicInstance(await self._raw().create(self._wrapped({**(options or {}), **more}), scope=self.scope))
 
-    async def create_batch(self, entries: Sequence[Mapping[str, Any]], /) -> list[DynamicInstance]:
-        """Create up to 100. Ids that exist already are skipped, and left out of the result."""
-        wrapped = [self._wrapped(entry) for entry in entries]
-        return [DynamicInstance(made) for made in await self._raw().create_batch(wrapped, scope=self.scope)]
+    @overload
+    async def create_batch(self, entries: Sequence[Mapping[str, Any]], /) -> list[DynamicInstance]: ...
+    @overload
+    async def create_batch(self, entries: Mapping[str, Any], /) -> dict[str, Any]: ...
+
+    async def create_batch(
+        self, entries: Sequence[Mapping[str, Any]] | Mapping[str, Any], /
+    ) -> list[DynamicInstance] | dict[str, Any]:
+        """Create up to 100, from a list or from a dict. See `cloister.engine.Workflow.create_batch`."""
+        if not isinstance(entries, Mapping):
+            wrapped = [self._wrapped(entry) for entry in entries]
+            return [DynamicInstance(made) for made in await self._raw().create_batch(wrapped, scope=self.scope)]
+        listed = entries.get("instances")
+        if isinstance(listed, Sequence) and not isinstance(listed, str | bytes):
+            options = {**entries, "instances": [self._wrapped(entry) for entry in listed]}
+        else:
+            options = self._wrapped(entries)
+        answer = await self._raw().create_batch(options, scope=self.scope)
+        return {**answer, "created": [DynamicInstance(made) for made in answer["created"]]}
+
+    async def list(self, **options: Any) -> Page:
+        """This tenant's instances, newest first. See `cloister.engine.Workflow.list` for filters and cursor."""
+        return await self._raw().list(scope=self.scope, **options)
+
+    async def delete_batch(self, ids: Sequence[str], /) -> dict[str, Any]:
+        """Delete up to 100 of this tenant's. See `cloister.engine.Workflow.delete_batch`."""
+        return await self._raw().delete_batch(ids, scope=self.scope)
+
+    async def bulk(self, action: str, /, **filters: Any) -> dict[str, int]:
+        """Do one thing to all of this tenant's that fit. See `cloister.engine.Workflow.bulk`."""
+        return await self._raw().bulk(action, scope=self.scope, **filters)
 
     async def get(self, id: str) -> DynamicInstance:  # noqa: A002 - the name it has everywhere
         """One of this tenant's instances. Another's, and one that never was, are told of in the same words."""
@@ -117,19 +145,47 @@ class DynamicWorkflowBinding(_Answering):
             encoded = wrap(metadata, encoded.data)
         return {**options, "params": encoded}
 
-    async def _create(self, args: list[bytes], named: dict[str, bytes]) -> DynamicInstance:
+    async def _create(self, args: Parts, named: dict[str, bytes]) -> DynamicInstance:
         return await self.create(_options([*args[:1], values.join(named)]))
 
-    async def _create_batch(self, args: list[bytes], named: dict[str, bytes]) -> list[DynamicInstance]:
-        entries = values.split(args[0]) if len(args) == 1 else None
-        if not isinstance(entries, list):
-            raise TypeError("create_batch() takes one list of instances to create")
-        return await self.create_batch([_options([entry]) for entry in entries])
+    async def _create_batch(self, args: Parts, named: dict[str, bytes]) -> Any:
+        given = args or [values.join(named)]
+        entries = values.split(given[0]) if len(given) == 1 and not (args and named) else None
+        if isinstance(entries, list):
+            return await self.create_batch([_options([entry]) for entry in entries])
+        if not isinstance(entries, dict) or not entries:
+            raise TypeError("create_batch() takes one list of instances to create, or a dict of `instances` or `count`")
+        listed = entries.pop("instances", None)
+        options = _options([values.join(entries)])
+        if listed is not None:
+            options["instances"] = [_options([entry]) for entry in _listed(listed)]
+        return await self.create_batch(options)
 
-    async def _get(self, args: list[bytes], named: dict[str, bytes]) -> DynamicInstance:
+    async def _list(self, args: Parts, named: dict[str, bytes]) -> dict[str, Any]:
+        page = await self.list(**_filters([*args[:1], values.join(named)], {"limit", "cursor"}))
+        return {"instances": [summary.plain() for summary in page.instances], "cursor": page.cursor}
+
+    async def _delete_batch(self, args: Parts, named: dict[str, bytes]) -> dict[str, Any]:
+        return await self.delete_batch(_only(args, named, "ids"))
+
+    async def _bulk(self, args: Parts, named: dict[str, bytes]) -> dict[str, int]:
+        if not args:
+            raise TypeError("bulk() takes what to do, and filters")
+        return await self.bulk(values.loads(args[0]), **_filters([*args[1:2], values.join(named)], set()))
+
+    async def _get(self, args: Parts, named: dict[str, bytes]) -> DynamicInstance:
         return await self.get(_only(args, named, "id"))
 
-    _methods = {"create": _create, "create_batch": _create_batch, "createBatch": _create_batch, "get": _get}
+    _methods = {
+        "create": _create,
+        "create_batch": _create_batch,
+        "createBatch": _create_batch,
+        "get": _get,
+        "list": _list,
+        "delete_batch": _delete_batch,
+        "deleteBatch": _delete_batch,
+        "bulk": _bulk,
+    }
 
 
 class DynamicInstance(_Answering):
@@ -160,6 +216,14 @@ class DynamicInstance(_Answering):
         """See `cloister.engine.Instance.terminate`."""
         await self._instance.terminate()
 
+    async def restart(self, *, from_step: object = None) -> None:
+        """See `cloister.engine.Instance.restart`."""
+        await self._instance.restart(from_step=from_step)
+
+    async def delete(self) -> None:
+        """See `cloister.engine.Instance.delete`."""
+        await self._instance.delete()
+
     async def send_event(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """See `cloister.engine.Instance.send_event`."""
         await self._instance.send_event(options, **more)
@@ -168,26 +232,37 @@ class DynamicInstance(_Answering):
         """See `cloister.engine.Instance.result`."""
         return await self._instance.result(timeout)
 
-    async def _status(self, args: list[bytes], named: dict[str, bytes]) -> Encoded:
+    async def _status(self, args: Parts, named: dict[str, bytes]) -> Encoded:
         status = await self._instance.status_encoded()
         output = status.pop("output")
         parts = {name: values.dumps(value) for name, value in status.items()}
         return Encoded(values.join({**parts, "output": output.data if output is not None else _NONE}))
 
-    async def _send_event(self, args: list[bytes], named: dict[str, bytes]) -> None:
+    async def _send_event(self, args: Parts, named: dict[str, bytes]) -> None:
         await self._instance.send_event(_options([*args[:1], values.join(named)], opaque="payload"))
 
-    async def _pause(self, args: list[bytes], named: dict[str, bytes]) -> None:
+    async def _pause(self, args: Parts, named: dict[str, bytes]) -> None:
         await self.pause()
 
-    async def _resume(self, args: list[bytes], named: dict[str, bytes]) -> None:
+    async def _resume(self, args: Parts, named: dict[str, bytes]) -> None:
         await self.resume()
 
-    async def _terminate(self, args: list[bytes], named: dict[str, bytes]) -> None:
+    async def _terminate(self, args: Parts, named: dict[str, bytes]) -> None:
         await self.terminate()
+
+    async def _restart(self, args: Parts, named: dict[str, bytes]) -> None:
+        given = _options([*args[:1], values.join(named)])
+        if not given.keys() <= {"from", "from_step", "fromStep"} or len(given) > 1:
+            raise TypeError("restart() takes one option: `from`, the step to begin from")
+        await self.restart(from_step=next(iter(given.values()), None))
+
+    async def _delete(self, args: Parts, named: dict[str, bytes]) -> None:
+        await self.delete()
 
     _methods = {
         "status": _status,
+        "restart": _restart,
+        "delete": _delete,
         "pause": _pause,
         "resume": _resume,
         "terminate": _terminate,
@@ -217,6 +292,34 @@ def _options(parts: Sequence[bytes], *, opaque: str = "params") -> dict[str, Any
                 found[name] = Encoded(value)
             else:
                 found[name] = values.loads(value)
+    return found
+
+
+def _listed(data: bytes) -> list[bytes]:
+    try:
+        parts = values.split(data)
+    except PayloadError:
+        parts = {}
+    if not isinstance(parts, list):
+        raise TypeError("`instances` is a list of instances to create")
+    return parts
+
+
+_FILTERS: Final = {
+    "status": "status", "labels": "labels", "limit": "limit", "cursor": "cursor",
+    "created_from": "created_from", "createdFrom": "created_from",
+    "created_before": "created_before", "createdBefore": "created_before",
+}  # fmt: skip
+"""What a tenant may ask for, in either spelling. Its scope is not among it."""
+
+
+def _filters(parts: Sequence[bytes], more: set[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in _options(parts).items():
+        known = _FILTERS.get(name)
+        if known is None or (known in {"limit", "cursor"} and known not in more):
+            raise TypeError(f"{name!r:.40} is no filter; there are status, labels, created_from and created_before")
+        found[known] = value
     return found
 
 

@@ -274,6 +274,7 @@ async def test_a_commit_of_unknown_outcome_leaves_nothing_claimed_by_nobody(
             await workflow.create(id="x", params=1)
         assert await (await workflow.get("x")).result() == "whole"
         await workflow.create(id="busy", params=0)
+        await clock.run_until_idle()
         doubtful.append(True)
         with pytest.raises(StorageError):
             await workflow.create_batch([{"id": "y", "params": 2}])

@@ -11,6 +11,7 @@ import pytest
 
 from cloister.engine import EngineClosed, InstanceAlreadyExists, StorageError
 from cloister.engine.database import connect
+from cloister.engine.options import Creation
 from cloister.engine.records import Address
 from cloister.engine.store import Store
 from cloister.engine.writer import Writer
@@ -30,7 +31,7 @@ async def open_writer(path: Path) -> AsyncIterator[Writer]:
 
 
 def create(writer: Writer, name: str) -> Awaitable[int]:
-    return writer.submit(Store.create, Address("w", "", name), b"\xc0", 0, False)
+    return writer.submit(Store.create, "w", "", Creation(name, b"\xc0"), 0, False)
 
 
 async def test_operations_that_come_together_share_commits(path: Path) -> None:

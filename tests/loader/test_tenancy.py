@@ -17,6 +17,7 @@ from cloister.ipc import values
 from cloister.loader import (
     DispatchContext,
     DynamicWorkflowBinding,
+    RpcTarget,
     WorkerStub,
     create_dynamic_workflow_entrypoint,
     wrap_workflow_binding,
@@ -52,6 +53,17 @@ CLIENT = """
             except Exception as error:
                 return [type(error).__name__, getattr(error, "name", type(error).__name__), str(error)]
 """
+
+
+class Count(RpcTarget):
+    """Numbers, one after the other."""
+
+    def __init__(self) -> None:
+        self._last = 0
+
+    def next(self) -> int:
+        self._last += 1
+        return self._last
 
 
 async def test_params_that_look_like_an_envelope_are_delivered_unchanged(bind: Bind) -> None:
@@ -295,6 +307,53 @@ async def test_a_tenant_reads_the_output_of_its_instance_as_it_was_returned(bind
     assert (status["status"], status["output"]) == ("complete", params)
 
 
+async def test_a_tenant_lists_restarts_and_deletes_its_own_and_no_others(bind: Bind, worker: MakeWorker) -> None:
+    """Under either spelling; of another tenant's instances nothing is told and nothing is changed."""
+    binding, other = bind(ECHO), bind(ECHO)
+    await other.create_batch([{"id": name, "labels": {"kind": "x"}} for name in "abc"])
+    client = worker(CLIENT, env={"WORKFLOWS": binding}).get_entrypoint()
+    made = await client.call("createBatch", {"instances": [{"id": "a", "labels": {"kind": "x"}}, {"id": "a"}]})
+    assert [error["code"] for error in made["errors"]] == ["InstanceAlreadyExists"]
+    await client.call("create_batch", count=3, params=7, labels={"kind": "y"}, retention={"successRetention": "1 day"})
+    for created in (await binding.list()).instances:
+        await (await binding.get(created.id)).result()
+    page = await client.call("list", {"labels": {"kind": "y"}, "status": "complete", "limit": 2})
+    assert len(page["instances"]) == 2
+    rest = await client.call("list", labels={"kind": "y"}, limit=2, cursor=page["cursor"])
+    assert len({line["id"] for line in page["instances"] + rest["instances"]}) == 3
+    assert rest["cursor"] is None
+    assert "scope" not in page["instances"][0]
+    await client.instance("a", "restart")
+    assert (await (await binding.get("a")).status())["run"] == 2
+    answer = await client.call("deleteBatch", ["a", "b"])
+    assert (answer["deleted"], [error["code"] for error in answer["errors"]]) == ([{"id": "a"}], ["InstanceNotFound"])
+    assert await client.call("bulk", "delete", {"createdFrom": 0}) == {"done": 3, "skipped": 0}
+    assert [summary.id for summary in (await other.list(labels={"kind": "x"})).instances] == ["c", "b", "a"]
+
+
+async def test_a_tenant_begins_an_instance_again_from_a_step(bind: Bind, worker: MakeWorker) -> None:
+    """With the options that Cloudflare gives it."""
+    binding = bind(
+        """
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                one = await step.do("one", lambda: self.env.COUNT.next())
+                two = await step.do("two", lambda: self.env.COUNT.next())
+                return [one, two]
+    """,
+        env={"COUNT": Count()},
+    )
+    instance = await binding.create(id="x")
+    assert await instance.result() == [1, 2]
+    client = worker(CLIENT, env={"WORKFLOWS": binding}).get_entrypoint()
+    await client.instance("x", "restart", {"from": {"name": "two"}})
+    assert await instance.result() == [1, 3]
+    await client.instance("x", "delete")
+    with pytest.raises(InstanceNotFound):
+        await binding.get("x")
+
+
 async def test_what_a_binding_has_no_method_for_is_refused_with_a_list_of_those_it_has(
     bind: Bind, worker: MakeWorker
 ) -> None:
@@ -315,7 +374,19 @@ async def test_what_a_binding_has_no_method_for_is_refused_with_a_list_of_those_
         ("create", [{"id": 7}], "InvalidInstanceId"),
         ("create", [{"id": "x" * 101}], "InvalidInstanceId"),
         ("create_batch", [], "TypeError"),
-        ("create_batch", [{"id": "a"}], "TypeError"),
+        ("create_batch", [{"id": "a"}], "ValueError"),
+        ("create_batch", [{"instances": 7}], "TypeError"),
+        ("create_batch", [{"count": 10**9}], "ValueError"),
+        ("create", [{"labels": {"a": 1}}], "InvalidLabels"),
+        ("create", [{"retention": "99 years"}], "InvalidDuration"),
+        ("list", [{"scope": "another"}], "TypeError"),
+        ("list", [{"limit": 10**9}], "ValueError"),
+        ("list", [{"cursor": "x"}], "InvalidCursor"),
+        ("delete_batch", ["a"], "ValueError"),
+        ("delete_batch", [[]], "ValueError"),
+        ("bulk", [], "TypeError"),
+        ("bulk", ["delete", {"scope": "another"}], "TypeError"),
+        ("bulk", ["status"], "ValueError"),
         ("create_batch", [[]], "ValueError"),
         ("create_batch", [[7]], "TypeError"),
         ("create_batch", [[{"id": f"n{n}"} for n in range(101)]], "ValueError"),
