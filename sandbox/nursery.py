@@ -95,6 +95,9 @@ class Nursery:
         except OSError as error:
             if answer.done():
                 raise
+            if isinstance(error, ConnectionError):  # it is dead, and the loop has not come to read that yet
+                del self._asked[slot]
+                self._end()
             raise SandboxUnavailable(f"the zygote cannot be asked for a sandbox: {error}") from error
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled() and answer.exception() is None:
@@ -127,9 +130,7 @@ class Nursery:
             except OSError:
                 data, descriptors = b"", []
             if not data:
-                self._lose()
-                self._process.kill()
-                self._loop.run_in_executor(None, self._process.wait)
+                self._end()
                 return
             self._hear(msgpack.unpackb(data), descriptors)
 
@@ -150,6 +151,11 @@ class Nursery:
                 self._on_died(slot, status, Usage(cpu_ms, memory_bytes))
         for descriptor in descriptors:
             _discard(descriptor)
+
+    def _end(self) -> None:
+        self._lose()
+        self._process.kill()
+        self._loop.run_in_executor(None, self._process.wait)
 
     def _lose(self) -> None:
         if self.lost.done():

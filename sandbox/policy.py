@@ -84,9 +84,21 @@ class Policy:
     preload: tuple[str, ...] = ()
     """Modules of the host's that every sandbox finds imported, such as `("numpy",)`. What a tenant cannot bring along
     because it is not written in Python has to be here, or in the `preload` of its code."""
+    most_spares: int | None = None
+    """How far the number of blank sandboxes may rise above the `spares` that were asked for while they are taken fast.
+    `None`: sixteen for each core, in no more than a 64th of the machine's memory. With `spares=0` there are none."""
+    rotate_after_sandboxes: int | None = 10_000
+    """How many sandboxes are forked from one zygote, which share its address layout and hash seed, before the next one
+    takes over for new ones. `None`: any number."""
+    rotate_after_s: int | None = 3_600
+    """The same in seconds since the zygote was started; one that has forked nothing stays."""
 
     def __post_init__(self) -> None:
         check_preload("Policy.preload", self.preload)
+        for name, least in (("most_spares", 0), ("rotate_after_sandboxes", 1), ("rotate_after_s", 1)):
+            value = getattr(self, name)
+            if value is not None and (type(value) is not int or value < least):
+                raise ValueError(f"Policy.{name} must be None or a whole number from {least} up, not {value!r}")
         if self.isolation not in {"strict", "standard"}:
             raise ValueError(f"Policy.isolation is 'strict' or 'standard', not {self.isolation!r}")
 

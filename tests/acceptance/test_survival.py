@@ -19,7 +19,7 @@ import pytest
 
 from cloister.engine import Engine
 from cloister.engine.testing import VirtualClock
-from cloister.loader import Host, RpcTarget, WorkerCode
+from cloister.loader import Host, Policy, RpcTarget, WorkerCode
 
 PROGRAM = """
 from workers import WorkflowEntrypoint
@@ -180,7 +180,8 @@ class TenantWorkflow(WorkflowEntrypoint):
     async def run(self, event, step):
         await step.sleep("long", "1 day")
 """
-    async with Host(path, get_code=lambda _: code(Ledger(), program), max_sandboxes=4, spares=1) as host:
+    policy = Policy(most_spares=1)  # so that there are as many of them at both looks
+    async with Host(path, get_code=lambda _: code(Ledger(), program), max_sandboxes=4, spares=1, policy=policy) as host:
         zygote = psutil.Process(host.loader._spawner.zygote_pid)
         await until(lambda: host.loader.statistics().spares == 1)
         alone = len(zygote.children(recursive=True)) - 1

@@ -51,6 +51,16 @@ def test_isolation_is_one_of_two_words(isolation: Any) -> None:
         Policy(isolation=isolation)
 
 
+@pytest.mark.parametrize("field", ["most_spares", "rotate_after_sandboxes", "rotate_after_s"])
+@pytest.mark.parametrize("value", [-1, 1.5, "3", True])
+def test_a_policy_counts_in_whole_numbers(field: str, value: Any) -> None:
+    """Or not at all; zygotes serve for one sandbox at least, and there may be no spares."""
+    with pytest.raises(ValueError, match=rf"Policy\.{field} must be None or a whole number from"):
+        Policy(**{field: value})
+    unlimited: dict[str, Any] = {field: None}
+    assert getattr(Policy(**unlimited), field) is None
+
+
 @pytest.mark.parametrize(
     ("status", "words"),
     [

@@ -1,0 +1,163 @@
+"""One zygote and the sandboxes that it has forked, from the first word of each to its death.
+
+All of them die with the zygote. One that has been retired, because another zygote has taken over, ends by itself with
+the last of its sandboxes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable, Iterator
+
+from cloister.ipc.transport import Link
+
+from .errors import SandboxClosed, SandboxUnavailable
+from .nursery import Nursery
+from .process import Process
+from .sandbox import Sandbox, Usage
+from .slots import Slots
+from .wires import Wires
+
+HELLO_TIMEOUT = 10.0
+_KILLED = -9
+
+
+class Brood:
+    """Opened by `Brood.open`. `on_lost` is called when its zygote is gone, whoever ended it."""
+
+    nursery: Nursery
+
+    def __init__(self, slots: Slots, wires: Wires, on_lost: Callable[[Brood], None]) -> None:
+        self._slots, self._wires, self._on_lost = slots, wires, on_lost
+        self._sandboxes: dict[int, Sandbox] = {}
+        self._stillborn: dict[int, tuple[int, Usage]] = {}
+        self._abandoned: set[int] = set()
+        self._expected = 0
+        self._retired = False
+        self._closing: asyncio.Task[None] | None = None
+        self.borne = 0
+        """How many sandboxes have come of it."""
+        self.opened = asyncio.get_running_loop().time()
+
+    @classmethod
+    async def open(
+        cls, slots: Slots, wires: Wires, preload: tuple[str, ...], on_lost: Callable[[Brood], None]
+    ) -> Brood:
+        """Start a zygote that has imported some packages. `SandboxUnavailable`."""
+        brood = cls(slots, wires, on_lost)
+        brood.nursery = await Nursery.open(brood._died, preload)
+        brood.opened = asyncio.get_running_loop().time()
+        brood.nursery.lost.add_done_callback(brood._lost)
+        return brood
+
+    def __len__(self) -> int:
+        return len(self._sandboxes)
+
+    def __iter__(self) -> Iterator[Sandbox]:
+        yield from list(self._sandboxes.values())
+
+    def __contains__(self, sandbox: Sandbox) -> bool:
+        return self._sandboxes.get(sandbox.number) is sandbox
+
+    @property
+    def lost(self) -> bool:
+        """Whether its zygote is gone."""
+        return self.nursery.lost.done()
+
+    async def bear(self, *, urgent: bool) -> Sandbox:
+        """Fork a blank sandbox, and wait for its first word. `SandboxUnavailable`, `SandboxDied`, `OSError`.
+
+        One that is `urgent` does nothing that could wait until it is used.
+        """
+        self._expected += 1
+        try:
+            with self._wires.lay() as wire:
+                sandbox = await self._fork(wire.end, wire.connect, urgent=urgent)
+                await self._greeted(sandbox)
+                self.borne += 1
+        finally:
+            self._expected -= 1
+            self._end_if_done()
+        return sandbox
+
+    async def _fork(self, end: int, connect: Callable[[], Link], *, urgent: bool) -> Sandbox:
+        slot = self._slots.take()
+        entrances: tuple[int, ...] = ()
+        asked = False
+        try:
+            group = self._slots.group(slot)
+            entrances = group.entrances() if group is not None else ()
+            asked = True
+            pidfd = await self.nursery.fork(slot, self._slots.uid(slot), [end, *entrances], urgent=urgent)
+        except BaseException as error:
+            if isinstance(error, SandboxUnavailable) or not asked:
+                self._slots.give_back(slot)
+            else:  # the child comes all the same, and the slot is free when it has gone
+                self._abandoned.add(slot)
+            raise
+        finally:
+            for entrance in entrances:
+                os.close(entrance)
+        sandbox = Sandbox(slot, Process(pidfd), connect(), group, self.nursery.address_space)
+        self._sandboxes[slot] = sandbox
+        if slot in self._stillborn:
+            self._died(slot, *self._stillborn.pop(slot))
+        return sandbox
+
+    async def _greeted(self, sandbox: Sandbox) -> None:
+        try:
+            await sandbox.ready(HELLO_TIMEOUT)
+        except TimeoutError:
+            sandbox.kill(SandboxUnavailable("the sandbox did not say hello in time"))
+            raise SandboxUnavailable(f"a sandbox did not come up within {HELLO_TIMEOUT:.0f} s") from None
+        except BaseException:
+            sandbox.kill(SandboxClosed("nobody waited for it any longer"))
+            raise
+
+    def retire(self) -> None:
+        """It will be asked for no more, and ends when the last of its sandboxes has."""
+        self._retired = True
+        self._end_if_done()
+
+    async def close(self) -> None:
+        """End the zygote and all its sandboxes, and wait until they are gone. Harmless when repeated."""
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+        await asyncio.shield(self._closing)
+
+    async def _close(self) -> None:
+        for sandbox in self:
+            sandbox.kill(SandboxClosed("the loader was closed"))
+        if self._sandboxes and not self.lost:
+            await asyncio.wait({sandbox.died for sandbox in self}, timeout=5)
+        await self.nursery.close()
+        for slot in list(self._sandboxes):
+            self._died(slot, _KILLED, Usage(0, 0))
+
+    def _end_if_done(self) -> None:
+        alone = not (self._sandboxes or self._expected or self._abandoned)
+        if self._retired and alone and self._closing is None:
+            self._closing = asyncio.ensure_future(self._close())
+
+    def _died(self, slot: int, status: int, usage: Usage) -> None:
+        sandbox = self._sandboxes.pop(slot, None)
+        if sandbox is not None:
+            self._slots.give_back(slot)
+            sandbox.ended(status, usage)
+        elif slot in self._abandoned:
+            self._abandoned.discard(slot)
+            self._slots.give_back(slot)
+        else:  # before its spawn went on
+            self._stillborn[slot] = status, usage
+        self._end_if_done()
+
+    def _lost(self, _: asyncio.Future[None]) -> None:
+        """The zygote is gone, and its children are dying with it: nobody is left to say so but us."""
+        for sandbox in self:
+            sandbox.kill(SandboxUnavailable("its zygote died"))
+            self._died(sandbox.number, _KILLED, Usage(0, 0))
+        for slot in self._abandoned:
+            self._slots.give_back(slot)
+        self._abandoned.clear()
+        self._on_lost(self)

@@ -1,0 +1,61 @@
+"""What is kept for each place that a sandbox can be in, and used again by the next one: number, user id, control group.
+
+A host has one set for all its zygotes, so that no two sandboxes that live at once share any of it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from typing import Final
+
+from .errors import LayerMissing
+from .lockdown.cgroups import Group, Groups
+from .lockdown.identity import FIRST_ID
+
+_UIDS_PER_HOST, _HOSTS, _UIDS_PER_SET = 100_000, 1000, 10_000
+_sets: Final[set[int]] = set()
+"""Those in use: one process may have several hosts."""
+
+
+class Slots:
+    """All places of one host. `groups` is "active", or says why there are no control groups."""
+
+    def __init__(self) -> None:
+        self._free: list[int] = []
+        self._numbers = itertools.count()
+        self._groups_of: dict[int, Group] = {}
+        self._set = next(number for number in itertools.count() if number not in _sets)
+        _sets.add(self._set)
+        self._first_uid = FIRST_ID + os.getpid() % _HOSTS * _UIDS_PER_HOST + self._set * _UIDS_PER_SET % _UIDS_PER_HOST
+        self._groups: Groups | None = None
+        try:
+            self._groups = Groups()
+            self.groups = "active"
+        except (LayerMissing, OSError) as error:
+            self.groups = f"not available: {error}"
+
+    def take(self) -> int:
+        """One that nobody is in."""
+        return self._free.pop() if self._free else next(self._numbers)
+
+    def give_back(self, slot: int) -> None:
+        """Its sandbox is gone."""
+        self._free.append(slot)
+
+    def uid(self, slot: int) -> int:
+        """The user that a sandbox in it is to be, where the host may choose."""
+        return self._first_uid + slot
+
+    def group(self, slot: int) -> Group | None:
+        """Its control group, where there are such."""
+        if self._groups is None:
+            return None
+        if slot not in self._groups_of:
+            self._groups_of[slot] = self._groups.acquire(str(slot))
+        return self._groups_of[slot]
+
+    def close(self) -> bool:
+        """Remove the groups. Whether that is done: one whose last process is still dying cannot go yet."""
+        _sets.discard(self._set)
+        return self._groups is None or self._groups.close()

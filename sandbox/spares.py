@@ -1,0 +1,110 @@
+"""Blank sandboxes that wait to be taken: as many as the demand asks for, made beside and never before what is urgent.
+
+A spare is used once, by one tenant. One that is stale, since a younger zygote has taken over, is still as good as any
+until another is there for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import contextlib
+import os
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
+
+from .demand import Demand
+from .errors import SandboxClosed, SandboxError
+from .sandbox import Sandbox
+
+REFILL_AFTER: Final = 0.004
+"""Seconds to leave to whoever took a spare before making the next one, while there are others to take."""
+AT_ONCE: Final = max(2, (os.cpu_count() or 1) // 2)
+"""How many are made at once: the zygote forks one at a time, but each confines itself."""
+
+
+class Spares:
+    """`make` gives a blank sandbox, `fresh` says whether it is from the zygote that serves now."""
+
+    def __init__(
+        self,
+        demand: Demand,
+        make: Callable[[bool], Awaitable[Sandbox]],
+        fresh: Callable[[Sandbox], bool],
+        now: Callable[[], float],
+    ) -> None:
+        self._demand, self._make, self._fresh, self._now = demand, make, fresh, now
+        self._waiting: collections.deque[Sandbox] = collections.deque()
+        self._makers: set[asyncio.Task[None]] = set()
+        self._being_made = self._urgent = 0
+        self._closed = False
+
+    def __len__(self) -> int:
+        return sum(spare.alive for spare in self._waiting)
+
+    def __iter__(self) -> Iterator[Sandbox]:
+        yield from list(self._waiting)
+
+    def take(self) -> Sandbox | None:
+        """The one that has waited longest, if there is one that lives."""
+        self._demand.taken(self._now())
+        while self._waiting:
+            spare = self._waiting.popleft()
+            if spare.alive:
+                self.fill(REFILL_AFTER if self._waiting else 0.0)
+                return spare
+        return None
+
+    @contextlib.contextmanager
+    def held_back(self) -> Iterator[None]:
+        """While somebody waits for a sandbox, none is made that nobody waits for."""
+        self._urgent += 1
+        try:
+            yield
+        finally:
+            self._urgent -= 1
+            self.fill()
+
+    def fill(self, delay: float = 0.0) -> None:
+        """See to it that there will be as many as are wanted, beginning so many seconds from now."""
+        while len(self._makers) < min(AT_ONCE, self._missing()):
+            maker = asyncio.ensure_future(self._make_some(delay))
+            self._makers.add(maker)
+            maker.add_done_callback(self._makers.discard)
+
+    def trim(self) -> None:
+        """End those that are more than wanted: the stale first, then whichever has waited longest."""
+        living = [spare for spare in self._waiting if spare.alive]
+        surplus = max(len(living) - self._demand.wanted(self._now()), 0)
+        leaving = sorted(living, key=self._fresh)[:surplus]
+        self._waiting = collections.deque(spare for spare in living if spare not in leaving)
+        for spare in leaving:
+            spare.kill(SandboxClosed("it was a spare, and there were enough of them"))
+
+    async def close(self) -> None:
+        """Make no more."""
+        self._closed = True
+        for maker in self._makers:
+            maker.cancel()
+        if self._makers:
+            await asyncio.wait(set(self._makers))
+
+    def _missing(self) -> int:
+        """How many are still to be begun."""
+        if self._closed or self._urgent:
+            return 0
+        ready = sum(spare.alive and self._fresh(spare) for spare in self._waiting)
+        return self._demand.wanted(self._now()) - ready - self._being_made
+
+    async def _make_some(self, delay: float) -> None:
+        await asyncio.sleep(delay)
+        while self._missing() > 0:
+            self._being_made += 1
+            try:
+                spare = await self._make(not self._waiting)
+            except (SandboxError, OSError):
+                return  # whoever takes next will try, and be told
+            finally:
+                self._being_made -= 1
+            self._waiting.append(spare)
+            self.trim()

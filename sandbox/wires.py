@@ -1,0 +1,93 @@
+"""The wire to each sandbox: a socket that the guest listens on, in a folder that nobody else can enter, and a link."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import secrets
+import socket
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from cloister.ipc.transport import Link, Router
+
+from .errors import SandboxUnavailable
+
+_LONGEST_BASE: Final = 70
+"""Bytes that the name of the folder for sockets may have: the system takes 107 for a socket's, and ours are added."""
+_PREFIX: Final = "cloister-sockets-"
+
+
+class Wire:
+    """One that is being laid: `end` is the descriptor that the guest is to be given."""
+
+    def __init__(self, listener: socket.socket, path: str, router: Router) -> None:
+        self._listener, self._path, self._router = listener, path, router
+        self.end = listener.fileno()
+
+    def connect(self) -> Link:
+        """The host's end, when the guest has its own."""
+        self._listener.close()
+        return self._router.connect(self._path, lambda _: None, lambda _: None)
+
+
+class Wires:
+    """All wires of one host. Open it inside the event loop that serves them."""
+
+    def __init__(self) -> None:
+        self.folder, self._lock = _private_folder()
+        self._router = Router()
+
+    @contextlib.contextmanager
+    def lay(self) -> Iterator[Wire]:
+        """A wire, which has a name in the folder until the guest has said hello, or has failed to."""
+        name = secrets.token_hex(4)  # the guest can ask for it, and is told neither a place nor a number of ours
+        path = f"{self.folder}/{name}"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(f"/proc/self/fd/{self._lock}/{name}")
+            try:
+                listener.listen(1)
+                yield Wire(listener, path, self._router)
+            finally:
+                Path(path).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Close every link, and remove the folder."""
+        self._router.close()
+        _remove_sockets(Path(self.folder))
+        os.close(self._lock)
+
+
+def _private_folder() -> tuple[str, int]:
+    """A folder that only this user can enter, and a lock on it that ends with this process; older ones are swept.
+
+    Sweeping removes sockets and then the empty folder: whatever else may be there is not ours.
+    """
+    candidates = os.environ.get("XDG_RUNTIME_DIR", ""), tempfile.gettempdir(), "/tmp"
+    usable = [name for name in candidates if len(os.fsencode(name)) <= _LONGEST_BASE and os.access(name, os.W_OK)]
+    if not usable:
+        raise SandboxUnavailable("there is no folder for sockets: set XDG_RUNTIME_DIR to one with a short name")
+    base = Path(usable[0])
+    for left in base.glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _remove_sockets(left)
+            finally:
+                os.close(lock)
+    fresh = Path(tempfile.mkdtemp(prefix=f"new-{_PREFIX}", dir=base))
+    lock = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    folder = fresh.rename(base / fresh.name.removeprefix("new-"))  # only now may another host look at it
+    return str(folder), lock
+
+
+def _remove_sockets(folder: Path) -> None:
+    for file in folder.iterdir():
+        if file.is_socket():
+            file.unlink()
+    folder.rmdir()  # refuses if anything else is in it

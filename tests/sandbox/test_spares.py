@@ -1,0 +1,100 @@
+"""Spares that follow the demand: more after a burst, fewer when it is over, and never before those who wait."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cloister.sandbox import Policy, Sandbox, Spawner
+from cloister.sandbox.spares import AT_ONCE
+
+Until = Callable[[Callable[[], object]], Any]
+OpenSpawner = Callable[..., Any]
+
+
+class Made:
+    """Watches a spawner make its spares: how many at once, and whether somebody was waiting when one was begun."""
+
+    def __init__(self, spawner: Spawner, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.most = self.begun = self.beside = 0
+        spares, make = spawner._spares, spawner._spares._make
+
+        async def watched(urgent: bool) -> Sandbox:
+            self.begun += 1
+            self.beside += spares._urgent > 0
+            self.now += 1
+            self.most = max(self.most, self.now)
+            try:
+                return await make(urgent)
+            finally:
+                self.now -= 1
+
+        monkeypatch.setattr(spares, "_make", watched)
+
+
+def later(spawner: Spawner, seconds: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the spawner's look at its spares be so many seconds from now."""
+    now = spawner._spares._now
+    monkeypatch.setattr(spawner._spares, "_now", lambda: now() + seconds)
+    assert spawner._tending is not None
+    spawner._tending.cancel()
+    spawner._tend()
+
+
+async def test_a_burst_leaves_more_of_them_and_quiet_ends_the_surplus(
+    open_spawner: OpenSpawner, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Up to the ceiling, some at a time; and when a minute has passed there are as many as were asked for."""
+    async with open_spawner(spares=2, policy=Policy(most_spares=12)) as spawner:
+        await until(lambda: spawner.spares == 2)
+        made = Made(spawner, monkeypatch)
+        taken = await asyncio.gather(*(spawner.take() for _ in range(20)))
+        await until(lambda: spawner.spares == 12)
+        assert made.begun == 12
+        assert made.most == AT_ONCE
+        ended = list(spawner._spares)
+        later(spawner, 60, monkeypatch)
+        assert spawner.spares == 2
+        left = list(spawner._spares)
+        assert left == ended[-2:], "the oldest go first"
+        await asyncio.wait({spare.died for spare in ended[:-2]})
+        assert {await spare.died for spare in ended[:-2]} == {"it was a spare, and there were enough of them"}
+        assert all(sandbox.alive for sandbox in (*taken, *left))
+
+
+async def test_no_spare_is_begun_while_somebody_waits_for_a_sandbox(
+    open_spawner: OpenSpawner, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever waits is served first; the spares are made after."""
+    async with open_spawner(spares=1, policy=Policy(most_spares=8)) as spawner:
+        await until(lambda: spawner.spares == 1)
+        made = Made(spawner, monkeypatch)
+        for _ in range(3):
+            await asyncio.gather(*(spawner.take() for _ in range(10)))
+        await until(lambda: spawner.spares == 8)
+        assert made.begun >= 8
+        assert made.beside == 0
+
+
+async def test_a_spare_that_dies_is_replaced_without_anybody_asking(
+    open_spawner: OpenSpawner, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the next look."""
+    async with open_spawner(spares=2) as spawner:
+        await until(lambda: spawner.spares == 2)
+        for spare in list(spawner._spares):
+            await spare.close("an accident")
+        assert spawner.spares == 0
+        later(spawner, 0, monkeypatch)
+        await until(lambda: spawner.spares == 2)
+
+
+async def test_without_spares_none_is_ever_kept(open_spawner: OpenSpawner) -> None:
+    """However many are taken."""
+    async with open_spawner(spares=0) as spawner:
+        await asyncio.gather(*(spawner.take() for _ in range(10)))
+        assert spawner.spares == 0
+        assert not spawner._spares._makers
