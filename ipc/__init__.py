@@ -1,7 +1,7 @@
 """Messages, codec, connection and stubs. Knows no tenant, no process, no workflow.
 
-The names here are the pure half, which both ends of a connection use; `cloister.ipc.transport`, the one module that
-imports ZeroMQ, is imported by its own name and only on the host.
+The names here are the pure half, which both ends of a connection use. What moves the bytes is imported by its own name
+and only on the host: `cloister.ipc.sockets`, or `cloister.ipc.router`, the one module that imports libzmq.
 """
 
 from .capabilities import Capability, RpcTarget, Stub

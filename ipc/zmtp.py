@@ -58,6 +58,8 @@ class Reader:
         self._greeted = False
         self.ready = False
         """Whether the peer has said READY, so that messages may be sent."""
+        self.missing = 0
+        """How many bytes are yet to come of a frame that has begun, as far as that is known."""
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
         """The messages completed by `data`, and what has to be sent back at once (a PONG). `RemoteProtocolError`."""
@@ -65,6 +67,7 @@ class Reader:
         if self.ready and not buffer and len(data) > 1 and not data[0] and len(data) == data[1] + 2:
             return [data[2:]], b""  # one short message and nothing else, as nearly always
         buffer += data
+        self.missing = 0
         if not self._greeted:
             if len(buffer) < len(GREETING):
                 return [], b""
@@ -104,7 +107,8 @@ class Reader:
                 raise RemoteProtocolError(f"a frame of {size:,} bytes; at most {MAX_FRAME:,} are taken")
         else:
             start, size = at + 2, buffer[at + 1]
-        return (flags, start, start + size) if len(buffer) - start >= size else None
+        self.missing = max(start + size - len(buffer), 0)
+        return None if self.missing else (flags, start, start + size)
 
     def _obey(self, body: bytes) -> bytes:
         name = body[1 : 1 + body[0]] if body else b""

@@ -8,7 +8,7 @@ import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from cloister.engine import Engine, Workflow
 from cloister.sandbox import Policy
@@ -41,6 +41,7 @@ class Host:
         max_sandboxes: int = 256,
         spares: int = 4,
         policy: Policy | None = None,
+        transport: Literal["sockets", "libzmq"] = "sockets",
         engine: Engine | None = None,
     ) -> None:
         self._get_code = get_code
@@ -48,7 +49,7 @@ class Host:
         self._name = workflow_name
         self._concurrency = concurrency
         self.engine = engine or Engine(path)
-        self.loader = Loader(max_sandboxes=max_sandboxes, spares=spares, policy=policy)
+        self.loader = Loader(max_sandboxes=max_sandboxes, spares=spares, policy=policy, transport=transport)
         self._stack = AsyncExitStack()
         self._workflows: Workflow | None = None
 

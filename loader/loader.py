@@ -6,13 +6,16 @@ It knows what code is and where sandboxes come from. It refuses to know what a w
 from __future__ import annotations
 
 import asyncio
+import importlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self
 
+from cloister.ipc.link import Transport
+from cloister.ipc.sockets import Sockets
 from cloister.sandbox import LATE_GRACE, LimitExceeded, Policy, SandboxClosed, Spawner
 
 from .cache import PinnedLRU
@@ -39,7 +42,8 @@ class Loader:
     """Keeps up to `max_sandboxes` tenants warm, and `spares` blank sandboxes ready for the next ones.
 
     An async context manager. `admission_timeout` is how many seconds a call waits for room when every sandbox is in
-    use, before `NoCapacity`.
+    use, before `NoCapacity`. `transport` is what moves the bytes of the wire at the host's end: plain sockets, or
+    libzmq, which does it in a thread of its own.
     """
 
     def __init__(
@@ -49,11 +53,15 @@ class Loader:
         spares: int = 4,
         policy: Policy | None = None,
         admission_timeout: float = 30.0,
+        transport: Literal["sockets", "libzmq"] = "sockets",
     ) -> None:
         if max_sandboxes < 1 or spares < 0:
             raise ValueError("max_sandboxes must be at least 1, and spares at least 0")
+        if transport not in {"sockets", "libzmq"}:
+            raise ValueError(f"transport is 'sockets' or 'libzmq', not {transport!r}")
         self._policy, self._spares = policy or Policy(), spares
-        self._spawner = Spawner(spares=spares, policy=policy)
+        self._transport: Callable[[], Transport] = Sockets if transport == "sockets" else _libzmq
+        self._spawner = Spawner(spares=spares, policy=policy, transport=self._transport)
         self._profiles: dict[tuple[str, ...], asyncio.Task[Spawner]] = {}
         self._cache: PinnedLRU[Key, Worker] = PinnedLRU(max_sandboxes)
         self._patience = admission_timeout
@@ -248,7 +256,7 @@ class Loader:
             return self._spawner
         opening = self._profiles.get(profile)
         if opening is None or (opening.done() and opening.exception() is not None):  # it may be there by now
-            spawner = Spawner(spares=self._spares, policy=self._policy, preload=profile)
+            spawner = Spawner(spares=self._spares, policy=self._policy, preload=profile, transport=self._transport)
             opening = self._profiles[profile] = asyncio.ensure_future(spawner.__aenter__())
         return await asyncio.shield(opening)
 
@@ -357,3 +365,9 @@ class Loader:
             if not turn.done():
                 turn.set_result(None)
                 return
+
+
+def _libzmq() -> Transport:
+    router = importlib.import_module("cloister.ipc.router")  # megabytes that a host with plain sockets has no use for
+    transport: Transport = router.Router()
+    return transport

@@ -10,7 +10,7 @@ import asyncio
 import os
 from collections.abc import Callable, Iterator
 
-from cloister.ipc.transport import Link
+from cloister.ipc.link import Link
 
 from .errors import SandboxClosed, SandboxUnavailable
 from .nursery import Nursery

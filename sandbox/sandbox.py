@@ -24,8 +24,8 @@ from cloister.ipc import (
     codec,
     values,
 )
+from cloister.ipc.link import Link
 from cloister.ipc.messages import Failure, Note, Result
-from cloister.ipc.transport import Link
 
 from .errors import LimitExceeded, ProtocolViolation, SandboxClosed, SandboxDied, SandboxError
 from .exits import CUT_OFF, OUT_OF_MEMORY

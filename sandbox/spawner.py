@@ -8,8 +8,12 @@ succession. A zygote that dies takes its sandboxes with it; the next one is star
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self
+
+from cloister.ipc.link import Transport
+from cloister.ipc.sockets import Sockets
 
 from .brood import Brood
 from .demand import Demand, most_here
@@ -33,11 +37,20 @@ class Spawner:
     """Makes sandboxes. An async context manager; everything it made ends with it.
 
     `spares` blank ones are kept at least, more while they are taken fast, and none at all with 0. `preload` names
-    modules that sandboxes find imported, beside those of the policy.
+    modules that sandboxes find imported, beside those of the policy. `transport` makes what moves the bytes between
+    them and the host, inside the event loop.
     """
 
-    def __init__(self, *, spares: int = 4, policy: Policy | None = None, preload: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        spares: int = 4,
+        policy: Policy | None = None,
+        preload: tuple[str, ...] = (),
+        transport: Callable[[], Transport] = Sockets,
+    ) -> None:
         self._least = spares
+        self._make_transport = transport
         self._policy = policy or Policy()
         self._preload = (*self._policy.preload, *preload)
         self._forking = asyncio.Semaphore(_FORKS_AT_ONCE)
@@ -49,7 +62,7 @@ class Spawner:
 
     async def __aenter__(self) -> Self:
         self._now = asyncio.get_running_loop().time
-        self._wires = Wires()
+        self._wires = Wires(self._make_transport)
         self._slots = Slots()
         most = self._policy.most_spares
         demand = Demand(self._least, most_here() if most is None else most)

@@ -8,11 +8,11 @@ import os
 import secrets
 import socket
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from cloister.ipc.transport import Link, Router
+from cloister.ipc.link import Link, Transport
 
 from .errors import SandboxUnavailable
 
@@ -24,22 +24,22 @@ _PREFIX: Final = "cloister-sockets-"
 class Wire:
     """One that is being laid: `end` is the descriptor that the guest is to be given."""
 
-    def __init__(self, listener: socket.socket, path: str, router: Router) -> None:
-        self._listener, self._path, self._router = listener, path, router
+    def __init__(self, listener: socket.socket, path: str, transport: Transport) -> None:
+        self._listener, self._path, self._transport = listener, path, transport
         self.end = listener.fileno()
 
     def connect(self) -> Link:
         """The host's end, when the guest has its own."""
         self._listener.close()
-        return self._router.connect(self._path, lambda _: None, lambda _: None)
+        return self._transport.connect(self._path, lambda _: None, lambda _: None)
 
 
 class Wires:
-    """All wires of one host. Open it inside the event loop that serves them."""
+    """All wires of one host. `make` makes what moves the bytes; open it inside the event loop that serves them."""
 
-    def __init__(self) -> None:
+    def __init__(self, make: Callable[[], Transport]) -> None:
         self.folder, self._lock = _private_folder()
-        self._router = Router()
+        self._transport = make()
 
     @contextlib.contextmanager
     def lay(self) -> Iterator[Wire]:
@@ -50,13 +50,13 @@ class Wires:
             listener.bind(f"/proc/self/fd/{self._lock}/{name}")
             try:
                 listener.listen(1)
-                yield Wire(listener, path, self._router)
+                yield Wire(listener, path, self._transport)
             finally:
                 Path(path).unlink(missing_ok=True)
 
     def close(self) -> None:
         """Close every link, and remove the folder."""
-        self._router.close()
+        self._transport.close()
         _remove_sockets(Path(self.folder))
         os.close(self._lock)
 

@@ -1,4 +1,4 @@
-"""The host's ROUTER with real sockets: who is who, what happens when a guest goes or misbehaves, and what is left."""
+"""Both transports with real sockets: who is who, what happens when a guest goes or misbehaves, and what is left."""
 
 from __future__ import annotations
 
@@ -12,11 +12,25 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zmq
 
 from cloister.ipc import ConnectionClosed, RemoteProtocolError, TooManyCalls, codec, zmtp
-from cloister.ipc.transport import Link, Router
+from cloister.ipc.link import Link, Transport
+from cloister.ipc.router import Router
+from cloister.ipc.sockets import Sockets
 
 Until = Callable[[Callable[[], object]], Any]
+Make = Callable[[], Transport]
+
+
+MAKES: list[Make] = [Sockets, Router]
+
+
+@pytest.fixture(params=MAKES, ids=["sockets", "libzmq"])
+def make(request: pytest.FixtureRequest) -> Make:
+    """Makes one of the transports."""
+    kind: Make = request.param
+    return kind
 
 
 class Guest:
@@ -39,11 +53,11 @@ class Guest:
         self.lost += 1
         self.error = error
 
-    async def meet(self, router: Router, opening: bytes = zmtp.OPENING) -> Guest:
+    async def meet(self, transport: Transport, opening: bytes = zmtp.OPENING) -> Guest:
         """Connect, and go through the handshake of both sides."""
         loop = asyncio.get_running_loop()
         self._listener.setblocking(False)
-        self.link = router.connect(self.path, lambda frame: self.on_frame(frame), lambda error: self.on_lost(error))
+        self.link = transport.connect(self.path, lambda frame: self.on_frame(frame), lambda error: self.on_lost(error))
         self.connection, _ = await loop.sock_accept(self._listener)
         self._listener.close()
         self.connection.setblocking(False)
@@ -73,21 +87,21 @@ class Guest:
 
 
 @asynccontextmanager
-async def guests(folder: Path, count: int, **options: Any) -> AsyncIterator[tuple[Router, list[Guest]]]:
-    router = Router(**options)
+async def guests(folder: Path, count: int, make: Make) -> AsyncIterator[tuple[Transport, list[Guest]]]:
+    transport = make()
     made = [Guest(str(folder / str(n))) for n in range(count)]
     try:
-        yield router, [await guest.meet(router) for guest in made]
+        yield transport, [await guest.meet(transport) for guest in made]
     finally:
-        router.close()
+        transport.close()
         for guest in made:
             guest.connection.close()
 
 
-async def test_frames_go_both_ways_to_the_right_guest(tmp_path: Path, until: Until) -> None:
+async def test_frames_go_both_ways_to_the_right_guest(make: Make, tmp_path: Path, until: Until) -> None:
     """Empty, short and long ones, in order."""
     frames = [b"", b"short", b"x" * 300, b"y" * 5_000_000, b"end"]
-    async with guests(tmp_path, 3) as (_, all_of_them):
+    async with guests(tmp_path, 3, make) as (_, all_of_them):
         for n, guest in enumerate(all_of_them):
             for frame in frames:
                 guest.link.send(frame + b"%d" % n)
@@ -100,21 +114,20 @@ async def test_frames_go_both_ways_to_the_right_guest(tmp_path: Path, until: Unt
         assert all_of_them[1].heard == [b"up", *frames]
 
 
-async def test_what_waits_while_nobody_sends_is_read_to_the_end(tmp_path: Path, until: Until) -> None:
+async def test_what_waits_while_nobody_sends_is_read_to_the_end(make: Make, tmp_path: Path, until: Until) -> None:
     """The descriptor tells of a change once; thousands of frames may be behind it."""
-    async with guests(tmp_path, 1) as (_, [guest]):
+    async with guests(tmp_path, 1, make) as (_, [guest]):
         await guest.write(b"".join(zmtp.message(b"%d" % n) for n in range(5000)))
         await until(lambda: len(guest.heard) == 5000)
         assert guest.heard == [b"%d" % n for n in range(5000)]
 
 
-async def test_a_guest_cannot_say_who_it_is(tmp_path: Path, until: Until) -> None:
-    """The host names each link; what a guest claims in its handshake is passed over."""
-    router = Router()
+async def test_a_guest_cannot_say_who_it_is(make: Make, tmp_path: Path, until: Until) -> None:
+    """The host knows whom it has connected to; what a guest claims in its handshake is passed over."""
+    router = make()
     honest = await Guest(str(tmp_path / "a")).meet(router)
-    claim = b"\x05READY" + zmtp._property(b"Socket-Type", b"DEALER") + zmtp._property(b"Identity", honest.link.name)
+    claim = b"\x05READY" + zmtp._property(b"Socket-Type", b"DEALER") + zmtp._property(b"Identity", b"1")
     liar = await Guest(str(tmp_path / "b")).meet(router, zmtp.GREETING + bytes([4, len(claim)]) + claim)
-    assert liar.link.name != honest.link.name
     await liar.say(b"lie")
     await until(lambda: liar.heard == [b"lie"])
     honest.link.send(b"secret")
@@ -125,9 +138,9 @@ async def test_a_guest_cannot_say_who_it_is(tmp_path: Path, until: Until) -> Non
     liar.connection.close()
 
 
-async def test_a_guest_that_goes_is_reported_once_after_its_last_words(tmp_path: Path, until: Until) -> None:
+async def test_a_guest_that_goes_is_told_of_once_after_its_last_words(make: Make, tmp_path: Path, until: Until) -> None:
     """And sending to it is an error from then on, never a hang."""
-    async with guests(tmp_path, 2) as (_, [leaver, neighbour]):
+    async with guests(tmp_path, 2, make) as (_, [leaver, neighbour]):
         await leaver.say(b"last words")
         leaver.connection.close()
         await until(lambda: leaver.lost)
@@ -151,9 +164,9 @@ async def test_a_guest_that_goes_is_reported_once_after_its_last_words(tmp_path:
     ],
     ids=["a byte too large", "exabytes", "all of them", "garbage"],
 )
-async def test_what_is_no_frame_ends_that_link_only(tmp_path: Path, until: Until, data: bytes) -> None:
+async def test_what_is_no_frame_ends_that_link_only(make: Make, tmp_path: Path, until: Until, data: bytes) -> None:
     """No memory is set aside for a length that a guest claims; its neighbours go on."""
-    async with guests(tmp_path, 2) as (_, [hostile, neighbour]):
+    async with guests(tmp_path, 2, make) as (_, [hostile, neighbour]):
         await hostile.write(data)
         await until(lambda: hostile.lost)
         with pytest.raises(ConnectionClosed):
@@ -165,28 +178,28 @@ async def test_what_is_no_frame_ends_that_link_only(tmp_path: Path, until: Until
         assert neighbour.lost == 0
 
 
-async def test_the_largest_frame_is_taken(tmp_path: Path, until: Until) -> None:
+async def test_the_largest_frame_is_taken(make: Make, tmp_path: Path, until: Until) -> None:
     """Nothing that may be sent is refused by the transport."""
-    async with guests(tmp_path, 1) as (_, [guest]):
+    async with guests(tmp_path, 1, make) as (_, [guest]):
         await guest.say(bytes(codec.MAX_FRAME))
         await until(lambda: guest.heard)
         assert len(guest.heard[0]) == codec.MAX_FRAME
 
 
-async def test_a_message_of_several_parts_is_no_frame(tmp_path: Path, until: Until) -> None:
+async def test_a_message_of_several_parts_is_no_frame(make: Make, tmp_path: Path, until: Until) -> None:
     """Nor is it collected until its last part comes: the first one ends the link."""
-    async with guests(tmp_path, 1) as (_, [guest]):
+    async with guests(tmp_path, 1, make) as (_, [guest]):
         await guest.write(b"\x01\x01a")
         await until(lambda: guest.lost)
         assert guest.heard == []
         assert "several parts" in str(guest.error)
 
 
-async def test_a_guest_that_is_not_read_has_to_wait(tmp_path: Path) -> None:
+async def test_a_guest_that_is_not_read_has_to_wait(make: Make, tmp_path: Path) -> None:
     """What it may send ahead of being read is bounded, whatever it is; the rest stays with it."""
-    async with guests(tmp_path, 1) as (_, [guest]):
+    async with guests(tmp_path, 1, make) as (_, [guest]):
         sent, blocked = 0, 0
-        while blocked < 200:  # libzmq takes it in a thread of its own
+        while blocked < 200:  # libzmq takes some of it in a thread of its own
             try:
                 sent += guest.connection.send(bytes(4000))
                 blocked = 0
@@ -196,9 +209,9 @@ async def test_a_guest_that_is_not_read_has_to_wait(tmp_path: Path) -> None:
         assert sent < 4 << 20
 
 
-async def test_every_piece_is_told_of(tmp_path: Path, until: Until) -> None:
+async def test_every_piece_is_told_of(make: Make, tmp_path: Path, until: Until) -> None:
     """So that somebody can count what a guest sends, also what never becomes a frame."""
-    async with guests(tmp_path, 1) as (_, [guest]):
+    async with guests(tmp_path, 1, make) as (_, [guest]):
         await until(lambda: guest.link._reader.ready)
         sizes: list[int] = []
         guest.link.on_bytes = sizes.append
@@ -207,9 +220,9 @@ async def test_every_piece_is_told_of(tmp_path: Path, until: Until) -> None:
         assert guest.heard == []
 
 
-async def test_a_guest_that_does_not_read_is_told_of_and_harms_nobody(tmp_path: Path) -> None:
+async def test_a_guest_that_does_not_read_is_told_of_and_harms_nobody(make: Make, tmp_path: Path) -> None:
     """Its queue is full at some point; everybody else's is not."""
-    async with guests(tmp_path, 2, high_water=8) as (_, [deaf, neighbour]):
+    async with guests(tmp_path, 2, make) as (_, [deaf, neighbour]):
 
         def fill() -> None:
             for _ in range(10_000):
@@ -221,7 +234,68 @@ async def test_a_guest_that_does_not_read_is_told_of_and_harms_nobody(tmp_path: 
         assert await neighbour.read() == b"you too?"
 
 
-async def test_a_frame_that_cannot_be_handled_costs_its_own_link_only(tmp_path: Path, until: Until) -> None:
+async def test_a_guest_with_libzmq_understands_a_plain_socket(tmp_path: Path, until: Until) -> None:
+    """Frames of every size, in both directions: it is the same protocol."""
+    with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
+        dealer.setsockopt(zmq.LINGER, 0)
+        dealer.bind(f"ipc://{tmp_path}/guest")
+        sockets, heard = Sockets(), list[bytes]()
+        link = sockets.connect(f"{tmp_path}/guest", heard.append, lambda _: None)
+        await until(lambda: link._reader.ready)
+        for frame in (b"", b"short", b"x" * 300, b"y" * 5_000_000):
+            link.send(frame)
+            assert await asyncio.to_thread(dealer.recv) == frame
+            dealer.send(frame)
+            await until(lambda: heard)
+            assert heard.pop() == frame
+        sockets.close()
+
+
+async def test_a_flood_makes_nobody_wait_for_more_than_a_little_of_it(tmp_path: Path, until: Until) -> None:
+    """However much of it lies ready: each guest is read a piece at a time, in turn."""
+    async with guests(tmp_path, 2, Sockets) as (_, [flood, neighbour]):
+        flood.connection.send(zmtp.message(b"x") * 30_000)
+        neighbour.connection.send(zmtp.message(b"y"))
+        heard_before: list[int] = []
+        neighbour.on_frame = lambda _: heard_before.append(len(flood.heard))
+        await until(lambda: heard_before and len(flood.heard) == 30_000)
+        assert heard_before[0] <= 2 * 8192 // len(zmtp.message(b"x"))
+
+
+async def test_a_guest_that_was_gone_before_it_was_met_is_told_of_too(tmp_path: Path, until: Until) -> None:
+    """Nobody listens any longer, but somebody did: that is its end, and no error of the host's."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(f"{tmp_path}/gone")
+        listener.listen(1)
+    transport, lost = Sockets(), list[object]()
+    transport.connect(f"{tmp_path}/gone", lambda _: None, lost.append)
+    transport.connect(f"{tmp_path}/gone", lambda _: None, lost.append).close()
+    await until(lambda: lost)
+    assert lost == [None]
+    transport.close()
+
+
+async def test_a_large_frame_comes_in_large_pieces(tmp_path: Path, until: Until) -> None:
+    """What can be no more than one frame costs nobody a turn for each little piece of it."""
+    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+        sizes: list[int] = []
+        guest.link.on_bytes = sizes.append
+        await guest.say(bytes(4 << 20))
+        await until(lambda: guest.heard)
+        assert len(sizes) < 4 << 20 >> 14
+
+
+async def test_a_guest_that_goes_with_its_queue_full_is_told_of_as_gone(tmp_path: Path, until: Until) -> None:
+    """What waited for it is dropped, and its last words are read."""
+    async with guests(tmp_path, 1, Sockets) as (_, [leaver]):
+        leaver.link.send(bytes(10 << 20))
+        await leaver.say(b"last words")
+        leaver.connection.close()
+        await until(lambda: leaver.lost)
+        assert (leaver.heard, leaver.lost, leaver.error) == ([b"last words"], 1, None)
+
+
+async def test_a_frame_that_cannot_be_handled_costs_its_own_link_only(make: Make, tmp_path: Path, until: Until) -> None:
     """The others' frames that wait behind it are read; the loop hears of the error."""
     unheard: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
@@ -229,7 +303,7 @@ async def test_a_frame_that_cannot_be_handled_costs_its_own_link_only(tmp_path: 
     def fail(_: bytes) -> None:
         raise RuntimeError("a bug of the host's")
 
-    async with guests(tmp_path, 2) as (_, [troubled, neighbour]):
+    async with guests(tmp_path, 2, make) as (_, [troubled, neighbour]):
         troubled.on_frame = fail
         await troubled.write(zmtp.message(b"x") * 10)
         await neighbour.write(zmtp.message(b"y") * 10)
@@ -238,9 +312,9 @@ async def test_a_frame_that_cannot_be_handled_costs_its_own_link_only(tmp_path: 
     assert "a bug of the host's" in str(unheard[0]["exception"])
 
 
-async def test_a_closed_link_hears_nothing_more(tmp_path: Path, until: Until) -> None:
+async def test_a_closed_link_hears_nothing_more(make: Make, tmp_path: Path, until: Until) -> None:
     """What the guest said meanwhile is dropped, and its end is no news."""
-    async with guests(tmp_path, 2) as (_, [gone, neighbour]):
+    async with guests(tmp_path, 2, make) as (_, [gone, neighbour]):
         gone.link.close()
         with pytest.raises(ConnectionClosed):
             gone.link.send(b"x")
@@ -249,14 +323,14 @@ async def test_a_closed_link_hears_nothing_more(tmp_path: Path, until: Until) ->
         assert (gone.heard, gone.lost) == ([], 0)
 
 
-async def test_nothing_is_left_when_it_is_closed(tmp_path: Path) -> None:
+async def test_nothing_is_left_when_it_is_closed(make: Make, tmp_path: Path) -> None:
     """Descriptors of thirty links and of the context; closing again is harmless, and sending an error."""
 
     async def once() -> None:
-        async with guests(tmp_path, 30) as (router, all_of_them):
+        async with guests(tmp_path, 30, make) as (transport, all_of_them):
             all_of_them[3].connection.close()
             link = all_of_them[0].link
-        router.close()
+        transport.close()
         with pytest.raises(ConnectionClosed):
             link.send(b"x")
         remove_files(tmp_path)

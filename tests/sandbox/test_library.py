@@ -402,7 +402,7 @@ async def test_what_the_guest_imports_for_itself_is_bounded(tenant: Any) -> None
 @pytest.mark.parametrize(
     "name",
     ["test.support", "zmq", "psutil", "cloister.engine", "cloister.loader",
-     "cloister.sandbox.spawner", "cloister.ipc.transport"],
+     "cloister.sandbox.spawner", "cloister.ipc.sockets", "cloister.ipc.router"],
 )  # fmt: skip
 async def test_what_makes_no_sense_inside_is_not_there(tenant: Any, name: str) -> None:
     """Nor is the host's half of this package, nor its dependencies."""

@@ -1,0 +1,82 @@
+"""The host's way to one guest, whatever moves the bytes: ZMTP in, frames out, and one word when it is over.
+
+What a guest says is parsed here, where a wrong length cannot be more than an error. It knows no socket; who moves the
+bytes is a `Transport`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Protocol
+
+from . import zmtp
+from .errors import ConnectionClosed, RemoteProtocolError, TooManyCalls
+
+OnFrame = Callable[[bytes], None]
+OnLost = Callable[[RemoteProtocolError | None], None]
+
+
+class Link(ABC):
+    """The way to one guest.
+
+    `on_bytes` hears of every piece that arrives, before what is in it is handed to `on_frame`. `on_lost` is called
+    once: with nothing when the guest has ended the connection, with an error when what it says is no ZMTP.
+    """
+
+    __slots__ = ("_loop", "_reader", "on_bytes", "on_frame", "on_lost")
+
+    def __init__(self, on_frame: OnFrame, on_lost: OnLost) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._reader = zmtp.Reader()
+        self.on_bytes: Callable[[int], None] = _nobody
+        self.on_frame = on_frame
+        self.on_lost = on_lost
+
+    def send(self, frame: bytes) -> None:
+        """Queue a frame. `TooManyCalls` if the guest does not read, `ConnectionClosed` if it is gone."""
+        self._write(zmtp.message(frame))
+
+    @abstractmethod
+    def close(self) -> None:
+        """Forget the guest; what is still queued for it is dropped. Harmless when repeated."""
+
+    @abstractmethod
+    def _write(self, data: bytes) -> None:
+        """Send bytes in order, now or as soon as the guest takes them."""
+
+    def _take(self, data: bytes) -> None:
+        """Bytes have arrived. What one guest says must never keep the others' from being read, whatever comes of it."""
+        try:
+            self.on_bytes(len(data))
+            frames, reply = self._reader.feed(data)
+            for frame in frames:
+                self.on_frame(frame)
+            if reply:
+                with contextlib.suppress(TooManyCalls, ConnectionClosed):
+                    self._write(reply)
+        except RemoteProtocolError as error:
+            self._lose(error)
+        except Exception as error:  # noqa: BLE001 - see above
+            self._loop.call_exception_handler({"message": "a frame could not be handled", "exception": error})
+            self._lose(None)
+
+    def _lose(self, error: RemoteProtocolError | None) -> None:
+        self.close()
+        self.on_lost(error)
+
+
+class Transport(Protocol):
+    """All links of one host. Made inside the event loop that serves it, and closed there."""
+
+    def connect(self, path: str, on_frame: OnFrame, on_lost: OnLost) -> Link:
+        """Connect to the socket that a guest listens on, and greet it."""
+
+    def close(self) -> None:
+        """Close every link. Harmless when repeated."""
+
+
+def _nobody(_: int) -> None:
+    """Hears of pieces while nobody counts them."""

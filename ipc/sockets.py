@@ -1,0 +1,116 @@
+"""The transport that is used unless another is asked for: the host's end of each link is a plain socket.
+
+Bytes go from one process to the other in two system calls. libzmq at this end would hand them to a thread of its own
+and back, which costs as much again as the rest of a call, and keep 20 KiB of queues for each guest; both ends speak its
+protocol all the same. The host connects, so no guest can be taken for another.
+
+Each guest is read a little at a time, so that one that floods makes the others wait for no longer than it takes to
+look at that little; the rest waits in the kernel, and then with the guest. Nothing here ever waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from typing import Final
+
+from . import zmtp
+from .codec import MAX_FRAME
+from .errors import ConnectionClosed, TooManyCalls
+from .link import Link, OnFrame, OnLost
+
+MAX_UNSENT: Final = 2 * MAX_FRAME
+"""Bytes that are kept for a guest that does not read."""
+_PIECE: Final = 8 * 1024
+_LARGE_PIECE: Final = 256 * 1024  # of a frame that is on its way, of which no more can become than that one frame
+
+
+class SocketLink(Link):
+    """The way to one guest over a connected socket."""
+
+    __slots__ = ("_descriptor", "_links", "_most", "_socket", "_unsent")
+
+    def __init__(self, links: set[SocketLink], path: str, on_frame: OnFrame, on_lost: OnLost, most: int) -> None:
+        super().__init__(on_frame, on_lost)
+        self._unsent: bytearray | None = None
+        self._most = most
+        self._links = links
+        links.add(self)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        self._descriptor = self._socket.fileno()
+        try:
+            self._socket.connect(path)
+            self._send(zmtp.OPENING_OF_A_ROUTER)
+        except (OSError, ConnectionClosed):  # it has gone before it was met, which is told of like every other end
+            self._loop.call_soon(self._readable)
+        else:
+            self._loop.add_reader(self._descriptor, self._readable)
+
+    def close(self) -> None:
+        """See `Link.close`."""
+        if self in self._links:
+            self._links.discard(self)
+            self._loop.remove_reader(self._descriptor)
+            if self._unsent is not None:
+                self._loop.remove_writer(self._descriptor)
+            self._unsent = None
+            self._socket.close()
+
+    def _write(self, data: bytes) -> None:
+        if self._unsent is not None:
+            if len(self._unsent) + len(data) > self._most:
+                raise TooManyCalls("the sandbox does not read: its queue is full")
+            self._unsent += data
+            return
+        sent = self._send(data)
+        if sent < len(data):
+            self._unsent = bytearray(memoryview(data)[sent:])
+            self._loop.add_writer(self._descriptor, self._writable)
+
+    def _writable(self) -> None:
+        assert self._unsent is not None
+        try:
+            del self._unsent[: self._send(self._unsent)]
+        except ConnectionClosed:
+            self._unsent.clear()  # what it said last may still have to be read; that it is gone is told after that
+        if not self._unsent:
+            self._loop.remove_writer(self._descriptor)
+            self._unsent = None
+
+    def _send(self, data: bytes | bytearray) -> int:
+        try:
+            return self._socket.send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise ConnectionClosed("the connection to the sandbox is gone") from error
+
+    def _readable(self) -> None:
+        try:
+            data = self._socket.recv(min(self._reader.missing, _LARGE_PIECE) or _PIECE)
+        except (BlockingIOError, InterruptedError):
+            return
+        except OSError:
+            data = b""
+        if data:
+            self._take(data)
+        elif self in self._links:
+            self._lose(None)
+
+
+class Sockets:
+    """All links of one host; see `Transport`."""
+
+    def __init__(self, *, max_unsent: int = MAX_UNSENT) -> None:
+        asyncio.get_running_loop()
+        self._links: set[SocketLink] = set()
+        self._most = max_unsent
+
+    def connect(self, path: str, on_frame: OnFrame, on_lost: OnLost) -> Link:
+        """See `Transport.connect`."""
+        return SocketLink(self._links, path, on_frame, on_lost, self._most)
+
+    def close(self) -> None:
+        """See `Transport.close`."""
+        for link in list(self._links):
+            link.close()
