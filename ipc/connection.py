@@ -24,6 +24,7 @@ class State(enum.Enum):
     NEW = "new"
     READY = "ready"
     CLOSED = "closed"
+    __hash__ = object.__hash__  # each is one of a kind, and looked up for every message
 
 
 RECEIVES: Final[dict[State, dict[type[Message], State]]] = {

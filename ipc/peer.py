@@ -7,7 +7,6 @@ and what to do when it breaks the rules, is said by whoever opens the peer.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -270,8 +269,10 @@ class Peer:
 
     def _try_to_send(self, frame: bytes) -> None:
         """Send what nobody waits for: if it cannot be sent, the other side does not read, or is gone."""
-        with contextlib.suppress(IpcError):
+        try:
             self._send(frame)
+        except IpcError:
+            return
 
     def _arm(self) -> None:
         if self._timer is not None:

@@ -18,7 +18,8 @@ from rich.table import Table
 from cloister.sandbox import LayerMissing, Sandbox, SandboxError, Spawner
 from cloister.sandbox.lockdown import landlock
 from cloister.sandbox.lockdown.cgroups import Groups
-from cloister.sandbox.lockdown.sequence import ACTIVE, IN_ORDER, LAYERS, LEVELS, level
+from cloister.sandbox.lockdown.levels import LEVELS, REMEDIES, level
+from cloister.sandbox.lockdown.sequence import ACTIVE, IN_ORDER, LAYERS
 
 _SAMPLES = 5
 _WIDTH = 160
@@ -64,7 +65,7 @@ async def examine() -> dict[str, Any]:
                 "once_us": round(costs.get(layer.name, [0.0])[0], 1),
                 "each_us": round(costs.get(layer.name, [0.0])[-1], 1),
                 "stops": layer.stops,
-                "remedy": "" if state in IN_ORDER or not spawner.layers else layer.remedy,
+                "remedy": "" if state in IN_ORDER or not spawner.layers else REMEDIES[layer.name],
             }
             for layer in LAYERS
         ],

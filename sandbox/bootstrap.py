@@ -11,6 +11,7 @@ import os
 # locks that a process without threads never holds. What is needed after a fork, the zygote does itself.
 os.register_at_fork = lambda **_: None
 
+import fcntl  # noqa: E402
 import importlib.machinery  # noqa: E402
 import importlib.util  # noqa: E402
 import json  # noqa: E402
@@ -41,7 +42,11 @@ class Packages:
         return None
 
 
-control = socket.socket(fileno=int(sys.argv[1]))
+# What each child keeps has the lowest numbers, so that all the rest can be closed in one go.
+control = socket.socket(fileno=fcntl.fcntl(int(sys.argv[1]), fcntl.F_DUPFD_CLOEXEC, 8))
+os.close(int(sys.argv[1]))
+for place in (3, 4, 5):
+    os.dup2(0, place, False)
 sys.argv[:] = ["sandbox"]
 sys.orig_argv[:] = ["sandbox"]
 told = control.recv(65536)

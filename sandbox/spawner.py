@@ -18,7 +18,8 @@ from cloister.ipc.sockets import Sockets
 from .brood import Brood
 from .demand import Demand, most_here
 from .errors import LayerMissing, SandboxDied, SandboxUnavailable
-from .lockdown.sequence import FLOOR, missing
+from .lockdown.levels import missing
+from .lockdown.sequence import FLOOR
 from .policy import Policy
 from .sandbox import Sandbox
 from .slots import Slots

@@ -12,6 +12,7 @@ page that it no longer shares with the children it has.
 from __future__ import annotations
 
 import gc
+import importlib
 import os
 import select
 import signal
@@ -27,9 +28,11 @@ from . import exits
 from .guest import heap, library, profile, rehearsal
 from .guest import main as guest
 from .lockdown import kernel, limits
-from .lockdown.sequence import Jail, Slot, confine, enter_jail
+from .lockdown.sequence import CONNECTION, Jail, Slot, confine, enter_jail
 
 _REQUEST: Final = struct.Struct("=qq?")  # slot, user id, whether somebody waits for it
+_signal: Final = importlib.import_module("_signal")  # what `signal` wraps in enumerations, which a child need not touch
+_SIGCHLD, _DEFAULT = int(signal.SIGCHLD), int(signal.SIG_DFL)
 _SOCKET, _RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS
 
 
@@ -128,9 +131,8 @@ class Zygote:
         status = exits.NOT_CONFINED
         try:
             forked = time.monotonic_ns()
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            os.dup2(0, 1)
+            _signal.set_wakeup_fd(-1)
+            _signal.signal(_SIGCHLD, _DEFAULT)
             os.dup2(0, 2)
             for seed in self._seeds:
                 seed()
@@ -140,7 +142,7 @@ class Zygote:
             gc.enable()
             if urgent:
                 self._stage.warm_up = guest.at_once
-            status = self._stage.serve(slot.connection, {"asked": asked, "forked": forked, "confined": confined})
+            status = self._stage.serve(CONNECTION, {"asked": asked, "forked": forked, "confined": confined})
         except SystemExit as end:  # from a task of the tenant's own
             status = end.code if isinstance(end.code, int) else 1
         finally:

@@ -5,6 +5,7 @@ It runs after the lockdown. Everything it needs is imported by then.
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import os
 import select
@@ -49,7 +50,7 @@ class Wire:
     Reading is the loop's; writing is done by any thread, since any thread may print.
     """
 
-    def __init__(self, connection: socket.socket, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connection: _socket.socket, loop: asyncio.AbstractEventLoop) -> None:
         self._socket = connection
         self.descriptor = connection.fileno()
         self._loop = loop
@@ -134,9 +135,13 @@ class Loop(asyncio.SelectorEventLoop):
     Making one from scratch would cost each sandbox half a megabyte of pages that are written to on the way.
     """
 
+    _csock: socket.socket | None
+    _thread_id: int | None
+
     def __init__(self) -> None:
         super().__init__(selectors.EpollSelector())
-        self._close_self_pipe()  # type: ignore[attr-defined]
+        self._close_self_pipe()
+        self._making_pipe = threading.Lock()
         self._selector._selector.close()  # type: ignore[attr-defined]
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
@@ -148,9 +153,26 @@ class Loop(asyncio.SelectorEventLoop):
         return work
 
     def reopen(self) -> None:
-        """Take descriptors that no sibling shares."""
+        """Take a descriptor that no sibling shares. The pipe by which threads wake the loop is made for the first that
+        does: most tenants have none."""
         self._selector._selector = select.epoll()  # type: ignore[attr-defined]
-        self._make_self_pipe()  # type: ignore[attr-defined]
+
+    def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
+        """What a handler wakes the loop with has to be there."""
+        self._write_to_self(always=True)
+        super().add_signal_handler(sig, callback, *args)
+
+    def _close_self_pipe(self) -> None:
+        if self._csock is not None:
+            super()._close_self_pipe()  # type: ignore[misc]
+
+    def _write_to_self(self, always: bool = False) -> None:
+        if threading.get_ident() == self._thread_id and not always:
+            return
+        with self._making_pipe:
+            if self._csock is None:
+                self._make_self_pipe()  # type: ignore[attr-defined]
+        super()._write_to_self()  # type: ignore[misc]
 
 
 def at_once(then: Callable[[], None]) -> None:
@@ -171,13 +193,14 @@ class Stage:
 
     def serve(self, listener: int, account: Mapping[str, int]) -> int:
         """Live. Returns what to exit with, which tells the host that it was the connection that ended."""
-        with socket.socket(fileno=listener) as door:
-            door.settimeout(_ACCEPT_WITHIN)
-            connection, _ = door.accept()
-        self.converse(connection, account)
+        door = _socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, listener)
+        door.settimeout(_ACCEPT_WITHIN)
+        descriptor, _ = door._accept()  # type: ignore[attr-defined]
+        door.close()
+        self.converse(_socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor), account)
         return exits.CUT_OFF
 
-    def converse(self, connection: socket.socket, account: Mapping[str, int]) -> None:
+    def converse(self, connection: _socket.socket, account: Mapping[str, int]) -> None:
         """Answer calls that come over a connection, until it ends."""
         self.loop.reopen()
         wire = Wire(connection, self.loop)

@@ -7,6 +7,7 @@ zygote also makes a heavy tenant boot as fast as a light one. Runs once, in the 
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import importlib.machinery
 import os
@@ -77,7 +78,8 @@ def _is_in(folder: str, top: str) -> bool:
 
 def seeds() -> list[Callable[[], None]]:
     """What gives generators of random numbers a state that no sibling has. To be called after each fork."""
-    found: list[Callable[[], None]] = [random.seed]
+    random.seed()  # forgets a number that it had in store
+    found: list[Callable[[], None]] = [functools.partial(random.Random.__base__.seed, random._inst)]  # type: ignore[union-attr]
     numpy = sys.modules.get("numpy.random")
     if numpy is not None:
         found.append(numpy.seed)

@@ -40,10 +40,15 @@ class TenantWorkflow(WorkflowEntrypoint):
         return [await one(), await step.do("two", lambda: 2), event.payload]
 """
 _SMALL_PROGRAM: Final = """
-from workers import WorkerEntrypoint
+from workers import WorkerEntrypoint, WorkflowEntrypoint
 class Default(WorkerEntrypoint):
     async def greet(self, name):
-        return name
+        return f"Hello {name}"
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        for number in range(event.payload.steps):
+            await step.do(f"step {number}", lambda: number)
+        return event.payload.steps
 """
 _DEFAULTS: Final = {"retries": {"limit": 0, "delay": 0, "backoff": "constant"}, "timeout": 1000}
 _LONGEST: Final = 10.0
@@ -70,11 +75,11 @@ def _play() -> None:
     try:
         stage.converse(guest, {})
     finally:
+        sys.stdout, sys.stderr = streams
+        logging.root.handlers[:] = handlers
         stage.loop.close()
         asyncio.set_event_loop(None)
         guest.close()
-        sys.stdout, sys.stderr = streams
-        logging.root.handlers[:] = handlers
         _forget()
 
 

@@ -15,6 +15,7 @@ from . import kernel
 _CAPSET: Final = {"x86_64": 126, "aarch64": 91}
 _HEADER: Final = ctypes.create_string_buffer(struct.pack("=Ii", 0x20080522, 0))  # version 3, this thread
 _NOTHING: Final = ctypes.create_string_buffer(24)
+_SIGKILL: Final = int(signal.SIGKILL)
 _SECURE: Final = 0b1110_1011
 """Each with its lock: uid 0 means nothing to execve, a change of ids drops what is held and nothing keeps it, and no
 capability becomes ambient."""
@@ -73,10 +74,8 @@ def die_with_parent(parent: int) -> None:
     The zygote may have gone before that, and in a namespace of its own a process cannot see its parent: the zygote's
     pidfd tells. It is closed then.
     """
-    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
-    poll = select.poll()
-    poll.register(parent, select.POLLIN)
-    if poll.poll(0):
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, _SIGKILL)
+    if select.select((parent,), (), (), 0)[0]:
         os._exit(1)
     os.close(parent)
 

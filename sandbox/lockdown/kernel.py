@@ -10,11 +10,11 @@ from typing import Final
 MACHINE: Final = platform.machine()
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.syscall.restype = ctypes.c_long
+_syscall = _libc.syscall
 _prctl = _libc.prctl
 _prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
 
-_CLOSE_RANGE: Final = 436
-LAST_DESCRIPTOR: Final = 0xFFFF_FFFF
+_CLOSE_RANGE, _LAST_DESCRIPTOR, _NO_FLAGS = ctypes.c_uint(436), ctypes.c_uint(0xFFFF_FFFF), ctypes.c_uint(0)
 PR_SET_PDEATHSIG, PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_SECCOMP = 1, 3, 4, 22
 PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 24, 28, 38, 39
 
@@ -34,7 +34,7 @@ def prctl(option: int, argument: int = 0, second: int = 0) -> int:
 
 def syscall(number: int, *arguments: object) -> int:
     """syscall(2): pointers as ctypes objects, numbers as `int`."""
-    return check(_libc.syscall(number, *arguments))
+    return check(_syscall(number, *arguments))
 
 
 def unshare(flags: int) -> None:
@@ -47,10 +47,9 @@ def setns(descriptor: int, kind: int) -> None:
     check(_libc.setns(descriptor, kind))
 
 
-def close_range(first: int, last: int) -> None:
-    """close_range(2), which has the same number everywhere. Not limited by how many descriptors may be open now."""
-    if first <= last:
-        syscall(_CLOSE_RANGE, ctypes.c_uint(first), ctypes.c_uint(last), ctypes.c_uint(0))
+def close_from(first: int) -> None:
+    """close_range(2) to the last, which has the same number everywhere. Not limited by how many may be open now."""
+    check(_syscall(_CLOSE_RANGE, ctypes.c_uint(first), _LAST_DESCRIPTOR, _NO_FLAGS))
 
 
 def mount(source: bytes | None, target: bytes, kind: bytes | None, flags: int, options: bytes | None = None) -> None:

@@ -62,7 +62,7 @@ def become_first_process() -> None:
     kernel.unshare(NEWPID)
     child = os.fork()
     if child:
-        kernel.close_range(3, kernel.LAST_DESCRIPTOR)
+        kernel.close_from(3)
         signal.signal(signal.SIGTERM, lambda *_: os.kill(child, signal.SIGKILL))
         _, status = os.waitpid(child, 0)
         os._exit(os.waitstatus_to_exitcode(status) & 0x7F)

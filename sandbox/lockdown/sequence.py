@@ -11,13 +11,16 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from . import cgroups, identity, kernel, landlock, limits, namespaces, seccomp
 
 COUNT_OF_TASKS: Final = 64
+RULES, ZYGOTE, CONNECTION = 3, 4, 5
+"""The descriptors that a child keeps beside the standard streams until it has used them: Landlock's rules, the zygote's
+process, by which it sees whether that is still there, and what it listens on. The bootstrap sets them aside."""
 ACTIVE: Final = "active"
 NOT_AVAILABLE: Final = "not available: "
 _NOT_NEEDED: Final = "root needs none"
@@ -40,11 +43,8 @@ class Jail:
     last_capability: int = field(default_factory=identity.last_capability)
     has_ids_to_give: bool = field(default_factory=identity.has_ids_to_give)
     pids: namespaces.PidNamespaces | None = None
-    landlock: int = -1
     filter: seccomp.Filter | None = None
     own_ids: bool = False
-    zygote: int = -1
-    """A descriptor of the zygote's process, by which a child sees whether it is still there."""
 
     def active(self, layer: str) -> bool:
         """Whether the layer is in force."""
@@ -97,8 +97,13 @@ def _leave_to_the_host(_: Jail) -> str:
     return "made by the host"
 
 
-def _watch_zygote(jail: Jail) -> None:
-    jail.zygote = os.pidfd_open(os.getpid())
+def _watch_zygote(_: Jail) -> None:
+    _move(os.pidfd_open(os.getpid()), ZYGOTE)
+
+
+def _move(descriptor: int, place: int) -> None:
+    os.dup2(descriptor, place, False)
+    os.close(descriptor)
 
 
 def _bound_resources(jail: Jail) -> None:
@@ -129,8 +134,8 @@ def _renounce(_: Jail) -> None:
     identity.renounce()
 
 
-def _make_rules(jail: Jail) -> None:
-    jail.landlock = landlock.deny_everything()
+def _make_rules(_: Jail) -> None:
+    _move(landlock.deny_everything(), RULES)
 
 
 def _assemble_filter(jail: Jail) -> None:
@@ -148,13 +153,10 @@ def _join_groups(_: Jail, slot: Slot) -> None:
     cgroups.attach_self(slot.groups)
 
 
-def _close_all_but(jail: Jail, slot: Slot) -> None:
+def _close_all_but(_: Jail, slot: Slot) -> None:
     """Close everything but standard streams and what is needed, whatever the zygote held and whatever its number."""
-    after = 3
-    for descriptor in sorted((slot.connection, jail.landlock, jail.zygote)):
-        kernel.close_range(after, descriptor - 1)
-        after = descriptor + 1
-    kernel.close_range(after, kernel.LAST_DESCRIPTOR)
+    os.dup2(slot.connection, CONNECTION, False)
+    kernel.close_from(CONNECTION + 1)
 
 
 def _bound_tasks(jail: Jail, _: Slot) -> None:
@@ -175,47 +177,22 @@ def _leave_session(_: Jail, __: Slot) -> None:
     os.setsid()
 
 
-def _die_with_zygote(jail: Jail, _: Slot) -> None:
-    identity.die_with_parent(jail.zygote)
+def _die_with_zygote(_: Jail, __: Slot) -> None:
+    identity.die_with_parent(ZYGOTE)
 
 
 def _hide_again(_: Jail, __: Slot) -> None:
     identity.hide()
 
 
-def _enter_rules(jail: Jail, _: Slot) -> None:
-    landlock.restrict(jail.landlock)
+def _enter_rules(_: Jail, __: Slot) -> None:
+    landlock.restrict(RULES)
 
 
 def _install_filter(jail: Jail, _: Slot) -> None:
     if jail.filter is None:
         raise PermissionError("there is no filter")
     jail.filter.of_process(os.getpid()).install()
-
-
-_NAMESPACES: Final = (
-    "run as root, or allow user namespaces: sysctl -w user.max_user_namespaces=15000, on Debian also "
-    "kernel.unprivileged_userns_clone=1, on Ubuntu also kernel.apparmor_restrict_unprivileged_userns=0; in a container "
-    "--cap-add SYS_ADMIN --security-opt apparmor=unconfined"
-)
-_GROUPS: Final = (
-    "run as root; or have memory and pids delegated, as by Delegate=memory pids in the unit of systemd, and keep the "
-    "host in a sub-group of its own; in a container --cgroupns=private with /sys/fs/cgroup mounted to be written to"
-)
-_IDS: Final = (
-    "run as root with CAP_SETUID and CAP_SETGID; in a container: without a user namespace of its own (--userns=host), "
-    f"or with one that maps the ids from {identity.FIRST_ID:,} to {identity.LAST_ID:,}"
-)
-_CAPABILITIES: Final = "run as root with CAP_SETPCAP (in a container --cap-add SETPCAP), or as an ordinary user"
-_LANDLOCK: Final = (
-    "a kernel of 5.13 or newer with CONFIG_SECURITY_LANDLOCK=y, and landlock in the list of lsm= on its command line "
-    "(/sys/kernel/security/lsm has what is on); in a container a seccomp profile that lets landlock_create_ruleset and "
-    "landlock_restrict_self through, as Docker's and Podman's own do today"
-)
-_SECCOMP: Final = (
-    "a kernel with CONFIG_SECCOMP_FILTER=y, on x86-64 or arm64, and no emulator or kernel in user space, such as gVisor"
-)
-_PLAIN: Final = "a kernel of 5.9 or newer, and a container's profile that refuses neither close_range nor pidfd_open"
 
 
 class Layer(NamedTuple):
@@ -225,64 +202,55 @@ class Layer(NamedTuple):
     stops: str
     once: Callable[[Jail], str | None] | None
     each: Callable[[Jail, Slot], None] | None
-    remedy: str
-    """What gets it, where it is missing."""
 
 
 # fmt: off
 LAYERS: Final = (
     Layer("user", "nothing by itself: without root it is the way to the namespaces below",
-          _enter_user_namespace, None, _NAMESPACES),
+          _enter_user_namespace, None),
     Layer("pids", "outliving the zygote: it is process 1, and its children go when it goes",
-          _become_first_process, None, _NAMESPACES),
+          _become_first_process, None),
     Layer("processes", "seeing or signalling any other process: each sandbox is process 1 of its own namespace",
-          _try_pid_namespaces, None, _NAMESPACES),  # for each: by the zygote, beside the fork
+          _try_pid_namespaces, None),  # for each: by the zygote, beside the fork
     Layer("mount", "mounts of the host, and changing them",
-          _share("mount"), None, _NAMESPACES),
+          _share("mount"), None),
     Layer("net", "every network interface, loopback included, and the host's abstract sockets",
-          _share("net"), None, _NAMESPACES),
+          _share("net"), None),
     Layer("ipc", "System V and POSIX queues and shared memory of the host",
-          _share("ipc"), None, _NAMESPACES),
+          _share("ipc"), None),
     Layer("uts", "the host's name",
-          _share("uts"), None, _NAMESPACES),
+          _share("uts"), None),
     Layer("cgroup", "the host's tree of control groups",
-          _share("cgroup"), None, _NAMESPACES),
+          _share("cgroup"), None),
     Layer("root", "every file of the host: the root is an empty read-only folder",
-          _empty_root, None, _NAMESPACES),
+          _empty_root, None),
     Layer("cgroups", "memory and threads beyond the limit, counted by the kernel for the sandbox as a whole",
-          _leave_to_the_host, _join_groups, _GROUPS),
+          _leave_to_the_host, _join_groups),
     Layer("descriptors", "what the zygote and its other children have open",
-          None, _close_all_but, _PLAIN),
+          None, _close_all_but),
     Layer("limits", "core files, growing files, locked memory, queues, descriptors and threads beyond a few dozen",
-          _bound_resources, _bound_tasks, _PLAIN),
+          _bound_resources, _bound_tasks),
     Layer("identity", "acting on what siblings own: a user id for each sandbox",
-          _has_ids, _become_nobody_else, _IDS),
+          _has_ids, _become_nobody_else),
     Layer("capabilities", "whatever needs one: all five sets are empty, and locked bits keep them so",
-          _empty_bounding_set, _drop_capabilities, _CAPABILITIES),
+          _empty_bounding_set, _drop_capabilities),
     Layer("session", "the host's terminal, and signals to the host's group of processes",
-          None, _leave_session, _PLAIN),
+          None, _leave_session),
     Layer("parent", "living on when the zygote has gone",
-          _watch_zygote, _die_with_zygote, _PLAIN),
+          _watch_zygote, _die_with_zygote),
     Layer("dumpable", "core files, debuggers, and /proc for others of the same user",
-          _hide, _hide_again, _PLAIN),  # again, because a change of ids undoes it
+          _hide, _hide_again),  # again, because a change of ids undoes it
     Layer("no_new_privs", "gaining rights by executing a program",
-          _renounce, None, _PLAIN),
+          _renounce, None),
     Layer("landlock", "opening paths, sockets and signals to others, as far as the kernel knows how, past the filter",
-          _make_rules, _enter_rules, _LANDLOCK),
+          _make_rules, _enter_rules),
     Layer("seccomp", "every system call but some seventy, so that the kernel offers less to attack",
-          _assemble_filter, _install_filter, _SECCOMP),
+          _assemble_filter, _install_filter),
 )
 # fmt: on
 
 FLOOR: Final = ("descriptors", "limits", "parent", "dumpable", "no_new_privs", "landlock", "seccomp")
 """Without these nothing untrusted runs."""
-LEVELS: Final = {
-    "a": "everything: namespaces, empty root, Landlock, filter, limits, control groups, a user id for each sandbox",
-    "b": "namespaces, empty root, Landlock, filter and limits; not all that root has to give",
-    "c": "Landlock, a stricter filter and limits, and no wall behind them: weaker",
-    "": "less than Landlock, filter and limits: nothing untrusted runs here",
-}
-_HIDING: Final = ("processes", "mount", "net", "ipc", "root")
 _EACH: Final = tuple(layer.each for layer in LAYERS if layer.each is not None)
 
 
@@ -301,7 +269,7 @@ def enter_jail(open_files: int) -> Jail:
             state = f"{NOT_AVAILABLE}{_words(error)}"
         jail.layers[layer.name] = state or ACTIVE
         jail.costs[layer.name] = [time.monotonic_ns() - began if layer.once is not None and state is None else 0]
-    trials = [_send_ahead(jail) for _ in range(_TRIALS) if not missing(jail.layers, FLOOR)]
+    trials = [_send_ahead(jail) for _ in range(_TRIALS) if all(jail.layers[name] in IN_ORDER for name in FLOOR)]
     for layer in LAYERS:
         jail.costs[layer.name].append(round(statistics.median([trial.get(layer.name, 0) for trial in trials] or [0])))
     return jail
@@ -313,30 +281,12 @@ def confine(jail: Jail, slot: Slot) -> None:
         step(jail, slot)
 
 
-def missing(layers: Mapping[str, str], needed: Collection[str]) -> list[str]:
-    """What this machine does not give of what is needed: the layers, each with the reason, and what gets them."""
-    found: dict[str, list[str]] = {}
-    for layer in LAYERS:
-        state = layers.get(layer.name, "unknown")
-        if layer.name in needed and state not in IN_ORDER:
-            found.setdefault(layer.remedy, []).append(f"{layer.name} ({state.removeprefix(NOT_AVAILABLE)})")
-    return [f"{', '.join(names)}. What gets it: {remedy}" for remedy, names in found.items()]
-
-
-def level(layers: Mapping[str, str]) -> str:
-    """Which of `LEVELS` is reached."""
-    if missing(layers, FLOOR):
-        return ""
-    if missing(layers, _HIDING):
-        return "c"
-    return "b" if missing(layers, [layer.name for layer in LAYERS]) else "a"
-
-
 def _send_ahead(jail: Jail) -> dict[str, int]:
     """Send a throw-away child the way of a child: nanoseconds for each step. What fails is no longer called active."""
     ours, theirs = os.pipe()
     child = namespaces.fork(jail.pids)
     if not child:
+        os.dup2(theirs, CONNECTION, False)
         _go_ahead(jail, Slot(-1, identity.LAST_ID, (), theirs))
     os.close(theirs)
     with os.fdopen(ours, "rb") as said:
@@ -368,7 +318,7 @@ def _go_ahead(jail: Jail, slot: Slot) -> None:
                     result = str(time.monotonic_ns() - began)
                 except OSError as error:
                     result = _words(error)
-                os.write(slot.connection, f"{layer.name} {result}\n".encode())
+                os.write(CONNECTION, f"{layer.name} {result}\n".encode())
                 if not result.isdecimal():
                     break
     finally:

@@ -16,7 +16,8 @@ import pytest
 from rich.console import Console
 
 from cloister.loader import doctor
-from cloister.sandbox.lockdown.sequence import LAYERS, LEVELS
+from cloister.sandbox.lockdown.levels import LEVELS, REMEDIES
+from cloister.sandbox.lockdown.sequence import LAYERS
 
 COMMAND = [sys.executable, "-W", "error", "-c", "from cloister.loader.cli import main; main()", "doctor"]
 
@@ -38,7 +39,7 @@ def shown(found: dict[str, Any]) -> str:
 
 def lacking(found: dict[str, Any], names: set[str], state: str) -> dict[str, Any]:
     """The same where some layers are not there."""
-    remedies = {layer.name: layer.remedy for layer in LAYERS}
+    remedies = {layer.name: REMEDIES[layer.name] for layer in LAYERS}
     layers = [
         layer | {"available": False, "active": False, "state": state, "remedy": remedies[layer["name"]]}
         if layer["name"] in names

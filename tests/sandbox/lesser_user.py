@@ -154,7 +154,7 @@ async def attempt_all() -> dict[str, Any]:
     """What there is of layers, and what comes of trying."""
     from cloister.ipc import RemoteError
     from cloister.sandbox import LayerMissing, Limits, Policy, Sandbox, SandboxError, Spawner
-    from cloister.sandbox.lockdown.sequence import level
+    from cloister.sandbox.lockdown.levels import level
 
     report: dict[str, Any] = {"uid": os.getuid(), "files": resource.getrlimit(resource.RLIMIT_NOFILE)[0]}
 

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from cloister.sandbox import Spawner
-from cloister.sandbox.lockdown.sequence import FLOOR, LAYERS, LEVELS, level, missing
+from cloister.sandbox.lockdown.levels import LEVELS, REMEDIES, level, missing
+from cloister.sandbox.lockdown.sequence import FLOOR, LAYERS
 
 # ruff: noqa: ASYNC240 - a test may look into /proc
 NAMES = [layer.name for layer in LAYERS]
@@ -46,7 +47,7 @@ def test_each_layer_says_what_it_is_for() -> None:
     assert len(set(NAMES)) == len(NAMES)
     for layer in LAYERS:
         assert layer.stops, layer.name
-        assert layer.remedy, layer.name
+        assert REMEDIES[layer.name], layer.name
         assert layer.once is not None or layer.each is not None, layer.name
 
 
@@ -127,6 +128,8 @@ def test_what_each_layer_costs_is_measured(spawner: Spawner) -> None:
 
 JAIL = """
 import errno, json, os
+for place in (3, 4, 5):
+    os.dup2(0, place)
 from cloister.sandbox.lockdown import identity, kernel, landlock, limits, seccomp, sequence
 def refuse(*_):
     raise OSError(errno.EPERM, "it is refused")
@@ -138,7 +141,7 @@ def broken(*_):
 @pytest.mark.parametrize(
     ("step", "layer"),
     [
-        ("kernel.close_range", "descriptors"),
+        ("kernel.close_from", "descriptors"),
         ("landlock.restrict", "landlock"),
         ("seccomp.Filter.install", "seccomp"),
         ("identity.die_with_parent", "parent"),
