@@ -8,6 +8,7 @@ table says everything about the form of each message; what does not fit it is a 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import msgpack
@@ -32,17 +33,16 @@ KINDS: Final[tuple[tuple[type[Any], tuple[type, ...], bool], ...]] = (
     (Note, (str,), True),
     (Goodbye, (), True),
 )
-_NUMBER: Final = {kind: number for number, (kind, _, _) in enumerate(KINDS)}
+_NUMBER: Final = {kind: (number, has_payload) for number, (kind, _, has_payload) in enumerate(KINDS)}
 _pack = Packer()
 
 
 def encode(message: Message) -> bytes:
     """The frame of a message. `CodecError` if `decode` would not take it."""
-    number = _NUMBER[type(message)]
-    has_payload = KINDS[number][2]
+    number, has_payload = _NUMBER[type(message)]
     fields: tuple[Any, ...] = message[:-1] if has_payload else message
     payload: bytes = message[-1] if has_payload else b""  # type: ignore[assignment]
-    if not all(map(_in_range, fields)):
+    if not _in_range(fields):
         raise CodecError(f"a name of more than {MAX_NAME} characters, or a number out of range, cannot be sent")
     try:
         header: bytes = _pack((number, *fields))
@@ -67,13 +67,14 @@ def decode(frame: bytes) -> Message:
     if type(header) is not list or not header or type(header[0]) is not int or not 0 <= header[0] < len(KINDS):
         raise RemoteProtocolError("a frame of an unknown kind")
     kind, types, has_payload = KINDS[header.pop(0)]
-    if tuple(map(type, header)) != types or not all(map(_in_range, header)):
+    if tuple(map(type, header)) != types or not _in_range(header):
         raise RemoteProtocolError(f"a {kind.__name__} whose fields have the wrong types or sizes")
     if has_payload:
-        return kind(*header, frame[end:])  # type: ignore[no-any-return]
-    if end != len(frame):
+        header.append(frame[end:])
+    elif end != len(frame):
         raise RemoteProtocolError(f"a {kind.__name__} with a payload")
-    return kind(*header)  # type: ignore[no-any-return]
+    message: Message = tuple.__new__(kind, header)  # the table has counted its fields
+    return message
 
 
 def kind_of(frame: bytes) -> type[Message] | None:
@@ -81,5 +82,9 @@ def kind_of(frame: bytes) -> type[Message] | None:
     return KINDS[frame[3]][0] if len(frame) > 3 and frame[3] < len(KINDS) else None  # after two lengths
 
 
-def _in_range(field: int | str) -> bool:
-    return len(field) <= MAX_NAME if isinstance(field, str) else 0 <= field < MAX_NUMBER
+def _in_range(fields: Iterable[int | str]) -> bool:
+    return all(
+        [  # noqa: C419 - of three fields, for each message: a generator would cost more than it saves
+            len(field) <= MAX_NAME if isinstance(field, str) else 0 <= field < MAX_NUMBER for field in fields
+        ]
+    )

@@ -7,6 +7,7 @@ and what to do when it breaks the rules, is said by whoever opens the peer.
 from __future__ import annotations
 
 import asyncio
+import collections
 import logging
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -317,5 +318,9 @@ if sys.version_info >= (3, 12):
 else:
 
     def _start(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        """A task, on an interpreter that cannot start one at once."""
-        return loop.create_task(work)
+        """The same on an interpreter that has no way to ask for it: the start that the loop was told of is made now."""
+        task = loop.create_task(work)
+        ready: collections.deque[asyncio.Handle] | None = getattr(loop, "_ready", None)
+        if ready and asyncio.current_task(loop) is None:
+            ready.pop()._run()
+        return task

@@ -35,7 +35,8 @@ Adopt = Callable[[bytes], object]
 Hook = Callable[[dict[str, Any]], Any]
 
 _REFERENCE_DEPTH: Final = 3  # how deep the reference to a capability with plain attributes is itself
-_SCALARS = frozenset({type(None), bool, int, float, str, bytes})
+_AS_IT_IS = frozenset({type(None), bool, float, str, bytes})
+_SCALARS = _AS_IT_IS | {int}
 _MIN_INT, _MAX_INT = -(2**63), 2**64
 
 
@@ -221,15 +222,16 @@ def _plain(value: object, export: Export | None, depth: int) -> Any:
     if depth <= 0:
         raise CodecError(f"the value is nested more than {MAX_DEPTH} deep, or contains itself")
     if isinstance(value, dict):
-        return {_key(key): _plain(item, export, depth - 1) for key, item in value.items()}
+        return {
+            key if type(key) is str else _key(key): item if type(item) in _AS_IT_IS else _plain(item, export, depth - 1)
+            for key, item in value.items()
+        }
     if isinstance(value, list | tuple):
-        return [_plain(item, export, depth - 1) for item in value]
+        return [item if type(item) in _AS_IT_IS else _plain(item, export, depth - 1) for item in value]
     return _extension(value, export, depth)
 
 
 def _key(key: object) -> str:
-    if type(key) is str:
-        return key
     if isinstance(key, str):
         return str.__str__(key)
     if type(key) is int:

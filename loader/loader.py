@@ -10,7 +10,6 @@ import importlib
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self
 
@@ -23,6 +22,7 @@ from .code import GetCode, WorkerCode, load_code
 from .entrypoint import WorkerStub
 from .errors import LoaderClosed, LoadFailed, NoCapacity
 from .events import Announcements, LoaderEvent, LoaderStatistics, SandboxStatistics
+from .lease import Lease
 from .worker import Worker
 
 BACKGROUND: Final = 30.0
@@ -170,15 +170,12 @@ class Loader:
         worker = self._cache.peek(key)
         return worker if worker is not None and worker.ready.done() and not worker.gone else None
 
-    @asynccontextmanager
-    async def lease(self, key: Key, get_code: GetCode, *, patience: float | None = None) -> AsyncIterator[Worker]:
+    def lease(self, key: Key, get_code: GetCode, *, patience: float | None = None) -> Lease:
         """A worker that stays warm while the lease is held. `LoadFailed`, `NoCapacity`, `SandboxUnavailable`."""
-        worker = await self._obtain(key, get_code, self._patience if patience is None else patience)
-        try:
-            await asyncio.shield(worker.ready)
-            yield worker
-        finally:
-            self._let_go(key, worker)
+        return Lease(
+            lambda: self._obtain(key, get_code, self._patience if patience is None else patience),
+            lambda worker: self._let_go(key, worker),
+        )
 
     async def _obtain(self, key: Key, get_code: GetCode, patience: float) -> Worker:
         deadline = None

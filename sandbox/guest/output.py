@@ -51,7 +51,7 @@ class Lines(io.TextIOBase):
 
     def flush(self) -> None:
         """Say what is there of unfinished lines."""
-        for thread in list(self._rests):
+        for thread in list(self._rests) if self._rests else ():
             if rest := self._rests.pop(thread, ""):
                 self._begun.add(thread)
                 self._say(self._level, rest)

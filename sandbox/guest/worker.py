@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import types
 from collections.abc import Mapping
 from typing import Any
 
@@ -135,7 +136,7 @@ async def _result(function: Any, *args: Any, **kwargs: Any) -> Any:
     """What a tenant's function gives, be it a coroutine or not."""
     try:
         result = function(*args, **kwargs)
-        return await result if inspect.isawaitable(result) else result
+        return await result if type(result) is types.CoroutineType or inspect.isawaitable(result) else result
     except (SystemExit, KeyboardInterrupt) as end:
         raise _not_an_end(end) from end
 
