@@ -40,6 +40,8 @@ class Nursery:
     def __init__(self, process: subprocess.Popen[bytes], control: socket.socket, on_died: Died) -> None:
         self._loop = asyncio.get_running_loop()
         self._process = process
+        self._pidfd = os.pidfd_open(process.pid)
+        self._reaped: asyncio.Future[None] = self._loop.create_future()
         self._control = control
         self._on_died = on_died
         self._asked: dict[int, asyncio.Future[int]] = {}
@@ -52,6 +54,7 @@ class Nursery:
         """Layer: nanoseconds that it took the zygote, and that it takes each child."""
         control.setblocking(False)
         self._loop.add_reader(control.fileno(), self._readable)
+        self._loop.add_reader(self._pidfd, self._reap)
 
     @classmethod
     async def open(cls, on_died: Died, preload: tuple[str, ...] = ()) -> Nursery:
@@ -109,12 +112,14 @@ class Nursery:
     async def close(self) -> None:
         """End the zygote, and with it whatever is left of its children."""
         self._lose()
-        self._process.kill()
-        await self._loop.run_in_executor(None, self._process.wait)
+        self.kill()
+        await asyncio.shield(self._reaped)
 
     def kill(self) -> None:
-        """End the zygote as an accident would."""
-        self._process.send_signal(signal.SIGKILL)
+        """End the zygote as an accident would. Harmless when it has ended."""
+        if not self._reaped.done():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
     @property
     def pid(self) -> int:
@@ -133,6 +138,13 @@ class Nursery:
                 self._end()
                 return
             self._hear(msgpack.unpackb(data), descriptors)
+
+    def _reap(self) -> None:
+        """It has ended, and is not to stay as a zombie."""
+        self._process.wait()
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        self._reaped.set_result(None)
 
     def _hear(self, message: list[Any], descriptors: list[int]) -> None:
         match message:
@@ -154,8 +166,7 @@ class Nursery:
 
     def _end(self) -> None:
         self._lose()
-        self._process.kill()
-        self._loop.run_in_executor(None, self._process.wait)
+        self.kill()
 
     def _lose(self) -> None:
         if self.lost.done():

@@ -66,7 +66,7 @@ class Outcomes:
 
     async def arrived(self) -> None:
         """The same for an outcome that has just come."""
-        if not self._order and not self._new and not self._turning and self._rests():
+        if not self._order and not self._new and not self._turning and self._run.rests(self._loop):
             return
         gate: asyncio.Future[None] = self._loop.create_future()
         self._new.append(gate)
@@ -103,14 +103,9 @@ class Outcomes:
             self._turns = 0
             self._loop.call_soon(self._turn, context=_NOBODY)
 
-    def _rests(self) -> bool:
-        """Whether the program has nothing left to do at once."""
-        ready: deque[asyncio.Handle] = self._loop._ready  # type: ignore[attr-defined]
-        return not any(handle._context.get(scope.current_run) is self._run for handle in ready)  # type: ignore[attr-defined]
-
     def _turn(self) -> None:
         self._turns += 1
-        if self._turns < _MOST_TURNS and not self._rests():
+        if self._turns < _MOST_TURNS and not self._run.rests(self._loop):
             self._loop.call_soon(self._turn, context=_NOBODY)
             return
         self._turning = False

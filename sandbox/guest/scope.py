@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -54,10 +55,19 @@ class Run:
         """
         soon = loop.time() + _SOON
         timers: list[asyncio.TimerHandle] = getattr(loop, "_scheduled", [])
-        return not self.busy and not any(
-            not timer.cancelled() and timer.when() < soon and timer._context.get(current_run) is self  # type: ignore[attr-defined]
-            for timer in timers
+        return (
+            self.rests(loop)
+            and not self.busy
+            and not any(
+                not timer.cancelled() and timer.when() < soon and timer._context.get(current_run) is self  # type: ignore[attr-defined]
+                for timer in timers
+            )
         )
+
+    def rests(self, loop: asyncio.AbstractEventLoop) -> bool:
+        """Whether the program has nothing left to do at once. What was just told to it may have yet to wake it."""
+        ready: deque[asyncio.Handle] = loop._ready  # type: ignore[attr-defined]
+        return not any(handle._context.get(current_run) is self for handle in ready)  # type: ignore[attr-defined]
 
 
 _NO_RUN = Run()
