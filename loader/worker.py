@@ -62,7 +62,7 @@ class Worker:
 
     def start(self, code: WorkerCode, sandbox: Sandbox) -> None:
         """Send the code. What its import raises is raised by every call until the worker is thrown away."""
-        began = self.began = time.perf_counter()
+        self.began = time.perf_counter()
         self.code, self.sandbox = code, sandbox
         sandbox.tail.listener = self._tail
         sandbox.on_background = lambda: self._on_idle(self)
@@ -71,7 +71,7 @@ class Worker:
         self.imported = asyncio.ensure_future(
             self._boot(sandbox.boot(code.main_module, modules, code.env, code.limits))
         )
-        self.imported.add_done_callback(lambda _: self._timed(began))
+        self.imported.add_done_callback(lambda _: self._ended_import())
         asyncio.get_running_loop().call_soon(
             self._sent
         )  # by then the code is on its way, and every call comes after it
@@ -125,6 +125,7 @@ class Worker:
         except CodecError as error:
             raise LoadFailed(f"the env or the modules of {self.tenant_id!r} cannot be sent: {error}") from error
         finally:
+            self.boot_ms = (time.perf_counter() - self.began) * 1000
             if sys.exception() is not None:
                 self.sandbox.kill(SandboxClosed("the sandbox was ended because its code does not load"))
 
@@ -143,8 +144,7 @@ class Worker:
                 raise failure from None
             raise
 
-    def _timed(self, began: float) -> None:
-        self.boot_ms = (time.perf_counter() - began) * 1000
+    def _ended_import(self) -> None:
         if not self.imported.cancelled() and self.imported.exception() is not None:
             self._on_gone(self)
 

@@ -648,7 +648,7 @@ async def test_a_host_that_does_not_open_leaves_nothing_running(path: Path, code
     with pytest.raises(EngineError):
         async with host:
             pytest.fail("it opened")
-    zygote = host.loader._spawner.zygote_pid
+    zygote = host.loader._profiles.plain.zygote_pid
     assert zygote is None or not psutil.pid_exists(zygote)
     async with Host(path.with_name("other.db"), get_code=lambda _: code(GOOD), spares=0) as again:
         assert await again.tenant("t").hello() == "hello"
