@@ -35,6 +35,7 @@ from .errors import (
     StreamError,
     WaitTimeout,
 )
+from .history import HistoryEvent
 from .listing import Page, Summary
 from .records import (
     Encoded,
@@ -68,6 +69,7 @@ __all__ = [
     "ErrorRecord",
     "Event",
     "EventRecord",
+    "HistoryEvent",
     "Instance",
     "InstanceAlreadyExists",
     "InstanceFailed",

@@ -85,6 +85,16 @@ class Stub:
     def __call__(self, *args: object, **kwargs: object) -> Awaitable[Any]:
         return invoke(self, "", args, kwargs)
 
+    def __aiter__(self) -> Self:
+        """A remote object that has a `next()`, which gives `{done, value}`, can be iterated over."""
+        return self
+
+    async def __anext__(self) -> Any:
+        answer = await invoke(self, "next", (), {})
+        if not isinstance(answer, Mapping) or answer.get("done", True):
+            raise StopAsyncIteration
+        return answer.get("value")
+
     def dup(self) -> Stub:
         """A second stub for the same object, which outlives the call that this one came with."""
         if not self._held:

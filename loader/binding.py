@@ -6,10 +6,11 @@ and outputs of a tenant pass through as the bytes they are.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, overload
 
-from cloister.engine import Encoded, Instance, Page, Workflow
+from cloister.engine import Encoded, HistoryEvent, Instance, Page, Workflow
 from cloister.ipc import CapabilityError, PayloadError, values
 from cloister.ipc.capabilities import Channel
 
@@ -228,6 +229,10 @@ class DynamicInstance(_Answering):
         """See `cloister.engine.Instance.send_event`."""
         await self._instance.send_event(options, **more)
 
+    def subscribe(self, cursor: int | None = None, *, types: object = None) -> AsyncIterator[HistoryEvent]:
+        """See `cloister.engine.Instance.subscribe`."""
+        return self._instance.subscribe(cursor, types=types)
+
     async def result(self, timeout: float | None = None) -> Any:
         """See `cloister.engine.Instance.result`."""
         return await self._instance.result(timeout)
@@ -259,8 +264,16 @@ class DynamicInstance(_Answering):
     async def _delete(self, args: Parts, named: dict[str, bytes]) -> None:
         await self.delete()
 
+    async def _subscribe(self, args: Parts, named: dict[str, bytes]) -> Subscription:
+        given = _options([*args[:1], values.join(named)])
+        if not given.keys() <= {"cursor", "filter", "types"} or {"filter", "types"} <= given.keys():
+            raise TypeError("subscribe() takes `cursor`, and `filter`, a list of the types that are wanted")
+        types = given.get("filter", given.get("types"))
+        return Subscription(self.id, self.subscribe(given.get("cursor"), types=types))
+
     _methods = {
         "status": _status,
+        "subscribe": _subscribe,
         "restart": _restart,
         "delete": _delete,
         "pause": _pause,
@@ -272,6 +285,22 @@ class DynamicInstance(_Answering):
 
     def __repr__(self) -> str:
         return f"<DynamicInstance {self.id!r}>"
+
+
+class Subscription(_Answering):
+    """What a tenant gets for `subscribe`: `next()` gives `{done, value}`, so that it can be iterated over."""
+
+    def __init__(self, instance_id: str, events: AsyncIterator[HistoryEvent]) -> None:
+        self._id = instance_id
+        self._events = events
+        self._turn = asyncio.Lock()
+
+    async def _next(self, args: Parts, named: dict[str, bytes]) -> dict[str, Any]:
+        async with self._turn:
+            event = await anext(self._events, None)
+        return {"done": event is None, "value": None if event is None else event.plain(self._id)}
+
+    _methods = {"next": _next}
 
 
 def _options(parts: Sequence[bytes], *, opaque: str = "params") -> dict[str, Any]:
