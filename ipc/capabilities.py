@@ -47,6 +47,9 @@ class Channel(Protocol):
     async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
         """Call the other side."""
 
+    async def forward(self, target: int, method: str, payload: bytes) -> bytes:
+        """Answer a call of the other side that came inside another one."""
+
     def let_go(self, target: int) -> None:
         """Drop one reference to a capability of the other side. Safe from any thread."""
 

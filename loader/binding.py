@@ -213,9 +213,9 @@ class DynamicInstance(_Answering):
         """See `cloister.engine.Instance.resume`."""
         await self._instance.resume()
 
-    async def terminate(self) -> None:
+    async def terminate(self, options: Mapping[str, Any] | None = None, /, *, rollback: bool = False) -> None:
         """See `cloister.engine.Instance.terminate`."""
-        await self._instance.terminate()
+        await self._instance.terminate(rollback=rollback or bool((options or {}).get("rollback")))
 
     async def restart(self, *, from_step: object = None) -> None:
         """See `cloister.engine.Instance.restart`."""
@@ -253,7 +253,7 @@ class DynamicInstance(_Answering):
         await self.resume()
 
     async def _terminate(self, args: Parts, named: dict[str, bytes]) -> None:
-        await self.terminate()
+        await self.terminate(_options([*args[:1], values.join(named)]))
 
     async def _restart(self, args: Parts, named: dict[str, bytes]) -> None:
         given = _options([*args[:1], values.join(named)])
