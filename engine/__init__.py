@@ -35,6 +35,7 @@ from .errors import (
     StreamError,
     WaitTimeout,
 )
+from .history import HistoryEvent
 from .listing import Page, Summary
 from .records import (
     Encoded,
@@ -45,6 +46,7 @@ from .records import (
     Outcome,
     Status,
     StepConfig,
+    StepKind,
     StepRecord,
     Verdict,
     WorkflowContext,
@@ -68,6 +70,7 @@ __all__ = [
     "ErrorRecord",
     "Event",
     "EventRecord",
+    "HistoryEvent",
     "Instance",
     "InstanceAlreadyExists",
     "InstanceFailed",
@@ -96,6 +99,7 @@ __all__ = [
     "StepConfig",
     "StepContext",
     "StepFailed",
+    "StepKind",
     "StepLimitExceeded",
     "StepNotFound",
     "StepRecord",

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, Self
 from .clock import Clock, SystemClock
 from .database import Ownership, Synchronous, connect, connect_to_read, refusal
 from .errors import EngineClosed
+from .history import Watchers
 from .options import Retention
 from .reader import Reader
 from .records import EngineStatistics
 from .retention import Sweeper
 from .rules import check_workflow_name
 from .scheduler import Scheduler
-from .store import Store
+from .store import News, Store
 from .store_catalogue import Catalogue
 from .workflow import Workflow
 from .writer import Writer
@@ -51,6 +52,7 @@ class Engine:
         self._linger = linger
         self._writer: Writer | None = None
         self._schedulers: dict[str, Scheduler] = {}
+        self._watchers = Watchers()
 
     async def __aenter__(self) -> Self:
         """Open the database: `EngineLocked`, `NotACloisterDatabase`, `DatabaseTooNew`, `StorageError`."""
@@ -66,7 +68,7 @@ class Engine:
         self._writer = writer
         self._reader = Reader(lambda: Catalogue(connect_to_read(self._path)))
         self._sweeper = Sweeper(writer, self._clock)
-        writer.on_expiring = self._sweeper.expect
+        writer.on_news = self._hear
         self._clock.attach(writer.idle)
         self._clock.attach(self._reader.idle)
         self._sweeper.expect(self._clock.now())
@@ -83,15 +85,24 @@ class Engine:
             await self._sweeper.close()
             await asyncio.gather(*(scheduler.close() for scheduler in self._schedulers.values()))
             await self._reader.close()
+            self._watchers.ring(None)  # who waits for more is told that there is none
             await writer.idle()
             await writer.close()
         finally:
             self._ownership.release()
 
+    def _hear(self, news: News | None) -> None:
+        """What a transaction means to those who asked for none; None if nobody knows what was stored."""
+        self._watchers.ring(None if news is None else news.touched)
+        if news is not None and news.expires is not None:
+            self._sweeper.expect(news.expires)
+
     def _open_store(self) -> Store:
         connection = connect(self._path, self._synchronous)
         try:
-            return Store(connection)
+            store = Store(connection)
+            store.watched = self._watchers.watched
+            return store
         except sqlite3.Error as error:
             connection.close()
             raise refusal(self._path, error) from error
@@ -120,7 +131,7 @@ class Engine:
         kept = Retention.of_workflow(retention)
         self._schedulers[name] = Scheduler(
             name, entrypoint, env, concurrency, kept,
-            writer=writer, reader=self._reader, clock=self._clock, linger=self._linger,
+            writer=writer, reader=self._reader, watchers=self._watchers, clock=self._clock, linger=self._linger,
         )  # fmt: skip
         return Workflow(self._schedulers[name])
 

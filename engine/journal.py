@@ -585,7 +585,7 @@ class LiveJournal:
         ended = now if state in {"done", "failed"} else None
         texts = (pack_error(error), pack_config(config))
         await self._write(
-            Store.record, number, key[0], name, count, position, state, attempts, due, None, value, *texts, within,
+            Store.record, now, number, key[0], name, count, position, state, attempts, due, None, value, *texts, within,
             size, now if started is None else started, ended,
         )  # fmt: skip
 

@@ -24,6 +24,7 @@ from .store_wipe import delete, restart
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
+    from .history import Watchers
     from .options import Creation, Retention
     from .reader import Reader
     from .step import WorkflowEntrypoint
@@ -58,12 +59,13 @@ class Scheduler:
         *,
         writer: Writer,
         reader: Reader,
+        watchers: Watchers,
         clock: Clock,
         linger: float,
     ) -> None:
         self.workflow_name, self.entrypoint, self.env = workflow_name, entrypoint, env
         self.writer, self.reader, self.clock, self.linger = writer, reader, clock, linger
-        self.retention = retention
+        self.retention, self.watchers = retention, watchers
         self.active: dict[Address, Run] = {}
         self.troubles: dict[Address, str] = {}
         self.started = self.parked = self.completed = self.losses = self.postponements = 0

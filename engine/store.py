@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from typing import Any
+from typing import Any, NamedTuple
 
 from .errors import (
     InstanceAlreadyExists,
@@ -76,6 +76,13 @@ def _step(row: Row) -> StepRecord:
     return StepRecord(kind, name, count, state, attempts, value, _error(error), due, resolved, within, size)
 
 
+class News(NamedTuple):
+    """What somebody should do about a transaction, once it is durable."""
+
+    expires: int | None
+    touched: frozenset[int]
+
+
 class Store:
     """The durable state of one engine, on one connection, for the one thread that writes."""
 
@@ -85,6 +92,8 @@ class Store:
         self._number: int = self._execute("SELECT value FROM counter").fetchone()[0]
         self._reserved = self._number
         self._expiring: int | None = None
+        self._touched: set[int] = set()
+        self.watched: set[int] = set()
         self.tables_of_instances = dict(self._execute(_TABLES).fetchall())
         self._workflows: dict[str, int] = dict(self._execute("SELECT name, number FROM workflows"))
         self._execute(  # code that no unfinished instance can wake up on
@@ -111,10 +120,30 @@ class Store:
         if expires is not None and (self._expiring is None or expires < self._expiring):
             self._expiring = expires
 
-    def expiring(self) -> int | None:
-        """The earliest moment that was expected since this was asked last."""
-        expires, self._expiring = self._expiring, None
-        return expires
+    def touch(self, number: int) -> None:
+        """Something was recorded that somebody who watches the instance wants to know."""
+        self._touched.add(number)
+
+    def news(self) -> News | None:
+        """What is to be done about what was committed since this was asked last.
+
+        Who watches is asked only now: whoever began before the commit must be told, and whoever begins later reads it.
+        """
+        touched = frozenset(self._touched & self.watched)
+        expiring, self._expiring = self._expiring, None
+        self._touched.clear()
+        return News(expiring, touched) if touched or expiring is not None else None
+
+    def change(
+        self, number: int, now: int, what: str, name: str | None = None, count: int | None = None,
+        attempt: int | None = None, due: int | None = None, error: str | None = None,
+    ) -> None:  # fmt: skip
+        """A line of the instance's history. See `schema_5.sql`."""
+        self._execute(
+            "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            (number, self.next_number(), now, what, name, count, attempt, due, error),
+        )
+        self.touch(number)
 
     def close(self) -> None:
         """Close; a transaction that is still open is rolled back."""
@@ -146,6 +175,8 @@ class Store:
         )  # fmt: skip
         if not made.rowcount:
             return None
+        if claim:
+            self.change(number, now, status)
         for label in creation.labels:
             self._execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?)", (key, scope, *label, number))
         return number
@@ -185,6 +216,7 @@ class Store:
 
     def _claim(self, workflow: str, row: Row, now: int) -> Claim:
         number, scope, name, run, params, created, started, code, claims, undoing = row
+        self.change(number, now, "running")
         digest = self._execute("SELECT digest FROM codes WHERE number = ?", (code,)).fetchone()[0] if code else None
         history: tuple[StepRecord, ...] = ()
         if started is not None or run > 1:
@@ -210,6 +242,7 @@ class Store:
         if not done:
             raise RunOver
         self.expect(done[0][0])
+        self.change(number, now, status.value, error=pack_error(error))
         self._execute("DELETE FROM events WHERE instance = ?", (number,))
         self._execute("DELETE FROM event_ids WHERE instance = ?", (number,))
 
@@ -222,7 +255,7 @@ class Store:
         if status in FINAL:
             raise RunOver
         if status is Status.WAITING_FOR_PAUSE:
-            return self._stand(number, Status.PAUSED, paused_at=now)
+            return self._stand(number, Status.PAUSED, now, paused_at=now)
         due = [
             self._execute(
                 "SELECT due FROM steps WHERE instance = ? AND kind = ? AND name = ? AND count = ?"
@@ -232,8 +265,8 @@ class Store:
             for key in keys
         ]
         if not due or None in due:
-            return self._stand(number, Status.QUEUED, wake_at=now)
-        return self._stand(number, Status.WAITING, wake_at=min(row[0] for row in due))
+            return self._stand(number, Status.QUEUED, now, wake_at=now)
+        return self._stand(number, Status.WAITING, now, wake_at=min(row[0] for row in due))
 
     def lose(self, number: int, progressed: bool, reason: str, now: int) -> Standing:
         """The run was lost with its process.
@@ -251,8 +284,8 @@ class Store:
             self.finish(number, Status.ERRORED, None, error, now)
             return Standing(Status.ERRORED, error=error)
         if status == Status.WAITING_FOR_PAUSE:
-            return self._stand(number, Status.PAUSED, paused_at=now)
-        return self._stand(number, Status.WAITING if delay else Status.QUEUED, wake_at=now + delay)
+            return self._stand(number, Status.PAUSED, now, paused_at=now)
+        return self._stand(number, Status.WAITING if delay else Status.QUEUED, now, wake_at=now + delay)
 
     def postpone(self, number: int, progressed: bool, now: int) -> Standing:
         """The host could not run it. It waits, longer each time, and nothing is counted against it."""
@@ -263,8 +296,8 @@ class Store:
         times = 1 if progressed else times + 1
         self._execute("UPDATE instances SET postponed = ? WHERE number = ?", (times, number))
         if status == Status.WAITING_FOR_PAUSE:
-            return self._stand(number, Status.PAUSED, paused_at=now)
-        return self._stand(number, Status.WAITING, wake_at=now + postponement(times))
+            return self._stand(number, Status.PAUSED, now, paused_at=now)
+        return self._stand(number, Status.WAITING, now, wake_at=now + postponement(times))
 
     def recover(self, workflow: str, now: int, retention: Retention = DEFAULT_RETENTION) -> None:
         """Register the workflow, and settle the account of a host that died: what it was running, it has
@@ -301,16 +334,16 @@ class Store:
     def pause(self, address: Address, now: int) -> Standing:
         number, status = self._unfinished(address)
         if status is Status.RUNNING:
-            return self._stand(number, Status.WAITING_FOR_PAUSE)
+            return self._stand(number, Status.WAITING_FOR_PAUSE, now)
         if status in {Status.QUEUED, Status.WAITING}:
-            return self._stand(number, Status.PAUSED, paused_at=now)
+            return self._stand(number, Status.PAUSED, now, paused_at=now)
         return Standing(status)
 
     def resume(self, address: Address, now: int) -> Standing:
         """Every pending deadline moves by the length of the pause."""
         number, status = self._unfinished(address)
         if status is Status.WAITING_FOR_PAUSE:
-            return self._stand(number, Status.RUNNING)
+            return self._stand(number, Status.RUNNING, now)
         if status is not Status.PAUSED:
             return Standing(status)
         self._execute(
@@ -318,7 +351,7 @@ class Store:
             " WHERE instance = ? AND state IN ('waiting', 'retrying')",
             (now, number, number),
         )
-        return self._stand(number, Status.QUEUED, wake_at=now)
+        return self._stand(number, Status.QUEUED, now, wake_at=now)
 
     def terminate(self, address: Address, error: ErrorRecord, now: int) -> None:
         number, _ = self._unfinished(address)
@@ -342,22 +375,30 @@ class Store:
         return Status(self._execute("SELECT status FROM instances WHERE number = ?", (number,)).fetchone()[0])
 
     def _stand(
-        self, number: int, status: Status, *, wake_at: int | None = None, paused_at: int | None = None
+        self, number: int, status: Status, now: int, *, wake_at: int | None = None, paused_at: int | None = None
     ) -> Standing:
         self._execute(
             "UPDATE instances SET status = ?, wake_at = ?, paused_at = ? WHERE number = ?",
             (status.value, wake_at, paused_at, number),
         )
+        if status is not Status.QUEUED:  # which is told by the run that comes of it
+            self.change(number, now, status.value)
         return Standing(status, wake_at)
 
     # What a run records
 
-    def record(self, *row: Any) -> None:
+    def record(self, now: int, *row: Any) -> None:
         """A step's row, in the order of `_RECORD`.
 
         What a first record says of position, type, config, enclosing step and start stays.
         """
         self._execute(_RECORD, (*row, None if row[-1] is None else self.next_number()))
+        number, kind, name, count, _, state, attempts, due, _, _, error = row[:11]
+        if state == "retrying" and error is not None:
+            self.change(number, now, "attempt", name, count, attempts, due, error)
+        elif state == "waiting":
+            self.change(number, now, kind, name, count, due=due)
+        self.touch(number)
 
     def take_event(
         self, number: int, name: str, count: int, position: int, event_type: str, within: str | None, due: int, now: int
@@ -371,6 +412,7 @@ class Store:
         ).fetchone()
         if row is None:
             self.record(
+                now,
                 number,
                 "wait",
                 name,
@@ -391,7 +433,23 @@ class Store:
             return None
         event: bytes = row[1]
         self.record(
-            number, "wait", name, count, position, "done", 0, due, event_type, event, None, None, within, None, now, now
+            now,
+            number,
+            "wait",
+            name,
+            count,
+            position,
+            "done",
+            0,
+            due,
+            event_type,
+            event,
+            None,
+            None,
+            within,
+            None,
+            now,
+            now,
         )
         self._execute("DELETE FROM events WHERE number = ?", (row[0],))
         return event
@@ -405,6 +463,7 @@ class Store:
             (pack_error(error), now, self.next_number(), *key),
         )
         if expired.rowcount:
+            self.touch(number)
             return None
         event: bytes = self._execute(
             "SELECT value FROM steps WHERE instance = ? AND kind = 'wait' AND name = ? AND count = ?", key
@@ -438,8 +497,9 @@ class Store:
             " WHERE instance = ? AND kind = 'wait' AND name = ? AND count = ?",
             (event, now, self.next_number(), number, *wait),
         )
+        self.touch(number)
         if status is Status.WAITING:
-            return self._stand(number, Status.QUEUED, wake_at=now), wait
+            return self._stand(number, Status.QUEUED, now, wake_at=now), wait
         return Standing(status), wait
 
     def put_chunk(self, number: int, name: str, count: int, piece: int, data: bytes) -> None:
@@ -481,8 +541,8 @@ class Store:
         if undoing is None:
             self.undo(number, error)
         if status in {Status.RUNNING, Status.WAITING_FOR_PAUSE}:
-            return self._stand(number, Status.RUNNING)
-        return self._stand(number, Status.QUEUED, wake_at=now)
+            return self._stand(number, Status.RUNNING, now)
+        return self._stand(number, Status.QUEUED, now, wake_at=now)
 
     # Code
 

@@ -6,11 +6,14 @@ Each verb reads a bounded number of rows and says where it stopped.
 
 from __future__ import annotations
 
+import json
 import sqlite3
 from typing import Any
 
+from .errors import InstanceNotFound
+from .history import STATUS_TYPES, HistoryEvent
 from .listing import Query, Summary
-from .records import Status
+from .records import FINAL, Status
 
 SCAN_CHUNK = 2_000
 """Rows that one look passes over, whether they fit or not."""
@@ -47,6 +50,22 @@ class Catalogue:
         finally:
             self._execute("ROLLBACK")
         return found, None if rest is None else rest[0]
+
+    def history(self, number: int, after: int, limit: int) -> tuple[list[HistoryEvent], bool]:
+        """What happened to an instance after this point, and whether it has ended: `InstanceNotFound` if it is gone."""
+        row = self._execute("SELECT created, status FROM instances WHERE number = ?", (number,)).fetchone()
+        if row is None:
+            raise InstanceNotFound("the instance was deleted")
+        events = [HistoryEvent(0, STATUS_TYPES["queued"], row[0])] if after < 0 else []
+        rows = self._execute(
+            "SELECT number, at, type, '', name, count, attempt, due, error FROM changes"
+            " WHERE instance = ? AND number > ?"
+            " UNION ALL SELECT finished, ended, kind, state, name, count, nullif(attempts, 0), NULL, error FROM steps"
+            " WHERE instance = ? AND finished > ? ORDER BY 1 LIMIT ?",
+            (number, after, number, after, limit - len(events)),
+        ).fetchall()
+        events += [_event(row) for row in rows]
+        return events, Status(row[1]) in FINAL
 
     def _summary(self, number: int) -> Summary:
         row = self._execute(
@@ -87,3 +106,20 @@ def _tests(query: Query) -> tuple[str, list[Any]]:
         tests += " AND EXISTS (SELECT 1 FROM labels WHERE instance = instances.number AND name = ? AND value = ?)"
         parameters += label
     return tests, parameters
+
+
+_KINDS = {"do": "step", "undo": "rollback_step"}
+
+
+def _event(row: tuple[Any, ...]) -> HistoryEvent:
+    number, at, what, state, name, count, attempt, due, error = row
+    if state:
+        kind = _KINDS.get(what, what)
+        late = "wait_timed_out" if what == "wait" else f"{kind}_errored"
+        what = f"{kind}_completed" if state == "done" else late
+    elif what == "attempt":
+        what = "attempt_errored"
+    else:
+        what = STATUS_TYPES.get(what, f"{what}_started")
+    told = None if error is None else dict(zip(("name", "message"), json.loads(error), strict=False))
+    return HistoryEvent(number, what, at, name, count, attempt, due, told)

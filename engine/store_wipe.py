@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 EXPIRE_CHUNK = 64
 SWEEP_ROWS = 256
 SWEEP_BYTES = 4 * 1024 * 1024
-_KEPT = frozenset({"labels", "interventions"})
+_KEPT = frozenset({"labels", "changes", "interventions"})
 """What is said of an instance, whichever run it is at."""
 _BULKY = {"steps": "value", "chunks": "data"}
 
@@ -57,6 +57,7 @@ def restart(store: Store, address: Address, step: Key | None, now: int) -> None:
         " code = CASE WHEN ? THEN code END WHERE number = ?",
         (Status.QUEUED.value, step is not None, number),
     )
+    store.change(number, now, Status.QUEUED.value)
 
 
 def _wipe_from(store: Store, number: int, step: Key) -> None:
@@ -76,6 +77,7 @@ def _bury(store: Store, number: int) -> None:
     store.execute("DELETE FROM labels WHERE instance = ?", (number,))
     store.execute("DELETE FROM instances WHERE number = ?", (number,))
     store.execute("INSERT INTO graves VALUES (?)", (number,))
+    store.touch(number)
 
 
 def sweep(store: Store, now: int) -> Swept:

@@ -7,12 +7,14 @@ exist.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from typing import Any, overload
 
 from cloister.ipc import values
 
 from .errors import EngineError, InstanceAlreadyExists, InstanceFailed, InstanceFinished, InstanceNotFound
+from .history import HistoryEvent, check_cursor, check_types, follow
 from .listing import DEFAULT_PAGE, Page, Query, Summary, cursor_after, page_size
 from .options import Creation
 from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
@@ -280,6 +282,26 @@ class Instance:
         now = self._scheduler.clock.now()
         event = EventRecord(event_type, encode(given.get("payload"), "the payload of the event"), now).encode()
         await self._scheduler.send_event(self._address, event_type, event, event_id, now)
+
+    def subscribe(self, cursor: int | None = None, *, types: object = None) -> AsyncIterator[HistoryEvent]:
+        """What happened to it so far, then what happens, until it has ended: `async for event in i.subscribe()`.
+
+        With a cursor (the `id` of the last event that was dealt with) only what came later. `types` names the events
+        that are wanted; the iterator ends with the instance whether or not its end is among them. A restart wipes the
+        outcomes of steps from the history, and of all else nothing. Raises `InstanceNotFound`, `InvalidCursor`.
+        """
+        return self._follow(check_cursor(cursor), check_types(types))
+
+    async def _follow(self, after: int, types: frozenset[str]) -> AsyncIterator[HistoryEvent]:
+        scheduler = self._scheduler
+        number, _ = await scheduler.writer.submit(Store.find, self._address)
+
+        def read(*place: int) -> Awaitable[tuple[list[HistoryEvent], bool]]:
+            return scheduler.reader.ask(Catalogue.history, *place)
+
+        async with contextlib.aclosing(follow(number, read, scheduler.watchers, after, types)) as events:
+            async for event in events:
+                yield event
 
     async def result(self, timeout: float | None = None) -> Any:
         """Wait for the end and return the output; `InstanceFailed` if there is none, `TimeoutError` after

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from .errors import EngineClosed, EngineError, StorageError
 
 if TYPE_CHECKING:
-    from .store import Store
+    from .store import News, Store
 
 MAX_BATCH = 512
 
@@ -41,7 +41,7 @@ class Writer:
         self._thread = threading.Thread(target=self._work, name="cloister-writer", daemon=True)
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
-        self.on_expiring: Callable[[int], None] = lambda at: None
+        self.on_news: Callable[[News | None], None] = lambda news: None
         self._idle: list[asyncio.Future[None]] = []
         self._closing = False
         self.pending = self.commits = self.operations = 0
@@ -78,7 +78,7 @@ class Writer:
             await future
         return waited
 
-    def _acknowledge(self, batch: list[_Operation], results: list[Any], expiring: int | None) -> None:
+    def _acknowledge(self, batch: list[_Operation], results: list[Any], news: News | None) -> None:
         self.pending -= len(batch)
         self.operations += len(batch)
         self.commits += 1
@@ -89,8 +89,8 @@ class Writer:
                 future.set_exception(result)
             else:
                 future.set_result(result)
-        if expiring is not None:
-            self.on_expiring(expiring)
+        if news is not None or isinstance(results[0], StorageError):
+            self.on_news(news)
         if not self.pending:
             waiting, self._idle = self._idle, []
             for idle in waiting:
@@ -108,7 +108,7 @@ class Writer:
         self._tell(_succeed, self._opened)
         while batch := self._gather():
             results = self._commit(batch)
-            self._tell(self._acknowledge, batch, results, self._store and self._store.expiring())
+            self._tell(self._acknowledge, batch, results, self._store and self._store.news())
         if self._store is not None:
             self._store.close()
         self._tell(_succeed, self._ended)

@@ -47,6 +47,9 @@ class Channel(Protocol):
     async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
         """Call the other side."""
 
+    async def forward(self, target: int, method: str, payload: bytes) -> bytes:
+        """Answer a call of the other side that came inside another one."""
+
     def let_go(self, target: int) -> None:
         """Drop one reference to a capability of the other side. Safe from any thread."""
 
@@ -84,6 +87,16 @@ class Stub:
 
     def __call__(self, *args: object, **kwargs: object) -> Awaitable[Any]:
         return invoke(self, "", args, kwargs)
+
+    def __aiter__(self) -> Self:
+        """A remote object that has a `next()`, which gives `{done, value}`, can be iterated over."""
+        return self
+
+    async def __anext__(self) -> Any:
+        answer = await invoke(self, "next", (), {})
+        if not isinstance(answer, Mapping) or answer.get("done", True):
+            raise StopAsyncIteration
+        return answer.get("value")
 
     def dup(self) -> Stub:
         """A second stub for the same object, which outlives the call that this one came with."""

@@ -243,9 +243,7 @@ class Peer:
         try:
             if self._held > MAX_HELD:
                 raise TooManyCalls(f"calls that wait for an answer hold more than {MAX_HELD >> 20} MiB of arguments")
-            capability: Capability = self.exports.get(call.target)
-            self._on_call(capability)
-            answer = Result(call.call, await capability.answer(call.method, call.payload, self))
+            answer = Result(call.call, await self.forward(call.target, call.method, call.payload))
         except BaseException as error:  # whatever is raised is the answer
             if isinstance(error, self._fatal):
                 raise
@@ -261,6 +259,12 @@ class Peer:
                 frame = self.connection.answer(Failure(call.call, values.dumps(failure)))
             if frame is not None:
                 self._try_to_send(frame)
+
+    async def forward(self, target: int, method: str, payload: bytes) -> bytes:
+        """Answer a call of the other side, which may have come inside another one."""
+        capability: Capability = self.exports.get(target)
+        self._on_call(capability)
+        return await capability.answer(method, payload, self)
 
     def _give_up(self, call: int, *, late: bool = False) -> None:
         frame = self.connection.cancel(call)

@@ -6,10 +6,11 @@ and outputs of a tenant pass through as the bytes they are.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, overload
 
-from cloister.engine import Encoded, Instance, Page, Workflow
+from cloister.engine import Encoded, HistoryEvent, Instance, Page, Workflow
 from cloister.ipc import CapabilityError, PayloadError, values
 from cloister.ipc.capabilities import Channel
 
@@ -212,9 +213,9 @@ class DynamicInstance(_Answering):
         """See `cloister.engine.Instance.resume`."""
         await self._instance.resume()
 
-    async def terminate(self) -> None:
+    async def terminate(self, options: Mapping[str, Any] | None = None, /, *, rollback: bool = False) -> None:
         """See `cloister.engine.Instance.terminate`."""
-        await self._instance.terminate()
+        await self._instance.terminate(rollback=rollback or bool((options or {}).get("rollback")))
 
     async def restart(self, *, from_step: object = None) -> None:
         """See `cloister.engine.Instance.restart`."""
@@ -227,6 +228,10 @@ class DynamicInstance(_Answering):
     async def send_event(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """See `cloister.engine.Instance.send_event`."""
         await self._instance.send_event(options, **more)
+
+    def subscribe(self, cursor: int | None = None, *, types: object = None) -> AsyncIterator[HistoryEvent]:
+        """See `cloister.engine.Instance.subscribe`."""
+        return self._instance.subscribe(cursor, types=types)
 
     async def result(self, timeout: float | None = None) -> Any:
         """See `cloister.engine.Instance.result`."""
@@ -248,7 +253,7 @@ class DynamicInstance(_Answering):
         await self.resume()
 
     async def _terminate(self, args: Parts, named: dict[str, bytes]) -> None:
-        await self.terminate()
+        await self.terminate(_options([*args[:1], values.join(named)]))
 
     async def _restart(self, args: Parts, named: dict[str, bytes]) -> None:
         given = _options([*args[:1], values.join(named)])
@@ -259,8 +264,16 @@ class DynamicInstance(_Answering):
     async def _delete(self, args: Parts, named: dict[str, bytes]) -> None:
         await self.delete()
 
+    async def _subscribe(self, args: Parts, named: dict[str, bytes]) -> Subscription:
+        given = _options([*args[:1], values.join(named)])
+        if not given.keys() <= {"cursor", "filter", "types"} or {"filter", "types"} <= given.keys():
+            raise TypeError("subscribe() takes `cursor`, and `filter`, a list of the types that are wanted")
+        types = given.get("filter", given.get("types"))
+        return Subscription(self.id, self.subscribe(given.get("cursor"), types=types))
+
     _methods = {
         "status": _status,
+        "subscribe": _subscribe,
         "restart": _restart,
         "delete": _delete,
         "pause": _pause,
@@ -272,6 +285,22 @@ class DynamicInstance(_Answering):
 
     def __repr__(self) -> str:
         return f"<DynamicInstance {self.id!r}>"
+
+
+class Subscription(_Answering):
+    """What a tenant gets for `subscribe`: `next()` gives `{done, value}`, so that it can be iterated over."""
+
+    def __init__(self, instance_id: str, events: AsyncIterator[HistoryEvent]) -> None:
+        self._id = instance_id
+        self._events = events
+        self._turn = asyncio.Lock()
+
+    async def _next(self, args: Parts, named: dict[str, bytes]) -> dict[str, Any]:
+        async with self._turn:
+            event = await anext(self._events, None)
+        return {"done": event is None, "value": None if event is None else event.plain(self._id)}
+
+    _methods = {"next": _next}
 
 
 def _options(parts: Sequence[bytes], *, opaque: str = "params") -> dict[str, Any]:

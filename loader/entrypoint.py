@@ -14,7 +14,7 @@ from cloister.sandbox import Limits, SandboxClosed, SandboxError, SandboxUnavail
 
 from .code import load_code
 from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity
-from .journal import JournalTarget, history, resolved
+from .journal import JournalTarget, history, resolved, state
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -118,7 +118,7 @@ class Entrypoint:
             "workflowName": event.workflow_name,
         }
         arguments = [self._name, about, event.encoded_payload, history(journal), resolved(), target]
-        target.on_record, answer = worker.run([*arguments, target.number], limits.without_wall())
+        target.on_record, answer = worker.run([*arguments, target.number, state(journal)], limits.without_wall())
         journal.only_waits = lambda: worker.sandbox.idle(target.number)
         async with target.watch(worker.exceed):
             return Encoded(await answer)

@@ -6,12 +6,14 @@ Which run it is follows from the capability; nothing that a sandbox says can nam
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import itertools
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from cloister.engine import ErrorRecord, Journal, Outcome, StepConfig, StepRecord, WaitTimeout
+from cloister.engine import Attempt, ErrorRecord, Journal, Outcome, StepConfig, StepKind, StepRecord, WaitTimeout
+from cloister.engine.attempt import current
 from cloister.ipc import CapabilityError, PayloadError, values
 from cloister.ipc.capabilities import Channel
 
@@ -22,7 +24,10 @@ INLINE: Final = 4 * 1024 * 1024
 _numbers = itertools.count(1)
 _SMALL: Final = 64  # bytes for which asking is not worth a round trip
 _ENDED = frozenset({"done", "failed"})
-_RECORDS: Final = {"settle": "do", "sleep": "sleep", "wait_for_event": "wait"}
+_RECORDS: Final = {"settle": "do", "sleep": "sleep", "wait_for_event": "wait", "keep": "value"}
+_LONGEST_MARK: Final = 300
+_MOST_ATTEMPTS: Final = 1000
+"""Attempts of which it is remembered how many instances they have created."""
 
 
 class JournalTarget:
@@ -44,6 +49,7 @@ class JournalTarget:
         self._recorded: set[tuple[str, str, object]] = {
             key for key, record in self._records.items() if record.state in _ENDED
         }
+        self._attempts: dict[str, Attempt] = {}
         self.on_record: Callable[[], None] = lambda: None
 
     @property
@@ -57,6 +63,8 @@ class JournalTarget:
         function = _QUESTIONS.get(method)
         if function is None or not isinstance(arguments, list):
             raise CapabilityError(f"a journal has no method {method!r}")
+        if method == "through":
+            return await self._through(channel, *arguments)
         self._asking += 1
         try:
             result: bytes = await function(self, *arguments)
@@ -106,25 +114,84 @@ class JournalTarget:
         value: bytes,
         error: object,
         retryable: bool,
+        more: object = None,
         within: str | None = None,
     ) -> bytes:
         resolved = await self._journal.configure(config) if config is not None else None
-        if error is None:
-            outcome = Outcome(name, count, attempt, resolved, value=value, within=within)
-        else:
-            outcome = Outcome(
-                name, count, attempt, resolved, error=_error(error), retryable=bool(retryable), within=within
-            )
+        outcome = Outcome(name, count, attempt, resolved, within=within)
+        if more is not None:
+            outcome = _rarely(outcome, more)
+        if error is not None:
+            outcome = dataclasses.replace(outcome, error=_error(error), retryable=bool(retryable))
+        elif outcome.size is None:
+            outcome = dataclasses.replace(outcome, value=value)
         verdict = await self._journal.settle(outcome)
         return values.dumps([verdict.state, _plain(verdict.error)])
+
+    async def _through(self, channel: Channel, mark: str, target: int, method: str, payload: bytes) -> bytes:
+        """A call of a capability on behalf of a step, which whoever is called may ask for."""
+        if not isinstance(mark, str) or type(target) is not int or not isinstance(method, str):
+            raise PayloadError("a call by way of a run says from which step it comes, and what is called")
+        if not isinstance(payload, bytes):
+            raise PayloadError("the arguments of a call are encoded")
+        token = current.set(self._attempt_of(mark))
+        try:
+            return await channel.forward(target, method, payload)
+        finally:
+            current.reset(token)
+
+    def _attempt_of(self, mark: str) -> Attempt:
+        """The step that a call says it comes from: one of this run's, whatever it says."""
+        if mark not in self._attempts:
+            match mark.split(" ", 2) if len(mark) <= _LONGEST_MARK else ():
+                case [attempt, count, name] if attempt.isdecimal() and count.isdecimal():
+                    pass
+                case _:
+                    raise PayloadError("a call says that it comes from a step which cannot be one")
+            journal = self._journal
+            place = journal.workflow_name, journal.scope, journal.instance_id, journal.run
+            if len(self._attempts) >= _MOST_ATTEMPTS:
+                del self._attempts[next(iter(self._attempts))]
+            self._attempts[mark] = Attempt(*place, name, int(count), int(attempt), journal.claims)
+        return self._attempts[mark]
 
     async def _configure(self, config: object) -> bytes:
         resolved = await self._journal.configure(config)
         self._longest = max(self._longest, resolved.timeout_ms / 1000)
         return values.dumps(_shown(resolved))
 
-    async def _attempt(self, name: str, count: int) -> bytes:
-        return values.dumps(await self._journal.attempt(name, count))
+    async def _attempt(self, name: str, count: int, kind: StepKind = "do") -> bytes:
+        return values.dumps(await self._journal.attempt(name, count, kind))
+
+    async def _begin(self, name: str, count: int) -> bytes:
+        known = await self._journal.begin(name, count)
+        if known is None:
+            return values.dumps(None)
+        more = {"size": known.size} if known.size is not None else None
+        return values.dumps([known.value or b"", _plain(known.error), known.retryable, more])
+
+    async def _put_chunk(self, name: str, count: int, attempt: int, number: int, data: bytes) -> bytes:
+        await self._journal.put_chunk(name, count, attempt, number, data)
+        return values.dumps(None)
+
+    async def _chunk(self, name: str, count: int, number: int) -> bytes:
+        return values.dumps(await self._journal.chunk(name, count, number))
+
+    async def _keep(self, name: str, count: int, value: bytes, within: str | None = None) -> bytes:
+        await self._journal.keep(name, count, value, within)
+        return values.dumps(None)
+
+    async def _beat(self, name: str, count: int, attempt: int, details: bytes, config: object) -> bytes:
+        resolved = await self._journal.configure(config) if config is not None else None
+        return values.dumps(await self._journal.beat(name, count, attempt, details, resolved))
+
+    async def _undo(self, error: object) -> bytes:
+        await self._journal.undo(_error(error))
+        return values.dumps(None)
+
+    async def _undone(self, words: str) -> bytes:
+        await self._journal.undone(words)
+        return values.dumps(None)
 
     async def _recall(self, kind: str, name: str, count: int) -> bytes:
         record = self._records.get((kind, name, count))
@@ -163,6 +230,14 @@ _QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
     "stopped": JournalTarget._stopped,
     "sleep": JournalTarget._sleep,
     "wait_for_event": JournalTarget._wait_for_event,
+    "begin": JournalTarget._begin,
+    "put_chunk": JournalTarget._put_chunk,
+    "chunk": JournalTarget._chunk,
+    "keep": JournalTarget._keep,
+    "beat": JournalTarget._beat,
+    "undo": JournalTarget._undo,
+    "undone": JournalTarget._undone,
+    "through": JournalTarget._through,
 }
 
 
@@ -174,7 +249,9 @@ def history(journal: Journal) -> list[Any]:
     left = INLINE
     shown: list[list[Any]] = []
     for record in journal.history:
-        value: bytes | int | None = record.value
+        if record.kind == "undo":
+            continue
+        value: bytes | int | list[int] | None = record.value if record.size is None else [record.size]
         error = _plain(record.error)
         size = len(record.value or b"") + sum(len(part.encode()) for part in error or ())
         left -= size
@@ -187,14 +264,38 @@ def history(journal: Journal) -> list[Any]:
     return shown
 
 
+def state(journal: Journal) -> dict[str, Any]:
+    """What else a guest is to know of a run. Of steps that were taken back: by what they are called, the error if there
+    was one.
+    """
+    told: dict[str, Any] = {"claims": journal.claims}
+    if journal.supervised:
+        told["supervised"] = True
+    if journal.undoing is not None:
+        undone = [record for record in journal.history if record.kind == "undo" and record.state in _ENDED]
+        told["undoing"] = _plain(journal.undoing)
+        told["undone"] = {f"{record.count} {record.name}": [_plain(record.error)] for record in undone}
+    return told
+
+
 def resolved() -> dict[str, Any]:
     """The configuration of a step that gives none."""
     return _shown(StepConfig())
 
 
 def _shown(config: StepConfig) -> dict[str, Any]:
-    retries = {"limit": config.limit, "delay": config.delay_ms, "backoff": config.backoff}
-    return {"retries": retries, "timeout": config.timeout_ms}
+    retries: dict[str, Any] = {"limit": config.limit, "delay": config.delay_ms, "backoff": config.backoff}
+    if config.dynamic:
+        del retries["delay"]
+    shown = {"retries": retries, "timeout": config.timeout_ms}
+    return {**shown, "sensitive": "output"} if config.sensitive else shown
+
+
+def _rarely(outcome: Outcome, more: object) -> Outcome:
+    """The outcome with what few have: of which kind it is, how large a stream, after which delay it is tried again."""
+    if not isinstance(more, dict) or more.keys() - {"kind", "size", "delay"}:
+        raise PayloadError("what is rarely said of an outcome is its kind, size and delay")
+    return dataclasses.replace(outcome, **more)
 
 
 def _plain(error: ErrorRecord | None) -> list[str] | None:

@@ -9,13 +9,13 @@ import asyncio
 import importlib
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
 from typing import Final, Literal, NamedTuple, Self
 
 from cloister.ipc.link import Transport
 from cloister.ipc.sockets import Sockets
-from cloister.sandbox import LATE_GRACE, LimitExceeded, Policy, SandboxClosed, Spawner
+from cloister.sandbox import LATE_GRACE, LimitExceeded, Policy, SandboxClosed
 
 from .cache import PinnedLRU
 from .code import GetCode, WorkerCode, load_code
@@ -23,6 +23,7 @@ from .entrypoint import WorkerStub
 from .errors import LoaderClosed, LoadFailed, NoCapacity
 from .events import Announcements, LoaderEvent, LoaderStatistics, SandboxStatistics
 from .lease import Lease
+from .profiles import Profiles
 from .worker import Worker
 
 BACKGROUND: Final = 30.0
@@ -59,10 +60,9 @@ class Loader:
             raise ValueError("max_sandboxes must be at least 1, and spares at least 0")
         if transport not in {"sockets", "libzmq"}:
             raise ValueError(f"transport is 'sockets' or 'libzmq', not {transport!r}")
-        self._policy, self._spares = policy or Policy(), spares
-        self._transport: Callable[[], Transport] = Sockets if transport == "sockets" else _libzmq
-        self._spawner = Spawner(spares=spares, policy=policy, transport=self._transport)
-        self._profiles: dict[tuple[str, ...], asyncio.Task[Spawner]] = {}
+        self._profiles = Profiles(
+            spares=spares, policy=policy or Policy(), transport=Sockets if transport == "sockets" else _libzmq
+        )
         self._cache: PinnedLRU[Key, Worker] = PinnedLRU(max_sandboxes)
         self._patience = admission_timeout
         self._waiting: OrderedDict[asyncio.Future[None], Key] = OrderedDict()
@@ -76,7 +76,7 @@ class Loader:
     async def __aenter__(self) -> Self:
         if self._closing is not None or self._open:
             raise LoaderClosed("this loader was opened before; make another one")
-        await self._spawner.__aenter__()
+        await self._profiles.open()
         self._open = True
         return self
 
@@ -98,10 +98,7 @@ class Loader:
             boot.cancel()
         if boots:
             await asyncio.wait(boots)
-        if self._profiles:
-            await asyncio.wait(self._profiles.values())
-        for spawner in self._spawners():
-            await spawner.__aexit__(None, None, None)
+        await self._profiles.close()
 
     def get(self, tenant_id: str, get_code: GetCode, *, version: str | None = None) -> WorkerStub:
         """The tenant's worker, at once and without awaiting. `get_code` is called only when the code is needed.
@@ -134,13 +131,13 @@ class Loader:
             warm=len(self._cache),
             in_use=self._cache.pinned,
             booting=self._booting,
-            spares=sum(spawner.spares for spawner in self._spawners()),
+            spares=sum(spawner.spares for spawner in self._profiles),
             boots=self._boots,
             hits=self._hits,
             evictions=self._evictions,
             deaths=self._deaths,
             dropped_log_lines=self._dropped,
-            layers=dict(self._spawner.layers),
+            layers=dict(self._profiles.plain.layers),
         )
 
     def _look_at_each(self) -> Iterator[SandboxStatistics]:
@@ -214,7 +211,7 @@ class Loader:
         self._booting += 1
         try:
             code = await load_code(get_code)
-            sandbox = await (await self._spawner_for(code)).take()
+            sandbox = await (await self._profiles.spawner(code.preload)).take()
             if worker.evicted:
                 sandbox.kill(SandboxClosed("its worker was evicted before it had booted"))
                 raise LoadFailed(f"the worker was {worker.evicted} while it was booting")
@@ -245,24 +242,6 @@ class Loader:
                 cpu_ms=round(sandbox.cpu_seconds() * 1000),
             )
         )
-
-    async def _spawner_for(self, code: WorkerCode) -> Spawner:
-        """Where sandboxes come from that have imported what the code needs. A zygote for it is started once."""
-        profile = tuple(sorted({*code.preload} - {*self._policy.preload}))
-        if not profile:
-            return self._spawner
-        opening = self._profiles.get(profile)
-        if opening is None or (opening.done() and opening.exception() is not None):  # it may be there by now
-            spawner = Spawner(spares=self._spares, policy=self._policy, preload=profile, transport=self._transport)
-            opening = self._profiles[profile] = asyncio.ensure_future(spawner.__aenter__())
-        return await asyncio.shield(opening)
-
-    def _spawners(self) -> Iterator[Spawner]:
-        """All that are open."""
-        yield self._spawner
-        for opening in self._profiles.values():
-            if opening.done() and opening.exception() is None:
-                yield opening.result()
 
     def _let_go(self, key: Key, worker: Worker) -> None:
         if worker.busy:  # work goes on after the answer: this pin is let go of when it is done, or has had its time

@@ -71,7 +71,7 @@ class Worker:
         self.imported = asyncio.ensure_future(
             self._boot(sandbox.boot(code.main_module, modules, code.env, code.limits))
         )
-        self.imported.add_done_callback(lambda _: self._see())
+        self.imported.add_done_callback(lambda _: self._ended_import())
         asyncio.get_running_loop().call_soon(
             self._sent
         )  # by then the code is on its way, and every call comes after it
@@ -144,7 +144,7 @@ class Worker:
                 raise failure from None
             raise
 
-    def _see(self) -> None:
+    def _ended_import(self) -> None:
         if not self.imported.cancelled() and self.imported.exception() is not None:
             self._on_gone(self)
 

@@ -57,12 +57,14 @@ class Spawner:
         self._forking = asyncio.Semaphore(_FORKS_AT_ONCE)
         self._ending: asyncio.Task[None] | None = None
         self._tending: asyncio.TimerHandle | None = None
+        self._used = 0.0
         self.layers: dict[str, str] = {}
         self.costs: dict[str, list[int]] = {}
         """Layer: nanoseconds that it took the zygote, and that it takes each child."""
 
     async def __aenter__(self) -> Self:
         self._now = asyncio.get_running_loop().time
+        self._used = self._now()
         self._wires = Wires(self._make_transport)
         self._slots = Slots()
         most = self._policy.most_spares
@@ -107,10 +109,18 @@ class Spawner:
         """The process number of the zygote that serves, while there is one."""
         return None if self._succession.serving is None else self._succession.serving.nursery.pid
 
+    @property
+    def idle_s(self) -> float:
+        """Seconds, give or take two, for which nobody has had a sandbox of it. 0 while somebody has one."""
+        if sum(map(len, self._succession)) > len(self._spares):
+            return 0.0
+        return self._now() - self._used
+
     async def take(self) -> Sandbox:
         """A blank sandbox: a spare where there is one, a new one where not. `SandboxUnavailable`."""
         if self._ending is not None:
             raise SandboxUnavailable("the loader is closed")
+        self._used = self._now()
         if (spare := self._spares.take()) is not None:
             return spare
         with self._spares.held_back():
@@ -123,6 +133,8 @@ class Spawner:
         for brood in self._succession:
             for sandbox in brood:
                 sandbox.tend(TEND_EVERY)
+        if not self.idle_s:
+            self._used = self._now()
         self._succession.look()
         self._spares.trim()
         self._spares.fill()

@@ -38,6 +38,9 @@ class GuestPeer(Peer):
         """Call the host."""
         run = scope.still_wanted()
         run.busy += 1
+        if (mark := scope.inside.get()) is not None:  # said to the host by way of the run that it belongs to
+            payload = values.dumps([mark, target, method, payload])
+            target, method = run.journal, "through"
         try:
             return await super().call(target, method, payload, timeout=timeout)
         finally:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import itertools
 import math
 from collections import deque
 from typing import Any, Final
@@ -20,9 +19,8 @@ Key = tuple[str, str, int]
 _ENDED: Final = frozenset({"done", "failed"})
 _MOST_TURNS: Final = 1000
 """Turns of the loop that a program may take to come to rest. One that never does is not waited for any longer."""
-_STUCK_AFTER: Final = 1.0
-_STUCK_FOR_SURE: Final = 30.0  # seconds, if other calls are going on, for one of which the run may be waiting
-_NOBODY: Final = contextvars.Context()
+STUCK_AFTER: Final = 1.0  # seconds
+NOBODY: Final = contextvars.Context()
 
 
 class NonDeterminismError(Exception):
@@ -101,12 +99,12 @@ class Outcomes:
         if (self._gates or self._new) and not self._turning:
             self._turning = True
             self._turns = 0
-            self._loop.call_soon(self._turn, context=_NOBODY)
+            self._loop.call_soon(self._turn, context=NOBODY)
 
     def _turn(self) -> None:
         self._turns += 1
         if self._turns < _MOST_TURNS and not self._run.rests(self._loop):
-            self._loop.call_soon(self._turn, context=_NOBODY)
+            self._loop.call_soon(self._turn, context=NOBODY)
             return
         self._turning = False
         gate = self._gates.get(self._order[0]) if self._order else self._new.popleft() if self._new else None
@@ -114,29 +112,10 @@ class Outcomes:
             if not gate.done():
                 gate.set_result(None)
         elif (self._gates or self._new) and self._watch is None:
-            self._watch = self._loop.call_later(_STUCK_AFTER, self._look, self._order[0], context=_NOBODY)
+            self._watch = self._loop.call_later(STUCK_AFTER, self._look, self._order[0], context=NOBODY)
 
-    def _look(self, expected: Key, waited: float = 0.0) -> None:
-        """Outcomes are waited for behind one that nobody asks for: that is not how it was the first time."""
-        self._watch = None
-        if not self._order or self._order[0] != expected or expected in self._gates:
-            self._stir()
-            return
-        waited = waited + _STUCK_AFTER
-        alone = scope.calls.count <= 1 or waited >= _STUCK_FOR_SURE
-        if self._run.asking or not alone or not self._run.only_waits(self._loop):
-            self._watch = self._loop.call_later(_STUCK_AFTER, self._look, expected, waited, context=_NOBODY)
-            return
-        left = [_words(key) for key in itertools.islice(self._order, 5)]
-        for key, gate in self._gates.items():
-            if not gate.done():
-                words = f"{_words(key)} was recorded after {left[0]}, which is not asked for"
-                gate.set_exception(NonDeterminismError(words))
-        for gate in self._new:
-            if not gate.done():
-                words = f"the run goes on without what is recorded for it: {', '.join(left)}"
-                gate.set_exception(NonDeterminismError(words))
+    def _look(self, expected: Key) -> None:
+        """Outcomes are waited for behind one that nobody seems to ask for."""
+        from . import drift
 
-
-def _words(key: Key) -> str:
-    return "{} {!r} ({})".format(*key)
+        drift.look(self, expected)

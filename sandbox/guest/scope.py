@@ -39,6 +39,9 @@ class Run:
     `busy` counts step bodies, calls of bindings and work in threads; `asking` counts questions to the journal.
     """
 
+    journal = 0
+    """The host's number for its journal."""
+
     def __init__(self) -> None:
         self.over = False
         self.busy = 0
@@ -71,6 +74,8 @@ class Run:
 
 
 _NO_RUN = Run()
+inside: contextvars.ContextVar[str | None] = contextvars.ContextVar("inside", default=None)
+"""The attempt of the step whose body this code belongs to."""
 current_run: contextvars.ContextVar[Run | None] = contextvars.ContextVar("run", default=None)
 
 

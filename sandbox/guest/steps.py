@@ -8,12 +8,10 @@ host. What a body returned always comes back as it would be read from the record
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import datetime
 import functools
 import inspect
-import itertools
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from cloister.ipc import values
@@ -29,17 +27,19 @@ from .workers.workflows import NonRetryableError
 _NOTE_AFTER = 0.02  # seconds: a body that is done sooner is not announced
 _OVER = "this run was parked or ended; if it goes on, it does so from its records"
 Body = Callable[..., Any]
-_inside: contextvars.ContextVar[str | None] = contextvars.ContextVar("inside", default=None)
-"""The attempt of the step whose body this code belongs to."""
 
 
 class Journal:
     """The host's record of this run: what is there already, and how to add to it. All in encoded values."""
 
-    def __init__(self, stub: Stub, history: list[Any], defaults: dict[str, Any], run: scope.Run) -> None:
+    def __init__(
+        self, stub: Stub, history: list[Any], defaults: dict[str, Any], run: scope.Run, state: JsDict | None = None
+    ) -> None:
+        self.state = state or JsDict()
+        self.undos: list[list[Any]] = []
         self._call = functools.partial(Peer.call, stub._channel)  # type: ignore[arg-type]
         self._telling: set[asyncio.Future[Any]] = set()
-        self._target = stub._target
+        self._target = run.journal = stub._target
         self._configs: dict[bytes, dict[str, Any]] = {}
         self._outcomes = Outcomes(history, run)
         self.records = {(kind, name, count): rest for kind, name, count, *rest in history}
@@ -70,7 +70,7 @@ class Journal:
     async def record(self, method: str, *arguments: object) -> Any:
         """A round trip whose answer is an outcome, which waits its turn among the others."""
         try:
-            answer = await self.ask(method, *arguments, _inside.get())
+            answer = await self.ask(method, *arguments, scope.inside.get())
         except RemoteError:
             await self._outcomes.arrived()
             raise
@@ -123,12 +123,18 @@ class Journal:
                 self.run.busy -= 1
         return record
 
-    async def configure(self, config: object) -> dict[str, Any]:
-        """A config as the host understands it. The same one is asked for once in a run."""
+    async def configure(self, config: Any) -> tuple[dict[str, Any], Any]:
+        """A config as the host understands it, and as it can be sent. The same one is asked for once in a run."""
+        if (
+            isinstance(config, dict)
+            and isinstance(retries := config.get("retries"), dict)
+            and callable(retries.get("delay"))
+        ):
+            config = {**config, "retries": {**retries, "delay": "dynamic"}}
         key = values.dumps(config)
         if key not in self._configs:
             self._configs[key] = await self.ask("configure", config)
-        return self._configs[key]
+        return self._configs[key], config
 
 
 class WorkflowStep:
@@ -140,21 +146,22 @@ class WorkflowStep:
         self._declared: dict[str, Step] = {}
 
     def do(
-        self, name: Any = None, *rest: Any, depends: Any = None, concurrent: bool = False, config: Any = None
-    ) -> Any:
+        self, name: Any = None, *rest: Any, depends: Any = None, concurrent: bool = False, config: Any = None,
+        **undo: Any,
+    ) -> Any:  # fmt: skip
         """Declare a step (decorator), or run one: `await step.do("name", [config], function)`."""
         body, rest = (rest[-1], rest[:-1]) if rest and callable(rest[-1]) else (None, rest)
         if callable(name):
             raise TypeError("step.do is used with parentheses: @step.do() or @step.do('name')")
         if body is not None:
             settings = rest[0] if rest else config
-            return Step(self, str(name or getattr(body, "__name__", "step")), body, None, False, settings)()
+            return Step(self, str(name or getattr(body, "__name__", "step")), body, None, False, settings, **undo)()
         if rest:  # the older form: do(name, depends, concurrent, config)
             older: list[Any] = [*rest, *(depends, concurrent, config)[len(rest) :]]
             depends, concurrent, config = older
 
         def declare(function: Body) -> Step:
-            step = Step(self, name or function.__name__, function, depends, concurrent, config)
+            step = Step(self, name or function.__name__, function, depends, concurrent, config, **undo)
             self._declared[step._step_name] = self._declared[function.__name__] = step
             return step
 
@@ -164,28 +171,10 @@ class WorkflowStep:
         """Sleep for a number of milliseconds, a text such as "2 hours", or a timedelta. It starts when called."""
         return self._start(self._sleep(name, self._count("sleep", name), _span(duration), None))
 
-    def sleep_until(self, name: str, timestamp: Any) -> Awaitable[None]:
-        """Sleep until a datetime, or a number of milliseconds since 1970. It starts when called."""
-        return self._start(self._sleep(name, self._count("sleep", name), None, _moment(timestamp)))
+    def __getattr__(self, name: str) -> Any:
+        from . import moments
 
-    async def wait_for_event(
-        self, name: str, event_type: str | None = None, /, timeout: Any = "24 hours", **more: Any
-    ) -> Any:
-        """Wait for an event of a type. A map of `payload`, `timestamp` and `type`; an error when the time is over."""
-        kind = event_type if event_type is not None else more.pop("type")
-        count = self._count("wait", name)
-        record = await self._journal.visit("wait", name, count)
-        match record:
-            case ["done", _, value, *_]:
-                got = values.loads(value, hook=JsDict, trusted=True)
-            case ["failed", _, _, error, *_]:
-                raise _error(error)
-            case _:
-                got = await self._journal.record("wait_for_event", name, count, kind, _span(timeout))
-                if "error" in got:
-                    raise _error(got["error"])
-        moment = datetime.datetime.fromtimestamp(got["timestamp"] / 1000, datetime.UTC).replace(tzinfo=None)
-        return JsDict(payload=got["payload"], timestamp=moment, type=got["type"])
+        return moments.method(self, name)
 
     def _count(self, kind: str, name: str) -> int:
         count = self._counts.get((kind, name), 0) + 1
@@ -208,14 +197,16 @@ class Step:
     """A declared step. Calling it runs it, or answers from its record."""
 
     def __init__(
-        self, owner: WorkflowStep, name: str, body: Body, depends: list[Step] | None, concurrent: bool, config: Any
-    ) -> None:
+        self, owner: WorkflowStep, name: str, body: Body, depends: list[Step] | None, concurrent: bool, config: Any,
+        rollback: Body | None = None, rollback_config: Any = None,
+    ) -> None:  # fmt: skip
         self._owner = owner
         self._step_name = name
         self._body = body
         self._depends = depends
         self._concurrent = concurrent
         self._config = config
+        self._undo = rollback, rollback_config
         self._memo: asyncio.Future[Any] | None = None
 
     def __call__(self) -> Awaitable[Any]:
@@ -225,7 +216,12 @@ class Step:
     async def _run(self) -> Any:
         arguments = await self._arguments()
         count = self._owner._count("do", self._step_name)
+        if self._undo[0] is not None:
+            undo = [self._step_name, count, *self._undo, None]
+            self._owner._journal.undos.append(undo)
         result = await self._perform(count, arguments)
+        if self._undo[0] is not None:
+            undo[-1] = result
         memo: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         memo.set_result(result)
         self._memo = memo
@@ -237,66 +233,58 @@ class Step:
         return await self._memo
 
     async def _arguments(self) -> list[Any]:
-        """The results of the steps that this one depends on, by its parameters; `ctx` is filled in later."""
-        declared = self._owner._declared
-        parameters = inspect.signature(self._body).parameters
-        names = list(parameters)
-        if self._depends is None:  # from the first default on, they are the author's own
-            names = list(itertools.takewhile(lambda name: _is_ours(parameters[name], declared), names))
-        wanted = [name for name in names if name != "ctx" or "ctx" in declared]
-        if self._depends is None:
-            for name in wanted:
-                if name not in declared:
-                    raise TypeError(f"Received unexpected parameter {name}")
-            sources = [declared[name] for name in wanted]
-        else:
-            sources = list(self._depends)
-            if len(sources) != len(wanted):
-                raise TypeError(
-                    f"Step declares {len(wanted)} non-ctx parameter(s) but 'depends' has {len(sources)} item(s)"
-                )
-        if self._concurrent:
-            results = await asyncio.gather(*(source._resolve() for source in sources))
-        else:
-            results = [await source._resolve() for source in sources]
-        found = dict(zip(wanted, results, strict=True))
-        return [found.get(name, _CONTEXT) for name in names]
+        """What the body is called with. For most that is soon said; for the others see `dependencies`."""
+        code = getattr(self._body, "__code__", None)
+        if self._depends is None and code is not None and not code.co_flags & _STARS | code.co_kwonlyargcount:
+            ours = code.co_argcount - len(self._body.__defaults__ or ())
+            if not ours and {*code.co_varnames[:1]}.isdisjoint({"ctx", *self._owner._declared}):
+                return []
+            if code.co_varnames[: code.co_argcount] == ("ctx",) and "ctx" not in self._owner._declared:
+                return [_CONTEXT]
+        from . import dependencies
+
+        return await dependencies.arguments(self)
 
     async def _perform(self, count: int, arguments: list[Any]) -> Any:
         journal, name = self._owner._journal, self._step_name
         record = await journal.visit("do", name, count)
-        attempt, config = 1, None
+        attempt, config, said, settings = 1, None, None, None
         match record:
             case ["done", _, value, *_]:
-                return values.loads(value, hook=JsDict, trusted=True)
+                return _read(journal, name, count, value)
             case ["failed", _, _, error, *_]:
                 raise _error(error)
-            case ["retrying", _, _, _, config, *_]:
+            case ["retrying", _, said, _, config, *_]:  # whose recorded configuration holds
                 attempt = await journal.ask("attempt", name, count)
             case _ if self._config is not None:
-                config = await journal.configure(self._config)
-        resolved = config or journal.defaults
+                config, settings = await journal.configure(self._config)
+        hidden = {"journal": journal, "said": said, "given": self._config}
         while True:
-            value, error, retryable = await self._attempt(count, attempt, resolved, arguments)
+            context = Context(step=JsDict(name=name, count=count), attempt=attempt, config=config or journal.defaults)
+            context.__dict__ = hidden
+            known = await journal.ask("begin", name, count) if journal.state.get("supervised") else None
+            value, error, retryable, more = known or await self._attempt(context, arguments)
             try:
-                verdict = await journal.record("settle", name, count, attempt, self._config, value, error, retryable)
+                verdict = await journal.record("settle", name, count, attempt, settings, value, error, retryable, more)
             except (RemoteError, CodecError) as refusal:  # such as a result that is too large, and will be next time
                 if error is not None:
                     raise
                 name_of, text = getattr(refusal, "name", "TypeError"), getattr(refusal, "message", str(refusal))
                 error = [name_of, text, ""]
-                verdict = await journal.record("settle", name, count, attempt, self._config, b"", error, False)
+                verdict = await journal.record("settle", name, count, attempt, settings, b"", error, False, None)
             if verdict[0] == "done":
-                return values.loads(value, hook=JsDict, trusted=True)
+                return _read(journal, name, count, [more["size"]] if more else value)
             if verdict[0] == "failed":
                 raise _error(verdict[1])
             attempt = await journal.ask("attempt", name, count)
 
     async def _attempt(
-        self, count: int, attempt: int, config: dict[str, Any], arguments: list[Any]
-    ) -> tuple[bytes, list[str] | None, bool]:
-        """One run of the body: its encoded value, or its error and whether another attempt makes sense."""
-        context = JsDict(step=JsDict(name=self._step_name, count=count), attempt=attempt, config=config)
+        self, context: Context, arguments: list[Any]
+    ) -> tuple[bytes, list[str] | None, bool, dict[str, Any] | None]:
+        """One run of the body: its encoded value, or its error and whether another attempt makes sense; and what is
+        rarely said."""
+        journal, config = self._owner._journal, context["config"]
+        count, attempt = context["step"]["count"], context["attempt"]
         loop = asyncio.get_running_loop()
         noted = attempt > 1  # the host has told the number of this one, and counts it
 
@@ -305,44 +293,56 @@ class Step:
             noted = True
             journal.started(self._step_name, count, attempt)
 
-        journal = self._owner._journal
         noting = loop.call_later(_NOTE_AFTER, note)
         limit = config["timeout"]
         run = journal.run
-        mark = _inside.set(journal.begin(self._step_name, count, attempt))
+        mark = scope.inside.set(journal.begin(self._step_name, count, attempt))
         run.busy += 1
         try:
             async with asyncio.timeout(limit / 1000) as timer:
                 result = self._body(*(context if argument is _CONTEXT else argument for argument in arguments))
                 if inspect.iscoroutine(result):
                     result = await result
+                if hasattr(result, "__aiter__") or inspect.isgenerator(result):
+                    from . import streams
+
+                    return b"", None, True, {"size": await streams.record(context, result)}
+            return values.dumps(result), None, True, None
         except Exception as error:
-            if isinstance(error, TimeoutError) and timer.expired():
-                return b"", ["WorkflowTimeoutError", f"Execution timed out after {limit}ms", ""], True
-            name = getattr(error, "name", "") if isinstance(error, failure.StepError) else type(error).__name__
-            report = [name, failure.text(error), failure.trace(error)[-16_384:]]
-            safe = [part.encode("utf-8", "replace").decode() for part in report]
-            return b"", safe, not isinstance(error, NonRetryableError)
+            from . import attempts
+
+            return await attempts.failed(context, error, timer.expired())
         except BaseException:
             journal.stopped(self._step_name, count, told=noted)
             raise
         finally:
             run.busy -= 1
             noting.cancel()
-            _inside.reset(mark)
-        try:
-            return values.dumps(result), None, False
-        except CodecError as error:
-            text = f'Value returned from step "{self._step_name}" is not serialisable: {error}'
-            return b"", ["TypeError", text, ""], False
+            scope.inside.reset(mark)
+
+
+class Context(JsDict):
+    """What the body of a step is told; what it may ask for beside is looked up when it does."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name in {"heartbeat", "details", "token"}:
+            from . import attempts
+
+            return attempts.attribute(self, name)
+        return super().__getattr__(name)
+
+
+def _read(journal: Journal, name: str, count: int, value: Any) -> Any:
+    """A result from its record: the encoded value, or of a stream how many bytes it has."""
+    if isinstance(value, bytes):
+        return values.loads(value, hook=JsDict, trusted=True)
+    from . import streams
+
+    return streams.ByteStream(journal, name, count, *value)
 
 
 _CONTEXT = object()
-
-
-def _is_ours(parameter: inspect.Parameter, declared: Mapping[str, Step]) -> bool:
-    """Whether a body's parameter is for us to fill in: it names a step, or must be given something."""
-    return parameter.default is parameter.empty or parameter.name == "ctx" or parameter.name in declared
+_STARS = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 
 
 def _error(error: list[str]) -> Exception:
@@ -356,10 +356,3 @@ def _error(error: list[str]) -> Exception:
 
 def _span(duration: Any) -> Any:
     return duration / datetime.timedelta(milliseconds=1) if isinstance(duration, datetime.timedelta) else duration
-
-
-def _moment(timestamp: Any) -> Any:
-    if isinstance(timestamp, datetime.datetime):
-        aware = timestamp if timestamp.tzinfo else timestamp.replace(tzinfo=datetime.UTC)
-        return aware.timestamp() * 1000
-    return timestamp

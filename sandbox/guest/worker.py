@@ -100,14 +100,25 @@ class Worker:
         defaults: JsDict,
         stub: Stub,
         number: int,
+        state: JsDict | None = None,
     ) -> Any:
         run = self._runs[number] = scope.Run()
         event = JsDict(payload=values.loads(payload, hook=JsDict, trusted=True), **about)
-        journal = Journal(stub, history, defaults, run)
+        journal = Journal(stub, history, defaults, run, state)
         workflow = self._make(name, None)
         task = asyncio.ensure_future(self._guarded(workflow, event, WorkflowStep(journal), run))
         try:
+            if "undoing" in journal.state:
+                from . import rollback
+
+                await rollback.replayed(journal, task)
             result = await asyncio.shield(task)
+        except Exception as error:
+            if journal.undos and "undoing" not in journal.state:
+                from . import rollback
+
+                await rollback.failed(journal, error)
+            raise
         except asyncio.CancelledError:
             run.over = True
             task.cancel()
@@ -116,6 +127,7 @@ class Worker:
                 task.exception()
             raise
         finally:
+            task.cancel()
             del self._runs[number]
             run.over = True  # also for what the tenant may have left behind
         if journal.unvisited:

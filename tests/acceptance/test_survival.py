@@ -182,7 +182,7 @@ class TenantWorkflow(WorkflowEntrypoint):
 """
     policy = Policy(most_spares=1)  # so that there are as many of them at both looks
     async with Host(path, get_code=lambda _: code(Ledger(), program), max_sandboxes=4, spares=1, policy=policy) as host:
-        zygote = psutil.Process(host.loader._spawner.zygote_pid)
+        zygote = psutil.Process(host.loader._profiles.plain.zygote_pid)
         await until(lambda: host.loader.statistics().spares == 1)
         alone = len(zygote.children(recursive=True)) - 1
         held = []

@@ -193,7 +193,7 @@ async def test_bindings_that_cannot_be_sent_are_the_hosts_failure_and_cost_no_sa
 ) -> None:
     """The message names what cannot be sent; the sandbox that was taken for it is ended."""
     async with Loader(spares=0) as loader:
-        zygote = psutil.Process(loader._spawner.zygote_pid)
+        zygote = psutil.Process(loader._profiles.plain.zygote_pid)
         before = zygote.children(recursive=True)
         stub = loader.get("t", lambda: code(WHO, env={"NAME": object()}))
         for _ in range(3):

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import random
 import textwrap
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import psutil
 import pytest
 
-from cloister.loader import InvalidCode, Loader, Policy, SandboxUnavailable, WorkerCode
+from cloister.loader import InvalidCode, Loader, Policy, SandboxUnavailable, WorkerCode, profiles
+from cloister.loader.profiles import IDLE_AFTER
 
 Code = Callable[..., WorkerCode]
+Eventually = Callable[[Callable[[], Any]], Awaitable[None]]
 
 USES = """
     from workers import WorkerEntrypoint
@@ -26,6 +28,11 @@ USES = """
         async def missing(self):
             import psutil
             return "found"
+"""
+PLAIN = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        def get(self): return 1
 """
 
 
@@ -51,6 +58,50 @@ async def test_a_profile_is_started_once_for_all_who_need_it(code: Code) -> None
         for tenant, names in (("a", ("psutil", "rich")), ("b", ("rich", "psutil"))):
             await loader.get(tenant, lambda names=names: code(USES, preload=names)).get_entrypoint().use()  # type: ignore[misc]
             assert len(own.children()) == before + 2
+    assert len(own.children()) == before
+
+
+async def test_a_profile_that_nobody_uses_is_let_go_of_and_comes_back(code: Code, eventually: Eventually) -> None:
+    """Not while a sandbox of it lives, nor soon after; then its zygote ends, spares and all, until it is needed."""
+    own = psutil.Process()
+    before = len(own.children())
+    async with Loader(spares=1) as loader:
+
+        def look_later(seconds: float) -> int:
+            """The number of zygotes after a look that is so much later than the last."""
+            for spawner in loader._profiles:
+                spawner._used -= seconds
+            loader._profiles.let_go()
+            return len(list(loader._profiles))
+
+        heavy = loader.get("heavy", lambda: code(USES, preload=("psutil", "rich")))
+        await heavy.get_entrypoint().use()
+        assert look_later(2 * IDLE_AFTER) == 2
+        for spawner in loader._profiles:
+            spawner._tend()
+        loader.evict("heavy")
+        await eventually(lambda: all(spawner.idle_s for spawner in loader._profiles))
+        assert look_later(IDLE_AFTER / 2) == 2
+        assert look_later(IDLE_AFTER) == 1
+        await eventually(lambda: len(own.children()) == before + 1)
+        await heavy.get_entrypoint().use()
+        assert len(list(loader._profiles)) == 2
+        await loader.get("light", lambda: code(PLAIN)).get_entrypoint().get()
+
+
+async def test_a_loader_that_closes_waits_for_the_profile_that_is_ending(
+    code: Code, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """Nothing of it is left then."""
+    own = psutil.Process()
+    before = len(own.children())
+    monkeypatch.setattr(profiles, "IDLE_AFTER", 0.0)
+    async with Loader(spares=1) as loader:
+        await loader.get("heavy", lambda: code(USES, preload=("psutil", "rich"))).get_entrypoint().use()
+        loader.evict("heavy")
+        await eventually(lambda: all(spawner.idle_s for spawner in loader._profiles))
+        loader._profiles.let_go()
+        assert len(list(loader._profiles)) == 1
     assert len(own.children()) == before
 
 

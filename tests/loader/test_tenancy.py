@@ -354,6 +354,37 @@ async def test_a_tenant_begins_an_instance_again_from_a_step(bind: Bind, worker:
         await binding.get("x")
 
 
+async def test_a_tenant_follows_the_history_of_its_instance(bind: Bind, worker: MakeWorker) -> None:
+    """With `async for`, as it happens; or from a cursor on, with `next()`."""
+    binding = bind(WAITING)
+    instance = await binding.create(id="x")
+    client = worker(
+        """
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def follow(self):
+                made, seen = await self.env.WORKFLOWS.get("x"), []
+                async for event in await made.subscribe():
+                    seen.append(event)
+                    if event["type"] == "wait_started":
+                        await made.send_event(type="go", payload=event["stepName"])
+                return seen
+            async def after(self, cursor):
+                events = await (await self.env.WORKFLOWS.get("x")).subscribe(
+                    {"cursor": cursor, "filter": ["wait_completed"]})
+                return [await events.next(), await events.next()]
+        """,
+        env={"WORKFLOWS": binding},
+    ).get_entrypoint()
+    seen = await client.follow()
+    assert await instance.result() == ["first", "second"]
+    waits = [event for event in seen if event["type"] == "wait_completed"]
+    assert [event["stepName"] for event in waits] == ["first", "second"]
+    assert (seen[0]["type"], seen[0]["instanceId"], seen[-1]["type"]) == ("workflow_queued", "x", "workflow_completed")
+    rest = await client.after(waits[0]["eventId"])
+    assert rest == [{"done": False, "value": waits[1]}, {"done": True, "value": None}]
+
+
 async def test_what_a_binding_has_no_method_for_is_refused_with_a_list_of_those_it_has(
     bind: Bind, worker: MakeWorker
 ) -> None:

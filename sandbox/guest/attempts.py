@@ -1,0 +1,88 @@
+"""What few attempts of a step come to: an error, a delay that a function says, a heartbeat, a token.
+
+Not imported by the guest itself: it is kept with the standard library, for those who ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+from collections.abc import Callable
+from typing import Any, Final
+
+from cloister.ipc import values
+from cloister.ipc.errors import CodecError
+
+from . import failure, steps
+from .values import JsDict
+from .workers.workflows import NonRetryableError
+
+Failed = tuple[bytes, list[str], bool, dict[str, Any] | None]
+
+_DELAY_WITHIN: Final = 5.0
+"""Seconds that a function may take to say how long to wait."""
+
+
+class StreamError(Exception):
+    """A step's result is a stream of something else than bytes."""
+
+    __module__ = "workers"
+
+
+async def failed(context: steps.Context, error: Exception, late: bool) -> Failed:
+    """What is said of an attempt that ended with an exception, and whether another one makes sense."""
+    name = context["step"]["name"]
+    if isinstance(error, TimeoutError) and late:
+        limit = context["config"]["timeout"]
+        report = ["WorkflowTimeoutError", f"Execution timed out after {limit}ms", ""]
+    elif isinstance(error, CodecError):
+        return b"", ["TypeError", f'Value returned from step "{name}" is not serialisable: {error}', ""], False, None
+    else:
+        report = told(error)
+    hopeless = isinstance(error, NonRetryableError | StreamError) or report[0] == "PayloadTooLarge"
+    retries = context["config"]["retries"]
+    if hopeless or "delay" in retries or context["attempt"] > retries["limit"]:
+        return b"", report, not hopeless, None
+    try:
+        async with asyncio.timeout(_DELAY_WITHIN) as timer:
+            delay = await by_name(context.__dict__["given"]["retries"]["delay"], {"ctx": context, "error": error})
+        return b"", report, True, {"delay": delay}
+    except Exception as second:
+        slow = isinstance(second, TimeoutError) and timer.expired()
+        what = f"did not answer within {_DELAY_WITHIN:g} s" if slow else "raised {}: {}".format(*told(second))
+        words = f"the function that says the delay of step {name!r} failed: it {what}"
+        return b"", ["NonRetryableDelayError", words, ""], False, None
+
+
+def told(error: Exception) -> list[str]:
+    """Class name, message and traceback of an exception."""
+    name = getattr(error, "name", "") if isinstance(error, failure.StepError) else type(error).__name__
+    report = [name, failure.text(error), failure.trace(error)[-16_384:]]
+    return [part.encode("utf-8", "replace").decode() for part in report]
+
+
+async def by_name(function: Callable[..., Any], given: dict[str, Any]) -> Any:
+    """Call with those things that its parameters name. A parameter of another name gets all of them, as a map."""
+    parameters = inspect.signature(function).parameters.values()
+    wanted = [p for p in parameters if p.name in given or p.default is p.empty]
+    result = function(*(given.get(p.name, JsDict(given)) for p in wanted))
+    return await result if inspect.isawaitable(result) else result
+
+
+def attribute(context: steps.Context, name: str) -> Any:
+    """What a body may ask its context for."""
+    hidden = context.__dict__
+    if name == "token":
+        return hidden["journal"].state["claims"] << 20 | context["attempt"]
+    if name == "details":
+        return None if hidden["said"] is None else values.loads(hidden["said"], hook=JsDict, trusted=True)
+
+    async def heartbeat(details: Any = None) -> Any:
+        step, journal = context["step"], hidden["journal"]
+        said = values.dumps(details)
+        _, settings = await journal.configure(hidden["given"])
+        wanted = await journal.ask("beat", step["name"], step["count"], context["attempt"], said, settings)
+        hidden["said"] = said
+        return wanted
+
+    return heartbeat

@@ -1,0 +1,46 @@
+"""Steps that depend on others, by the names of their parameters or by a list: how their arguments are found.
+
+Not imported by the guest itself: it is kept with the standard library, for those who ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import itertools
+from collections.abc import Mapping
+from typing import Any
+
+from .steps import _CONTEXT, Step
+
+
+async def arguments(step: Step) -> list[Any]:
+    """The results of the steps that this one depends on, by its parameters; `ctx` is filled in later."""
+    declared = step._owner._declared
+    parameters = inspect.signature(step._body).parameters
+    names = list(parameters)
+    if step._depends is None:  # from the first default on, they are the author's own
+        names = list(itertools.takewhile(lambda name: _is_ours(parameters[name], declared), names))
+    wanted = [name for name in names if name != "ctx" or "ctx" in declared]
+    if step._depends is None:
+        for name in wanted:
+            if name not in declared:
+                raise TypeError(f"Received unexpected parameter {name}")
+        sources = [declared[name] for name in wanted]
+    else:
+        sources = list(step._depends)
+        if len(sources) != len(wanted):
+            raise TypeError(
+                f"Step declares {len(wanted)} non-ctx parameter(s) but 'depends' has {len(sources)} item(s)"
+            )
+    if step._concurrent:
+        results = await asyncio.gather(*(source._resolve() for source in sources))
+    else:
+        results = [await source._resolve() for source in sources]
+    found = dict(zip(wanted, results, strict=True))
+    return [found.get(name, _CONTEXT) for name in names]
+
+
+def _is_ours(parameter: inspect.Parameter, declared: Mapping[str, Step]) -> bool:
+    """Whether a body's parameter is for us to fill in: it names a step, or must be given something."""
+    return parameter.default is parameter.empty or parameter.name == "ctx" or parameter.name in declared

@@ -1,0 +1,248 @@
+"""What surrounds an attempt of a tenant's step: delays that it says, streams, signs of life, tokens, values."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import pytest
+
+from cloister.engine import Attempt, current_attempt
+from cloister.loader import RpcTarget
+
+
+class Register(RpcTarget):
+    """A store of the host's that asks on whose behalf it is called."""
+
+    def __init__(self) -> None:
+        self.seen: list[Attempt | None] = []
+
+    def put(self, value: str) -> str:
+        self.seen.append(current_attempt())
+        return value
+
+
+async def test_a_tenants_function_says_how_long_to_wait(stage: Any) -> None:
+    """With the context, which shows no delay, and the error; what it says lasts over an eviction."""
+    binding = stage.bind("""
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                async def delay(ctx, error):
+                    await self.env.LEDGER.note(f"asked {ctx.attempt} {error}")
+                    return "1 hour"
+                async def body(ctx):
+                    if await self.env.LEDGER.note("try") < 3:
+                        raise ConnectionError("down")
+                    return sorted(ctx.config.retries)
+                retries = {"limit": 5, "delay": delay, "backoff": "linear"}
+                return await step.do("flaky", {"retries": retries}, body)
+    """)
+    instance = await binding.create()
+    await stage.rests(instance)
+    assert stage.evict()
+    began = stage.clock.now()
+    assert await stage.outcome(instance) == ["backoff", "limit"]
+    assert stage.ledger.entries == ["try", "asked 1 down", "try", "asked 2 down", "try"]
+    assert stage.clock.now() - began >= 3 * 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        ("lambda: 1 / 0", "it raised ZeroDivisionError: division by zero"),
+        ("lambda: 'soon'", "'soon' is neither milliseconds nor text"),
+        ("'dynamic'", "it raised TypeError"),
+    ],
+)
+async def test_a_function_that_cannot_say_fails_the_step(stage: Any, function: str, words: str) -> None:
+    """At once, whatever its retries."""
+    binding = stage.bind(f"""
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                async def body():
+                    await self.env.LEDGER.note("try")
+                    raise ValueError
+                await step.do("flaky", {{"retries": {{"limit": 5, "delay": {function}}}}}, body)
+    """)
+    error = await stage.outcome(await binding.create())
+    assert error["name"] == "NonRetryableDelayError"
+    assert words in error["message"]
+    assert stage.ledger.entries == ["try"]
+
+
+async def test_a_stream_is_stored_in_pieces_and_read_again_after_an_eviction(stage: Any) -> None:
+    """Three megabytes, more than a value may have; the source runs once."""
+    binding = stage.bind("""
+        import hashlib
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                async def source():
+                    await self.env.LEDGER.note("source")
+                    for n in range(30):
+                        yield bytes([n]) * 100_000
+                stream = await step.do("large", source)
+                await step.sleep("night", "8 hours")
+                digest = hashlib.sha256()
+                async for chunk in stream:
+                    digest.update(chunk)
+                return [stream.size, digest.hexdigest(), hashlib.sha256(await stream.read()).hexdigest()]
+    """)
+    instance = await binding.create()
+    await stage.rests(instance)
+    assert stage.evict()
+    size, first, second = await stage.outcome(instance)
+    assert (size, first) == (3_000_000, second)
+    assert first == hashlib.sha256(b"".join(bytes([n]) * 100_000 for n in range(30))).hexdigest()
+    assert stage.ledger.entries == ["source"]
+
+
+async def test_a_stream_of_text_fails_its_step_once(stage: Any) -> None:
+    """As would a generator that yields too much at once."""
+    binding = stage.bind("""
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                def source():
+                    yield b"bytes"
+                    yield "text"
+                async def body():
+                    await self.env.LEDGER.note("try")
+                    return source()
+                try:
+                    await step.do("text", body)
+                except Exception as error:
+                    return [error.name, error.message]
+    """)
+    name, message = await stage.outcome(await binding.create())
+    assert (name, message) == ("StreamError", "the stream of step 'text' yields str; it may yield bytes")
+    assert stage.ledger.entries == ["try"]
+
+
+async def test_what_is_too_large_fails_its_step_once_and_says_so(stage: Any) -> None:
+    """A result of more than 1 MiB that is no stream."""
+    binding = stage.bind("""
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                async def body():
+                    await self.env.LEDGER.note("try")
+                    return "x" * 1_048_577
+                try:
+                    await step.do("large", body)
+                except Exception as error:
+                    return [error.name, error.message]
+    """)
+    name, message = await stage.outcome(await binding.create())
+    assert name == "PayloadTooLarge"
+    assert "1,048,576" in message
+    assert stage.ledger.entries == ["try"]
+
+
+async def test_a_heartbeat_of_a_tenants_step_is_there_after_its_sandbox_was_lost(stage: Any, eventually: Any) -> None:
+    """The next attempt goes on from what it said."""
+    binding = stage.bind("""
+        import asyncio
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                async def copy(ctx):
+                    done = ctx.details or 0
+                    await self.env.LEDGER.note(f"from {done}")
+                    going_on = await ctx.heartbeat(done + 10)
+                    if done == 0:
+                        await self.env.LEDGER.note("beaten")
+                        await asyncio.sleep(3600)
+                    return [done, going_on, ctx.attempt]
+                return await step.do("copy", copy)
+    """)
+    instance = await binding.create()
+    await eventually(lambda: "beaten" in stage.ledger.entries)
+    assert stage.evict()
+    assert await stage.outcome(instance) == [10, True, 1]
+    assert stage.ledger.entries == ["from 0", "beaten", "from 10"]
+
+
+async def test_capabilities_are_told_on_whose_behalf_they_are_called(stage: Any) -> None:
+    """By the host, with a token that grows from attempt to attempt; outside of a step there is none to tell of."""
+    register = stage.env["REGISTER"] = Register()
+    binding = stage.bind("""
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                await self.env.REGISTER.put("outside")
+                async def body(ctx):
+                    await self.env.REGISTER.put("inside")
+                    if ctx.attempt == 1:
+                        raise ValueError
+                    return ctx.token
+                return await step.do("put it", {"retries": {"limit": 1, "delay": 0}}, body)
+    """)
+    instance = await binding.create(id="i")
+    token = await stage.outcome(instance)
+    outside, first, second = register.seen
+    assert outside is None
+    assert first is not None
+    assert second is not None
+    assert (first.scope, first.instance_id, first.step, first.count) == (stage.name, "i", "put it", 1)
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert first.token < second.token == token
+    assert first.key == second.key
+
+
+async def test_a_child_that_a_step_creates_without_an_id_is_created_once(stage: Any) -> None:
+    """However often the step is tried."""
+    binding = stage.bind("""
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                if event.payload.get("child"):
+                    return await self.env.LEDGER.note("child")
+                async def body(ctx):
+                    ids = [(await self.env.WORKFLOWS.create({"params": {"child": n}})).id for n in (1, 2)]
+                    await self.env.LEDGER.note(" ".join(ids))
+                    if ctx.attempt == 1:
+                        raise ValueError
+                    return ids
+                return await step.do("create", {"retries": {"limit": 1, "delay": 0}}, body)
+    """)
+    stage.env["WORKFLOWS"] = binding
+    ids = await stage.outcome(await binding.create(params={}))
+    for name in ids:
+        await stage.outcome(await binding.get(name))
+    assert len(set(ids)) == 2
+    assert sorted(stage.ledger.entries) == sorted([" ".join(ids)] * 2 + ["child"] * 2)
+
+
+async def test_time_chance_and_ids_are_recorded(stage: Any) -> None:
+    """A replay in another sandbox has the same ones."""
+    binding = stage.bind("""
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                found = [await step.now(), await step.random(), await step.random(), await step.uuid()]
+                await self.env.LEDGER.note(" ".join(map(str, found)))
+                await step.sleep("night", "8 hours")
+                return found[1:3]
+    """)
+    instance = await binding.create()
+    await stage.rests(instance)
+    assert stage.evict()
+    first, second = await stage.outcome(instance)
+    assert 0 <= first < 1
+    assert first != second
+    assert len(stage.ledger.entries) == 2
+    assert stage.ledger.entries[0] == stage.ledger.entries[1]
+
+
+async def test_a_method_that_step_does_not_have_is_said_so(stage: Any) -> None:
+    """As of any object."""
+    binding = stage.bind("""
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                return [hasattr(step, "waitForEvent"), hasattr(step, "now")]
+    """)
+    assert await stage.outcome(await binding.create()) == [False, True]
