@@ -4,6 +4,7 @@ from .attempt import Attempt, current_attempt
 from .clock import Clock, SystemClock
 from .engine import Engine
 from .errors import (
+    CreationRateExceeded,
     DatabaseTooNew,
     EngineClosed,
     EngineError,
@@ -52,6 +53,7 @@ from .records import (
     WorkflowContext,
     WorkflowEvent,
 )
+from .sharing import WorkflowLimits
 from .step import Event, StepContext, WorkflowEntrypoint, WorkflowStep
 from .streams import ByteStream
 from .workflow import Instance, Workflow
@@ -60,6 +62,7 @@ __all__ = [
     "Attempt",
     "ByteStream",
     "Clock",
+    "CreationRateExceeded",
     "DatabaseTooNew",
     "Encoded",
     "Engine",
@@ -113,6 +116,7 @@ __all__ = [
     "WorkflowContext",
     "WorkflowEntrypoint",
     "WorkflowEvent",
+    "WorkflowLimits",
     "WorkflowStep",
     "current_attempt",
 ]

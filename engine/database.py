@@ -22,7 +22,7 @@ APPLICATION_ID = 0x636C7374  # "clst"
 Synchronous = Literal["full", "normal"]
 
 
-MIGRATIONS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql", "schema_5.sql")
+MIGRATIONS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql", "schema_5.sql", "schema_6.sql")
 """The n-th script brings a database from version n to n + 1. Append; never edit one that was released."""
 
 

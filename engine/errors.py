@@ -60,6 +60,14 @@ class InstanceAlreadyExists(EngineError):
     """An instance with this id exists in this scope, running or finished. Use `get`, or choose another id."""
 
 
+class CreationRateExceeded(EngineError):
+    """The scope creates instances faster than it may. Try again later: `retry_after_ms` says when, None for never."""
+
+    def __init__(self, message: str, *, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
+
+
 class InstanceFinished(EngineError):
     """The instance has ended, and what has ended takes no events and no controls. Create another one."""
 

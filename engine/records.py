@@ -297,12 +297,16 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Pull:
-    """What the store had for a workflow: instances to run, whether more are queued, and the next deadline."""
+    """What the store had for a workflow: instances to run, whether more could, and the next deadline."""
 
     claims: tuple[Claim, ...]
     backlog: bool
     overdue: bool
     wake_at: int | None
+    last: str | None
+    """The scope that got the last slot."""
+    held: frozenset[str]
+    """Scopes that have more queued, and all that they may running."""
 
 
 @dataclass(frozen=True, slots=True)

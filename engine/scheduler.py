@@ -18,6 +18,7 @@ from .clock import Clock, Timer, resolve
 from .errors import EngineClosed, EngineError, InstanceNotFound, RunOver, StorageError
 from .records import Address, Claim, ErrorRecord, Key, Pull, Standing, Status
 from .run import TERMINATED, Run
+from .sharing import Allowance, Turn, WorkflowLimits
 from .store import Store
 from .store_wipe import delete, restart
 
@@ -56,6 +57,7 @@ class Scheduler:
         env: Any,
         concurrency: int,
         retention: Retention,
+        limits: WorkflowLimits,
         *,
         writer: Writer,
         reader: Reader,
@@ -70,7 +72,11 @@ class Scheduler:
         self.troubles: dict[Address, str] = {}
         self.started = self.parked = self.completed = self.losses = self.postponements = 0
         self._concurrency = concurrency
+        self._limits, self._allowance = limits, Allowance(limits)
         self._reserved = 0
+        self._busy: Counter[str] = Counter()  # of each scope, those reserved included
+        self._held: set[str] = set()  # scopes that have something queued, and all that they may running
+        self._last: str | None = None  # the scope that got the last slot
         self._doomed: Counter[Address] = Counter()
         self._backlog = True  # until the store has said otherwise
         self._pulling = self._again = self._doubt = self._closed = False
@@ -115,17 +121,22 @@ class Scheduler:
     # Verbs of the binding: each reacts to the acknowledgement, then answers
 
     async def create(self, address: Address, creation: Creation) -> None:
-        claim = self._admits()
-        self._reserved += claim
         now = self.clock.now()
+        self._allowance.take(address.scope, 1, now)
+        claim = self._admits(address.scope)
+        if claim:
+            self._reserve(address.scope, 1)
         write = self.writer.submit(Store.create, self.workflow_name, address.scope, creation, now, claim)
 
         def created(write: asyncio.Future[int]) -> None:
-            self._reserved -= claim
+            if claim:
+                self._reserve(address.scope, -1)
             if not self._stored(write):
                 return
             if claim:
                 self._start(Claim(write.result(), address, 1, creation.params, now))
+            elif self._limits.full(self._busy[address.scope]):
+                self._held.add(address.scope)
             else:
                 self.queued()
 
@@ -134,6 +145,7 @@ class Scheduler:
 
     async def create_batch(self, scope: str, creations: list[Creation]) -> list[bool]:
         """Which of them were created; the others exist already."""
+        self._allowance.take(scope, len(creations), self.clock.now())
         write = self.writer.submit(Store.create_batch, self.workflow_name, scope, creations, self.clock.now())
 
         def created(write: asyncio.Future[list[bool]]) -> None:
@@ -183,6 +195,7 @@ class Scheduler:
         await asyncio.shield(write)
 
     async def restart(self, address: Address, step: Key | None) -> None:
+        self._allowance.take(address.scope, 1, self.clock.now())
         await asyncio.shield(self._spawn(self._alone(address, restart, step)))
 
     async def delete(self, address: Address) -> None:
@@ -285,9 +298,20 @@ class Scheduler:
 
     # The queue
 
-    def _admits(self) -> bool:
-        """Whether a new instance may start at once: a slot is free, and nobody waits in the store for one."""
-        return not (self._backlog or self._pulling or self._closed) and self._free() > 0
+    def _admits(self, scope: str) -> bool:
+        """Whether a new instance may start at once: a slot is free, and nobody waits in the store who could have it."""
+        if self._backlog or self._pulling or self._closed or scope in self._held:
+            return False
+        return self._free() > 0 and not self._limits.full(self._busy[scope])
+
+    def _reserve(self, scope: str, slots: int) -> None:
+        self._reserved += slots
+        self._occupy(scope, slots)
+
+    def _occupy(self, scope: str, slots: int) -> None:
+        self._busy[scope] += slots
+        if not self._busy[scope]:
+            del self._busy[scope]
 
     def _free(self) -> int:
         return self._concurrency - len(self.active) - self._reserved
@@ -314,20 +338,22 @@ class Scheduler:
                 alive = tuple(run.number for run in self.active.values())
                 await self._insist(Store.reclaim, self.workflow_name, alive, self.clock.now())
                 self._doubt = False
-            slots = max(self._free(), 0)
+            turn = Turn(max(self._free(), 0), dict(self._busy), self._limits, self._last)
             try:
-                pull = await self.writer.submit(Store.pull, self.workflow_name, self.clock.now(), slots)
+                pull = await self.writer.submit(Store.pull, self.workflow_name, self.clock.now(), turn)
             except StorageError:
                 self._doubt = True
                 await self._nap()
                 continue
             self._take(pull)
-            if not (pull.overdue or self._again or (pull.backlog and self._free() > 0)):
+            released = any(not self._limits.full(self._busy[scope]) for scope in self._held)  # while it was asked
+            if not (pull.overdue or self._again or ((pull.backlog or released) and self._free() > 0)):
                 break
         self._pulling = False
 
     def _take(self, pull: Pull) -> None:
-        self._backlog = pull.backlog
+        self._backlog, self._last = pull.backlog, pull.last
+        self._held = set(pull.held)
         for claim in pull.claims:
             self._start(claim)
         self._alarm(pull.wake_at)
@@ -337,6 +363,7 @@ class Scheduler:
             self._spawn(self._give_back(claim))
         elif claim.address not in self._doomed:
             self.started += 1
+            self._occupy(claim.address.scope, 1)
             self.active[claim.address] = Run(claim, self)
 
     async def _give_back(self, claim: Claim) -> None:
@@ -417,9 +444,10 @@ class Scheduler:
     def _leave(self, run: Run) -> None:
         if run.stopping not in {"lost", "postponed"}:
             self.troubles.pop(run.address, None)
-        self.active.pop(run.address, None)
+        if self.active.pop(run.address, None) is not None:
+            self._occupy(run.address.scope, -1)
         resolve(run.left)
-        if self._backlog:
+        if self._backlog or run.address.scope in self._held:
             self._pump()
 
     def _react(self, standing: Standing) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from .errors import (
@@ -22,10 +23,12 @@ from .errors import (
 from .options import DEFAULT_RETENTION, Creation, Retention
 from .records import FINAL, Address, Claim, ErrorRecord, Key, Pull, Standing, Status, StepConfig, StepRecord
 from .retry import postponement, restart_delay
+from .sharing import Turn, share
 
 WAKE_CHUNK = 256
 RESERVE = 65_536
 CLAIM_CHUNK = 64
+SCOPE_CHUNK = 64
 
 Row = tuple[Any, ...]
 
@@ -190,9 +193,9 @@ class Store:
             raise InstanceNotFound(f"workflow {address.workflow!r} has no instance {address.id!r}")
         return row[0], Status(row[1])
 
-    def pull(self, workflow: str, now: int, slots: int) -> Pull:
-        """Queue what is due, and claim up to `slots` of the queued: those that ran before first, then the
-        oldest.
+    def pull(self, workflow: str, now: int, turn: Turn) -> Pull:
+        """Queue what is due, and claim from the queues of the scopes as they are to share: see `sharing`. Of one scope
+        those that ran before come first, then the oldest.
         """
         key = self._key(workflow)
         woken = self._execute(
@@ -200,22 +203,64 @@ class Store:
             " WHERE workflow = ? AND status = 'waiting' AND wake_at <= ? ORDER BY wake_at LIMIT ?)",
             (key, now, WAKE_CHUNK),
         ).rowcount
-        rows = self._execute(
-            "SELECT number, scope, id, run, params, created, started, code, claims, undoing FROM instances"
-            " WHERE workflow = ? AND status = 'queued' ORDER BY started IS NULL, wake_at, number LIMIT ?",
-            (key, min(slots, CLAIM_CHUNK)),
-        ).fetchall()
-        claims = tuple(self._claim(workflow, row, now) for row in rows)
-        queued = self._execute("SELECT 1 FROM instances WHERE workflow = ? AND status = 'queued' LIMIT 1", (key,))
-        backlog = queued.fetchone() is not None
+        turn = replace(turn, slots=min(turn.slots, CLAIM_CHUNK))
+        scopes, held, whole = self._queues(key, turn)
+        queues: dict[str, list[int]] = {}
+
+        def next_of(scope: str) -> int | None:
+            if scope not in queues:
+                queues[scope] = self._queue(key, scope, turn.slots + 1)
+            return queues[scope].pop() if queues[scope] else None
+
+        shares = share(turn, scopes, next_of)
+        claims = tuple(self._claim(workflow, number, now) for number in shares.given)
+        last, more = shares.last, shares.more
+        if not more and not whole:
+            last, more = scopes[-1], True
         wake_at = self._execute(
             "SELECT wake_at FROM instances WHERE workflow = ? AND status = 'waiting' ORDER BY wake_at LIMIT 1",
             (key,),
         ).fetchone()
-        return Pull(claims, backlog, woken == WAKE_CHUNK, wake_at[0] if wake_at else None)
+        held += shares.held
+        return Pull(claims, more, woken == WAKE_CHUNK, wake_at[0] if wake_at else None, last, frozenset(held))
 
-    def _claim(self, workflow: str, row: Row, now: int) -> Claim:
-        number, scope, name, run, params, created, started, code, claims, undoing = row
+    def _queues(self, key: int, turn: Turn) -> tuple[list[str], list[str], bool]:
+        """Scopes that have something queued, once round from where the last turn ended: those that may run more,
+        those that may not, and whether these are all.
+        """
+        query = "SELECT min(scope) FROM instances WHERE workflow = ? AND status = 'queued' AND scope > ?"
+        scopes: list[str] = []
+        held: list[str] = []
+        start = turn.after if turn.after is not None else ""
+        scope, round_again = start, False
+        while len(scopes) < SCOPE_CHUNK:
+            found = self._execute(query, (key, scope)).fetchone()[0]
+            if found is None and not round_again:
+                round_again = True
+                empty = self._execute(query.replace(">", "="), (key, "")).fetchone()[0]
+                found = empty if empty is not None else self._execute(query, (key, "")).fetchone()[0]
+            if found is None or (round_again and found > start):
+                return scopes, held, True
+            scope = found
+            (held if turn.limits.full(turn.busy.get(scope, 0)) else scopes).append(scope)
+            if round_again and scope == start:
+                return scopes, held, True
+        return scopes, held, False
+
+    def _queue(self, key: int, scope: str, limit: int) -> list[int]:
+        """Numbers of what a scope has queued, the first one last."""
+        rows = self._execute(
+            "SELECT number FROM instances WHERE workflow = ? AND scope = ? AND status = 'queued'"
+            " ORDER BY started IS NULL, wake_at, number LIMIT ?",
+            (key, scope, limit),
+        ).fetchall()
+        return [number for (number,) in reversed(rows)]
+
+    def _claim(self, workflow: str, number: int, now: int) -> Claim:
+        scope, name, run, params, created, started, code, claims, undoing = self._execute(
+            "SELECT scope, id, run, params, created, started, code, claims, undoing FROM instances WHERE number = ?",
+            (number,),
+        ).fetchone()
         self.change(number, now, "running")
         digest = self._execute("SELECT digest FROM codes WHERE number = ?", (code,)).fetchone()[0] if code else None
         history: tuple[StepRecord, ...] = ()

@@ -13,7 +13,14 @@ from typing import Any, overload
 
 from cloister.ipc import values
 
-from .errors import EngineError, InstanceAlreadyExists, InstanceFailed, InstanceFinished, InstanceNotFound
+from .errors import (
+    CreationRateExceeded,
+    EngineError,
+    InstanceAlreadyExists,
+    InstanceFailed,
+    InstanceFinished,
+    InstanceNotFound,
+)
 from .history import HistoryEvent, check_cursor, check_types, follow
 from .listing import DEFAULT_PAGE, Page, Query, Summary, cursor_after, page_size
 from .options import Creation
@@ -175,11 +182,15 @@ class Workflow:
         return {"done": done, "skipped": skipped}
 
     async def _one_of_many(self, action: str, address: Address) -> bool:
-        try:
-            await getattr(Instance(self._scheduler, address), action)()
-        except (InstanceFinished, InstanceNotFound):
-            return False
-        return True
+        while True:
+            try:
+                await getattr(Instance(self._scheduler, address), action)()
+            except (InstanceFinished, InstanceNotFound):
+                return False
+            except CreationRateExceeded as error:
+                await self._scheduler.clock.sleep((error.retry_after_ms or 0) / 1000)
+            else:
+                return True
 
     def _read(self, options: Mapping[str, Any]) -> Creation:
         return Creation.read(options, longest_ms=self._scheduler.retention.longest_ms())
