@@ -115,11 +115,6 @@ class Connection:
         """The frame that lets go of references which the peer granted."""
         return codec.encode(Release(target, count))
 
-    def goodbye(self, reason: str) -> bytes:
-        """The last frame of this side."""
-        self.state = State.CLOSED
-        return codec.encode(Goodbye(reason.encode()[:1024]))
-
     def receive(self, frame: bytes) -> Message | None:
         """Take one frame in: the message to act on, or None when it is an answer that nobody waits for any longer.
 

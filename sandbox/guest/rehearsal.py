@@ -48,7 +48,6 @@ class TenantWorkflow(WorkflowEntrypoint):
     async def run(self, event, step):
         for number in range(event.payload.steps):
             await step.do(f"step {number}", lambda: number)
-        return event.payload.steps
 """
 _DEFAULTS: Final = {"retries": {"limit": 0, "delay": 0, "backoff": "constant"}, "timeout": 1000}
 _LONGEST: Final = 10.0

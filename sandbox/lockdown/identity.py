@@ -19,8 +19,6 @@ _SIGKILL: Final = int(signal.SIGKILL)
 _SECURE: Final = 0b1110_1011
 """Each with its lock: uid 0 means nothing to execve, a change of ids drops what is held and nothing keeps it, and no
 capability becomes ambient."""
-
-
 SETGID, SETUID, SYS_ADMIN = 6, 7, 21
 FIRST_ID, LAST_ID = 2_000_000_000, 2_100_000_000
 """Where the ids of sandboxes are taken from, for users and groups alike: nobody else has such."""
