@@ -156,7 +156,7 @@ class Loop(asyncio.SelectorEventLoop):
         return work
 
     def reopen(self) -> None:
-        """Take a descriptor that no sibling shares. The pipe by which threads wake it is made for the first that does."""
+        """Take a descriptor that no sibling shares. The pipe by which threads wake it is made when one does."""
         self._selector._selector = select.epoll()  # type: ignore[attr-defined]
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
