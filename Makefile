@@ -1,5 +1,7 @@
 # Two commands do all their own set-up: `make demo` and `make test`. Needs Linux, Python 3.11 or later, and make.
-PYTHON ?= python3
+# The newest that there is: from 3.12 on a tenant weighs half.
+PYTHON ?= $(or $(shell for python in python3.13 python3.12 python3.11; do \
+	$$python -c 'import ensurepip' 2>/dev/null && { echo $$python; break; }; done),python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 FOLDERS := ipc sandbox sandbox/guest sandbox/guest/workers sandbox/lockdown engine loader loader/demo

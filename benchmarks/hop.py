@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import Literal
 
 import zmq
 from harness import ROUNDS, Row, main, rates, report, rounds, tenant
@@ -77,7 +78,15 @@ async def zeromq_echo() -> list[list[float]]:
         return found
 
 
-async def together(loader: Loader) -> float:
+async def calls(transport: Literal["sockets", "libzmq"]) -> tuple[list[list[float]], list[float]]:
+    """How long a call takes, and how many go at once, over one transport."""
+    async with Loader(spares=4, transport=transport) as loader:
+        entrypoint = loader.get("tenant", lambda: tenant(0)).get_entrypoint()
+        warm = await rounds(CALLS, lambda: entrypoint.greet("Alice"))
+        return warm, [await call_together(loader) for _ in range(ROUNDS)]
+
+
+async def call_together(loader: Loader) -> float:
     """Calls a second with so many in flight over as many tenants."""
     tenants = [loader.get(f"tenant-{n}", lambda n=n: tenant(n)).get_entrypoint() for n in range(TOGETHER)]  # type: ignore[misc]
     await asyncio.gather(*(entrypoint.greet("warm") for entrypoint in tenants))
@@ -93,23 +102,24 @@ async def together(loader: Loader) -> float:
 
 async def benchmark() -> None:
     """Everything above, in rounds."""
-    async with Loader(spares=4) as loader:
-        entrypoint = loader.get("tenant", lambda: tenant(0)).get_entrypoint()
-        warm = await rounds(CALLS, lambda: entrypoint.greet("Alice"))
-        at_once = [await together(loader) for _ in range(ROUNDS)]
+    warm, at_once = await calls("sockets")
+    with_libzmq, at_once_with_libzmq = await calls("libzmq")
     zeromq = await zeromq_echo()
     raw = await socket_echo()
     report(
         "hop",
         [
             Row("warm call, host to tenant and back", warm),
+            Row("the same, libzmq at the host's end", with_libzmq),
             Row("limit: ZeroMQ echo, libzmq at both ends", zeromq),
             Row("limit: socketpair echo", raw),
         ],
         limit="limit: ZeroMQ echo, libzmq at both ends",
     )
     alone = [len(samples) / sum(samples) for samples in warm]
-    rates("calls", [(f"{TOGETHER} at once", at_once), ("one at a time", alone)], limit="one at a time")
+    together = f"{TOGETHER} at once"
+    rows = [(together, at_once), (f"{together}, libzmq", at_once_with_libzmq), ("one at a time", alone)]
+    rates("calls", rows, limit="one at a time")
 
 
 if __name__ == "__main__":

@@ -32,6 +32,7 @@ from .exits import CUT_OFF, OUT_OF_MEMORY
 from .lockdown.cgroups import Group
 from .meter import Meter
 from .policy import Limits
+from .precedence import Precedence
 from .process import Process, describe
 from .tail import Tail
 from .watch import Account, Charge
@@ -96,6 +97,13 @@ class Sandbox:
         self._meter = Meter(self.limits.bytes_per_second, loop.time)
         self.tail = Tail(self.limits.output_bytes_per_second, loop.time)
         self._watch = Account(process.cpu_seconds, loop.time, loop.call_at)
+        self._precedence = Precedence(
+            process.cpu_seconds,
+            loop.time,
+            loop.call_at,
+            busy=lambda: self._in_flight > 0,
+            give_way=process.give_way,
+        )
         self._peer = Peer(
             Connection(),
             link.send,
@@ -234,6 +242,7 @@ class Sandbox:
         self.died.set_result(str(self._sentence).removeprefix("the sandbox "))
         self._peer.close(self._sentence)
         self._watch.stop()
+        self._precedence.stop()
         self._link.close()
         self._process.close()
 
@@ -268,6 +277,7 @@ class Sandbox:
             raise LimitExceeded("the invocation made more calls to the host than its limit of subrequests")
 
     def _guarded(self, method: str, payload: bytes, limits: Limits) -> tuple[Callable[[], None], Awaitable[bytes]]:
+        self._precedence.begin()
         charge = self._watch.begin(limits.cpu_ms, lambda: self._exceeded(limits), limits.subrequests)
         return (
             lambda: self._watch.restart(charge),

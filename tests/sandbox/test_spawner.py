@@ -30,10 +30,10 @@ def in_use(folder: Path) -> dict[str, Any]:
     """Everything that this process holds and could forget to give back."""
     return {
         "descriptors": len(list(Path("/proc/self/fd").iterdir())),
-        "children": [process.pid for process in children()],
+        "children": {process.pid for process in children()},
         "threads": threading.active_count(),
-        "sockets": list(folder.iterdir()),
-        "groups": [str(path) for path in Path("/sys/fs/cgroup").rglob(f"cloister-{os.getpid()}*")],
+        "sockets": set(folder.iterdir()),
+        "groups": set(Path("/sys/fs/cgroup").rglob(f"cloister-{os.getpid()}*")),
     }
 
 
@@ -65,8 +65,9 @@ async def test_nothing_is_left(
     await once()
     before = in_use(tmp_path)
     await once()
-    assert in_use(tmp_path) == before
-    assert before["sockets"] == []
+    for what, left in in_use(tmp_path).items():  # spares of another spawner may have gone meanwhile
+        assert not left - before[what] if isinstance(left, set) else left <= before[what], what
+    assert before["sockets"] == set()
 
 
 async def test_spares_are_ready_and_replenished(open_spawner: OpenSpawner, until: Until) -> None:

@@ -1,0 +1,67 @@
+"""Who goes first when there is more to do than cores: a process that computes gives way to those that only answer.
+
+Whoever keeps a core busy for a while loses nothing by waiting a moment longer, and its neighbours' answers would. What
+counts is CPU time as seen from outside. Time, CPU and the way to give way come in as functions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final, Protocol
+
+WINDOW: Final = 0.05
+"""Seconds that are looked at together: who has used more than half of them gives way."""
+
+
+class CallAt(Protocol):
+    """How a loop is asked for a call to come."""
+
+    def __call__(self, when: float, what: Callable[[], None], /) -> object:
+        """At that time, call that."""
+
+
+class Precedence:
+    """That of one process. `busy` says whether a call is going on in it; `give_way` is told each change."""
+
+    def __init__(
+        self,
+        cpu: Callable[[], float],
+        now: Callable[[], float],
+        call_at: CallAt,
+        *,
+        busy: Callable[[], bool],
+        give_way: Callable[[bool], None],
+    ) -> None:
+        self._cpu, self._now, self._call_at, self._busy, self._give_way = cpu, now, call_at, busy, give_way
+        self._since = self._used = 0.0
+        self._looking = self._gives_way = self._over = False
+
+    def begin(self) -> None:
+        """A call begins: whatever was before, it goes first until it is seen to compute."""
+        self._decide(False)
+        if not self._looking:
+            self._look_later()
+
+    def stop(self) -> None:
+        """The process is gone."""
+        self._over = True
+
+    def _look_later(self) -> None:
+        self._looking = True
+        self._since, self._used = self._now(), self._cpu()
+        self._call_at(self._since + WINDOW, self._look)
+
+    def _look(self) -> None:
+        if self._over:
+            return
+        computes = self._cpu() - self._used > (self._now() - self._since) / 2
+        self._decide(computes)
+        if computes or self._busy():
+            self._look_later()
+        else:
+            self._looking = False
+
+    def _decide(self, gives_way: bool) -> None:
+        if gives_way is not self._gives_way:
+            self._gives_way = gives_way
+            self._give_way(gives_way)

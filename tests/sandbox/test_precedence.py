@@ -1,0 +1,123 @@
+"""A process that computes gives way, for as long as it does and no longer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloister.sandbox.precedence import WINDOW, Precedence
+
+Until = Callable[[Callable[[], object]], Any]
+
+
+class Machine:
+    """A clock, CPU time and timers, moved by hand; and a process that is told what to give way to."""
+
+    def __init__(self) -> None:
+        self.now = self.cpu = 0.0
+        self.calls = 0
+        self.told: list[bool] = []
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.precedence = Precedence(
+            lambda: self.cpu,
+            lambda: self.now,
+            lambda when, what: self.timers.append((when, what)),
+            busy=lambda: self.calls > 0,
+            give_way=self.told.append,
+        )
+
+    def call(self) -> None:
+        self.calls += 1
+        self.precedence.begin()
+
+    def pass_time(self, windows: int, *, busy: float) -> None:
+        for _ in range(windows):
+            self.now += WINDOW
+            self.cpu += WINDOW * busy
+            due = [timer for timer in self.timers if timer[0] <= self.now]
+            self.timers = [timer for timer in self.timers if timer[0] > self.now]
+            for _, what in due:
+                what()
+
+
+def test_who_only_answers_gives_way_to_nobody() -> None:
+    """Short work and long waits; and it is not looked at when nothing is asked of it."""
+    machine = Machine()
+    machine.call()
+    machine.pass_time(20, busy=0.4)
+    machine.calls = 0
+    machine.pass_time(1, busy=0.4)
+    assert (machine.told, machine.timers) == ([], [])
+
+
+def test_who_computes_gives_way_once_and_until_it_rests() -> None:
+    """Two threads count like one that is twice as busy."""
+    for busy in (0.6, 1.0, 2.0):
+        machine = Machine()
+        machine.call()
+        machine.pass_time(10, busy=busy)
+        assert machine.told == [True]
+        machine.pass_time(1, busy=0.0)
+        assert machine.told == [True, False]
+
+
+def test_a_new_call_goes_first_again() -> None:
+    """It is not to wait for what the one before it did."""
+    machine = Machine()
+    machine.call()
+    machine.pass_time(1, busy=1.0)
+    machine.call()
+    assert machine.told == [True, False]
+    machine.pass_time(2, busy=1.0)
+    assert machine.told == [True, False, True]
+    assert len(machine.timers) == 1
+
+
+def test_what_computes_after_its_answer_gives_way_too() -> None:
+    """It goes on being looked at while it does, though nothing is asked of it."""
+    machine = Machine()
+    machine.call()
+    machine.calls = 0
+    machine.pass_time(10, busy=1.0)
+    assert machine.told == [True]
+    machine.pass_time(1, busy=0.0)
+    assert (machine.told, machine.timers) == ([True, False], [])
+
+
+def test_nothing_is_done_when_the_process_is_gone() -> None:
+    """A look that was due finds nobody."""
+    machine = Machine()
+    machine.call()
+    machine.precedence.stop()
+    machine.pass_time(3, busy=1.0)
+    assert (machine.told, machine.timers) == ([], [])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may undo it")
+async def test_a_sandbox_that_spins_gives_way_with_all_its_threads(tenant: Any, until: Until) -> None:
+    """To every process that does not, until it is called again."""
+    source = """
+    import threading
+    def spin():
+        while not over: pass
+    over = []
+    def main():
+        threading.Thread(target=spin).start()
+        spin()
+    """
+    spinning = asyncio.ensure_future(tenant.do(source))
+
+    def priorities() -> list[int]:
+        threads = Path(f"/proc/{tenant.sandbox.pid}/task").iterdir()
+        return [os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads]
+
+    await until(lambda: priorities() == [10, 10])
+    tenant.sandbox._precedence.begin()
+    assert priorities() == [0, 0]
+    spinning.cancel()
+    await tenant.sandbox.close("enough")
