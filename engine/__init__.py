@@ -18,6 +18,7 @@ from .errors import (
     InvalidInstanceId,
     InvalidLabels,
     InvalidRetention,
+    InvalidSchedule,
     InvalidStepConfig,
     InvalidStepName,
     JournalBreach,
@@ -43,6 +44,7 @@ from .records import (
     EngineStatistics,
     ErrorRecord,
     EventRecord,
+    Fired,
     Journal,
     Outcome,
     Status,
@@ -53,6 +55,7 @@ from .records import (
     WorkflowContext,
     WorkflowEvent,
 )
+from .schedules import Schedule
 from .sharing import WorkflowLimits
 from .step import Event, StepContext, WorkflowEntrypoint, WorkflowStep
 from .streams import ByteStream
@@ -73,6 +76,7 @@ __all__ = [
     "ErrorRecord",
     "Event",
     "EventRecord",
+    "Fired",
     "HistoryEvent",
     "Instance",
     "InstanceAlreadyExists",
@@ -84,6 +88,7 @@ __all__ = [
     "InvalidInstanceId",
     "InvalidLabels",
     "InvalidRetention",
+    "InvalidSchedule",
     "InvalidStepConfig",
     "InvalidStepName",
     "Journal",
@@ -98,6 +103,7 @@ __all__ = [
     "RunInterrupted",
     "RunOver",
     "RunPostponed",
+    "Schedule",
     "Status",
     "StepConfig",
     "StepContext",

@@ -154,6 +154,14 @@ class EventRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Fired:
+    """Which firing of which schedule created an instance."""
+
+    cron: str
+    scheduled_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowContext:
     """Which instance a run belongs to: the first argument of an entrypoint's constructor."""
 
@@ -172,6 +180,8 @@ class WorkflowEvent:
     timestamp: dt.datetime
     instance_id: str
     workflow_name: str
+    schedule: Fired | None = None
+    """If a schedule created it: which, and for what time."""
 
     @functools.cached_property
     def payload(self) -> Any:
@@ -293,6 +303,7 @@ class Claim:
     history: tuple[StepRecord, ...] = ()
     claims: int = 1
     undoing: ErrorRecord | None = None
+    schedule: Fired | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from .clock import Clock, Timer, resolve
 from .errors import EngineClosed, EngineError, InstanceNotFound, RunOver, StorageError
 from .records import Address, Claim, ErrorRecord, Key, Pull, Standing, Status
 from .run import TERMINATED, Run
+from .schedules import Occasion, Schedule, Timetable
 from .sharing import Allowance, Turn, WorkflowLimits
 from .store import Store
 from .store_wipe import delete, restart
@@ -58,6 +59,7 @@ class Scheduler:
         concurrency: int,
         retention: Retention,
         limits: WorkflowLimits,
+        schedules: tuple[Schedule, ...],
         *,
         writer: Writer,
         reader: Reader,
@@ -88,6 +90,11 @@ class Scheduler:
         first = writer.submit(
             Store.recover, workflow_name, clock.now(), retention
         )  # before whatever is asked of the workflow
+        longest = retention.longest_ms()
+        for schedule in schedules:  # what is wrong with one is said now, not when it fires
+            schedule.creation(0, longest)
+        occasion = Occasion(workflow_name, longest, clock, self._insist, self.queued, self._spawn)
+        self._timetable = Timetable(schedules, occasion)
         self._spawn(self._recover(first))
 
     async def _recover(self, first: asyncio.Future[None]) -> None:
@@ -97,10 +104,12 @@ class Scheduler:
             await self._nap()
             await self._insist(Store.recover, self.workflow_name, self.clock.now(), self.retention)
         self.queued()
+        await self._timetable.open()
 
     async def close(self) -> None:
         """Stop the runs without counting them as lost; they are queued for the next owner of the database."""
         self._closed = True
+        self._timetable.close()
         if self._timer is not None:
             self._timer.cancel()
         for nap in self._naps:

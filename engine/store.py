@@ -21,7 +21,7 @@ from .errors import (
     StorageError,
 )
 from .options import DEFAULT_RETENTION, Creation, Retention
-from .records import FINAL, Address, Claim, ErrorRecord, Key, Pull, Standing, Status, StepConfig, StepRecord
+from .records import FINAL, Address, Claim, ErrorRecord, Fired, Key, Pull, Standing, Status, StepConfig, StepRecord
 from .retry import postponement, restart_delay
 from .sharing import Turn, share
 
@@ -156,14 +156,14 @@ class Store:
 
     def create(self, workflow: str, scope: str, creation: Creation, now: int, claim: bool) -> int:
         """A new instance, running already if the caller is about to start it, else queued."""
-        number = self._insert(self._key(workflow), scope, creation, now, claim)
+        number = self._insert(self.key(workflow), scope, creation, now, claim)
         if number is None:
             raise InstanceAlreadyExists(f"workflow {workflow!r} has an instance {creation.id!r} already")
         return number
 
     def create_batch(self, workflow: str, scope: str, creations: list[Creation], now: int) -> list[bool]:
         """Queue those that do not exist yet; which were."""
-        key = self._key(workflow)
+        key = self.key(workflow)
         return [self._insert(key, scope, creation, now, False) is not None for creation in creations]
 
     def _insert(self, key: int, scope: str, creation: Creation, now: int, claim: bool) -> int | None:
@@ -187,7 +187,7 @@ class Store:
     def find(self, address: Address) -> tuple[int, Status]:
         row = self._execute(
             "SELECT number, status FROM instances WHERE workflow = ? AND scope = ? AND id = ?",
-            (self._key(address.workflow), address.scope, address.id),
+            (self.key(address.workflow), address.scope, address.id),
         ).fetchone()
         if row is None:
             raise InstanceNotFound(f"workflow {address.workflow!r} has no instance {address.id!r}")
@@ -197,7 +197,7 @@ class Store:
         """Queue what is due, and claim from the queues of the scopes as they are to share: see `sharing`. Of one scope
         those that ran before come first, then the oldest.
         """
-        key = self._key(workflow)
+        key = self.key(workflow)
         woken = self._execute(
             "UPDATE instances SET status = 'queued' WHERE number IN (SELECT number FROM instances"
             " WHERE workflow = ? AND status = 'waiting' AND wake_at <= ? ORDER BY wake_at LIMIT ?)",
@@ -257,8 +257,9 @@ class Store:
         return [number for (number,) in reversed(rows)]
 
     def _claim(self, workflow: str, number: int, now: int) -> Claim:
-        scope, name, run, params, created, started, code, claims, undoing = self._execute(
-            "SELECT scope, id, run, params, created, started, code, claims, undoing FROM instances WHERE number = ?",
+        scope, name, run, params, created, started, code, claims, undoing, schedule = self._execute(
+            "SELECT scope, id, run, params, created, started, code, claims, undoing, schedule FROM instances"
+            " WHERE number = ?",
             (number,),
         ).fetchone()
         self.change(number, now, "running")
@@ -273,7 +274,8 @@ class Store:
             (now, number, number),
         )
         address = Address(workflow, scope, name)
-        return Claim(number, address, run, params, created, digest, history, claims + 1, _error(undoing))
+        fired = None if schedule is None else Fired(*json.loads(schedule))
+        return Claim(number, address, run, params, created, digest, history, claims + 1, _error(undoing), fired)
 
     def finish(self, number: int, status: Status, output: bytes | None, error: ErrorRecord | None, now: int) -> None:
         """The end, whichever: it is final. Events that nobody waited for go with it."""
@@ -354,12 +356,12 @@ class Store:
             self._workflows[workflow] = number
         self._execute(
             "UPDATE workflows SET keep_success = ?, keep_error = ? WHERE number = ?",
-            (retention.success_ms, retention.error_ms, self._key(workflow)),
+            (retention.success_ms, retention.error_ms, self.key(workflow)),
         )
         rows = self._execute(
             f"SELECT number, progress < {_PROGRESS.replace('?', 'instances.number')} FROM instances"
             " WHERE workflow = ? AND status IN ('running', 'waitingForPause')",
-            (self._key(workflow),),
+            (self.key(workflow),),
         ).fetchall()
         for number, progressed in rows:
             self.lose(number, bool(progressed), "the host process died", now)
@@ -368,7 +370,7 @@ class Store:
         """After a commit of unknown outcome: queue what is claimed here but was never started."""
         rows = self._execute(
             "SELECT number FROM instances WHERE workflow = ? AND status IN ('running', 'waitingForPause')",
-            (self._key(workflow),),
+            (self.key(workflow),),
         ).fetchall()
         for (number,) in rows:
             if number not in alive:
@@ -402,7 +404,7 @@ class Store:
         number, _ = self._unfinished(address)
         self.finish(number, Status.TERMINATED, None, error, now)
 
-    def _key(self, workflow: str) -> int:
+    def key(self, workflow: str) -> int:
         try:
             return self._workflows[workflow]
         except KeyError:

@@ -25,7 +25,7 @@ from .history import HistoryEvent, check_cursor, check_types, follow
 from .listing import DEFAULT_PAGE, Page, Query, Summary, cursor_after, page_size
 from .options import Creation
 from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
-from .rules import check_count, check_id, check_name, encode
+from .rules import check_count, check_known_id, check_name, encode
 from .scheduler import End, Scheduler
 from .store import Store
 from .store_catalogue import Catalogue
@@ -111,7 +111,7 @@ class Workflow:
 
     async def get(self, id: str, *, scope: str = "") -> Instance:  # noqa: A002 - the name it has everywhere
         """A handle on an instance that exists; else `InstanceNotFound`, in another scope or not."""
-        address = Address(self.name, check_name(scope, what="scope"), check_id(id))
+        address = Address(self.name, check_name(scope, what="scope"), check_known_id(id))
         await self._scheduler.writer.submit(Store.find, address)
         return Instance(self._scheduler, address)
 
@@ -157,7 +157,7 @@ class Workflow:
 
     async def _delete(self, name: Any, scope: str) -> EngineError | None:
         try:
-            await self._scheduler.delete(Address(self.name, scope, check_id(name)))
+            await self._scheduler.delete(Address(self.name, scope, check_known_id(name)))
         except EngineError as error:
             return error
         return None
