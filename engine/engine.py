@@ -21,6 +21,7 @@ from .schedules import read_schedules
 from .sharing import WorkflowLimits
 from .store import News, Store
 from .store_catalogue import Catalogue
+from .store_children import Kin
 from .workflow import Workflow
 from .writer import Writer
 
@@ -98,6 +99,20 @@ class Engine:
         self._watchers.ring(None if news is None else news.touched)
         if news is not None and news.expires is not None:
             self._sweeper.expect(news.expires)
+        if news is not None and news.kin:  # after what was acknowledged with it has been dealt with
+            asyncio.get_running_loop().call_soon(self._tell, news.kin)
+
+    def _tell(self, kin: Kin) -> None:
+        """What a transaction did to instances that are not its own."""
+        for address, error in kin.ended:
+            if (scheduler := self._schedulers.get(address.workflow)) is not None:
+                scheduler.ended_with(address, error)
+        for answer in kin.answers:
+            if (scheduler := self._schedulers.get(answer.parent.workflow)) is not None:
+                scheduler.answered(answer)
+        for workflow in kin.queued:
+            if (scheduler := self._schedulers.get(workflow)) is not None:
+                scheduler.queued()
 
     def _open_store(self) -> Store:
         connection = connect(self._path, self._synchronous)

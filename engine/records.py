@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Awaitable, Callable
 
+    from .store_children import Child
+
 StepKind = Literal["do", "sleep", "wait", "value", "child", "undo"]
 StepState = Literal["done", "failed", "retrying", "waiting"]
 Key = tuple[StepKind, str, int]
@@ -263,6 +265,18 @@ class Journal(Protocol):
 
     async def beat(self, name: str, count: int, attempt: int, details: bytes, config: StepConfig | None) -> bool:
         """A sign of life from an attempt, with what the next one is to know. False when it had better end soon."""
+        ...
+
+    async def child(
+        self, name: str, count: int, child: Child, timeout: object = None, within: str | None = None
+    ) -> bytes:
+        """Create an instance and wait for its end: the encoded map `{status, output, error}`. One that takes longer
+        than the timeout is terminated. `InstanceAlreadyExists` if there is one of that id.
+        """
+        ...
+
+    async def give_up(self, name: str, count: int) -> None:
+        """Terminate an instance that is awaited no longer."""
         ...
 
     async def undo(self, error: ErrorRecord) -> None:

@@ -21,6 +21,7 @@ from .run import TERMINATED, Run
 from .schedules import Occasion, Schedule, Timetable
 from .sharing import Allowance, Turn, WorkflowLimits
 from .store import Store
+from .store_children import Answer
 from .store_wipe import delete, restart
 
 if TYPE_CHECKING:
@@ -271,6 +272,18 @@ class Scheduler:
         write.add_done_callback(sent)
         await asyncio.shield(write)
 
+    def answered(self, answer: Answer) -> None:
+        """What a step of an instance awaits has ended."""
+        if (run := self.active.get(answer.parent)) is not None:
+            run.journal.deliver(answer.name, answer.count, answer.value, "child")
+
+    def ended_with(self, address: Address, error: ErrorRecord) -> None:
+        """An instance was ended by what another one did."""
+        run = self.active.get(address)
+        if run is not None and run.stop("terminated"):
+            self._spawn(self._bury(run))
+        self._ended(address, End(Status.TERMINATED, None, error))
+
     def _stored(self, write: asyncio.Future[Any]) -> bool:
         """Whether it was.
 
@@ -393,7 +406,8 @@ class Scheduler:
     # How runs end
 
     async def finished(self, run: Run, status: Status, output: bytes | None, error: ErrorRecord | None) -> None:
-        await self._insist(Store.finish, run.number, status, output, error, self.clock.now())
+        now = self.clock.now()
+        await self._insist(Store.finish, run.number, status, output, error, now, run.journal.childless)
         self.completed += 1
         self._leave(run)
         self._ended(run.address, End(status, output, error))

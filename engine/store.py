@@ -12,6 +12,7 @@ import sqlite3
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from . import store_children
 from .errors import (
     InstanceAlreadyExists,
     InstanceFinished,
@@ -24,6 +25,7 @@ from .options import DEFAULT_RETENTION, Creation, Retention
 from .records import FINAL, Address, Claim, ErrorRecord, Fired, Key, Pull, Standing, Status, StepConfig, StepRecord
 from .retry import postponement, restart_delay
 from .sharing import Turn, share
+from .store_children import Kin
 
 WAKE_CHUNK = 256
 RESERVE = 65_536
@@ -84,6 +86,7 @@ class News(NamedTuple):
 
     expires: int | None
     touched: frozenset[int]
+    kin: Kin
 
 
 class Store:
@@ -96,6 +99,7 @@ class Store:
         self._reserved = self._number
         self._expiring: int | None = None
         self._touched: set[int] = set()
+        self.kin = Kin()
         self.watched: set[int] = set()
         self.tables_of_instances = dict(self._execute(_TABLES).fetchall())
         self._workflows: dict[str, int] = dict(self._execute("SELECT name, number FROM workflows"))
@@ -134,8 +138,11 @@ class Store:
         """
         touched = frozenset(self._touched & self.watched)
         expiring, self._expiring = self._expiring, None
+        kin = self.kin
+        if kin:
+            self.kin = Kin()
         self._touched.clear()
-        return News(expiring, touched) if touched or expiring is not None else None
+        return News(expiring, touched, kin) if touched or kin or expiring is not None else None
 
     def change(
         self, number: int, now: int, what: str, name: str | None = None, count: int | None = None,
@@ -165,6 +172,10 @@ class Store:
         """Queue those that do not exist yet; which were."""
         key = self.key(workflow)
         return [self._insert(key, scope, creation, now, False) is not None for creation in creations]
+
+    def insert(self, workflow: str, scope: str, creation: Creation, now: int) -> int | None:
+        """Queue a new instance: its number, None if there is one of that id."""
+        return self._insert(self._key(workflow), scope, creation, now, False)
 
     def _insert(self, key: int, scope: str, creation: Creation, now: int, claim: bool) -> int | None:
         number = self.next_number()
@@ -277,19 +288,33 @@ class Store:
         fired = None if schedule is None else Fired(*json.loads(schedule))
         return Claim(number, address, run, params, created, digest, history, claims + 1, _error(undoing), fired)
 
-    def finish(self, number: int, status: Status, output: bytes | None, error: ErrorRecord | None, now: int) -> None:
-        """The end, whichever: it is final. Events that nobody waited for go with it."""
+    def finish(
+        self,
+        number: int,
+        status: Status,
+        output: bytes | None,
+        error: ErrorRecord | None,
+        now: int,
+        childless: bool = False,
+    ) -> None:
+        """The end, whichever: it is final. Events that nobody waited for go with it, and so do instances that it awaits
+        (`childless` says that there are none). Whoever awaits it is answered.
+        """
         kept = "keep_success" if status is Status.COMPLETE else "keep_error"
         done = self._execute(
             "UPDATE instances SET status = ?, output = ?, error = ?, ended = ?, wake_at = NULL, expires = ? + coalesce("
             f"{kept}, (SELECT {kept} FROM workflows WHERE number = workflow)) WHERE number = ? AND ended IS NULL"
-            " RETURNING expires",
+            " RETURNING expires, parent, awaited",
             (status.value, output, pack_error(error), now, now, number),
         ).fetchall()
         if not done:
             raise RunOver
         self.expect(done[0][0])
         self.change(number, now, status.value, error=pack_error(error))
+        if done[0][1] is not None:
+            store_children.answer(self, done[0][1:], status, output, error, now)
+        if not childless:
+            store_children.end_all(self, number, store_children.PARENT_ENDED, now)
         self._execute("DELETE FROM events WHERE instance = ?", (number,))
         self._execute("DELETE FROM event_ids WHERE instance = ?", (number,))
 
@@ -302,7 +327,7 @@ class Store:
         if status in FINAL:
             raise RunOver
         if status is Status.WAITING_FOR_PAUSE:
-            return self._stand(number, Status.PAUSED, now, paused_at=now)
+            return self.stand(number, Status.PAUSED, now, paused_at=now)
         due = [
             self._execute(
                 "SELECT due FROM steps WHERE instance = ? AND kind = ? AND name = ? AND count = ?"
@@ -312,8 +337,8 @@ class Store:
             for key in keys
         ]
         if not due or None in due:
-            return self._stand(number, Status.QUEUED, now, wake_at=now)
-        return self._stand(number, Status.WAITING, now, wake_at=min(row[0] for row in due))
+            return self.stand(number, Status.QUEUED, now, wake_at=now)
+        return self.stand(number, Status.WAITING, now, wake_at=min(row[0] for row in due))
 
     def lose(self, number: int, progressed: bool, reason: str, now: int) -> Standing:
         """The run was lost with its process.
@@ -331,8 +356,8 @@ class Store:
             self.finish(number, Status.ERRORED, None, error, now)
             return Standing(Status.ERRORED, error=error)
         if status == Status.WAITING_FOR_PAUSE:
-            return self._stand(number, Status.PAUSED, now, paused_at=now)
-        return self._stand(number, Status.WAITING if delay else Status.QUEUED, now, wake_at=now + delay)
+            return self.stand(number, Status.PAUSED, now, paused_at=now)
+        return self.stand(number, Status.WAITING if delay else Status.QUEUED, now, wake_at=now + delay)
 
     def postpone(self, number: int, progressed: bool, now: int) -> Standing:
         """The host could not run it. It waits, longer each time, and nothing is counted against it."""
@@ -343,8 +368,8 @@ class Store:
         times = 1 if progressed else times + 1
         self._execute("UPDATE instances SET postponed = ? WHERE number = ?", (times, number))
         if status == Status.WAITING_FOR_PAUSE:
-            return self._stand(number, Status.PAUSED, now, paused_at=now)
-        return self._stand(number, Status.WAITING, now, wake_at=now + postponement(times))
+            return self.stand(number, Status.PAUSED, now, paused_at=now)
+        return self.stand(number, Status.WAITING, now, wake_at=now + postponement(times))
 
     def recover(self, workflow: str, now: int, retention: Retention = DEFAULT_RETENTION) -> None:
         """Register the workflow, and settle the account of a host that died: what it was running, it has
@@ -381,16 +406,16 @@ class Store:
     def pause(self, address: Address, now: int) -> Standing:
         number, status = self._unfinished(address)
         if status is Status.RUNNING:
-            return self._stand(number, Status.WAITING_FOR_PAUSE, now)
+            return self.stand(number, Status.WAITING_FOR_PAUSE, now)
         if status in {Status.QUEUED, Status.WAITING}:
-            return self._stand(number, Status.PAUSED, now, paused_at=now)
+            return self.stand(number, Status.PAUSED, now, paused_at=now)
         return Standing(status)
 
     def resume(self, address: Address, now: int) -> Standing:
         """Every pending deadline moves by the length of the pause."""
         number, status = self._unfinished(address)
         if status is Status.WAITING_FOR_PAUSE:
-            return self._stand(number, Status.RUNNING, now)
+            return self.stand(number, Status.RUNNING, now)
         if status is not Status.PAUSED:
             return Standing(status)
         self._execute(
@@ -398,7 +423,7 @@ class Store:
             " WHERE instance = ? AND state IN ('waiting', 'retrying')",
             (now, number, number),
         )
-        return self._stand(number, Status.QUEUED, now, wake_at=now)
+        return self.stand(number, Status.QUEUED, now, wake_at=now)
 
     def terminate(self, address: Address, error: ErrorRecord, now: int) -> None:
         number, _ = self._unfinished(address)
@@ -421,7 +446,7 @@ class Store:
     def _status(self, number: int) -> Status:
         return Status(self._execute("SELECT status FROM instances WHERE number = ?", (number,)).fetchone()[0])
 
-    def _stand(
+    def stand(
         self, number: int, status: Status, now: int, *, wake_at: int | None = None, paused_at: int | None = None
     ) -> Standing:
         self._execute(
@@ -546,7 +571,7 @@ class Store:
         )
         self.touch(number)
         if status is Status.WAITING:
-            return self._stand(number, Status.QUEUED, now, wake_at=now), wait
+            return self.stand(number, Status.QUEUED, now, wake_at=now), wait
         return Standing(status), wait
 
     def put_chunk(self, number: int, name: str, count: int, piece: int, data: bytes) -> None:
@@ -588,8 +613,8 @@ class Store:
         if undoing is None:
             self.undo(number, error)
         if status in {Status.RUNNING, Status.WAITING_FOR_PAUSE}:
-            return self._stand(number, Status.RUNNING, now)
-        return self._stand(number, Status.QUEUED, now, wake_at=now)
+            return self.stand(number, Status.RUNNING, now)
+        return self.stand(number, Status.QUEUED, now, wake_at=now)
 
     # Code
 

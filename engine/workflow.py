@@ -29,6 +29,7 @@ from .rules import check_count, check_known_id, check_name, encode
 from .scheduler import End, Scheduler
 from .store import Store
 from .store_catalogue import Catalogue
+from .store_children import Child
 
 MAX_BATCH = 100
 BULK_CHUNK = 256
@@ -66,6 +67,10 @@ class Workflow:
             if not creation.derived:
                 raise
         return Instance(self._scheduler, address)
+
+    def child(self, options: Mapping[str, Any], *, scope: str) -> Child:
+        """What a step that awaits an instance of this workflow gives its journal."""
+        return Child(self.name, check_name(scope, what="scope"), self._read(options))
 
     @overload
     async def create_batch(self, entries: Sequence[Mapping[str, Any]], /, *, scope: str = "") -> list[Instance]: ...
