@@ -58,12 +58,14 @@ from .records import (
 from .schedules import Schedule
 from .sharing import WorkflowLimits
 from .step import Event, StepContext, WorkflowEntrypoint, WorkflowStep
+from .store_children import Child
 from .streams import ByteStream
 from .workflow import Instance, Workflow
 
 __all__ = [
     "Attempt",
     "ByteStream",
+    "Child",
     "Clock",
     "CreationRateExceeded",
     "DatabaseTooNew",

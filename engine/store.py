@@ -175,7 +175,7 @@ class Store:
 
     def insert(self, workflow: str, scope: str, creation: Creation, now: int) -> int | None:
         """Queue a new instance: its number, None if there is one of that id."""
-        return self._insert(self._key(workflow), scope, creation, now, False)
+        return self._insert(self.key(workflow), scope, creation, now, False)
 
     def _insert(self, key: int, scope: str, creation: Creation, now: int, claim: bool) -> int | None:
         number = self.next_number()

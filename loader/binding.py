@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, overload
 
-from cloister.engine import Encoded, HistoryEvent, Instance, Page, Schedule, Workflow
+from cloister.engine import Child, Encoded, HistoryEvent, Instance, Page, Schedule, Workflow
 from cloister.ipc import CapabilityError, PayloadError, values
 from cloister.ipc.capabilities import Channel
 
@@ -108,6 +108,10 @@ class DynamicWorkflowBinding(_Answering):
     async def create(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> DynamicInstance:
         """Create an instance of this tenant's. See `cloister.engine.Workflow.create` for the options."""
         return DynamicInstance(await self._raw().create(self.wrapped({**(options or {}), **more}), scope=self.scope))
+
+    def child(self, options: Mapping[str, Any]) -> Child:
+        """What is created and awaited by a step: an instance of this tenant's."""
+        return self._raw().child(self.wrapped(options), scope=self.scope)
 
     @overload
     async def create_batch(self, entries: Sequence[Mapping[str, Any]], /) -> list[DynamicInstance]: ...
