@@ -67,18 +67,18 @@ def pack_config(config: StepConfig) -> str | None:
     return json.dumps([config.limit, config.delay_ms, config.backoff, config.timeout_ms, *(rare if any(rare) else ())])
 
 
-def _error(text: str | None) -> ErrorRecord | None:
+def unpack_error(text: str | None) -> ErrorRecord | None:
     return None if text is None else ErrorRecord(*json.loads(text))
 
 
-def _config(text: str | None) -> StepConfig:
+def unpack_config(text: str | None) -> StepConfig:
     return StepConfig() if text is None else StepConfig(*json.loads(text))
 
 
 def _step(row: Row) -> StepRecord:
     kind, name, count, state, attempts, value, error, due, config, within, size, _ = row
-    resolved = _config(config) if kind in {"do", "undo"} else None
-    return StepRecord(kind, name, count, state, attempts, value, _error(error), due, resolved, within, size)
+    resolved = unpack_config(config) if kind in {"do", "undo"} else None
+    return StepRecord(kind, name, count, state, attempts, value, unpack_error(error), due, resolved, within, size)
 
 
 class News(NamedTuple):
@@ -286,7 +286,7 @@ class Store:
         )
         address = Address(workflow, scope, name)
         fired = None if schedule is None else Fired(*json.loads(schedule))
-        return Claim(number, address, run, params, created, digest, history, claims + 1, _error(undoing), fired)
+        return Claim(number, address, run, params, created, digest, history, claims + 1, unpack_error(undoing), fired)
 
     def finish(
         self,
@@ -634,26 +634,3 @@ class Store:
             raise JournalBreach("no code was pinned for this instance")
         code: bytes = row[0]
         return code
-
-    # Looking
-
-    def look(self, address: Address) -> tuple[Row, list[Row]]:
-        """For a status: (status, output, error, run, created, started, ended, wake_at, paused_at, expires, undoing,
-        undone, labels), and the steps in order.
-        """
-        number, _ = self.find(address)
-        instance = self._execute(
-            "SELECT status, output, error, run, created, started, ended, wake_at, paused_at, expires, undoing, undone"
-            " FROM instances WHERE number = ?",
-            (number,),
-        ).fetchone()
-        labels = dict(self._execute("SELECT name, value FROM labels WHERE instance = ?", (number,)).fetchall())
-        steps = self._execute(
-            "SELECT kind, name, count, state, attempts, started, ended, error FROM steps"
-            " WHERE instance = ? ORDER BY position",
-            (number,),
-        ).fetchall()
-        return (
-            (*instance[:2], _error(instance[2]), *instance[3:], labels),
-            [(*row[:7], _error(row[7])) for row in steps],
-        )
