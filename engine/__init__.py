@@ -18,6 +18,7 @@ from .errors import (
     InvalidInstanceId,
     InvalidLabels,
     InvalidRetention,
+    InvalidSchedule,
     InvalidStepConfig,
     InvalidStepName,
     JournalBreach,
@@ -43,6 +44,7 @@ from .records import (
     EngineStatistics,
     ErrorRecord,
     EventRecord,
+    Fired,
     Journal,
     Outcome,
     Status,
@@ -53,14 +55,17 @@ from .records import (
     WorkflowContext,
     WorkflowEvent,
 )
+from .schedules import Schedule
 from .sharing import WorkflowLimits
 from .step import Event, StepContext, WorkflowEntrypoint, WorkflowStep
+from .store_children import Child
 from .streams import ByteStream
 from .workflow import Instance, Workflow
 
 __all__ = [
     "Attempt",
     "ByteStream",
+    "Child",
     "Clock",
     "CreationRateExceeded",
     "DatabaseTooNew",
@@ -73,6 +78,7 @@ __all__ = [
     "ErrorRecord",
     "Event",
     "EventRecord",
+    "Fired",
     "HistoryEvent",
     "Instance",
     "InstanceAlreadyExists",
@@ -84,6 +90,7 @@ __all__ = [
     "InvalidInstanceId",
     "InvalidLabels",
     "InvalidRetention",
+    "InvalidSchedule",
     "InvalidStepConfig",
     "InvalidStepName",
     "Journal",
@@ -98,6 +105,7 @@ __all__ = [
     "RunInterrupted",
     "RunOver",
     "RunPostponed",
+    "Schedule",
     "Status",
     "StepConfig",
     "StepContext",

@@ -22,8 +22,9 @@ APPLICATION_ID = 0x636C7374  # "clst"
 Synchronous = Literal["full", "normal"]
 
 
-MIGRATIONS = ("schema.sql", "schema_2.sql", "schema_3.sql", "schema_4.sql", "schema_5.sql", "schema_6.sql")
-"""The n-th script brings a database from version n to n + 1. Append; never edit one that was released."""
+VERSION = 7
+MIGRATIONS = ("schema.sql", *(f"schema_{number}.sql" for number in range(2, VERSION + 1)))
+"""The n-th script brings a database from version n to n + 1. Add one and count it; never edit one that landed."""
 
 
 class Ownership:

@@ -17,9 +17,11 @@ from .records import EngineStatistics
 from .retention import Sweeper
 from .rules import check_workflow_name
 from .scheduler import Scheduler
+from .schedules import read_schedules
 from .sharing import WorkflowLimits
 from .store import News, Store
 from .store_catalogue import Catalogue
+from .store_children import Kin
 from .workflow import Workflow
 from .writer import Writer
 
@@ -97,6 +99,20 @@ class Engine:
         self._watchers.ring(None if news is None else news.touched)
         if news is not None and news.expires is not None:
             self._sweeper.expect(news.expires)
+        if news is not None and news.kin:  # after what was acknowledged with it has been dealt with
+            asyncio.get_running_loop().call_soon(self._tell, news.kin)
+
+    def _tell(self, kin: Kin) -> None:
+        """What a transaction did to instances that are not its own."""
+        for address, error in kin.ended:
+            if (scheduler := self._schedulers.get(address.workflow)) is not None:
+                scheduler.ended_with(address, error)
+        for answer in kin.answers:
+            if (scheduler := self._schedulers.get(answer.parent.workflow)) is not None:
+                scheduler.answered(answer)
+        for workflow in kin.queued:
+            if (scheduler := self._schedulers.get(workflow)) is not None:
+                scheduler.queued()
 
     def _open_store(self) -> Store:
         connection = connect(self._path, self._synchronous)
@@ -116,17 +132,18 @@ class Engine:
         concurrency: int = 256,
         limits: WorkflowLimits | None = None,
         retention: object = None,
+        schedules: object = (),
         env: Any = None,
     ) -> Workflow:
         """Register a class under a name and return its binding.
 
         Unfinished instances of that name go on from now on. At most `concurrency` of them run at once, those that wait
         for something not counted; the others queue, and slots are shared out among the scopes. `limits` says what one
-        scope may take: see `WorkflowLimits`.
+        scope may take: see `WorkflowLimits`. `schedules` create instances by the clock: a list of `Schedule`s, or of
+        cron expressions in UTC.
 
-        `retention` says how long an instance is kept after its
-        end unless it says so itself: a duration, a dict of `success_retention` and `error_retention`, or "forever"; 7
-        days by default, 365 at most.
+        `retention` says how long an instance is kept after its end unless it says so itself: a duration, a dict of
+        `success_retention` and `error_retention`, or "forever"; 7 days by default, 365 at most.
         """
         writer = self._open_writer()
         check_workflow_name(name)
@@ -136,7 +153,7 @@ class Engine:
             raise ValueError("the concurrency of a workflow is at least 1")
         kept = Retention.of_workflow(retention)
         self._schedulers[name] = Scheduler(
-            name, entrypoint, env, concurrency, kept, limits or WorkflowLimits(),
+            name, entrypoint, env, concurrency, kept, limits or WorkflowLimits(), read_schedules(schedules),
             writer=writer, reader=self._reader, watchers=self._watchers, clock=self._clock, linger=self._linger,
         )  # fmt: skip
         return Workflow(self._schedulers[name])

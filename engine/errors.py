@@ -98,6 +98,10 @@ class InvalidRetention(EngineError):
     """A retention is a duration, or a dict of `success_retention` and `error_retention`. The caller's mistake."""
 
 
+class InvalidSchedule(EngineError):
+    """A schedule is a cron expression of five fields and the name of a time zone. The host's mistake."""
+
+
 class InvalidCursor(EngineError):
     """A cursor is what an earlier answer gave as one, unchanged. The caller's mistake."""
 

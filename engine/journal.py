@@ -13,9 +13,11 @@ from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeVar, get_args
 
+from . import store_children
 from .clock import Clock, Timer, resolve
-from .durations import milliseconds, moment
+from .durations import LONGEST_MS, milliseconds, moment
 from .errors import (
+    InstanceAlreadyExists,
     InvalidDuration,
     JournalBreach,
     PayloadTooLarge,
@@ -51,6 +53,7 @@ from .rules import (
     step_config,
 )
 from .store import Store, pack_config, pack_error
+from .store_children import Child
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -411,9 +414,58 @@ class LiveJournal:
                 return EventRecord.decode(record.value)
         raise JournalBreach(f"wait {key[1]!r} number {key[2]} has been answered in this run already")
 
-    def deliver(self, name: str, count: int, event: bytes) -> None:
-        """An event was recorded as this wait's outcome."""
-        key: Key = ("wait", name, count)
+    async def child(
+        self, name: str, count: int, child: Child, timeout: object = None, within: str | None = None
+    ) -> bytes:
+        check_within(within)
+        key = self._key("child", name, count)
+        allowed = LONGEST_MS if timeout is None else milliseconds(timeout, what="timeout")
+        if self.undoing is not None:
+            await self._refuse()
+        with self._occupy(key):
+            await self._held()
+            known = self._known.get(key)
+            if known is None:
+                now = self._clock.now()
+                known = _Known("waiting", 0, now + allowed, StepConfig())
+                row = (name, count, len(self._known), now + allowed, within)
+                try:
+                    await self._write(store_children.begin, self._number, row, child, now)
+                except InstanceAlreadyExists as error:
+                    refusal = ErrorRecord(type(error).__name__, str(error))
+                    await self._record(key, known._replace(state="failed"), error=refusal, within=within)
+                    await self._turn(key)
+                    raise
+                self._place(key, known)
+            elif known.state != "waiting":
+                raise JournalBreach(f"child {name!r} number {count} has been answered already")
+            value = await self._until(key, known)
+            if value is None:
+                late = ErrorRecord(WaitTimeout.name, str(WaitTimeout(allowed)))
+                value = await self._give_up(name, count, late)
+            self._known[key] = known._replace(state="done")
+            await self._turn(key)
+        return value
+
+    async def give_up(self, name: str, count: int) -> None:
+        self._key("child", name, count)
+        await self._give_up(name, count, store_children.GIVEN_UP)
+
+    async def _give_up(self, name: str, count: int, error: ErrorRecord) -> bytes:
+        now = self._clock.now()
+        value = await self._write(store_children.give_up, self._number, name, count, error, now)
+        if value is None:
+            raise JournalBreach(f"there is no child {name!r} number {count}")
+        return value
+
+    @property
+    def childless(self) -> bool:
+        """Whether the run has begun no instance that it awaits."""
+        return not self._of_kind["child"]
+
+    def deliver(self, name: str, count: int, event: bytes, kind: StepKind = "wait") -> None:
+        """An event was recorded as this wait's outcome, or how an awaited instance ended."""
+        key: Key = (kind, name, count)
         self._turns.append(key)
         if key in self._waits:
             future = self._waits[key][1]

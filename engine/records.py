@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Awaitable, Callable
 
+    from .store_children import Child
+
 StepKind = Literal["do", "sleep", "wait", "value", "child", "undo"]
 StepState = Literal["done", "failed", "retrying", "waiting"]
 Key = tuple[StepKind, str, int]
@@ -154,6 +156,14 @@ class EventRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class Fired:
+    """Which firing of which schedule created an instance."""
+
+    cron: str
+    scheduled_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class WorkflowContext:
     """Which instance a run belongs to: the first argument of an entrypoint's constructor."""
 
@@ -172,6 +182,8 @@ class WorkflowEvent:
     timestamp: dt.datetime
     instance_id: str
     workflow_name: str
+    schedule: Fired | None = None
+    """If a schedule created it: which, and for what time."""
 
     @functools.cached_property
     def payload(self) -> Any:
@@ -255,6 +267,18 @@ class Journal(Protocol):
         """A sign of life from an attempt, with what the next one is to know. False when it had better end soon."""
         ...
 
+    async def child(
+        self, name: str, count: int, child: Child, timeout: object = None, within: str | None = None
+    ) -> bytes:
+        """Create an instance and wait for its end: the encoded map `{status, output, error}`. One that takes longer
+        than the timeout is terminated. `InstanceAlreadyExists` if there is one of that id.
+        """
+        ...
+
+    async def give_up(self, name: str, count: int) -> None:
+        """Terminate an instance that is awaited no longer."""
+        ...
+
     async def undo(self, error: ErrorRecord) -> None:
         """From now on steps are taken back; returns once that is durable."""
         ...
@@ -293,6 +317,7 @@ class Claim:
     history: tuple[StepRecord, ...] = ()
     claims: int = 1
     undoing: ErrorRecord | None = None
+    schedule: Fired | None = None
 
 
 @dataclass(frozen=True, slots=True)

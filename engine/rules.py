@@ -39,6 +39,7 @@ DELAY_SECONDS = 5.0
 """How long such a function may take."""
 
 _ID = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_-]{0,99}")
+_KNOWN_ID = re.compile(r"[a-zA-Z0-9_*/,#+ -]{1,320}")
 _MARK = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,300}")
 _NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,256}")
 
@@ -50,6 +51,13 @@ def check_id(value: object) -> str:
             f"{shown} is no instance id: 1 to 100 of a-z, A-Z, 0-9, `_` and `-`, not beginning with `-`"
         )
     return value
+
+
+def check_known_id(value: object) -> str:
+    """An id to find an instance by: those that schedules make have more letters than may be chosen."""
+    if isinstance(value, str) and _KNOWN_ID.fullmatch(value):
+        return value
+    return check_id(value)
 
 
 def check_workflow_name(value: object) -> str:

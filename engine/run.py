@@ -87,7 +87,7 @@ class Run:
         keeper, address = self._keeper, claim.address
         context = WorkflowContext(*address, claim.run, claim.code_digest)
         created = dt.datetime.fromtimestamp(claim.created / 1000, dt.UTC)
-        event = WorkflowEvent(claim.params, created, address.id, address.workflow)
+        event = WorkflowEvent(claim.params, created, address.id, address.workflow, claim.schedule)
         step = WorkflowStep(self.journal, keeper.clock)
         return await step.conduct(keeper.entrypoint(context, keeper.env).run(event, step))
 

@@ -18,8 +18,10 @@ from .clock import Clock, Timer, resolve
 from .errors import EngineClosed, EngineError, InstanceNotFound, RunOver, StorageError
 from .records import Address, Claim, ErrorRecord, Key, Pull, Standing, Status
 from .run import TERMINATED, Run
+from .schedules import Occasion, Schedule, Timetable
 from .sharing import Allowance, Turn, WorkflowLimits
 from .store import Store
+from .store_children import Answer
 from .store_wipe import delete, restart
 
 if TYPE_CHECKING:
@@ -58,6 +60,7 @@ class Scheduler:
         concurrency: int,
         retention: Retention,
         limits: WorkflowLimits,
+        schedules: tuple[Schedule, ...],
         *,
         writer: Writer,
         reader: Reader,
@@ -88,6 +91,11 @@ class Scheduler:
         first = writer.submit(
             Store.recover, workflow_name, clock.now(), retention
         )  # before whatever is asked of the workflow
+        longest = retention.longest_ms()
+        for schedule in schedules:  # what is wrong with one is said now, not when it fires
+            schedule.creation(0, longest)
+        occasion = Occasion(workflow_name, longest, clock, self._insist, self.queued, self._spawn)
+        self._timetable = Timetable(schedules, occasion)
         self._spawn(self._recover(first))
 
     async def _recover(self, first: asyncio.Future[None]) -> None:
@@ -97,10 +105,12 @@ class Scheduler:
             await self._nap()
             await self._insist(Store.recover, self.workflow_name, self.clock.now(), self.retention)
         self.queued()
+        await self._timetable.open()
 
     async def close(self) -> None:
         """Stop the runs without counting them as lost; they are queued for the next owner of the database."""
         self._closed = True
+        self._timetable.close()
         if self._timer is not None:
             self._timer.cancel()
         for nap in self._naps:
@@ -262,6 +272,18 @@ class Scheduler:
         write.add_done_callback(sent)
         await asyncio.shield(write)
 
+    def answered(self, answer: Answer) -> None:
+        """What a step of an instance awaits has ended."""
+        if (run := self.active.get(answer.parent)) is not None:
+            run.journal.deliver(answer.name, answer.count, answer.value, "child")
+
+    def ended_with(self, address: Address, error: ErrorRecord) -> None:
+        """An instance was ended by what another one did."""
+        run = self.active.get(address)
+        if run is not None and run.stop("terminated"):
+            self._spawn(self._bury(run))
+        self._ended(address, End(Status.TERMINATED, None, error))
+
     def _stored(self, write: asyncio.Future[Any]) -> bool:
         """Whether it was.
 
@@ -384,7 +406,8 @@ class Scheduler:
     # How runs end
 
     async def finished(self, run: Run, status: Status, output: bytes | None, error: ErrorRecord | None) -> None:
-        await self._insist(Store.finish, run.number, status, output, error, self.clock.now())
+        now = self.clock.now()
+        await self._insist(Store.finish, run.number, status, output, error, now, run.journal.childless)
         self.completed += 1
         self._leave(run)
         self._ended(run.address, End(status, output, error))

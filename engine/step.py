@@ -7,12 +7,13 @@ workflow elsewhere takes `step.journal` and does the same over there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import datetime as dt
 import inspect
 import random
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
@@ -22,6 +23,8 @@ from cloister.ipc.errors import CodecError
 from . import attempt as attempts
 from . import authors, streams
 from .errors import (
+    EngineError,
+    InstanceAlreadyExists,
     NonDeterminismError,
     NonRetryableDelayError,
     NonRetryableError,
@@ -49,6 +52,7 @@ from .rules import DELAY_SECONDS, check_size, describe
 
 if TYPE_CHECKING:
     from .clock import Clock
+    from .workflow import Workflow
 
 Body = authors.Function
 
@@ -215,6 +219,44 @@ class WorkflowStep:
             event = await self._journal.wait_for_event(name, count, type, timeout)
         return Event(event.type, values.loads(event.payload), event.timestamp_ms)
 
+    async def child(
+        self,
+        name: str,
+        workflow: Workflow,
+        options: Mapping[str, Any] | None = None,
+        /,
+        *,
+        scope: str | None = None,
+        timeout: object = None,
+        **more: Any,
+    ) -> Any:
+        """Create an instance of a workflow and await its output; `StepFailed` if it ends without one.
+
+        Options are those of `Workflow.create`; without an id it has one that follows from this step. It is in the scope
+        of this instance unless another is given. It is terminated when it takes longer than the timeout (a year by
+        default), when whoever awaits it here is cancelled, and when this instance ends first.
+        """
+        count, record = await self._visit("child", name)
+        if record is not None and record.error is not None:
+            raise revive(record.error)
+        value = None if record is None else record.value
+        if value is None:
+            journal = self._journal
+            inside = attempts.current.set(attempts.Attempt(*_where(journal), f"child {name}", count, 1, journal.claims))
+            try:
+                given = {**(options or {}), **more}
+                child = workflow.child(given, scope=journal.scope if scope is None else scope)
+            finally:
+                attempts.current.reset(inside)
+            try:
+                value = await journal.child(name, count, child, timeout)
+            except InstanceAlreadyExists as error:
+                raise revive(describe(error)) from None
+            except asyncio.CancelledError:
+                self._giving_up = asyncio.ensure_future(_give_up(journal, name, count))
+                raise
+        return ending(value)
+
     def check_replay(self) -> None:
         """After `run` returned: what an earlier run recorded must have been reached by this one too."""
         if self._unvisited:
@@ -366,6 +408,19 @@ class _Recorded:
     """A result that is recorded already, piece by piece."""
 
     size: int
+
+
+def ending(value: bytes) -> Any:
+    """The output of an awaited instance; what it ended with, raised, if it has none."""
+    told = values.loads(value, trusted=True)
+    if told["status"] == "complete":
+        return told["output"]
+    raise revive(ErrorRecord(*(told["error"] or ["Error", ""])))
+
+
+async def _give_up(journal: Journal, name: str, count: int) -> None:
+    with contextlib.suppress(EngineError):  # if the run is over, so are its children, or it goes on and awaits them
+        await journal.give_up(name, count)
 
 
 def _where(journal: Journal) -> tuple[str, str, str, int]:

@@ -12,6 +12,7 @@ import sqlite3
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from . import store_children
 from .errors import (
     InstanceAlreadyExists,
     InstanceFinished,
@@ -21,9 +22,10 @@ from .errors import (
     StorageError,
 )
 from .options import DEFAULT_RETENTION, Creation, Retention
-from .records import FINAL, Address, Claim, ErrorRecord, Key, Pull, Standing, Status, StepConfig, StepRecord
+from .records import FINAL, Address, Claim, ErrorRecord, Fired, Key, Pull, Standing, Status, StepConfig, StepRecord
 from .retry import postponement, restart_delay
 from .sharing import Turn, share
+from .store_children import Kin
 
 WAKE_CHUNK = 256
 RESERVE = 65_536
@@ -65,18 +67,18 @@ def pack_config(config: StepConfig) -> str | None:
     return json.dumps([config.limit, config.delay_ms, config.backoff, config.timeout_ms, *(rare if any(rare) else ())])
 
 
-def _error(text: str | None) -> ErrorRecord | None:
+def unpack_error(text: str | None) -> ErrorRecord | None:
     return None if text is None else ErrorRecord(*json.loads(text))
 
 
-def _config(text: str | None) -> StepConfig:
+def unpack_config(text: str | None) -> StepConfig:
     return StepConfig() if text is None else StepConfig(*json.loads(text))
 
 
 def _step(row: Row) -> StepRecord:
     kind, name, count, state, attempts, value, error, due, config, within, size, _ = row
-    resolved = _config(config) if kind in {"do", "undo"} else None
-    return StepRecord(kind, name, count, state, attempts, value, _error(error), due, resolved, within, size)
+    resolved = unpack_config(config) if kind in {"do", "undo"} else None
+    return StepRecord(kind, name, count, state, attempts, value, unpack_error(error), due, resolved, within, size)
 
 
 class News(NamedTuple):
@@ -84,6 +86,7 @@ class News(NamedTuple):
 
     expires: int | None
     touched: frozenset[int]
+    kin: Kin
 
 
 class Store:
@@ -96,6 +99,7 @@ class Store:
         self._reserved = self._number
         self._expiring: int | None = None
         self._touched: set[int] = set()
+        self.kin = Kin()
         self.watched: set[int] = set()
         self.tables_of_instances = dict(self._execute(_TABLES).fetchall())
         self._workflows: dict[str, int] = dict(self._execute("SELECT name, number FROM workflows"))
@@ -134,8 +138,11 @@ class Store:
         """
         touched = frozenset(self._touched & self.watched)
         expiring, self._expiring = self._expiring, None
+        kin = self.kin
+        if kin:
+            self.kin = Kin()
         self._touched.clear()
-        return News(expiring, touched) if touched or expiring is not None else None
+        return News(expiring, touched, kin) if touched or kin or expiring is not None else None
 
     def change(
         self, number: int, now: int, what: str, name: str | None = None, count: int | None = None,
@@ -156,15 +163,19 @@ class Store:
 
     def create(self, workflow: str, scope: str, creation: Creation, now: int, claim: bool) -> int:
         """A new instance, running already if the caller is about to start it, else queued."""
-        number = self._insert(self._key(workflow), scope, creation, now, claim)
+        number = self._insert(self.key(workflow), scope, creation, now, claim)
         if number is None:
             raise InstanceAlreadyExists(f"workflow {workflow!r} has an instance {creation.id!r} already")
         return number
 
     def create_batch(self, workflow: str, scope: str, creations: list[Creation], now: int) -> list[bool]:
         """Queue those that do not exist yet; which were."""
-        key = self._key(workflow)
+        key = self.key(workflow)
         return [self._insert(key, scope, creation, now, False) is not None for creation in creations]
+
+    def insert(self, workflow: str, scope: str, creation: Creation, now: int) -> int | None:
+        """Queue a new instance: its number, None if there is one of that id."""
+        return self._insert(self.key(workflow), scope, creation, now, False)
 
     def _insert(self, key: int, scope: str, creation: Creation, now: int, claim: bool) -> int | None:
         number = self.next_number()
@@ -187,7 +198,7 @@ class Store:
     def find(self, address: Address) -> tuple[int, Status]:
         row = self._execute(
             "SELECT number, status FROM instances WHERE workflow = ? AND scope = ? AND id = ?",
-            (self._key(address.workflow), address.scope, address.id),
+            (self.key(address.workflow), address.scope, address.id),
         ).fetchone()
         if row is None:
             raise InstanceNotFound(f"workflow {address.workflow!r} has no instance {address.id!r}")
@@ -197,7 +208,7 @@ class Store:
         """Queue what is due, and claim from the queues of the scopes as they are to share: see `sharing`. Of one scope
         those that ran before come first, then the oldest.
         """
-        key = self._key(workflow)
+        key = self.key(workflow)
         woken = self._execute(
             "UPDATE instances SET status = 'queued' WHERE number IN (SELECT number FROM instances"
             " WHERE workflow = ? AND status = 'waiting' AND wake_at <= ? ORDER BY wake_at LIMIT ?)",
@@ -257,8 +268,9 @@ class Store:
         return [number for (number,) in reversed(rows)]
 
     def _claim(self, workflow: str, number: int, now: int) -> Claim:
-        scope, name, run, params, created, started, code, claims, undoing = self._execute(
-            "SELECT scope, id, run, params, created, started, code, claims, undoing FROM instances WHERE number = ?",
+        scope, name, run, params, created, started, code, claims, undoing, schedule = self._execute(
+            "SELECT scope, id, run, params, created, started, code, claims, undoing, schedule FROM instances"
+            " WHERE number = ?",
             (number,),
         ).fetchone()
         self.change(number, now, "running")
@@ -273,21 +285,36 @@ class Store:
             (now, number, number),
         )
         address = Address(workflow, scope, name)
-        return Claim(number, address, run, params, created, digest, history, claims + 1, _error(undoing))
+        fired = None if schedule is None else Fired(*json.loads(schedule))
+        return Claim(number, address, run, params, created, digest, history, claims + 1, unpack_error(undoing), fired)
 
-    def finish(self, number: int, status: Status, output: bytes | None, error: ErrorRecord | None, now: int) -> None:
-        """The end, whichever: it is final. Events that nobody waited for go with it."""
+    def finish(
+        self,
+        number: int,
+        status: Status,
+        output: bytes | None,
+        error: ErrorRecord | None,
+        now: int,
+        childless: bool = False,
+    ) -> None:
+        """The end, whichever: it is final. Events that nobody waited for go with it, and so do instances that it awaits
+        (`childless` says that there are none). Whoever awaits it is answered.
+        """
         kept = "keep_success" if status is Status.COMPLETE else "keep_error"
         done = self._execute(
             "UPDATE instances SET status = ?, output = ?, error = ?, ended = ?, wake_at = NULL, expires = ? + coalesce("
             f"{kept}, (SELECT {kept} FROM workflows WHERE number = workflow)) WHERE number = ? AND ended IS NULL"
-            " RETURNING expires",
+            " RETURNING expires, parent, awaited",
             (status.value, output, pack_error(error), now, now, number),
         ).fetchall()
         if not done:
             raise RunOver
         self.expect(done[0][0])
         self.change(number, now, status.value, error=pack_error(error))
+        if done[0][1] is not None:
+            store_children.answer(self, done[0][1:], status, output, error, now)
+        if not childless:
+            store_children.end_all(self, number, store_children.PARENT_ENDED, now)
         self._execute("DELETE FROM events WHERE instance = ?", (number,))
         self._execute("DELETE FROM event_ids WHERE instance = ?", (number,))
 
@@ -300,7 +327,7 @@ class Store:
         if status in FINAL:
             raise RunOver
         if status is Status.WAITING_FOR_PAUSE:
-            return self._stand(number, Status.PAUSED, now, paused_at=now)
+            return self.stand(number, Status.PAUSED, now, paused_at=now)
         due = [
             self._execute(
                 "SELECT due FROM steps WHERE instance = ? AND kind = ? AND name = ? AND count = ?"
@@ -310,8 +337,8 @@ class Store:
             for key in keys
         ]
         if not due or None in due:
-            return self._stand(number, Status.QUEUED, now, wake_at=now)
-        return self._stand(number, Status.WAITING, now, wake_at=min(row[0] for row in due))
+            return self.stand(number, Status.QUEUED, now, wake_at=now)
+        return self.stand(number, Status.WAITING, now, wake_at=min(row[0] for row in due))
 
     def lose(self, number: int, progressed: bool, reason: str, now: int) -> Standing:
         """The run was lost with its process.
@@ -329,8 +356,8 @@ class Store:
             self.finish(number, Status.ERRORED, None, error, now)
             return Standing(Status.ERRORED, error=error)
         if status == Status.WAITING_FOR_PAUSE:
-            return self._stand(number, Status.PAUSED, now, paused_at=now)
-        return self._stand(number, Status.WAITING if delay else Status.QUEUED, now, wake_at=now + delay)
+            return self.stand(number, Status.PAUSED, now, paused_at=now)
+        return self.stand(number, Status.WAITING if delay else Status.QUEUED, now, wake_at=now + delay)
 
     def postpone(self, number: int, progressed: bool, now: int) -> Standing:
         """The host could not run it. It waits, longer each time, and nothing is counted against it."""
@@ -341,8 +368,8 @@ class Store:
         times = 1 if progressed else times + 1
         self._execute("UPDATE instances SET postponed = ? WHERE number = ?", (times, number))
         if status == Status.WAITING_FOR_PAUSE:
-            return self._stand(number, Status.PAUSED, now, paused_at=now)
-        return self._stand(number, Status.WAITING, now, wake_at=now + postponement(times))
+            return self.stand(number, Status.PAUSED, now, paused_at=now)
+        return self.stand(number, Status.WAITING, now, wake_at=now + postponement(times))
 
     def recover(self, workflow: str, now: int, retention: Retention = DEFAULT_RETENTION) -> None:
         """Register the workflow, and settle the account of a host that died: what it was running, it has
@@ -354,12 +381,12 @@ class Store:
             self._workflows[workflow] = number
         self._execute(
             "UPDATE workflows SET keep_success = ?, keep_error = ? WHERE number = ?",
-            (retention.success_ms, retention.error_ms, self._key(workflow)),
+            (retention.success_ms, retention.error_ms, self.key(workflow)),
         )
         rows = self._execute(
             f"SELECT number, progress < {_PROGRESS.replace('?', 'instances.number')} FROM instances"
             " WHERE workflow = ? AND status IN ('running', 'waitingForPause')",
-            (self._key(workflow),),
+            (self.key(workflow),),
         ).fetchall()
         for number, progressed in rows:
             self.lose(number, bool(progressed), "the host process died", now)
@@ -368,7 +395,7 @@ class Store:
         """After a commit of unknown outcome: queue what is claimed here but was never started."""
         rows = self._execute(
             "SELECT number FROM instances WHERE workflow = ? AND status IN ('running', 'waitingForPause')",
-            (self._key(workflow),),
+            (self.key(workflow),),
         ).fetchall()
         for (number,) in rows:
             if number not in alive:
@@ -379,16 +406,16 @@ class Store:
     def pause(self, address: Address, now: int) -> Standing:
         number, status = self._unfinished(address)
         if status is Status.RUNNING:
-            return self._stand(number, Status.WAITING_FOR_PAUSE, now)
+            return self.stand(number, Status.WAITING_FOR_PAUSE, now)
         if status in {Status.QUEUED, Status.WAITING}:
-            return self._stand(number, Status.PAUSED, now, paused_at=now)
+            return self.stand(number, Status.PAUSED, now, paused_at=now)
         return Standing(status)
 
     def resume(self, address: Address, now: int) -> Standing:
         """Every pending deadline moves by the length of the pause."""
         number, status = self._unfinished(address)
         if status is Status.WAITING_FOR_PAUSE:
-            return self._stand(number, Status.RUNNING, now)
+            return self.stand(number, Status.RUNNING, now)
         if status is not Status.PAUSED:
             return Standing(status)
         self._execute(
@@ -396,13 +423,13 @@ class Store:
             " WHERE instance = ? AND state IN ('waiting', 'retrying')",
             (now, number, number),
         )
-        return self._stand(number, Status.QUEUED, now, wake_at=now)
+        return self.stand(number, Status.QUEUED, now, wake_at=now)
 
     def terminate(self, address: Address, error: ErrorRecord, now: int) -> None:
         number, _ = self._unfinished(address)
         self.finish(number, Status.TERMINATED, None, error, now)
 
-    def _key(self, workflow: str) -> int:
+    def key(self, workflow: str) -> int:
         try:
             return self._workflows[workflow]
         except KeyError:
@@ -419,7 +446,7 @@ class Store:
     def _status(self, number: int) -> Status:
         return Status(self._execute("SELECT status FROM instances WHERE number = ?", (number,)).fetchone()[0])
 
-    def _stand(
+    def stand(
         self, number: int, status: Status, now: int, *, wake_at: int | None = None, paused_at: int | None = None
     ) -> Standing:
         self._execute(
@@ -544,7 +571,7 @@ class Store:
         )
         self.touch(number)
         if status is Status.WAITING:
-            return self._stand(number, Status.QUEUED, now, wake_at=now), wait
+            return self.stand(number, Status.QUEUED, now, wake_at=now), wait
         return Standing(status), wait
 
     def put_chunk(self, number: int, name: str, count: int, piece: int, data: bytes) -> None:
@@ -586,8 +613,8 @@ class Store:
         if undoing is None:
             self.undo(number, error)
         if status in {Status.RUNNING, Status.WAITING_FOR_PAUSE}:
-            return self._stand(number, Status.RUNNING, now)
-        return self._stand(number, Status.QUEUED, now, wake_at=now)
+            return self.stand(number, Status.RUNNING, now)
+        return self.stand(number, Status.QUEUED, now, wake_at=now)
 
     # Code
 
@@ -607,26 +634,3 @@ class Store:
             raise JournalBreach("no code was pinned for this instance")
         code: bytes = row[0]
         return code
-
-    # Looking
-
-    def look(self, address: Address) -> tuple[Row, list[Row]]:
-        """For a status: (status, output, error, run, created, started, ended, wake_at, paused_at, expires, undoing,
-        undone, labels), and the steps in order.
-        """
-        number, _ = self.find(address)
-        instance = self._execute(
-            "SELECT status, output, error, run, created, started, ended, wake_at, paused_at, expires, undoing, undone"
-            " FROM instances WHERE number = ?",
-            (number,),
-        ).fetchone()
-        labels = dict(self._execute("SELECT name, value FROM labels WHERE instance = ?", (number,)).fetchall())
-        steps = self._execute(
-            "SELECT kind, name, count, state, attempts, started, ended, error FROM steps"
-            " WHERE instance = ? ORDER BY position",
-            (number,),
-        ).fetchall()
-        return (
-            (*instance[:2], _error(instance[2]), *instance[3:], labels),
-            [(*row[:7], _error(row[7])) for row in steps],
-        )

@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .errors import InstanceNotFound
 from .history import STATUS_TYPES, HistoryEvent
 from .listing import Query, Summary
-from .records import FINAL, Status
+from .records import FINAL, Address, ErrorRecord, Status
+from .store import unpack_error
 
 SCAN_CHUNK = 2_000
 """Rows that one look passes over, whether they fit or not."""
@@ -29,14 +32,66 @@ class Catalogue:
     def close(self) -> None:
         self._connection.close()
 
+    @contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """What is read within is all of one moment."""
+        self._execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._execute("ROLLBACK")
+
+    def find(self, address: Address) -> int:
+        """The number of an instance; `InstanceNotFound` in the same words for every one that is not there."""
+        row = self._execute(
+            "SELECT number FROM instances WHERE workflow = (SELECT number FROM workflows WHERE name = ?)"
+            " AND scope = ? AND id = ?",
+            address,
+        ).fetchone()
+        if row is None:
+            raise InstanceNotFound(f"workflow {address.workflow!r} has no instance {address.id!r}")
+        return int(row[0])
+
+    def ending(self, address: Address) -> tuple[Status, bytes | None, ErrorRecord | None]:
+        """Where it stands, and how it ended if it has."""
+        row = self._execute(
+            "SELECT status, output, error FROM instances WHERE workflow = (SELECT number FROM workflows WHERE name = ?)"
+            " AND scope = ? AND id = ?",
+            address,
+        ).fetchone()
+        if row is None:
+            raise InstanceNotFound(f"workflow {address.workflow!r} has no instance {address.id!r}")
+        return Status(row[0]), row[1], unpack_error(row[2])
+
+    def look(self, address: Address) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
+        """For a status: (status, output, error, run, created, started, ended, wake_at, paused_at, expires, undoing,
+        undone, labels), and the steps in order.
+        """
+        with self._snapshot():
+            number = self.find(address)
+            instance = self._execute(
+                "SELECT status, output, error, run, created, started, ended, wake_at, paused_at, expires, undoing,"
+                " undone FROM instances WHERE number = ?",
+                (number,),
+            ).fetchone()
+            labels = self._labels(number)
+            steps = self._execute(
+                "SELECT kind, name, count, state, attempts, started, ended, error FROM steps"
+                " WHERE instance = ? ORDER BY position",
+                (number,),
+            ).fetchall()
+        return (
+            (*instance[:2], unpack_error(instance[2]), *instance[3:], labels),
+            [(*row[:7], unpack_error(row[7])) for row in steps],
+        )
+
     def search(self, workflow: str, query: Query, limit: int) -> tuple[list[tuple[int, Summary]], int | None]:
         """Up to `limit` of those that fit, newest first, with their numbers; and the number below which to go on, None
         when all were looked at.
         """
         source, parameters = _candidates(workflow, query)
         tests, more = _tests(query)
-        self._execute("BEGIN")
-        try:
+        with self._snapshot():
             numbers = self._execute(
                 f"SELECT number FROM instances WHERE number IN ({source} LIMIT {SCAN_CHUNK}){tests}"
                 " ORDER BY number DESC LIMIT ?",
@@ -47,8 +102,6 @@ class Catalogue:
             else:
                 rest = self._execute(f"{source} LIMIT 1 OFFSET {SCAN_CHUNK - 1}", parameters).fetchone()
             found = [(number, self._summary(number)) for (number,) in numbers[:limit]]
-        finally:
-            self._execute("ROLLBACK")
         return found, None if rest is None else rest[0]
 
     def history(self, number: int, after: int, limit: int) -> tuple[list[HistoryEvent], bool]:
@@ -72,8 +125,10 @@ class Catalogue:
             "SELECT id, scope, status, run, created, started, ended FROM instances WHERE number = ?", (number,)
         ).fetchone()
         name, scope, status, run, created, started, ended = row
-        labels = dict(self._execute("SELECT name, value FROM labels WHERE instance = ?", (number,)).fetchall())
-        return Summary(name, scope, Status(status), run, created, started, ended, labels)
+        return Summary(name, scope, Status(status), run, created, started, ended, self._labels(number))
+
+    def _labels(self, number: int) -> dict[str, str]:
+        return dict(self._execute("SELECT name, value FROM labels WHERE instance = ?", (number,)).fetchall())
 
 
 def _candidates(workflow: str, query: Query) -> tuple[str, tuple[Any, ...]]:

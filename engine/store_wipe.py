@@ -8,8 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from . import store_children
 from .errors import StepNotFound
-from .records import Address, Key, Status
+from .records import FINAL, Address, Key, Status
 
 if TYPE_CHECKING:
     from .store import Store
@@ -33,7 +34,9 @@ class Swept:
 
 def delete(store: Store, address: Address, now: int) -> None:
     """It is gone, whatever it was doing, and its id is free."""
-    number, _ = store.find(address)
+    number, status = store.find(address)
+    if status not in FINAL:  # whoever awaits it, and what it awaits, are told
+        store.finish(number, Status.TERMINATED, None, store_children.DELETED, now)
     _bury(store, number)
     store.expect(now)
 
@@ -50,6 +53,7 @@ def restart(store: Store, address: Address, step: Key | None, now: int) -> None:
                 store.execute(f"DELETE FROM {table} WHERE instance = ?", (number,))
     else:
         _wipe_from(store, number, step)
+    store_children.end_all(store, number, store_children.GIVEN_UP, now, orphans=True)
     store.execute(
         "UPDATE instances SET status = ?, run = run + 1, started = NULL, ended = NULL, wake_at = NULL,"
         " paused_at = NULL, losses = 0, postponed = 0, progress = 0, output = NULL, error = NULL, expires = NULL,"

@@ -25,10 +25,10 @@ from .history import HistoryEvent, check_cursor, check_types, follow
 from .listing import DEFAULT_PAGE, Page, Query, Summary, cursor_after, page_size
 from .options import Creation
 from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
-from .rules import check_count, check_id, check_name, encode
+from .rules import check_count, check_known_id, check_name, encode
 from .scheduler import End, Scheduler
-from .store import Store
 from .store_catalogue import Catalogue
+from .store_children import Child
 
 MAX_BATCH = 100
 BULK_CHUNK = 256
@@ -66,6 +66,10 @@ class Workflow:
             if not creation.derived:
                 raise
         return Instance(self._scheduler, address)
+
+    def child(self, options: Mapping[str, Any], *, scope: str) -> Child:
+        """What a step that awaits an instance of this workflow gives its journal."""
+        return Child(self.name, check_name(scope, what="scope"), self._read(options))
 
     @overload
     async def create_batch(self, entries: Sequence[Mapping[str, Any]], /, *, scope: str = "") -> list[Instance]: ...
@@ -111,8 +115,8 @@ class Workflow:
 
     async def get(self, id: str, *, scope: str = "") -> Instance:  # noqa: A002 - the name it has everywhere
         """A handle on an instance that exists; else `InstanceNotFound`, in another scope or not."""
-        address = Address(self.name, check_name(scope, what="scope"), check_id(id))
-        await self._scheduler.writer.submit(Store.find, address)
+        address = Address(self.name, check_name(scope, what="scope"), check_known_id(id))
+        await self._scheduler.reader.ask(Catalogue.find, address)
         return Instance(self._scheduler, address)
 
     async def list(
@@ -157,7 +161,7 @@ class Workflow:
 
     async def _delete(self, name: Any, scope: str) -> EngineError | None:
         try:
-            await self._scheduler.delete(Address(self.name, scope, check_id(name)))
+            await self._scheduler.delete(Address(self.name, scope, check_known_id(name)))
         except EngineError as error:
             return error
         return None
@@ -228,13 +232,15 @@ class Instance:
 
     async def status_encoded(self) -> dict[str, Any]:
         """The same with the output, if there is one, as `Encoded`: for passing it on without reading it."""
-        instance, rows = await self._scheduler.writer.submit(Store.look, self._address)
+        before = self._running()
+        instance, rows = await self._scheduler.reader.ask(Catalogue.look, self._address)
         status, output, error, run_number, created, started, ended, *rest = instance
         wake_at, paused_at, expires, undoing, undone, labels = rest
-        run = self._scheduler.active.get(self._address)
-        running = run.journal.running() if run is not None and status not in FINAL else {}
-        steps = [_step(*row, running=running) for row in rows]
-        steps += [_step(*key, "running", 1, since, None, None, running={}) for key, since in running.items()]
+        running = before.items() & self._running().items() if status not in FINAL else set()
+        steps = [_step(*row, running={key for key, _ in running}) for row in rows]
+        recorded = {(kind, name, count) for kind, name, count, *_ in rows}
+        begun = {} if status in FINAL else {key: since for key, since in before.items() if key not in recorded}
+        steps += [_step(*key, "running", 1, since, None, None, running=set()) for key, since in begun.items()]
         return {
             "status": status,
             "output": None if output is None else Encoded(output),
@@ -251,6 +257,11 @@ class Instance:
             "labels": labels,
             "steps": steps,
         }
+
+    def _running(self) -> dict[Key, int]:
+        """Steps in progress, which are in memory only, and since when."""
+        run = self._scheduler.active.get(self._address)
+        return {} if run is None else run.journal.running()
 
     async def pause(self) -> None:
         """Let steps in flight finish, then hold. Deadlines move by the length of the pause."""
@@ -305,7 +316,7 @@ class Instance:
 
     async def _follow(self, after: int, types: frozenset[str]) -> AsyncIterator[HistoryEvent]:
         scheduler = self._scheduler
-        number, _ = await scheduler.writer.submit(Store.find, self._address)
+        number = await scheduler.reader.ask(Catalogue.find, self._address)
 
         def read(*place: int) -> Awaitable[tuple[list[HistoryEvent], bool]]:
             return scheduler.reader.ask(Catalogue.history, *place)
@@ -321,11 +332,11 @@ class Instance:
         ending = self._scheduler.listen(self._address)
         timer = None
         try:
-            status = await self.status_encoded()
-            if status["status"] in FINAL:
-                error = status["error"]
-                record = None if error is None else ErrorRecord(error["name"], error["message"])
-                return _result(End(Status(status["status"]), status["output"] and status["output"].data, record))
+            run = self._scheduler.active.get(self._address)
+            if run is None or run.stopping is not None:  # else it has not ended, and its end will be told
+                status, output, error = await self._scheduler.reader.ask(Catalogue.ending, self._address)
+                if status in FINAL:
+                    return _result(End(status, output, error))
             if timeout is not None:
                 timer = self._scheduler.clock.call_later(timeout, lambda: _expire(ending, timeout))
             return _result(await ending)
@@ -396,10 +407,10 @@ def _step(
     ended: int | None,
     error: ErrorRecord | None,
     *,
-    running: dict[Key, int],
+    running: set[Key],
 ) -> dict[str, Any]:
     """One entry of a status. A retrying step whose next attempt is in progress is running."""
-    if running.pop((kind, name, count), None) is not None:
+    if state == "retrying" and (kind, name, count) in running:
         state, attempts = "running", attempts + 1
     return {
         "kind": kind,

@@ -15,11 +15,13 @@ from cloister.engine import (
     NonDeterminismError,
     RunInterrupted,
     RunPostponed,
+    Schedule,
+    WorkflowLimits,
 )
 from cloister.ipc import CapabilityError, IpcError, RpcTarget
 from cloister.sandbox import LayerMissing, LimitExceeded, Limits, Policy, SandboxDied, SandboxError, SandboxUnavailable
 
-from .binding import DynamicInstance, DynamicWorkflowBinding, wrap_workflow_binding
+from .binding import DynamicInstance, DynamicWorkflowBinding, wrap_schedule, wrap_workflow_binding
 from .code import Data, Json, TailLine, Text, WorkerCode
 from .dispatch import (
     DispatchContext,
@@ -83,13 +85,16 @@ __all__ = [
     "SandboxDied",
     "SandboxError",
     "SandboxUnavailable",
+    "Schedule",
     "TailLine",
     "TenantError",
     "Text",
     "WorkerCode",
     "WorkerStub",
+    "WorkflowLimits",
     "WorkflowRunner",
     "create_dynamic_workflow_entrypoint",
     "dispatch_workflow",
+    "wrap_schedule",
     "wrap_workflow_binding",
 ]

@@ -7,10 +7,11 @@ and outputs of a tenant pass through as the bytes they are.
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, overload
 
-from cloister.engine import Encoded, HistoryEvent, Instance, Page, Workflow
+from cloister.engine import Child, Encoded, HistoryEvent, Instance, Page, Schedule, Workflow
 from cloister.ipc import CapabilityError, PayloadError, values
 from cloister.ipc.capabilities import Channel
 
@@ -49,6 +50,20 @@ def wrap_workflow_binding(
     if isinstance(workflow, DynamicWorkflowBinding):
         return workflow.nested(encoded, scope)
     return DynamicWorkflowBinding(workflow, (encoded,), scope)
+
+
+def wrap_schedule(schedule: Schedule, metadata: Mapping[str, Any]) -> Schedule:
+    """The same schedule for one tenant: metadata around its params, and the scope of the tenant.
+
+    That is the schedule's own `scope`, or else `metadata["tenant_id"]`. Register it where the workflow is registered.
+    """
+    binding = wrap_workflow_binding(_unbound, metadata, scope=schedule.scope or None)
+    wrapped = binding.wrapped({"params": schedule.params})
+    return dataclasses.replace(schedule, scope=binding.scope, params=wrapped["params"])
+
+
+def _unbound() -> Workflow:
+    raise AssertionError("a schedule is wrapped without a workflow")
 
 
 class _Answering:
@@ -92,7 +107,11 @@ class DynamicWorkflowBinding(_Answering):
 
     async def create(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> DynamicInstance:
         """Create an instance of this tenant's. See `cloister.engine.Workflow.create` for the options."""
-        return DynamicInstance(await self._raw().create(self._wrapped({**(options or {}), **more}), scope=self.scope))
+        return DynamicInstance(await self._raw().create(self.wrapped({**(options or {}), **more}), scope=self.scope))
+
+    def child(self, options: Mapping[str, Any]) -> Child:
+        """What is created and awaited by a step: an instance of this tenant's."""
+        return self._raw().child(self.wrapped(options), scope=self.scope)
 
     @overload
     async def create_batch(self, entries: Sequence[Mapping[str, Any]], /) -> list[DynamicInstance]: ...
@@ -104,13 +123,13 @@ class DynamicWorkflowBinding(_Answering):
     ) -> list[DynamicInstance] | dict[str, Any]:
         """Create up to 100, from a list or from a dict. See `cloister.engine.Workflow.create_batch`."""
         if not isinstance(entries, Mapping):
-            wrapped = [self._wrapped(entry) for entry in entries]
+            wrapped = [self.wrapped(entry) for entry in entries]
             return [DynamicInstance(made) for made in await self._raw().create_batch(wrapped, scope=self.scope)]
         listed = entries.get("instances")
         if isinstance(listed, Sequence) and not isinstance(listed, str | bytes):
-            options = {**entries, "instances": [self._wrapped(entry) for entry in listed]}
+            options = {**entries, "instances": [self.wrapped(entry) for entry in listed]}
         else:
-            options = self._wrapped(entries)
+            options = self.wrapped(entries)
         answer = await self._raw().create_batch(options, scope=self.scope)
         return {**answer, "created": [DynamicInstance(made) for made in answer["created"]]}
 
@@ -137,7 +156,8 @@ class DynamicWorkflowBinding(_Answering):
             else self._workflow
         )
 
-    def _wrapped(self, options: Mapping[str, Any]) -> dict[str, Any]:
+    def wrapped(self, options: Mapping[str, Any]) -> dict[str, Any]:
+        """Options with the envelopes of this binding around their params."""
         if not isinstance(options, Mapping):
             raise TypeError(f"the options of an instance are a dict, not {type(options).__name__}")
         params = options.get("params")

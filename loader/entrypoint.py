@@ -117,6 +117,8 @@ class Entrypoint:
             "instanceId": event.instance_id,
             "workflowName": event.workflow_name,
         }
+        if event.schedule is not None:
+            about["schedule"] = {"cron": event.schedule.cron, "scheduledTime": event.schedule.scheduled_ms}
         arguments = [self._name, about, event.encoded_payload, history(journal), resolved(), target]
         target.on_record, answer = worker.run([*arguments, target.number, state(journal)], limits.without_wall())
         journal.only_waits = lambda: worker.sandbox.idle(target.number)

@@ -5,15 +5,15 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from cloister.engine import Engine, Workflow
+from cloister.engine import Engine, Schedule, Workflow, WorkflowLimits
 from cloister.sandbox import Policy
 
-from .binding import DynamicWorkflowBinding, wrap_workflow_binding
+from .binding import DynamicWorkflowBinding, wrap_schedule, wrap_workflow_binding
 from .code import WorkerCode
 from .dispatch import create_dynamic_workflow_entrypoint
 from .entrypoint import Entrypoint, WorkerStub
@@ -27,7 +27,8 @@ class Host:
     """`async with Host("app.db", get_code=fetch) as host: await host.tenant("t-42").greet("Alice")`.
 
     `get_code(tenant_id)` gives a tenant's code. Each tenant finds its own workflow binding in its env as `WORKFLOWS`;
-    what it creates there is run by the class `entrypoint` of its own code.
+    what it creates there is run by the class `entrypoint` of its own code. For `concurrency`, `limits`, `retention` and
+    `schedules`, of which each has the tenant's id as its scope, see `cloister.engine.Engine.workflow`.
     """
 
     def __init__(
@@ -38,6 +39,9 @@ class Host:
         entrypoint: str = "TenantWorkflow",
         workflow_name: str = "dynamic-workflow",
         concurrency: int = 256,
+        limits: WorkflowLimits | None = None,
+        retention: object = None,
+        schedules: Sequence[Schedule] = (),
         max_sandboxes: int = 256,
         spares: int = 4,
         policy: Policy | None = None,
@@ -47,7 +51,8 @@ class Host:
         self._get_code = get_code
         self._entrypoint = entrypoint
         self._name = workflow_name
-        self._concurrency = concurrency
+        self._options: dict[str, Any] = {"concurrency": concurrency, "limits": limits, "retention": retention}
+        self._schedules = [wrap_schedule(schedule, {"tenant_id": schedule.scope}) for schedule in schedules]
         self.engine = engine or Engine(path)
         self.loader = Loader(max_sandboxes=max_sandboxes, spares=spares, policy=policy, transport=transport)
         self._stack = AsyncExitStack()
@@ -61,7 +66,7 @@ class Host:
             runner = create_dynamic_workflow_entrypoint(
                 lambda context: self.worker(context.metadata["tenant_id"]).get_entrypoint(self._entrypoint)
             )
-            self._workflows = self.engine.workflow(self._name, runner, concurrency=self._concurrency)
+            self._workflows = self.engine.workflow(self._name, runner, schedules=self._schedules, **self._options)
             self._stack = stack.pop_all()
         return self
 

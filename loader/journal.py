@@ -12,10 +12,22 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
-from cloister.engine import Attempt, ErrorRecord, Journal, Outcome, StepConfig, StepKind, StepRecord, WaitTimeout
+from cloister.engine import (
+    Attempt,
+    ErrorRecord,
+    InstanceAlreadyExists,
+    Journal,
+    Outcome,
+    StepConfig,
+    StepKind,
+    StepRecord,
+    WaitTimeout,
+)
 from cloister.engine.attempt import current
 from cloister.ipc import CapabilityError, PayloadError, values
 from cloister.ipc.capabilities import Channel
+
+from .binding import DynamicWorkflowBinding
 
 SILENCE: Final = 60.0
 """Seconds that a run may be silent for beyond the longest timeout of its steps, unless it waits for the engine."""
@@ -24,7 +36,7 @@ INLINE: Final = 4 * 1024 * 1024
 _numbers = itertools.count(1)
 _SMALL: Final = 64  # bytes for which asking is not worth a round trip
 _ENDED = frozenset({"done", "failed"})
-_RECORDS: Final = {"settle": "do", "sleep": "sleep", "wait_for_event": "wait", "keep": "value"}
+_RECORDS: Final = {"settle": "do", "sleep": "sleep", "wait_for_event": "wait", "keep": "value", "child": "child"}
 _LONGEST_MARK: Final = 300
 _MOST_ATTEMPTS: Final = 1000
 """Attempts of which it is remembered how many instances they have created."""
@@ -59,6 +71,8 @@ class JournalTarget:
 
     async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
         """One question."""
+        if method == "child":
+            return await self._child(channel, payload)
         arguments = values.loads(payload)
         function = _QUESTIONS.get(method)
         if function is None or not isinstance(arguments, list):
@@ -170,6 +184,33 @@ class JournalTarget:
         more = {"size": known.size} if known.size is not None else None
         return values.dumps([known.value or b"", _plain(known.error), known.retryable, more])
 
+    async def _child(self, channel: Channel, payload: bytes) -> bytes:
+        """Create an instance through a binding that was granted, and wait for its end."""
+        match channel.decode(payload)[0]:
+            case [str(name), int(count), DynamicWorkflowBinding() as binding, dict(options), timeout, within]:
+                pass
+            case _:
+                raise PayloadError("a child has a name, a count, a workflow binding, options, a timeout and its place")
+        self._asking += 1
+        token = current.set(self._attempt_of(f"1 {count} child {name}"))
+        try:
+            child = binding.child(options)
+        finally:
+            current.reset(token)
+        try:
+            value = await self._journal.child(name, count, child, timeout, within)
+        except InstanceAlreadyExists as error:
+            value = values.dumps({"status": "errored", "error": [type(error).__name__, str(error), ""]})
+        finally:
+            self._asking -= 1
+            self._heard = asyncio.get_running_loop().time()
+        self._count("child", name, count, None)
+        return value
+
+    async def _give_up(self, name: str, count: int) -> bytes:
+        await self._journal.give_up(name, count)
+        return values.dumps(None)
+
     async def _put_chunk(self, name: str, count: int, attempt: int, number: int, data: bytes) -> bytes:
         await self._journal.put_chunk(name, count, attempt, number, data)
         return values.dumps(None)
@@ -231,6 +272,8 @@ _QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
     "sleep": JournalTarget._sleep,
     "wait_for_event": JournalTarget._wait_for_event,
     "begin": JournalTarget._begin,
+    "child": JournalTarget._child,
+    "give_up": JournalTarget._give_up,
     "put_chunk": JournalTarget._put_chunk,
     "chunk": JournalTarget._chunk,
     "keep": JournalTarget._keep,

@@ -88,7 +88,7 @@ ABSENT: Final = {
 
 _SEALING_TRIES: Final = 5  # the kernel waits for a sixth of a second in each
 _LEFT_OUT: Final = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
-_OURS: Final = ("attempts", "dependencies", "distributions", "drift", "moments", "rollback", "streams")
+_OURS: Final = ("attempts", "children", "dependencies", "distributions", "drift", "moments", "rollback", "streams")
 """Modules of the guest's that few tenants need."""
 _NO_ZONES: Final = {"posix", "right", "localtime", "posixrules"}
 """Other forms of the same zones, and which of them is the host's."""

@@ -82,6 +82,10 @@ _METHODS: Final[dict[str, Callable[..., Any]]] = {
 
 def method(step: WorkflowStep, name: str) -> Callable[..., Any]:
     """A method of `step` that is not often asked for."""
+    if name == "child":
+        from . import children
+
+        return functools.partial(children.child, step)
     if name not in _METHODS:
         raise AttributeError(f"step has no method {name!r}")
     return functools.partial(_METHODS[name], step)

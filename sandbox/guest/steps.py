@@ -51,13 +51,13 @@ class Journal:
         """Steps with a recorded outcome that the run has not come to."""
         return self._outcomes.unvisited
 
-    async def ask(self, method: str, *arguments: object) -> Any:
+    async def ask(self, method: str, *arguments: object, encode: Any = values.dumps) -> Any:
         """One round trip."""
         if self.run.over:
             raise scope.Suspended(_OVER)
         self.run.asking += 1
         try:
-            answer = await self._call(self._target, method, values.dumps(arguments))
+            answer = await self._call(self._target, method, encode(arguments))
         except RemoteError as error:
             if error.name == "RunOver":
                 self.run.over = True
@@ -67,10 +67,10 @@ class Journal:
             self.run.asking -= 1
         return values.loads(answer, hook=JsDict, trusted=True)
 
-    async def record(self, method: str, *arguments: object) -> Any:
+    async def record(self, method: str, *arguments: object, **more: Any) -> Any:
         """A round trip whose answer is an outcome, which waits its turn among the others."""
         try:
-            answer = await self.ask(method, *arguments, scope.inside.get())
+            answer = await self.ask(method, *arguments, scope.inside.get(), **more)
         except RemoteError:
             await self._outcomes.arrived()
             raise

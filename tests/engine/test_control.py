@@ -91,7 +91,7 @@ async def test_bad_input_to_the_binding_is_refused_and_creates_nothing(open_engi
             with pytest.raises(error):
                 await workflow.create(**options)
         with pytest.raises(InvalidInstanceId):
-            await workflow.get("a b")
+            await workflow.get("a\tb")
         batches: list[Any] = [[], [{}] * 101, "ab"]
         for batch in batches:
             with pytest.raises((ValueError, TypeError)):

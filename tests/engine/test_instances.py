@@ -116,11 +116,11 @@ async def test_delete_batch_answers_each_place(open_engine: OpenEngine) -> None:
     async with open_engine() as engine:
         workflow = engine.workflow("w", Echo)
         await workflow.create_batch([{"id": "a"}, {"id": "b"}], scope="s")
-        answer = await workflow.delete_batch(["a", "no", "a", "b", "x y", 7], scope="s")  # type: ignore[list-item]
+        answer = await workflow.delete_batch(["a", "no", "a", "b", "x\ty", 7], scope="s")  # type: ignore[list-item]
         assert answer["deleted"] == [{"id": "a"}, {"id": "a"}, {"id": "b"}]
         assert [(error["id"], error["code"]) for error in answer["errors"]] == [
             ("no", "InstanceNotFound"),
-            ("x y", "InvalidInstanceId"),
+            ("x\ty", "InvalidInstanceId"),
             (None, "InvalidInstanceId"),
         ]
         for batch in ([], ["a"] * 101, "ab"):

@@ -6,6 +6,7 @@ import asyncio
 import random
 import string
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,11 +14,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloister.engine import Encoded, Engine, InstanceAlreadyExists, InstanceFailed, InstanceNotFound, Workflow
+from cloister.engine.testing import VirtualClock
 from cloister.ipc import values
 from cloister.loader import (
     DispatchContext,
     DynamicWorkflowBinding,
+    Host,
     RpcTarget,
+    Schedule,
+    WorkerCode,
     WorkerStub,
     create_dynamic_workflow_entrypoint,
     wrap_workflow_binding,
@@ -383,6 +388,32 @@ async def test_a_tenant_follows_the_history_of_its_instance(bind: Bind, worker: 
     assert (seen[0]["type"], seen[0]["instanceId"], seen[-1]["type"]) == ("workflow_queued", "x", "workflow_completed")
     rest = await client.after(waits[0]["eventId"])
     assert rest == [{"done": False, "value": waits[1]}, {"done": True, "value": None}]
+
+
+async def test_a_schedule_of_a_tenant_runs_the_tenants_own_code(
+    code: Callable[..., WorkerCode], path: Path, clock: VirtualClock
+) -> None:
+    """In its scope, with its params, and it is told what it was fired for."""
+    source = """
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                return [self.env.NAME, event.payload, event.schedule.cron, event.schedule["scheduledTime"]]
+    """
+
+    def get_code(tenant_id: str) -> WorkerCode:
+        return code(source, env={"NAME": tenant_id})
+
+    schedules = [Schedule("*/5 * * * *", scope=name, params={"of": name}) for name in ("ann", "bob")]
+    engine = Engine(path, clock=clock)
+    async with Host(path, get_code=get_code, engine=engine, schedules=schedules, spares=1) as host:
+        await clock.advance(300)
+        for name in ("ann", "bob"):
+            (fired,) = (await host.workflows(name).list()).instances
+            output = await (await host.workflows(name).get(fired.id)).result()
+            assert output == [name, {"of": name}, "*/5 * * * *", fired.created]
+    with pytest.raises(ValueError, match="tenant_id"):
+        Host(path, get_code=get_code, schedules=[Schedule("* * * * *")])
 
 
 async def test_what_a_binding_has_no_method_for_is_refused_with_a_list_of_those_it_has(
