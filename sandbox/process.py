@@ -12,13 +12,15 @@ import re
 import select
 import signal
 import time
-from pathlib import Path
+from typing import Final
 
 import psutil
 
 from .exits import CUT_OFF, NOT_CONFINED, OUT_OF_MEMORY
+from .lockdown import kernel
 
-_GIVES_WAY = 10
+_PID: Final = re.compile(rb"^Pid:\s*(\d+)$", re.MULTILINE)
+_GIVES_WAY: Final = 10
 """Its nice value: a tenth of the time of those with 0, when there is not enough for all."""
 
 
@@ -27,7 +29,7 @@ class Process:
 
     def __init__(self, pidfd: int) -> None:
         self._pidfd = pidfd
-        found = re.search(r"^Pid:\s*(\d+)$", Path(f"/proc/self/fdinfo/{pidfd}").read_text(), re.MULTILINE)
+        found = _PID.search(kernel.read(f"/proc/self/fdinfo/{pidfd}"))
         self.pid = int(found[1]) if found else 0
 
     def kill(self) -> None:

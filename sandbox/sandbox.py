@@ -83,7 +83,6 @@ class Sandbox:
         self._process = process
         self._link = link
         self._group = group
-        self._group_kills = group.kills() if group is not None else 0
         self._address_space = address_space
         self._loop = loop
         self._limit_group(self.limits)  # ahead of time: a write to a control group takes a third of a boot
@@ -218,7 +217,7 @@ class Sandbox:
             return
         self._ended = True
         self.usage = usage
-        killed_for_memory = self._group is not None and self._group.kills() > self._group_kills
+        killed_for_memory = self._group is not None and self._group.has_killed()
         if self._put_down and status == -signal.SIGKILL and not killed_for_memory:
             status = CUT_OFF
         words = describe(

@@ -10,15 +10,18 @@ from __future__ import annotations
 import contextlib
 import itertools
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ..errors import LayerMissing
+from . import kernel
 
 _PREFIX: Final = "cloister-"
 _MEMORY_LIMIT: Final = {1: "memory.limit_in_bytes", 2: "memory.max"}
 _MEMORY_EVENTS: Final = {1: "memory.oom_control", 2: "memory.events"}
+_KILLS: Final = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 _numbers = itertools.count()  # one process may have several hosts
 
 
@@ -27,23 +30,24 @@ class Group:
     """The group of one slot, in one or, for version 1, in two hierarchies."""
 
     version: int
-    folders: tuple[Path, ...]  # the first is the one that counts memory
+    folders: tuple[str, ...]  # the first is the one that counts memory
     _limits: tuple[int, int] = (0, 0)
+    _kills: int = 0
 
     def limit(self, memory_bytes: int, tasks: int) -> None:
         """Bound what all processes of the group use together, and how many threads they have. Costs nothing when that
         is what the slot's last sandbox had."""
         if self._limits[0] != memory_bytes:
-            (self.folders[0] / _MEMORY_LIMIT[self.version]).write_text(str(memory_bytes))
+            Path(self.folders[0], _MEMORY_LIMIT[self.version]).write_text(str(memory_bytes))
         if self._limits[1] != tasks:
-            (self.folders[-1] / "pids.max").write_text(str(tasks))
+            Path(self.folders[-1], "pids.max").write_text(str(tasks))
         self._limits = memory_bytes, tasks
 
     def entrances(self) -> tuple[int, ...]:
         """Descriptors through which a process joins, for the caller to close."""
         opened: list[int] = []
         try:
-            opened.extend(os.open(folder / "cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder in self.folders)
+            opened.extend(os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder in self.folders)
         except OSError:
             for descriptor in opened:
                 os.close(descriptor)
@@ -54,15 +58,15 @@ class Group:
         """Remove the group. Harmless while a process is still in it: `Groups.close` removes what is left."""
         for folder in self.folders:
             with contextlib.suppress(OSError):
-                folder.rmdir()
+                os.rmdir(folder)  # noqa: PTH106 - as the other calls here
 
-    def kills(self) -> int:
-        """How often the kernel has killed in this group for want of memory."""
+    def has_killed(self) -> bool:
+        """Whether the kernel has killed in this group for want of memory since it was last asked."""
+        before = self._kills
         with contextlib.suppress(OSError):  # somebody else has removed the group: a death must be told of all the same
-            for line in (self.folders[0] / _MEMORY_EVENTS[self.version]).read_text().splitlines():
-                if line.startswith("oom_kill "):
-                    return int(line.split()[1])
-        return 0
+            found = _KILLS.search(kernel.read(f"{self.folders[0]}/{_MEMORY_EVENTS[self.version]}"))
+            self._kills = int(found[1]) if found else 0
+        return self._kills > before
 
 
 class Groups:
@@ -90,7 +94,7 @@ class Groups:
         folders = tuple(root / name for root in self._roots)
         for folder in folders:
             folder.mkdir(exist_ok=True)
-        return Group(self.version, folders)
+        return Group(self.version, tuple(map(str, folders)))
 
     def close(self) -> bool:
         """Remove what is empty by now. Whether that is all; a group whose last process is still dying is not empty."""
@@ -99,12 +103,6 @@ class Groups:
                 with contextlib.suppress(OSError):
                     folder.rmdir()
         return not any(root.exists() for root in self._roots)
-
-
-def attach_self(descriptors: tuple[int, ...]) -> None:
-    """The child's half: join the groups whose descriptors it was handed."""
-    for descriptor in descriptors:
-        os.write(descriptor, b"0")
 
 
 def _parents() -> tuple[int, tuple[Path, ...]]:

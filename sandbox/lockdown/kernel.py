@@ -62,6 +62,15 @@ def umount(target: bytes, flags: int) -> None:
     check(_libc.umount2(target, flags))
 
 
+def read(path: str) -> bytes:
+    """A small file of the kernel's."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(descriptor, 4096)
+    finally:
+        os.close(descriptor)
+
+
 def set_malloc_arenas(count: int) -> None:
     """One arena instead of one for each thread, so that a limit on address space goes by what is used."""
     _libc.mallopt(-8, count)

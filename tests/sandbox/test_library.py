@@ -373,11 +373,11 @@ FOLDERS = {
     "": "cloister cloister.ipc cloister.sandbox msgpack msgpack._cmsgpack msgpack.exceptions"
     " msgpack.ext workers workers.workflows",
     "cloister.ipc": "capabilities codec connection errors messages packer peer values zmtp",
-    "cloister.sandbox": "errors exits guest lockdown zygote",
+    "cloister.sandbox": "exits guest lockdown zygote",
     "cloister.sandbox.guest": "disguise entrypoints failure files heap importer library main outcomes output profile"
     " rehearsal resources scope steps values worker workers",
     "cloister.sandbox.guest.workers": "workflows",
-    "cloister.sandbox.lockdown": "cgroups identity kernel landlock limits namespaces seccomp sequence syscalls",
+    "cloister.sandbox.lockdown": "identity kernel landlock limits namespaces seccomp sequence syscalls",
 }
 """What the guest imports for itself: the modules of each folder."""
 GUEST = sorted(f"{folder}.{name}".strip(".") for folder, names in FOLDERS.items() for name in names.split())
