@@ -211,7 +211,7 @@ async def test_one_that_was_retired_may_die(rotating: Any, until: Until) -> None
 
 async def test_what_one_was_asked_for_before_it_was_retired_is_born(rotating: Any, until: Until) -> None:
     """And then it ends with that."""
-    async with rotating() as (spawner, mine):
+    async with rotating() as (spawner, _):
         brood = await spawner._succession.open()
         taker = asyncio.ensure_future(take(spawner))
         await asyncio.sleep(0)
