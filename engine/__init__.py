@@ -40,6 +40,7 @@ from .errors import (
 from .history import HistoryEvent
 from .listing import Page, Summary
 from .records import (
+    FINAL,
     Encoded,
     EngineStatistics,
     ErrorRecord,
@@ -55,6 +56,7 @@ from .records import (
     WorkflowContext,
     WorkflowEvent,
 )
+from .rehearsal import Rehearsal
 from .schedules import Schedule
 from .sharing import WorkflowLimits
 from .step import Event, StepContext, WorkflowEntrypoint, WorkflowStep
@@ -63,6 +65,7 @@ from .streams import ByteStream
 from .workflow import Instance, Workflow
 
 __all__ = [
+    "FINAL",
     "Attempt",
     "ByteStream",
     "Child",
@@ -102,6 +105,7 @@ __all__ = [
     "Outcome",
     "Page",
     "PayloadTooLarge",
+    "Rehearsal",
     "RunInterrupted",
     "RunOver",
     "RunPostponed",
