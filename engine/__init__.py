@@ -5,6 +5,7 @@ from .clock import Clock, SystemClock
 from .engine import Engine
 from .errors import (
     CreationRateExceeded,
+    DatabaseDamaged,
     DatabaseTooNew,
     EngineClosed,
     EngineError,
@@ -71,6 +72,7 @@ __all__ = [
     "Child",
     "Clock",
     "CreationRateExceeded",
+    "DatabaseDamaged",
     "DatabaseTooNew",
     "Encoded",
     "Engine",

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from . import store_children
+from .database import bound_log
 from .errors import (
     InstanceAlreadyExists,
     InstanceFinished,
@@ -113,6 +114,10 @@ class Store:
 
     def commit(self) -> None:
         self._execute("COMMIT")
+
+    def tidy(self) -> int:
+        """Keep the log within its bound; how many bytes it has. Called every now and then, outside of transactions."""
+        return bound_log(self._connection)
 
     def next_number(self) -> int:
         """Higher than every number that was ever given to an instance or an outcome."""
