@@ -4,7 +4,7 @@ PYTHON ?= $(or $(shell for python in python3.13 python3.12 python3.11; do \
 	$$python -c 'import ensurepip' 2>/dev/null && { echo $$python; break; }; done),python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-FOLDERS := ipc sandbox sandbox/guest sandbox/guest/workers sandbox/lockdown engine loader loader/demo
+FOLDERS := ipc sandbox sandbox/guest sandbox/guest/workers sandbox/lockdown engine loader loader/cli loader/demo
 CHECKED := ipc sandbox engine loader tests benchmarks
 
 .PHONY: demo test lint types unit bench bench-all fuzz lock clean

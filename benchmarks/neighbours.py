@@ -12,15 +12,15 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import subprocess
 import sys
 import time
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any
 
 from harness import draw, listing, main, options, percentile, say, tenant
+from observer import Observer
 
 from cloister.loader import LimitExceeded, Limits, Loader, SandboxDied, WorkerCode
 from cloister.loader.loader import Key
@@ -123,66 +123,7 @@ class Default(WorkerEntrypoint):
 
     async def abuse(self):
 """
-OBSERVER = """
-import json, os, select, sys, time
-for line in sys.stdin:
-    pid, limit = json.loads(line)
-    crossed = None
-    try:
-        handle = os.pidfd_open(pid)
-        poll = select.epoll()
-        poll.register(handle, select.EPOLLIN)
-        print("{}", flush=True)
-        while not poll.poll(0.0005):
-            if crossed is None:
-                try:
-                    if time.clock_gettime((~pid << 3) | 2) >= limit:
-                        crossed = time.monotonic()
-                except OSError:
-                    pass
-        ended = time.monotonic()
-        poll.close()
-        os.close(handle)
-    except ProcessLookupError:
-        print("{}", flush=True)
-        ended = time.monotonic()
-    print(json.dumps({"crossed": crossed, "ended": ended}), flush=True)
-"""
 _numbers = itertools.count()
-
-
-class Observer:
-    """The process that watches abusers from outside."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self._process = process
-
-    @classmethod
-    async def open(cls) -> Self:
-        """Start it."""
-        command = [sys.executable, "-I", "-S", "-u", "-c", OBSERVER]
-        pipe = asyncio.subprocess.PIPE
-        return cls(await asyncio.create_subprocess_exec(*command, stdin=pipe, stdout=pipe))
-
-    async def watch(self, pid: int, seconds: float) -> None:
-        """Watch a process for crossing so much CPU time, and for its end."""
-        assert self._process.stdin is not None
-        self._process.stdin.write(f"{json.dumps([pid, seconds])}\n".encode())
-        await self._read()
-
-    async def seen(self) -> tuple[float | None, float]:
-        """When it crossed its limit, if it did, and when it ended."""
-        told = await self._read()
-        return told["crossed"], told["ended"]
-
-    async def close(self) -> None:
-        """End it."""
-        self._process.kill()
-        await self._process.wait()
-
-    async def _read(self) -> Any:
-        assert self._process.stdout is not None
-        return json.loads(await self._process.stdout.readline())
 
 
 @dataclass
@@ -240,7 +181,7 @@ async def abuse(loader: Loader, observer: Observer, body: str, fate: Fate, stop:
         if worker is None:
             continue
         used = worker.sandbox.cpu_seconds()
-        await observer.watch(worker.sandbox.pid, used + (LIMITS.cpu_ms or 0) / 1000)
+        await observer.watch(worker.sandbox.pid, "cpu", used + (LIMITS.cpu_ms or 0) / 1000)
         began = time.monotonic()
         ended_by_limit = False
         try:

@@ -121,8 +121,11 @@ def children(pid: int) -> list[int]:
 
 def descendants() -> list[int]:
     """The processes of this one, and theirs: zygotes and what they have forked."""
-    ours = children(os.getpid())
-    return [*ours, *(each for child in ours for each in children(child))]
+    found = children(os.getpid())
+    for pid in found:  # which grows meanwhile
+        with contextlib.suppress(OSError):
+            found += children(pid)
+    return found
 
 
 def descriptors(pid: int | str = "self") -> int:

@@ -5,6 +5,7 @@ from .clock import Clock, SystemClock
 from .engine import Engine
 from .errors import (
     CreationRateExceeded,
+    DatabaseDamaged,
     DatabaseTooNew,
     EngineClosed,
     EngineError,
@@ -40,6 +41,7 @@ from .errors import (
 from .history import HistoryEvent
 from .listing import Page, Summary
 from .records import (
+    FINAL,
     Encoded,
     EngineStatistics,
     ErrorRecord,
@@ -55,6 +57,7 @@ from .records import (
     WorkflowContext,
     WorkflowEvent,
 )
+from .rehearsal import Rehearsal
 from .schedules import Schedule
 from .sharing import WorkflowLimits
 from .step import Event, StepContext, WorkflowEntrypoint, WorkflowStep
@@ -63,11 +66,13 @@ from .streams import ByteStream
 from .workflow import Instance, Workflow
 
 __all__ = [
+    "FINAL",
     "Attempt",
     "ByteStream",
     "Child",
     "Clock",
     "CreationRateExceeded",
+    "DatabaseDamaged",
     "DatabaseTooNew",
     "Encoded",
     "Engine",
@@ -102,6 +107,7 @@ __all__ = [
     "Outcome",
     "Page",
     "PayloadTooLarge",
+    "Rehearsal",
     "RunInterrupted",
     "RunOver",
     "RunPostponed",

@@ -5,20 +5,26 @@ A file is looked at before anything is changed in it. It knows no verb of the en
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import importlib.resources
 import os
 import sqlite3
+import threading
 from typing import TYPE_CHECKING, Literal
 
 from sqlite_utils import Database
 
-from .errors import DatabaseTooNew, EngineError, EngineLocked, NotACloisterDatabase, StorageError
+from .errors import DatabaseDamaged, DatabaseTooNew, EngineError, EngineLocked, NotACloisterDatabase, StorageError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 APPLICATION_ID = 0x636C7374  # "clst"
+LOG_BYTES = 64 * 1024 * 1024
+"""What the log may grow to before it is cut off as soon as nobody reads in it."""
+PAGE_BYTES = 4096
+EXAMINE_SECONDS = 0.5
 Synchronous = Literal["full", "normal"]
 
 
@@ -33,10 +39,10 @@ class Ownership:
     """
 
     def __init__(self, path: Path) -> None:
-        if path.is_file() and path.stat().st_nlink > 1:
-            raise EngineLocked(f"{path} has other names (hard links) under which it could be in use; keep only one")
         lock = path.with_name(path.name + ".lock")
         try:
+            if path.is_file() and path.stat().st_nlink > 1:
+                raise EngineLocked(f"{path} has other names (hard links) under which it could be in use; keep only one")
             self._fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise StorageError(f"cannot open {lock}: {error.strerror}") from error
@@ -55,10 +61,11 @@ class Ownership:
             self._fd = -1
 
 
-def connect(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
+def connect(path: Path, synchronous: Synchronous, *, examine: bool = False) -> sqlite3.Connection:
     """The one writing connection, on a database of this version.
 
-    Transactions are begun and ended by the caller.
+    Transactions are begun and ended by the caller. With `examine` the file is looked through for damage first, for as
+    long as that takes or a fraction of a second.
     """
     connection: sqlite3.Connection | None = None
     try:
@@ -66,12 +73,16 @@ def connect(path: Path, synchronous: Synchronous) -> sqlite3.Connection:
             path, isolation_level=None, check_same_thread=False, cached_statements=256, timeout=1
         )
         database = Database(connection)
-        version = _inspect(database, path)
+        version = inspect(database, path)
+        if examine and version:
+            _examine(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if synchronous == 'full' else 'NORMAL'}")
         connection.execute("PRAGMA wal_autocheckpoint = 1000")  # rewriting a short log syncs faster than growing one
-        connection.execute(f"PRAGMA journal_size_limit = {64 * 1024 * 1024}")
+        connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         connection.execute("PRAGMA temp_store = MEMORY")
+        connection.execute("BEGIN IMMEDIATE")  # so that what cannot be written is known now
+        connection.execute("ROLLBACK")
         _migrate(database, version)
     except BaseException as error:
         if connection is not None:
@@ -89,21 +100,87 @@ def connect_to_read(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def _examine(connection: sqlite3.Connection, path: Path) -> None:
+    """Raise `DatabaseDamaged` if it is. A large file is looked through as far as the time allows."""
+    timer = threading.Timer(EXAMINE_SECONDS, connection.interrupt)
+    timer.start()
+    try:
+        found = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+            raise
+        return
+    finally:
+        timer.cancel()
+        timer.join()
+    if found != "ok":
+        raise DatabaseDamaged(f"{path} is damaged ({found}); restore a backup")
+
+
+def bound_log(connection: sqlite3.Connection) -> int:
+    """Cut the log off if it has grown beyond its bound and nobody reads in it; how many bytes it has.
+
+    It grows while somebody holds a long look at the database open. Nobody is waited for: the next time will do.
+    """
+    _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+    size = max(int(frames), 0) * PAGE_BYTES
+    if size > LOG_BYTES:
+        connection.execute("PRAGMA busy_timeout = 0")
+        try:
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        finally:
+            connection.execute("PRAGMA busy_timeout = 1000")
+        size = size if busy else 0
+    return size
+
+
+def copy(path: Path, target: Path) -> int:
+    """Write what is committed now to a new file, compact and whole, while others write on; its size in bytes.
+
+    The file appears under its name when it is complete and on disk.
+    """
+    if target.exists():
+        raise FileExistsError(f"{target} is there already; a backup replaces nothing")
+    partial = target.with_name(target.name + ".partial")
+    partial.unlink(missing_ok=True)
+    try:
+        with contextlib.closing(connect_to_read(path)) as connection:
+            connection.execute("PRAGMA query_only = OFF")  # it writes, though not here
+            connection.execute("VACUUM INTO ?", (str(partial),))
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        partial.rename(target)
+        folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except (sqlite3.Error, OSError) as error:
+        partial.unlink(missing_ok=True)
+        raise StorageError(f"cannot copy {path} to {target}: {error}") from error
+    return target.stat().st_size
+
+
 def refusal(path: Path, error: sqlite3.Error) -> EngineError:
     """Why a database could not be opened, in our words."""
     if isinstance(error, sqlite3.OperationalError) and "locked" in str(error):
         return EngineLocked(f"{path} is locked by another program that has it open")
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code == sqlite3.SQLITE_READONLY:
+        return StorageError(f"{path} cannot be written: the file, its folder or the file system is read-only")
+    if code == sqlite3.SQLITE_CORRUPT:
+        return DatabaseDamaged(f"{path} is damaged ({error}); restore a backup")
     return StorageError(f"cannot open {path}: {error}")
 
 
-def _inspect(database: Database, path: Path) -> int:
+def inspect(database: Database, path: Path) -> int:
     """The version of the file, 0 for an empty one; an error if it is not ours to open."""
     try:
         application = database.conn.execute("PRAGMA application_id").fetchone()[0]
         version = database.conn.execute("PRAGMA user_version").fetchone()[0]
         tables = database.table_names()
     except sqlite3.DatabaseError as error:
-        if isinstance(error, sqlite3.OperationalError):
+        if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
             raise
         raise NotACloisterDatabase(f"{path} is not a database: {error}") from error
     if application != APPLICATION_ID and (application or version or tables):

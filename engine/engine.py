@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from .clock import Clock, SystemClock
-from .database import Ownership, Synchronous, connect, connect_to_read, refusal
+from .database import Ownership, Synchronous, connect, connect_to_read, copy, refusal
 from .errors import EngineClosed
 from .history import Watchers
 from .options import Retention
@@ -115,7 +115,7 @@ class Engine:
                 scheduler.queued()
 
     def _open_store(self) -> Store:
-        connection = connect(self._path, self._synchronous)
+        connection = connect(self._path, self._synchronous, examine=self._writer is None)
         try:
             store = Store(connection)
             store.watched = self._watchers.watched
@@ -157,6 +157,15 @@ class Engine:
             writer=writer, reader=self._reader, watchers=self._watchers, clock=self._clock, linger=self._linger,
         )  # fmt: skip
         return Workflow(self._schedulers[name])
+
+    async def backup(self, path: str | os.PathLike[str]) -> int:
+        """Copy the database as it is now to a new file, while everything goes on; its size in bytes.
+
+        The copy is complete and on disk when it appears under its name. Open it instead of the original, never beside
+        it: each would run the same instances. Raises `FileExistsError`, `StorageError`.
+        """
+        self._open_writer()
+        return await asyncio.to_thread(copy, self._path, Path(path))
 
     def statistics(self) -> EngineStatistics:
         writer, schedulers = self._open_writer(), self._schedulers.values()

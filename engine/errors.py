@@ -49,6 +49,10 @@ class StorageError(EngineError):
     """
 
 
+class DatabaseDamaged(StorageError):
+    """The database is damaged: something other than an engine has written to it, or the disk has. Restore a backup."""
+
+
 class InstanceNotFound(EngineError):
     """No instance of this workflow has this id in this scope.
 

@@ -115,6 +115,7 @@ class LiveJournal:
         writer: Writer,
         clock: Clock,
         linger: float,
+        frozen: bool = False,
     ) -> None:
         self.workflow_name, self.scope, self.instance_id = claim.address
         self.run = claim.run
@@ -122,7 +123,8 @@ class LiveJournal:
         self.code_digest = claim.code_digest
         self.claims = claim.claims
         self.undoing = claim.undoing
-        self.supervised = claim.undoing is not None
+        self.frozen = self.supervised = frozen or claim.undoing is not None
+        self._claim = claim
         self._number = claim.number
         self._host, self._writer, self._clock, self._linger = host, writer, clock, linger
         self._known: dict[Key, _Known] = {}
@@ -152,21 +154,26 @@ class LiveJournal:
 
     # Code
 
-    def pin(self, digest: bytes, code: bytes) -> None:
+    def pin(self, digest: bytes, code: bytes, *, anew: bool = False) -> None:
         self._check_open()
         if not isinstance(digest, bytes) or not 1 <= len(digest) <= 64:
             raise JournalBreach("the digest of the code is not 1 to 64 bytes")
         if not isinstance(code, bytes) or len(code) > MAX_CODE:
             raise JournalBreach(f"the code is not bytes, or more than {MAX_CODE:,} of them")
-        if self.code_digest not in {None, digest}:
+        if self.code_digest not in {None, digest} and not anew:
             raise JournalBreach("the instance is tied to other code already")
-        if self.code_digest is None:
+        if self.code_digest != digest and not self.frozen:
             self.code_digest = digest
             self._writer.submit(Store.pin, self._number, digest, code).add_done_callback(self._check_stored)
 
     def _check_stored(self, write: asyncio.Future[Any]) -> None:
         if not write.cancelled() and (error := write.exception()) is not None:
             self._host.on_lost(str(error))
+
+    def rehearsal(self) -> LiveJournal:
+        """The same history, on which nothing can be recorded, tied to no code."""
+        claim = dataclasses.replace(self._claim, code_digest=None)
+        return LiveJournal(claim, self._host, writer=self._writer, clock=self._clock, linger=self._linger, frozen=True)
 
     async def pinned_code(self) -> bytes:
         self._check_open()
@@ -198,13 +205,13 @@ class LiveJournal:
 
     async def begin(self, name: str, count: int) -> Outcome | None:
         self._key("do", name, count)
-        if self.undoing is not None:
+        if self.frozen:
             await self._refuse()
         return None
 
     async def attempt(self, name: str, count: int, kind: StepKind = "do") -> int:
         key = self._key(kind if kind == "undo" else "do", name, count)
-        if self.undoing is not None and key[0] != "undo":
+        if self.frozen and not (self.undoing is not None and key[0] == "undo"):
             await self._refuse()
         attempt = self._next_attempt(key)
         with self._occupy(key):
@@ -226,7 +233,7 @@ class LiveJournal:
         outcome = check_outcome(outcome)
         key = self._key(outcome.kind, outcome.name, outcome.count)
         self._check_attempt(key, outcome.attempt)
-        if self.undoing is not None and key[0] != "undo":
+        if self.frozen and not (self.undoing is not None and key[0] == "undo"):
             await self._refuse()
         now = self._clock.now()
         known = self._known.get(key)
@@ -261,7 +268,7 @@ class LiveJournal:
         self._check_attempt(key, attempt)
         if len(check_size(details, "what a heartbeat says")) > MAX_DETAILS:
             raise PayloadTooLarge(f"a heartbeat says at most {MAX_DETAILS:,} bytes, not {len(details):,}")
-        if self.undoing is not None:
+        if self.frozen:
             await self._refuse()
         known = self._known.get(key)
         now = self._clock.now()
@@ -286,7 +293,7 @@ class LiveJournal:
             raise JournalBreach(f"a chunk is 1 to {MAX_CHUNK:,} bytes")
         size = stream.size + len(data)
         self._check_room(size, name)
-        if self.undoing is not None:
+        if self.frozen:
             await self._refuse()
         self._running.setdefault(key, self._clock.now())
         self._streams[key] = _Stream(attempt, number + 1, size)
@@ -312,7 +319,7 @@ class LiveJournal:
         if key in self._known:
             raise JournalBreach(f"value {name!r} number {count} is recorded already")
         check_size(value, f"value {name!r}")
-        if self.undoing is not None:
+        if self.frozen:
             await self._refuse()
         await self._record(key, _Known("done", 1, None, StepConfig()), value, within=within)
         await self._turn(key)
@@ -321,8 +328,10 @@ class LiveJournal:
 
     async def undo(self, error: ErrorRecord) -> None:
         self._check_open()
+        if self.frozen and self.undoing is None:
+            await self._refuse()
         if self.undoing is None:
-            self.undoing, self.supervised = bounded_error(error), True
+            self.undoing, self.frozen, self.supervised = bounded_error(error), True, True
             await self._write(Store.undo, self._number, self.undoing)
 
     async def undone(self, words: str) -> None:
@@ -347,7 +356,7 @@ class LiveJournal:
         known = self._known.get(key)
         if known is not None and known.state == "done":
             return
-        if self.undoing is not None:
+        if self.frozen:
             await self._refuse()
         with self._occupy(key):
             await self._held()
@@ -377,7 +386,7 @@ class LiveJournal:
         check_name(type, what="event type")
         allowed = milliseconds(DEFAULT_WAIT if timeout is None else timeout, what="timeout")
         known = self._known.get(key)
-        if self.undoing is not None and (known is None or known.state == "waiting"):
+        if self.frozen and (known is None or known.state == "waiting"):
             await self._refuse()
         with self._occupy(key):
             await self._held()
@@ -420,7 +429,7 @@ class LiveJournal:
         check_within(within)
         key = self._key("child", name, count)
         allowed = LONGEST_MS if timeout is None else milliseconds(timeout, what="timeout")
-        if self.undoing is not None:
+        if self.frozen:
             await self._refuse()
         with self._occupy(key):
             await self._held()

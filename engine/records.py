@@ -203,6 +203,8 @@ class Journal(Protocol):
     code_digest: bytes | None
     undoing: ErrorRecord | None
     """What its steps are taken back for. Then nothing new begins: what asks for it is not answered."""
+    frozen: bool
+    """Nothing new is recorded: the run takes its steps back, or is only a rehearsal."""
     supervised: bool
     """Whether `begin` is to be asked before the body of a step is run for the first time."""
     refused: asyncio.Event
@@ -221,8 +223,12 @@ class Journal(Protocol):
     @property
     def claims(self) -> int: ...
 
-    def pin(self, digest: bytes, code: bytes) -> None:
-        """Tie the instance to this code. Once; it is durable before anything that is recorded after it."""
+    def pin(self, digest: bytes, code: bytes, *, anew: bool = False) -> None:
+        """Tie the instance to this code, once unless `anew`. It is durable before whatever is recorded after it."""
+        ...
+
+    def rehearsal(self) -> Journal:
+        """A journal of the same history that records nothing: what asks for something new is not answered."""
         ...
 
     async def pinned_code(self) -> bytes: ...

@@ -116,10 +116,12 @@ class WorkflowStep:
     def __init__(self, journal: Journal, clock: Clock) -> None:
         self._journal = journal
         self._clock = clock
-        self._elsewhere = False
+        self.elsewhere = False  # whether somebody took the journal, and runs the workflow there
         self._counts: dict[tuple[StepKind, str], int] = {}
         self._recorded: dict[Key, StepRecord] = {(r.kind, r.name, r.count): r for r in journal.history}
-        self._unvisited = {key for key, record in self._recorded.items() if record.state in {"done", "failed"}}
+        self.unvisited = {
+            key for key, record in self._recorded.items() if record.state in {"done", "failed"} and key[0] != "undo"
+        }
         self._rollback = Rollback(journal, clock)
 
     @property
@@ -128,8 +130,8 @@ class WorkflowStep:
 
         Whoever takes it runs the workflow elsewhere, compares the replay with the history there, and takes steps back.
         """
-        self._unvisited.clear()
-        self._elsewhere = True
+        self.unvisited.clear()
+        self.elsewhere = True
         return self._journal
 
     @overload
@@ -259,11 +261,11 @@ class WorkflowStep:
 
     def check_replay(self) -> None:
         """After `run` returned: what an earlier run recorded must have been reached by this one too."""
-        if self._unvisited:
-            kind, name, count = min(self._unvisited)
+        if self.unvisited:
+            kind, name, count = min(self.unvisited)
             raise NonDeterminismError(
                 f"the run ended without reaching {kind} {name!r} number {count}, which was recorded earlier"
-                f" ({len(self._unvisited)} such); did the code change, or does it depend on time or chance?"
+                f" ({len(self.unvisited)} such); did the code change, or does it depend on time or chance?"
             )
 
     async def _visit(self, kind: StepKind, name: str) -> tuple[int, StepRecord | None]:
@@ -271,7 +273,7 @@ class WorkflowStep:
         key = (kind, name, count)
         record = self._recorded.get(key)
         if record is not None:
-            self._unvisited.discard(key)
+            self.unvisited.discard(key)
             await asyncio.sleep(0)  # a recorded step gives way as a live one would, so that its siblings begin as well
         return count, record
 
@@ -286,16 +288,16 @@ class WorkflowStep:
             except (RunInterrupted, RunOver):
                 raise
             except Exception as error:
-                if self._rollback and not self._elsewhere:
+                if self._rollback and not self.elsewhere:
                     await journal.undo(describe(error))
                     await self._rollback.run(describe(error), self._recorded, ())
                 raise
         task = asyncio.ensure_future(run)
         try:
-            await replayed(task, journal, self._unvisited)
-            if self._elsewhere:
+            await replayed(task, journal, self.unvisited)
+            if self.elsewhere:
                 return await task
-            await self._rollback.run(journal.undoing, self._recorded, self._unvisited)
+            await self._rollback.run(journal.undoing, self._recorded, self.unvisited)
         finally:
             task.cancel()
             await asyncio.wait({task})

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from . import store_children
+from .database import bound_log
 from .errors import (
     InstanceAlreadyExists,
     InstanceFinished,
@@ -113,6 +114,10 @@ class Store:
 
     def commit(self) -> None:
         self._execute("COMMIT")
+
+    def tidy(self) -> int:
+        """Keep the log within its bound; how many bytes it has. Called every now and then, outside of transactions."""
+        return bound_log(self._connection)
 
     def next_number(self) -> int:
         """Higher than every number that was ever given to an instance or an outcome."""
@@ -267,26 +272,34 @@ class Store:
         ).fetchall()
         return [number for (number,) in reversed(rows)]
 
-    def _claim(self, workflow: str, number: int, now: int) -> Claim:
+    def peek(self, address: Address) -> Claim:
+        """What a run of the instance would be told, without giving it to anybody."""
+        return self._read_claim(address.workflow, self.find(address)[0])
+
+    def _read_claim(self, workflow: str, number: int) -> Claim:
         scope, name, run, params, created, started, code, claims, undoing, schedule = self._execute(
             "SELECT scope, id, run, params, created, started, code, claims, undoing, schedule FROM instances"
             " WHERE number = ?",
             (number,),
         ).fetchone()
-        self.change(number, now, "running")
         digest = self._execute("SELECT digest FROM codes WHERE number = ?", (code,)).fetchone()[0] if code else None
         history: tuple[StepRecord, ...] = ()
         if started is not None or run > 1:
             query = f"{_HISTORY} WHERE instance = ? ORDER BY finished IS NULL, finished, position"
             history = tuple(map(_step, self._execute(query, (number,)).fetchall()))
+        address = Address(workflow, scope, name)
+        fired = None if schedule is None else Fired(*json.loads(schedule))
+        return Claim(number, address, run, params, created, digest, history, claims + 1, unpack_error(undoing), fired)
+
+    def _claim(self, workflow: str, number: int, now: int) -> Claim:
+        claim = self._read_claim(workflow, number)
+        self.change(number, now, "running")
         self._execute(
             "UPDATE instances SET status = 'running', started = coalesce(started, ?), wake_at = NULL,"
             f" claims = claims + 1, progress = {_PROGRESS} WHERE number = ?",
             (now, number, number),
         )
-        address = Address(workflow, scope, name)
-        fired = None if schedule is None else Fired(*json.loads(schedule))
-        return Claim(number, address, run, params, created, digest, history, claims + 1, unpack_error(undoing), fired)
+        return claim
 
     def finish(
         self,

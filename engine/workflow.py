@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
 from cloister.ipc import values
 
@@ -25,10 +25,15 @@ from .history import HistoryEvent, check_cursor, check_types, follow
 from .listing import DEFAULT_PAGE, Page, Query, Summary, cursor_after, page_size
 from .options import Creation
 from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
+from .rehearsal import Rehearsal, rehearse
 from .rules import check_count, check_known_id, check_name, encode
 from .scheduler import End, Scheduler
+from .store import Store
 from .store_catalogue import Catalogue
 from .store_children import Child
+
+if TYPE_CHECKING:
+    from .step import WorkflowEntrypoint
 
 MAX_BATCH = 100
 BULK_CHUNK = 256
@@ -262,6 +267,15 @@ class Instance:
         """Steps in progress, which are in memory only, and since when."""
         run = self._scheduler.active.get(self._address)
         return {} if run is None else run.journal.running()
+
+    async def rehearse(self, entrypoint: type[WorkflowEntrypoint] | None = None, *, env: Any = None) -> Rehearsal:
+        """Replay what is recorded with this class, or with the one that is registered, without running a step or
+        recording anything: whether the instance could go on with it. `TimeoutError` if that cannot be found out.
+        """
+        scheduler = self._scheduler
+        claim = await scheduler.writer.submit(Store.peek, self._address)
+        kind = scheduler.entrypoint if entrypoint is None else entrypoint
+        return await rehearse(claim, kind, scheduler.env if env is None else env, scheduler.writer, scheduler.clock)
 
     async def pause(self) -> None:
         """Let steps in flight finish, then hold. Deadlines move by the length of the pause."""

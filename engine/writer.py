@@ -16,12 +16,14 @@ import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from .database import LOG_BYTES
 from .errors import EngineClosed, EngineError, StorageError
 
 if TYPE_CHECKING:
     from .store import News, Store
 
 MAX_BATCH = 512
+TIDY_COMMITS = 256
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -44,6 +46,7 @@ class Writer:
         self.on_news: Callable[[News | None], None] = lambda news: None
         self._idle: list[asyncio.Future[None]] = []
         self._closing = False
+        self._untidy, self._alarm = 0, LOG_BYTES
         self.pending = self.commits = self.operations = 0
 
     async def open(self) -> None:
@@ -109,6 +112,7 @@ class Writer:
         while batch := self._gather():
             results = self._commit(batch)
             self._tell(self._acknowledge, batch, results, self._store and self._store.news())
+            self._tidy()
         if self._store is not None:
             self._store.close()
         self._tell(_succeed, self._ended)
@@ -151,6 +155,23 @@ class Writer:
             failure = error if isinstance(error, StorageError) else StorageError(f"could not be stored: {error}")
             return [failure] * len(batch)
         return results
+
+    def _tidy(self) -> None:
+        """Now and then see to it that the log does not grow without bound, and say when somebody keeps it from that."""
+        self._untidy += 1
+        if self._untidy < TIDY_COMMITS or self._store is None:
+            return
+        self._untidy = 0
+        try:
+            size = self._store.tidy()
+        except Exception as error:  # noqa: BLE001 - what is wrong shows in the next commit
+            log.warning("the log could not be looked after: %s", error)
+            return
+        if size > self._alarm:
+            log.warning("the log has %d bytes and cannot be cut off: somebody reads in the database for long", size)
+            self._alarm = 2 * size
+        elif size <= LOG_BYTES:
+            self._alarm = LOG_BYTES
 
     def _tell(self, callback: Callable[..., object], *args: Any) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has gone; nobody is left to hear it

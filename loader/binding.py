@@ -11,7 +11,17 @@ import dataclasses
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Final, overload
 
-from cloister.engine import Child, Encoded, HistoryEvent, Instance, Page, Schedule, Workflow
+from cloister.engine import (
+    Child,
+    Encoded,
+    HistoryEvent,
+    Instance,
+    Page,
+    Rehearsal,
+    Schedule,
+    Workflow,
+    WorkflowEntrypoint,
+)
 from cloister.ipc import CapabilityError, PayloadError, values
 from cloister.ipc.capabilities import Channel
 
@@ -244,6 +254,10 @@ class DynamicInstance(_Answering):
     async def delete(self) -> None:
         """See `cloister.engine.Instance.delete`."""
         await self._instance.delete()
+
+    async def rehearse(self, entrypoint: type[WorkflowEntrypoint] | None = None) -> Rehearsal:
+        """See `cloister.engine.Instance.rehearse`. For the host."""
+        return await self._instance.rehearse(entrypoint)
 
     async def send_event(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """See `cloister.engine.Instance.send_event`."""

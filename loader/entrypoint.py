@@ -6,14 +6,15 @@ and a sandbox that dies on the way is no news to the run but an interruption.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from cloister.engine import Encoded, Journal, RunInterrupted, RunPostponed, WorkflowEvent, WorkflowStep
+from cloister.engine import Encoded, Journal, Rehearsal, RunInterrupted, RunPostponed, WorkflowEvent, WorkflowStep
 from cloister.sandbox import Limits, SandboxClosed, SandboxError, SandboxUnavailable
 
 from .code import load_code
-from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity
+from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity, TenantError
 from .journal import JournalTarget, history, resolved, state
 from .worker import Worker
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from .code import GetCode
     from .loader import Key, Loader
 
+CodePolicy = Literal["pinned", "latest", "migrate"]
+_log = logging.getLogger("cloister.loader")
 _A_LONG_TIME = 24 * 3600.0
 
 
@@ -37,9 +40,18 @@ class WorkerStub:
         """Whose worker it is."""
         return self._key.tenant_id
 
-    def get_entrypoint(self, name: str | None = None, *, props: Any = None, limits: Limits | None = None) -> Entrypoint:
-        """An entrypoint class by name, `Default` without one. `props` become its `ctx.props`; the lower limits win."""
-        return Entrypoint(self, name, props, limits)
+    def get_entrypoint(
+        self, name: str | None = None, *, props: Any = None, limits: Limits | None = None, code: CodePolicy = "pinned"
+    ) -> Entrypoint:
+        """An entrypoint class by name, `Default` without one. `props` become its `ctx.props`; the lower limits win.
+
+        `code` says what a workflow goes on with that was begun on other code than the tenant's newest: with that
+        ("pinned"), with the newest ("latest"), or with the newest if a rehearsal shows that it comes by everything that
+        is recorded ("migrate").
+        """
+        if code not in get_args(CodePolicy):
+            raise ValueError(f"code is one of {', '.join(get_args(CodePolicy))}, not {code!r:.40}")
+        return Entrypoint(self, name, props, limits, code)
 
     def __repr__(self) -> str:
         return f"<WorkerStub {self.tenant_id!r}>"
@@ -52,11 +64,14 @@ class Entrypoint:
     the host is, `LimitExceeded` and `SandboxDied` where the process was ended, `NoCapacity` where none was to be had.
     """
 
-    def __init__(self, stub: WorkerStub, name: str | None, props: Any, limits: Limits | None) -> None:
+    def __init__(
+        self, stub: WorkerStub, name: str | None, props: Any, limits: Limits | None, code: CodePolicy = "pinned"
+    ) -> None:
         self._stub = stub
         self._name = name
         self._props = props
         self._limits = limits
+        self._code = code
 
     def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
         if method.startswith("_"):
@@ -91,19 +106,34 @@ class Entrypoint:
         key, get_code = self._stub._key, self._stub._get_code
         warm = self._stub._loader.warm(key)
         if journal.code_digest is not None and (warm is None or warm.digest != journal.code_digest):
-            key, get_code = await self._pinned(journal, warm)
+            key, get_code = await self._pinned(event, journal, warm)
         async with self._stub._loader.lease(key, get_code, patience=_A_LONG_TIME) as worker:
+            if self._code != "pinned" and journal.code_digest not in {None, worker.digest}:
+                journal.pin(worker.digest, worker.code.stored(), anew=True)
             if journal.code_digest not in {None, worker.digest}:
                 raise RunPostponed("the tenant's code was changed while it was being loaded")
             return await self._run_in(worker, event, journal)
 
-    async def _pinned(self, journal: Journal, warm: Worker | None) -> tuple[Key, GetCode]:
-        """Where the code that the instance started on is to be had: the tenant's newest, if that is still the same, or
-        what the journal has kept, with the bindings and limits that the tenant has now."""
+    async def _fits(self, event: WorkflowEvent, journal: Journal) -> bool:
+        """Whether the tenant's newest code comes by everything that is recorded, and so may take over."""
+        async with self._stub._loader.lease(self._stub._key, self._stub._get_code, patience=_A_LONG_TIME) as worker:
+            try:
+                report = Rehearsal.read(await self._run_in(worker, event, journal.rehearsal()))
+            except TenantError as error:
+                report = Rehearsal(False, error=str(error))
+        if not report.fits:
+            _log.warning("%r of %r stays on its code: %s", event.instance_id, self._stub.tenant_id, report.words)
+        return report.fits
+
+    async def _pinned(self, event: WorkflowEvent, journal: Journal, warm: Worker | None) -> tuple[Key, GetCode]:
+        """Where the code that the instance goes on with is to be had: the tenant's newest, if that is still the same or
+        may take over, or what the journal has kept, with the bindings and limits that the tenant has now."""
         pinned = journal.code_digest or b""
         key, newest = self._stub._key, await load_code(self._stub._get_code)
         if newest.digest == pinned:
             return (key if warm is None else key._replace(digest=pinned)), lambda: newest
+        if self._code == "latest" or (self._code == "migrate" and await self._fits(event, journal)):
+            return self._stub._key, self._stub._get_code
         older = newest.with_stored(await journal.pinned_code())
         return key._replace(digest=pinned), lambda: older
 

@@ -10,16 +10,17 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from cloister.engine import Engine, Schedule, Workflow, WorkflowLimits
+from cloister.engine import FINAL, Engine, Rehearsal, Schedule, Status, Workflow, WorkflowLimits
 from cloister.sandbox import Policy
 
 from .binding import DynamicWorkflowBinding, wrap_schedule, wrap_workflow_binding
 from .code import WorkerCode
 from .dispatch import create_dynamic_workflow_entrypoint
-from .entrypoint import Entrypoint, WorkerStub
+from .entrypoint import CodePolicy, Entrypoint, WorkerStub
 from .errors import LoaderClosed
 from .loader import Loader
 
+_UNFINISHED = sorted(set(Status) - FINAL)
 FetchCode = Callable[[str], WorkerCode | Awaitable[WorkerCode]]
 
 
@@ -28,7 +29,8 @@ class Host:
 
     `get_code(tenant_id)` gives a tenant's code. Each tenant finds its own workflow binding in its env as `WORKFLOWS`;
     what it creates there is run by the class `entrypoint` of its own code. For `concurrency`, `limits`, `retention` and
-    `schedules`, of which each has the tenant's id as its scope, see `cloister.engine.Engine.workflow`.
+    `schedules`, of which each has the tenant's id as its scope, see `cloister.engine.Engine.workflow`; for `code`,
+    `WorkerStub.get_entrypoint`.
     """
 
     def __init__(
@@ -45,10 +47,12 @@ class Host:
         max_sandboxes: int = 256,
         spares: int = 4,
         policy: Policy | None = None,
+        code: CodePolicy = "pinned",
         transport: Literal["sockets", "libzmq"] = "sockets",
         engine: Engine | None = None,
     ) -> None:
         self._get_code = get_code
+        self._code_policy = code
         self._entrypoint = entrypoint
         self._name = workflow_name
         self._options: dict[str, Any] = {"concurrency": concurrency, "limits": limits, "retention": retention}
@@ -64,7 +68,9 @@ class Host:
             await stack.enter_async_context(self.loader)
             await stack.enter_async_context(self.engine)
             runner = create_dynamic_workflow_entrypoint(
-                lambda context: self.worker(context.metadata["tenant_id"]).get_entrypoint(self._entrypoint)
+                lambda context: self.worker(context.metadata["tenant_id"]).get_entrypoint(
+                    self._entrypoint, code=self._code_policy
+                )
             )
             self._workflows = self.engine.workflow(self._name, runner, schedules=self._schedules, **self._options)
             self._stack = stack.pop_all()
@@ -88,6 +94,21 @@ class Host:
         if self._workflows is None:
             raise LoaderClosed("use the host inside `async with Host(...) as host`")
         return wrap_workflow_binding(self._workflows, {"tenant_id": tenant_id})
+
+    async def rehearse(self, tenant_id: str, code: WorkerCode) -> dict[str, Rehearsal]:
+        """Before a deploy: whether each unfinished instance of the tenant could go on with this code, by its id. Their
+        histories are replayed in a sandbox; no step runs, and nothing is recorded.
+        """
+        own = {"WORKFLOWS": self.workflows(tenant_id), **code.env}
+        stub = self.loader.load(dataclasses.replace(code, env=own))
+        runner = create_dynamic_workflow_entrypoint(lambda _: stub.get_entrypoint(self._entrypoint))
+        found: dict[str, Rehearsal] = {}
+        page, binding = None, self.workflows(tenant_id)
+        while page is None or page.cursor is not None:
+            page = await binding.list(status=_UNFINISHED, cursor=None if page is None else page.cursor)
+            for summary in page.instances:
+                found[summary.id] = await (await binding.get(summary.id)).rehearse(runner)
+        return found
 
     async def _code(self, tenant_id: str) -> WorkerCode:
         found: Any = self._get_code(tenant_id)

@@ -313,7 +313,7 @@ def state(journal: Journal) -> dict[str, Any]:
     """
     told: dict[str, Any] = {"claims": journal.claims}
     if journal.supervised:
-        told["supervised"] = True
+        told |= {"supervised": True, "frozen": journal.frozen}
     if journal.undoing is not None:
         undone = [record for record in journal.history if record.kind == "undo" and record.state in _ENDED]
         told["undoing"] = _plain(journal.undoing)

@@ -39,13 +39,13 @@ from .watch import Account, Charge
 
 GRACE = 1.0
 """Seconds that a call which the host has cancelled has to stop in before its process is ended."""
-LATE_GRACE = 0.08
+LATE_GRACE = 0.06
 """The same for a call whose time is over."""
-LAST_WORDS = 0.09
+LAST_WORDS = 0.05
 """Seconds between the end of its connection and its own, for the word of what it died of to come."""
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _WORKER = 0  # the capability that every guest has
-_PIECE, _MESSAGE = 256, 1792  # what any piece on the wire counts at least; what an unasked message in it counts more
+_PIECE, _MESSAGE = 256, 3840  # what any piece on the wire counts at least; what an unasked message in it counts more
 _ANSWERS = frozenset({Result, Failure})
 _LONGEST_NOTE = 65_536
 
@@ -168,6 +168,7 @@ class Sandbox:
         self.limits = limits
         self._meter.reset(limits.bytes_per_second)
         self.tail.bound(limits.output_bytes_per_second)
+        self._watch.bound(limits.cpu_ms, self._strayed)
         self._limit_group(limits)
         self._peer.connection.bound(incoming=limits.calls_in_flight)
         bounds = [self._address_space + limits.memory_bytes, limits.open_files, limits.calls_in_flight]
@@ -245,10 +246,12 @@ class Sandbox:
         self._link.close()
         self._process.close()
 
-    def tend(self, window: float) -> None:
-        """Look at what it does while nothing is asked of it. To be called every `window` seconds."""
-        if self.limits.cpu_ms is not None and self._watch.stray(window) * 1000 > self.limits.cpu_ms:
-            self.kill(LimitExceeded(f"the sandbox exceeded {self.limits.cpu_ms:,} ms of CPU while it answered nothing"))
+    def tend(self) -> None:
+        """Look at what it does while nothing is asked of it. To be called from time to time."""
+        self._watch.look()
+
+    def _strayed(self) -> None:
+        self.kill(LimitExceeded(f"the sandbox exceeded {self.limits.cpu_ms:,} ms of CPU while it answered nothing"))
 
     def _limit_group(self, limits: Limits) -> None:
         if self._group is not None:

@@ -28,7 +28,7 @@ from .succession import Succession
 from .wires import Wires
 
 TEND_EVERY: Final = 2.0
-"""Seconds between two looks: at what sandboxes do that are asked nothing, at the spares, and at the zygote's age."""
+"""Seconds between two looks: at sandboxes, which `watch` relies on, at the spares, and at the zygote's age."""
 _FORKS_AT_ONCE: Final = 8
 _LAST_BREATH, _LAST_BREATHS = 0.01, 100
 """Seconds, and how often they are given, to processes that were killed with their zygote to leave their groups."""
@@ -132,7 +132,7 @@ class Spawner:
     def _tend(self) -> None:
         for brood in self._succession:
             for sandbox in brood:
-                sandbox.tend(TEND_EVERY)
+                sandbox.tend()
         if not self.idle_s:
             self._used = self._now()
         self._succession.look()

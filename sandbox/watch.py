@@ -15,8 +15,14 @@ _SHORTEST = 0.005
 """Seconds between two looks: what a limit may be overshot by, beside the scheduler's share."""
 
 
+_QUIET = 0.1
+"""The same while nothing is used: a look costs the host some microseconds, so only a low limit has it at all."""
+_FROM_OUTSIDE = 2.0
+"""Seconds within which somebody calls `look` in any case."""
 _A_LITTLE = 0.05
-"""Part of a core that a process may use while it answers nothing: it tidies up after an answer, and at times more."""
+"""Part of a core that a process may use uncounted between calls."""
+_TIDYING = 0.001
+"""Seconds that it may use so after each answer."""
 
 
 class Timer(Protocol):
@@ -52,7 +58,10 @@ class Account:
         self._call_at = call_at
         self._charges: set[Charge] = set()
         self._seen = 0.0
-        self._stray = 0.0
+        self._shared = now()
+        self._stray = self._tidying = 0.0
+        self._may_stray = math.inf
+        self._strayed: Callable[[], None] = lambda: None
         self._timer: Timer | None = None
         self._cores = os.cpu_count() or 1
 
@@ -75,12 +84,23 @@ class Account:
             charge.asked += part
         return any(charge.asked <= charge.may_ask for charge in self._charges)
 
-    def stray(self, window: float) -> float:
-        """Seconds of CPU that were used while no call was going on, beyond the little that each window may have. To be
-        called at the end of each window."""
+    def bound(self, limit_ms: int | None, over: Callable[[], None]) -> None:
+        """`over` is called, once, if more than that is used while no call is going on, a little all the time aside."""
+        self._may_stray = math.inf if limit_ms is None else limit_ms / 1000
+        self._strayed = over
+        self._arm()
+
+    def look(self) -> None:
+        """See what has been used. It is looked at by itself whenever a limit could have been crossed since the last
+        look, if that can be before the next one that is called for from outside."""
         self._share()
-        self._stray = max(self._stray - window * _A_LITTLE, 0.0)
-        return self._stray
+        for charge in [charge for charge in self._charges if charge.used >= charge.limit]:
+            self._charges.discard(charge)
+            charge.over()
+        if self._stray > self._may_stray:
+            self._may_stray = math.inf
+            self._strayed()
+        self._arm()
 
     def restart(self, charge: Charge) -> None:
         """What the call has used so far is forgiven: a durable run has reached its next record."""
@@ -91,43 +111,46 @@ class Account:
         """The call is over."""
         self._share()
         self._charges.discard(charge)
+        self._tidying = _TIDYING
 
     def stop(self) -> None:
         """The process is gone."""
         self._charges.clear()
+        self._may_stray = math.inf
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
     def _share(self) -> None:
-        cpu = self._cpu()
-        spent, self._seen = cpu - self._seen, max(cpu, self._seen)
-        if spent <= 0:
-            return
+        cpu, now = self._cpu(), self._now()
+        spent, self._seen = max(cpu - self._seen, 0.0), max(cpu, self._seen)
+        elapsed, self._shared = now - self._shared, now
+        self._stray = max(self._stray - elapsed * _A_LITTLE, 0.0)
         if not self._charges:
-            self._stray += spent
-        else:
+            self._stray += max(spent - self._tidying, 0.0)
+            self._tidying = max(self._tidying - spent, 0.0)
+        elif spent:
             part = spent / len(self._charges)
             for charge in self._charges:
                 charge.used += part
 
     def _arm(self) -> None:
         # The timer is left to run when calls end: setting one for each call would cost more than the odd idle look.
-        if not self._charges:
-            return
-        left = min(charge.limit - charge.used for charge in self._charges)
+        shortest = _SHORTEST
+        if self._charges:
+            left = min(charge.limit - charge.used for charge in self._charges)
+        else:
+            left = self._may_stray - self._stray
+            if not self._stray:
+                left, shortest = left if left < _FROM_OUTSIDE * self._cores else math.inf, _QUIET
         if left == math.inf:
             return
-        when = self._now() + max(left / self._cores, _SHORTEST)
+        when = self._now() + max(left / self._cores, shortest)
         if self._timer is None or self._timer.when() > when:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._call_at(when, self._look)
+            self._timer = self._call_at(when, self._timed)
 
-    def _look(self) -> None:
+    def _timed(self) -> None:
         self._timer = None
-        self._share()
-        for charge in [charge for charge in self._charges if charge.used >= charge.limit]:
-            self._charges.discard(charge)
-            charge.over()
-        self._arm()
+        self.look()

@@ -22,16 +22,22 @@ _STILL: Final = 3
 _LOOK_EVERY: Final = 0.01
 
 
-async def replayed(journal: Journal, run: asyncio.Future[Any]) -> None:
-    """Wait until a replay has ended or come to the end of its records; then take back what it had done, and raise."""
+async def frozen(journal: Journal, run: asyncio.Future[Any]) -> dict[str, Any]:
+    """Wait until a replay has ended or come to the end of its records. Then take back what it had done, and raise; or
+    say what became of it, if it was only a rehearsal.
+    """
     loop, outcomes, still = asyncio.get_running_loop(), journal._outcomes, 0
     while not run.done() and still < _STILL:
         await asyncio.wait({run}, timeout=_LOOK_EVERY)
         rests = journal.run.asking and journal.run.only_waits(loop) and not outcomes._turning
         still = still + 1 if rests else 0
-    error = journal.state["undoing"]
-    await perform(journal, error)
-    raise failure.StepError(error[0], error[1])
+    if (error := journal.state.get("undoing")) is not None:
+        await perform(journal, error)
+        raise failure.StepError(error[0], error[1])
+    raised = run.exception() if run.done() and not run.cancelled() else None
+    words = "{}: {}".format(*told(raised)) if isinstance(raised, Exception) else None
+    missed = [list(key) for key in sorted(journal.unvisited)]
+    return {"missed": missed, "ended": run.done() and not run.cancelled(), "error": words}
 
 
 async def perform(journal: Journal, error: list[str]) -> None:

@@ -108,13 +108,13 @@ class Worker:
         workflow = self._make(name, None)
         task = asyncio.ensure_future(self._guarded(workflow, event, WorkflowStep(journal), run))
         try:
-            if "undoing" in journal.state:
+            if journal.state.get("frozen"):
                 from . import rollback
 
-                await rollback.replayed(journal, task)
+                return await rollback.frozen(journal, task)
             result = await asyncio.shield(task)
         except Exception as error:
-            if journal.undos and "undoing" not in journal.state:
+            if journal.undos and not journal.state.get("frozen"):
                 from . import rollback
 
                 await rollback.failed(journal, error)

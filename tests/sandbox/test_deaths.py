@@ -223,9 +223,9 @@ async def test_a_call_that_does_not_stop_costs_the_sandbox_its_life(boot: Boot, 
     other = await start(tenant, FOREVER, until)
     with pytest.raises(LimitExceeded, match=r"^the call exceeded 50 ms of time$"):
         await tenant.do(source, limits=Limits(wall_ms=50))
-    with pytest.raises(SandboxDied, match=r"^another call in it ended the sandbox: .* did not stop within 80 ms"):
+    with pytest.raises(SandboxDied, match=r"^another call in it ended the sandbox: .* did not stop within 60 ms"):
         await other
-    assert await tenant.sandbox.died == "did not stop within 80 ms of being cancelled"
+    assert await tenant.sandbox.died == "did not stop within 60 ms of being cancelled"
 
 
 async def test_a_caller_that_goes_away_cancels_the_call(tenant: Any, until: Until) -> None:

@@ -81,24 +81,6 @@ def test_a_line_is_cut_and_cannot_steer_a_terminal() -> None:
     assert (len(heard[0].level), heard[0].text.count("x") < LINE_LENGTH) == (16, True)
 
 
-def test_what_is_used_between_calls_is_counted_beyond_a_little() -> None:
-    """Each window has its little, and a quiet one forgives no more than that."""
-    cpu = [0.0]
-    watch = Account(lambda: cpu[0], lambda: 0.0, lambda *_: None)  # type: ignore[arg-type]
-    cpu[0] += 0.05
-    assert watch.stray(2.0) == 0.0
-    for so_far in (1.8, 3.6):
-        cpu[0] += 1.9
-        assert watch.stray(2.0) == pytest.approx(so_far)
-    charge = watch.begin(None, lambda: None)
-    cpu[0] += 50
-    watch.end(charge)
-    assert watch.stray(2.0) == pytest.approx(3.5)
-    for _ in range(40):
-        watch.stray(2.0)
-    assert watch.stray(2.0) == 0.0
-
-
 def test_calls_to_the_host_are_shared_among_the_invocations_that_may_have_made_them() -> None:
     """Each pays its part; only when all have used up theirs is one refused; a record forgives them."""
     watch = Account(lambda: 0.0, lambda: 0.0, lambda *_: None)  # type: ignore[arg-type]
@@ -226,6 +208,23 @@ async def test_a_thread_that_goes_on_after_the_answer_is_ended(boot: Boot) -> No
     """
     await tenant.do(source)
     assert await tenant.sandbox.died == "exceeded 500 ms of CPU while it answered nothing"
+
+
+async def test_work_after_an_answer_is_watched_closely(boot: Boot, open_spawner: Any) -> None:
+    """It is ended when it crosses the limit, without anybody taking a look from time to time."""
+    source = """
+    import threading
+    def spin():
+        while True: pass
+    def main():
+        threading.Thread(target=spin, daemon=True).start()
+    """
+    async with open_spawner() as own:
+        own._tending.cancel()
+        tenant = await boot(limits=Limits(cpu_ms=100), spawner=own)
+        await tenant.do(source)
+        async with asyncio.timeout(30):
+            assert await tenant.sandbox.died == "exceeded 100 ms of CPU while it answered nothing"
 
 
 async def test_threads_and_descriptors_can_be_bounded_for_a_tenant(boot: Boot, spawner: Any) -> None:

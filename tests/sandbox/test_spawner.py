@@ -148,6 +148,17 @@ async def test_takers_meanwhile_get_one_of_the_next(open_spawner: OpenSpawner) -
         await answer(await spawner.take())
 
 
+async def test_a_zygote_whose_death_nobody_has_heard_of_is_replaced_too(open_spawner: OpenSpawner) -> None:
+    """It cannot be asked any more, which tells as much."""
+    async with open_spawner() as spawner:
+        zygote = psutil.Process(spawner.zygote_pid)
+        zygote.kill()
+        while zygote.status() != psutil.STATUS_ZOMBIE:  # and the loop has no turn in which it could hear
+            os.sched_yield()
+        await answer(await spawner.take())
+        assert spawner.zygote_pid != zygote.pid
+
+
 async def test_a_child_that_dies_before_anybody_looks_is_told_of(
     open_spawner: OpenSpawner, monkeypatch: pytest.MonkeyPatch, until: Until
 ) -> None:

@@ -136,6 +136,78 @@ def test_a_stricter_call_is_looked_at_in_time() -> None:
     assert len(machine.timers) == 1
 
 
+@pytest.mark.parametrize("cores", [1, 2, 16])
+def test_what_goes_on_after_an_answer_is_ended_when_it_has_used_its_limit(cores: int) -> None:
+    """Nobody has to look: the timer of the call is still there, and is set again for as long as something is used."""
+    machine = Machine(cores)
+    spent: list[float] = []
+    machine.watch.bound(300, lambda: spent.append(machine.cpu))
+    charge = machine.watch.begin(300, lambda: machine.over.append("call"))
+    machine.watch.end(charge)
+    machine.run(5, busy=cores)
+    assert machine.over == []
+    assert len(spent) == 1
+    assert 0.3 <= spent[0] <= 0.3 * 1.06 + 0.006 * cores
+
+
+def test_what_begins_by_itself_is_ended_once_it_has_been_noticed() -> None:
+    """After a rest no timer is set; a look finds that something is used, and from then on it is watched closely."""
+    machine = Machine()
+    machine.watch.bound(3000, lambda: machine.over.append("stray"))
+    machine.watch.end(machine.watch.begin(3000, lambda: None))
+    machine.run(60, busy=0.0)
+    assert machine.timers == []
+    machine.run(2)
+    machine.watch.look()
+    assert machine.over == []
+    machine.run(0.9)
+    assert machine.over == []
+    machine.run(0.3)
+    assert machine.over == ["stray"]
+    machine.run(60)
+    machine.watch.look()
+    assert machine.over == ["stray"]
+
+
+@pytest.mark.parametrize("cores", [1, 2, 16])
+@pytest.mark.parametrize("limit_ms", [10, 100, 1000])
+def test_under_a_low_limit_what_begins_by_itself_is_noticed_in_time(cores: int, limit_ms: int) -> None:
+    """Within a tenth of a second of crossing it, whenever it begins and though nobody takes a look."""
+    for rest in (0.0, 0.07, 1.03, 60.0):
+        machine = Machine(cores)
+        ended: list[float] = []
+        machine.watch.bound(limit_ms, lambda: ended.append(machine.now))  # noqa: B023 - called in here
+        machine.run(rest, busy=0.0)
+        machine.run(3, busy=cores)
+        crossed = rest + limit_ms / 1000 / cores
+        assert len(ended) == 1
+        assert crossed <= ended[0] <= crossed + 0.1
+        machine.watch.stop()
+        assert machine.timers == []
+
+
+def test_a_little_between_calls_is_not_counted() -> None:
+    """A twentieth of a core, for as long as it likes; and what a call uses is charged to that alone."""
+    machine = Machine()
+    machine.watch.bound(100, lambda: machine.over.append("stray"))
+    for _ in range(1000):
+        charge = machine.watch.begin(None, lambda: None)
+        machine.run(0.5)
+        machine.watch.end(charge)
+        machine.run(0.5, busy=0.09)
+        machine.watch.look()
+    for _ in range(10_000):  # one call after the other, and something to tidy up after each
+        charge = machine.watch.begin(None, lambda: None)
+        machine.run(0.0001)
+        machine.watch.end(charge)
+        machine.run(0.0001)
+    assert machine.over == []
+    for _ in range(10):
+        machine.run(1, busy=0.2)
+        machine.watch.look()
+    assert machine.over == ["stray"]
+
+
 def test_one_timer_serves_any_number_of_calls() -> None:
     """Calls that come and go cost no timer each."""
     machine = Machine()

@@ -1,4 +1,4 @@
-"""The command `cloister`: look at what this machine can do, and see it done."""
+"""The command `cloister`: look at what this machine can do, see it done, and look after a database."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ import asyncio
 import json
 import sys
 
-from . import doctor
+from cloister.loader import doctor
+
+from . import db
 
 
 def main() -> None:
@@ -19,11 +21,14 @@ def main() -> None:
     )
     examine.add_argument("--json", action="store_true", help="as JSON, for programs")
     commands.add_parser("demo", help="three repositories' pipelines survive an eviction and a kill -9")
+    db.arguments(commands.add_parser("db", help="look at a database, make it small, copy it, take an instance out"))
     arguments = parser.parse_args()
     if arguments.command == "demo":
-        from .demo.__main__ import main as demo
+        from cloister.loader.demo.__main__ import main as demo
 
         demo()
+    if arguments.command == "db":
+        sys.exit(db.run(arguments))
     found = asyncio.run(doctor.examine())
     if arguments.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))

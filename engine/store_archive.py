@@ -1,0 +1,175 @@
+"""What is done with a database as a file: look at it, make it small, copy it, take one instance out of it.
+
+For an operator, without an engine. Looking and copying go beside a live one; what changes the file wants it alone.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlite_utils import Database
+
+from cloister.ipc import values
+
+from .database import VERSION, Ownership, connect, connect_to_read, copy, inspect, refusal
+from .errors import StorageError
+from .records import Address, EventRecord
+from .store import unpack_config
+from .store_catalogue import Catalogue
+
+REDACTED = "[REDACTED]"
+
+
+@contextlib.contextmanager
+def _reading(path: Path, oldest: int = 1) -> Iterator[Database]:
+    """The file, if it is one of ours, and neither too new nor too old; `EngineError` if not."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no database {path}")
+    connection = connect_to_read(path)
+    try:
+        database = Database(connection)
+        version = inspect(database, path)
+        if version < oldest:
+            raise StorageError(f"{path} has version {version}; an engine that opens it brings it to {VERSION}")
+        yield database
+    except sqlite3.Error as error:
+        raise refusal(path, error) from error
+    finally:
+        connection.close()
+
+
+def information(path: Path) -> dict[str, Any]:
+    """Version and size of the file, how much of that is free, and how many instances stand where."""
+    with _reading(path) as database:
+        pages, free, size = (
+            database.conn.execute(f"SELECT * FROM pragma_{name}").fetchone()[0]
+            for name in ("page_count", "freelist_count", "page_size")
+        )
+        version = database.conn.execute("SELECT * FROM pragma_user_version").fetchone()[0]
+        log = path.with_name(path.name + "-wal")
+        workflows: dict[str, dict[str, int]] = {}
+        for row in database.query(
+            "SELECT workflows.name, status, count(*) AS count FROM instances"
+            " JOIN workflows ON workflows.number = instances.workflow GROUP BY 1, 2 ORDER BY 1, 2"
+        ):
+            workflows.setdefault(row["name"], {})[row["status"]] = row["count"]
+        return {
+            "path": str(path),
+            "version": version,
+            "newest_version": VERSION,
+            "bytes": pages * size,
+            "free_bytes": free * size,
+            "log_bytes": log.stat().st_size if log.is_file() else 0,
+            "workflows": workflows,
+            "rows": {name: database[name].count for name in database.table_names() if not name.startswith("sqlite_")},
+        }
+
+
+def vacuum(path: Path) -> tuple[int, int]:
+    """Give back what deleted rows have left; the size in bytes before and after. `EngineLocked` while it is in use."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no database {path}")
+    ownership = Ownership(path)
+    try:
+        before = path.stat().st_size
+        connection = connect(path, "full")
+        try:
+            Database(connection).vacuum()
+        finally:
+            connection.close()
+        return before, path.stat().st_size
+    except sqlite3.Error as error:
+        raise refusal(path, error) from error
+    finally:
+        ownership.release()
+
+
+def backup(path: Path, target: Path) -> int:
+    """A copy of one moment, beside a live engine or not; its size in bytes. `FileExistsError`, `EngineError`."""
+    with _reading(path):
+        pass
+    return copy(path, target)
+
+
+def export(path: Path, address: Address) -> dict[str, Any]:
+    """One instance with all that is recorded of it, as what JSON can say. Bytes are `{"$base64": ...}`; results that
+    were called sensitive, and streams, are named and not shown.
+    """
+    with _reading(path, VERSION) as database:
+        catalogue = Catalogue(database.conn)
+        number = catalogue.find(address)
+        instance = _row(database, "instances", "number", number)
+        steps = list(database.query("SELECT * FROM steps WHERE instance = ? ORDER BY position", [number]))
+        for step in steps:
+            _readable(step)
+        events = [
+            EventRecord.decode(row["event"])
+            for row in database.query("SELECT event FROM events WHERE instance = ? ORDER BY number", [number])
+        ]
+        history, _ = catalogue.history(number, -1, 2**31)
+        return {
+            "workflow": address.workflow,
+            **instance,
+            "labels": {row["name"]: row["value"] for row in database["labels"].rows_where("instance = ?", [number])},
+            "steps": steps,
+            "events": [
+                {"type": event.type, "payload": _decoded(event.payload), "timestamp": event.timestamp_ms}
+                for event in events
+            ],
+            "history": [event.plain(address.id) for event in history],
+        }
+
+
+def _row(database: Database, table: str, key: str, number: int) -> dict[str, Any]:
+    row = next(database[table].rows_where(f"{key} = ?", [number]))
+    for name in ("workflow", "number", "code"):
+        row.pop(name, None)
+    for name in ("params", "output"):
+        row[name] = None if row[name] is None else _decoded(row[name])
+    row["error"] = _error(row["error"])
+    return row
+
+
+def _readable(step: dict[str, Any]) -> None:
+    """In place: what is packed in the row of a step, as JSON."""
+    step.pop("instance")
+    config = unpack_config(step.pop("config"))
+    value = step.pop("value")
+    if step["size"] is not None:
+        step["value"] = {"$stream": step["size"]}
+    elif value is not None and config.sensitive:
+        step["value"] = REDACTED
+    elif value is not None:
+        step["value"] = _decoded(EventRecord.decode(value).payload if step["kind"] == "wait" else value)
+    step["error"] = _error(step["error"])
+
+
+def _error(text: str | None) -> dict[str, str] | None:
+    return None if text is None else dict(zip(("name", "message", "trace"), json.loads(text), strict=False))
+
+
+def _decoded(data: bytes) -> Any:
+    return _plain(values.loads(data, trusted=True))
+
+
+def _plain(value: Any) -> Any:
+    """What JSON has no form for, in one that it has."""
+    match value:
+        case dict():
+            return {str(key): _plain(item) for key, item in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_plain(item) for item in value]
+        case bytes() | bytearray():
+            return {"$base64": base64.b64encode(value).decode()}
+        case None | bool() | int() | str():
+            return value
+        case float():
+            return value if value == value and abs(value) != float("inf") else {"$float": str(value)}
+        case _:
+            return {"$text": str(value)}
