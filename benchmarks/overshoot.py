@@ -55,8 +55,8 @@ def memory(sandbox: Sandbox) -> Watch:
     group = sandbox._group
     if group is None:
         return cpu(sandbox)
-    file = group.folders[0] / ("memory.usage_in_bytes" if group.version == 1 else "memory.current")
-    return "charged", (str(file), LIMITS.memory_bytes * 0.98)
+    file = f"{group.folders[0]}/{'memory.usage_in_bytes' if group.version == 1 else 'memory.current'}"
+    return "charged", (file, LIMITS.memory_bytes * 0.98)
 
 
 def clock(_: Sandbox) -> Watch:

@@ -188,7 +188,7 @@ async def test_the_old_one_may_die_while_the_next_one_starts(rotating: Any, unti
         os.kill(first, signal.SIGKILL)
         taken = await take(spawner)
         assert {await sandbox.died for sandbox in sandboxes} == {"its zygote died"}
-        assert mine() == [spawner.zygote_pid] == [next_one]
+        await until(lambda: mine() == [spawner.zygote_pid] == [next_one])
         await answer(taken)
 
 
@@ -247,7 +247,7 @@ async def test_a_zygote_that_dies_is_replaced_before_anybody_asks(rotating: Any,
         first = spawner.zygote_pid
         os.kill(first, signal.SIGKILL)
         await until(lambda: spawner.zygote_pid not in {None, first})
-        assert mine() == [spawner.zygote_pid]
+        await until(lambda: mine() == [spawner.zygote_pid])
 
 
 async def test_one_that_is_no_use_is_not_started_again_and_again(rotating: Any, until: Until) -> None:
