@@ -57,8 +57,8 @@ class Brood:
     def __iter__(self) -> Iterator[Sandbox]:
         yield from list(self._sandboxes.values())
 
-    def __contains__(self, sandbox: Sandbox) -> bool:
-        return self._sandboxes.get(sandbox.number) is sandbox
+    def __contains__(self, sandbox: object) -> bool:
+        return isinstance(sandbox, Sandbox) and self._sandboxes.get(sandbox.number) is sandbox
 
     @property
     def lost(self) -> bool:

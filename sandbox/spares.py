@@ -10,7 +10,7 @@ import asyncio
 import collections
 import contextlib
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Container, Iterator
 from typing import Final
 
 from .demand import Demand
@@ -24,13 +24,13 @@ AT_ONCE: Final = max(2, (os.cpu_count() or 1) // 2)
 
 
 class Spares:
-    """`make` gives a blank sandbox, `fresh` says whether it is from the zygote that serves now."""
+    """`make` gives a blank sandbox, `fresh` those that are from the zygote that serves now."""
 
     def __init__(
         self,
         demand: Demand,
         make: Callable[[bool], Awaitable[Sandbox]],
-        fresh: Callable[[Sandbox], bool],
+        fresh: Callable[[], Container[Sandbox]],
         now: Callable[[], float],
     ) -> None:
         self._demand, self._make, self._fresh, self._now = demand, make, fresh, now
@@ -76,7 +76,10 @@ class Spares:
         """End those that are more than wanted: the stale first, then whichever has waited longest."""
         living = [spare for spare in self._waiting if spare.alive]
         surplus = max(len(living) - self._demand.wanted(self._now()), 0)
-        leaving = sorted(living, key=self._fresh)[:surplus]
+        if not surplus and len(living) == len(self._waiting):
+            return
+        fresh = self._fresh()
+        leaving = sorted(living, key=lambda spare: spare in fresh)[:surplus]
         self._waiting = collections.deque(spare for spare in living if spare not in leaving)
         for spare in leaving:
             spare.kill(SandboxClosed("it was a spare, and there were enough of them"))
@@ -93,7 +96,8 @@ class Spares:
         """How many are still to be begun."""
         if self._closed or self._urgent:
             return 0
-        ready = sum(spare.alive and self._fresh(spare) for spare in self._waiting)
+        fresh = self._fresh()
+        ready = sum(spare in fresh for spare in self._waiting if spare.alive)
         return self._demand.wanted(self._now()) - ready - self._being_made
 
     async def _make_some(self, delay: float) -> None:

@@ -8,7 +8,7 @@ succession. A zygote that dies takes its sandboxes with it; the next one is star
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from types import TracebackType
 from typing import Final, Self
 
@@ -69,7 +69,7 @@ class Spawner:
         self._slots = Slots()
         most = self._policy.most_spares
         demand = Demand(self._least, most_here() if most is None else most)
-        self._spares = Spares(demand, self._bear, self._is_fresh, self._now)
+        self._spares = Spares(demand, self._bear, self._fresh, self._now)
         self._succession = Succession(self._open_brood, self._policy, self._spares.fill, self._now)
         try:
             nursery = (await self._succession.open()).nursery
@@ -156,8 +156,8 @@ class Spawner:
     async def _open_brood(self) -> Brood:
         return await Brood.open(self._slots, self._wires, self._preload, self._succession.lost)
 
-    def _is_fresh(self, spare: Sandbox) -> bool:
-        return self._succession.serving is not None and spare in self._succession.serving
+    def _fresh(self) -> Container[Sandbox]:
+        return self._succession.serving or ()
 
     def _check_floor(self) -> None:
         lacking = missing(self.layers, self.layers if self._policy.isolation == "strict" else FLOOR)
