@@ -62,6 +62,7 @@ from .schedules import Schedule
 from .sharing import WorkflowLimits
 from .step import Event, StepContext, WorkflowEntrypoint, WorkflowStep
 from .store_children import Child
+from .store_transaction import Transaction
 from .streams import ByteStream
 from .workflow import Instance, Workflow
 
@@ -124,6 +125,7 @@ __all__ = [
     "StreamError",
     "Summary",
     "SystemClock",
+    "Transaction",
     "Verdict",
     "WaitTimeout",
     "Workflow",

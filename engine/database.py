@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import importlib.resources
 import os
 import sqlite3
@@ -188,6 +189,15 @@ def inspect(database: Database, path: Path) -> int:
     if version > len(MIGRATIONS):
         raise DatabaseTooNew(f"{path} has version {version}; this cloister knows versions up to {len(MIGRATIONS)}")
     return int(version)
+
+
+@functools.cache
+def tables() -> frozenset[str]:
+    """Those of an engine; others in the same file are the host's own."""
+    with contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as connection:
+        database = Database(connection)
+        _migrate(database, 0)
+        return frozenset(database.table_names())
 
 
 def _migrate(database: Database, version: int) -> None:

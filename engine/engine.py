@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
+import inspect
 import sqlite3
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from .clock import Clock, SystemClock
 from .database import Ownership, Synchronous, connect, connect_to_read, copy, refusal
@@ -22,6 +25,7 @@ from .sharing import WorkflowLimits
 from .store import News, Store
 from .store_catalogue import Catalogue
 from .store_children import Kin
+from .store_transaction import Done, Raised, Transaction, transact
 from .workflow import Workflow
 from .writer import Writer
 
@@ -30,6 +34,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .step import WorkflowEntrypoint
+
+T = TypeVar("T")
 
 
 class Engine:
@@ -157,6 +163,32 @@ class Engine:
             writer=writer, reader=self._reader, watchers=self._watchers, clock=self._clock, linger=self._linger,
         )  # fmt: skip
         return Workflow(self._schedulers[name])
+
+    async def transact(self, write: Callable[[Transaction], T]) -> T:
+        """Write to tables of your own in the engine's file and create instances in one transaction; what `write`
+        returned.
+
+        `write` is called in the engine's thread with a `Transaction`, which has `execute` and `create`; it must be
+        quick, since everybody waits for it. If it raises, nothing of it is stored, and that is raised here. The
+        engine's own tables may be read and not be written to.
+        """
+        if inspect.iscoroutinefunction(write):
+            raise TypeError("the function of a transaction is called in another thread, and cannot be a coroutine's")
+        context = contextvars.copy_context()  # so that ids are derived from the step that this is called in
+        now = self._clock.now()
+        write_it = self._open_writer().submit(transact, lambda transaction: context.run(write, transaction), now)
+        write_it.add_done_callback(self._transacted)
+        outcome = await asyncio.shield(write_it)
+        if isinstance(outcome, Raised):
+            raise outcome.error
+        return outcome.result
+
+    def _transacted(self, write: asyncio.Future[Done[T] | Raised]) -> None:
+        """See to it that what was created runs; if nobody knows what was stored, everybody looks."""
+        outcome = None if write.exception() else write.result()
+        for name, scheduler in self._schedulers.items():
+            if outcome is None or (isinstance(outcome, Done) and name in outcome.workflows):
+                scheduler.queued()
 
     async def backup(self, path: str | os.PathLike[str]) -> int:
         """Copy the database as it is now to a new file, while everything goes on; its size in bytes.

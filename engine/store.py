@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from . import store_children
-from .database import bound_log
+from .database import bound_log, tables
 from .errors import (
     InstanceAlreadyExists,
     InstanceFinished,
@@ -102,7 +103,7 @@ class Store:
         self._touched: set[int] = set()
         self.kin = Kin()
         self.watched: set[int] = set()
-        self.tables_of_instances = dict(self._execute(_TABLES).fetchall())
+        self.tables_of_instances = {name: key for name, key in self._execute(_TABLES).fetchall() if name in tables()}
         self._workflows: dict[str, int] = dict(self._execute("SELECT name, number FROM workflows"))
         self._execute(  # code that no unfinished instance can wake up on
             "DELETE FROM codes WHERE number NOT IN"
@@ -114,6 +115,10 @@ class Store:
 
     def commit(self) -> None:
         self._execute("COMMIT")
+
+    def guard(self, authorise: Callable[[int, str | None, str | None, str | None, str | None], int] | None) -> None:
+        """Have statements asked about, or no longer."""
+        self._connection.set_authorizer(authorise)
 
     def tidy(self) -> int:
         """Keep the log within its bound; how many bytes it has. Called every now and then, outside of transactions."""

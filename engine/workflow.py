@@ -48,6 +48,7 @@ class Workflow:
 
     def __init__(self, scheduler: Scheduler) -> None:
         self.name = scheduler.workflow_name
+        self.longest_retention_ms = scheduler.retention.longest_ms()
         self._scheduler = scheduler
 
     async def create(self, options: Mapping[str, Any] | None = None, /, *, scope: str = "", **more: Any) -> Instance:
@@ -202,7 +203,7 @@ class Workflow:
                 return True
 
     def _read(self, options: Mapping[str, Any]) -> Creation:
-        return Creation.read(options, longest_ms=self._scheduler.retention.longest_ms())
+        return Creation.read(options, longest_ms=self.longest_retention_ms)
 
     def _query(self, scope: str | None, filters: Mapping[str, Any], cursor: str | None) -> Query:
         if scope is not None:
