@@ -154,7 +154,7 @@ async def test_spares_of_the_old_one_are_used_up_or_ended(rotating: Any, until: 
         assert spawner.spares >= 3
         await (await take(spawner)).close("next")
         await until(lambda: mine() == [spawner.zygote_pid] and spawner.spares >= 4)
-        assert all(spawner._is_fresh(spare) for spare in spawner._spares)
+        assert all(spare in spawner._fresh() for spare in spawner._spares)
 
 
 async def test_one_that_does_not_come_up_leaves_the_old_one_serving(
