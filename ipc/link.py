@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Protocol
@@ -26,11 +27,12 @@ class Link(ABC):
     once: with nothing when the guest has ended the connection, with an error when what it says is no ZMTP.
     """
 
-    __slots__ = ("_loop", "_reader", "on_bytes", "on_frame", "on_lost")
+    __slots__ = ("_begun", "_loop", "_reader", "on_bytes", "on_frame", "on_lost")
 
     def __init__(self, on_frame: OnFrame, on_lost: OnLost) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = zmtp.Reader()
+        self._begun = math.inf
         self.on_bytes: Callable[[int], None] = _nobody
         self.on_frame = on_frame
         self.on_lost = on_lost
@@ -38,6 +40,10 @@ class Link(ABC):
     def send(self, frame: bytes) -> None:
         """Queue a frame. `TooManyCalls` if the guest does not read, `ConnectionClosed` if it is gone."""
         self._write(zmtp.message(frame))
+
+    def unfinished_for(self) -> float:
+        """Seconds since the guest began a frame that it has not finished: so long have we kept what there is of it."""
+        return self._loop.time() - self._begun
 
     @abstractmethod
     def close(self) -> None:
@@ -52,6 +58,10 @@ class Link(ABC):
         try:
             self.on_bytes(len(data))
             frames, reply = self._reader.feed(data)
+            if not self._reader.missing:
+                self._begun = math.inf
+            elif frames or self._begun == math.inf:
+                self._begun = self._loop.time()
             for frame in frames:
                 self.on_frame(frame)
             if reply:

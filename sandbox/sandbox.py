@@ -41,6 +41,8 @@ GRACE = 1.0
 """Seconds that a call which the host has cancelled has to stop in before its process is ended."""
 LATE_GRACE = 0.06
 """The same for a call whose time is over."""
+UNFINISHED = 60.0
+"""Seconds that a frame may take to arrive, of which the host keeps what there is."""
 LAST_WORDS = 0.05
 """Seconds between the end of its connection and its own, for the word of what it died of to come."""
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
@@ -249,6 +251,9 @@ class Sandbox:
     def tend(self) -> None:
         """Look at what it does while nothing is asked of it. To be called from time to time."""
         self._watch.look()
+        if self._link.unfinished_for() > UNFINISHED:
+            words = f"the sandbox broke the protocol: a frame that was not finished within {UNFINISHED:.0f} s"
+            self.kill(ProtocolViolation(words))
 
     def _strayed(self) -> None:
         self.kill(LimitExceeded(f"the sandbox exceeded {self.limits.cpu_ms:,} ms of CPU while it answered nothing"))

@@ -178,6 +178,42 @@ async def test_what_is_no_frame_ends_that_link_only(make: Make, tmp_path: Path, 
         assert neighbour.lost == 0
 
 
+async def test_how_long_a_frame_has_been_on_its_way_is_known(make: Make, tmp_path: Path, until: Until) -> None:
+    """From its first byte, whatever comes of it meanwhile; what is between frames is no time at all."""
+    async with guests(tmp_path, 1, make) as (_, [guest]):
+        now, link = 0.0, guest.link
+        loop = asyncio.get_running_loop()
+        await until(lambda: link._reader.ready)
+        link._loop = Clock(loop, lambda: now)  # type: ignore[assignment]
+        assert link.unfinished_for() < 0
+        await guest.write(zmtp.message(b"a") + struct.pack(">BQ", 2, 300) + bytes(100))
+        await until(lambda: guest.heard)
+        now = 50.0
+        assert link.unfinished_for() == 50
+        arrived: list[int] = []
+        link.on_bytes = arrived.append
+        await guest.write(bytes(100))
+        await until(lambda: arrived)
+        assert link.unfinished_for() == 50
+        await guest.write(bytes(100) + struct.pack(">BQ", 2, 300) + bytes(100))
+        await until(lambda: len(guest.heard) == 2)
+        now = 60.0
+        assert link.unfinished_for() == 10
+        await guest.write(bytes(200))
+        await until(lambda: len(guest.heard) == 3)
+        assert link.unfinished_for() < 0
+
+
+class Clock:
+    """A loop whose time is told."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, time: Callable[[], float]) -> None:
+        self._loop, self.time = loop, time
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loop, name)
+
+
 async def test_the_largest_frame_is_taken(make: Make, tmp_path: Path, until: Until) -> None:
     """Nothing that may be sent is refused by the transport."""
     async with guests(tmp_path, 1, make) as (_, [guest]):

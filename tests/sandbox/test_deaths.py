@@ -12,6 +12,7 @@ import pytest
 
 from cloister.ipc import RemoteError
 from cloister.sandbox import LimitExceeded, Limits, SandboxClosed, SandboxDied, Spawner
+from cloister.sandbox.errors import ProtocolViolation
 
 Boot = Callable[..., Any]
 Until = Callable[[Callable[[], object]], Any]
@@ -323,3 +324,25 @@ async def test_descriptors_are_bounded(tenant: Any) -> None:
     """
     assert await tenant.do(source) == [True, "Too many open files"]
     assert await tenant.do("def main(): return 'alive'") == "alive"
+
+
+async def test_a_frame_that_is_never_finished_is_not_kept_for_ever(
+    boot: Boot, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sandbox is ended when it has had its time, and told why."""
+    source = """
+    import gc, os
+    from cloister.sandbox.guest.main import Wire
+    def main():
+        [wire] = [found for found in gc.get_objects() if isinstance(found, Wire)]
+        os.write(wire.descriptor, bytes([2]) + (1 << 20).to_bytes(8, "big") + bytes(1000))
+    """
+    tenant = await boot()
+    call = asyncio.ensure_future(tenant.do(source))
+    await until(lambda: tenant.sandbox._link._reader.missing)
+    tenant.sandbox.tend()
+    assert tenant.sandbox.alive
+    monkeypatch.setattr("cloister.sandbox.sandbox.UNFINISHED", 0.0)
+    tenant.sandbox.tend()
+    with pytest.raises(ProtocolViolation, match="a frame that was not finished within 0 s"):
+        await call
