@@ -45,6 +45,7 @@ def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoRe
     except profile.PreloadFailed as error:
         control.send(msgpack.packb(["failed", str(error)]))
         os._exit(1)
+    heap.merge_mappings()
     library.install(library.build(packages))
     del folders, packages  # which say how the host is installed
     gc.collect()

@@ -62,6 +62,11 @@ def umount(target: bytes, flags: int) -> None:
     check(_libc.umount2(target, flags))
 
 
+def make_executable(start: int, end: int) -> None:
+    """mprotect(2) for reading and executing."""
+    check(_libc.mprotect(ctypes.c_void_p(start), ctypes.c_size_t(end - start), 1 | 4))
+
+
 def read(path: str) -> bytes:
     """A small file of the kernel's."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

@@ -367,3 +367,18 @@ async def test_a_warm_sandbox_owns_little_memory(boot: Callable[..., Any]) -> No
         assert await twin.do("def main():\n    return 1") == 1
     owned = sorted(psutil.Process(twin.sandbox.pid).memory_full_info().uss for twin in twins)
     assert owned[3] < (3 << 20 if sys.version_info < (3, 12) else 3 << 19)
+
+
+@pytest.mark.skipif(not MAY_LOOK, reason="only root may look into a process that is not dumpable")
+async def test_what_can_be_written_cannot_be_executed_and_libraries_are_mapped_in_few_pieces(tenant: Any) -> None:
+    """No mapping is both; a library's code and constants are one, and its data another or two."""
+    pieces: dict[str, list[str]] = {}
+    for line in Path(f"/proc/{tenant.sandbox.pid}/maps").read_text().splitlines():
+        _, rights, _, _, inode, *name = line.split()
+        assert not {"w", "x"} <= set(rights), line
+        if inode != "0" and ".so" in name[0]:
+            pieces.setdefault(name[0], []).append(rights)
+    assert pieces
+    for library, found in pieces.items():
+        assert found.count("r-xp") == 1, library
+        assert len(found) <= 3, (library, found)
