@@ -1,4 +1,4 @@
-"""Durable steps a second at `synchronous=FULL`, in real sandboxes: one workflow alone, and 64 at once.
+"""Durable steps a second at `synchronous=FULL`, in real sandboxes: one workflow alone, and 64 at once; and creating.
 
 The limit, on the same disk in the same run: one-row transactions in SQLite, and the same with ten rows each.
 """
@@ -11,15 +11,18 @@ import sqlite3
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from harness import ROUNDS, Row, main, rates, report, rounds, tenant
 
+from cloister.engine import Engine, WorkflowEntrypoint
 from cloister.loader import Host
 
 STEPS = 500
 TOGETHER = 64
 TENANTS = 8
 EACH = 10
+BATCHES = 50
 
 
 def commits(folder: Path, rows: int) -> list[float]:
@@ -66,6 +69,29 @@ async def together(host: Host, steps: int, batches: int) -> float:
     return TOGETHER * batches / (time.perf_counter() - began)
 
 
+class Occupied(WorkflowEntrypoint):
+    """Holds the one slot, so that what is created stays in the queue."""
+
+    async def run(self, event: Any, step: Any) -> None:
+        """Never ends by itself."""
+        await asyncio.Event().wait()
+
+
+async def creates(path: Path) -> float:
+    """Instances a second, created in batches of a hundred, four at a time; none of them runs."""
+    async with Engine(path) as engine:
+        workflow = engine.workflow("creates", Occupied, concurrency=1)
+        await workflow.create()
+        began = time.perf_counter()
+
+        async def one(number: int) -> None:
+            for _ in range(BATCHES):
+                await workflow.create_batch([{"params": {"order": 1}}] * 100, scope=f"tenant-{number}")
+
+        await asyncio.gather(*(one(number) for number in range(4)))
+        return 4 * BATCHES * 100 / (time.perf_counter() - began)
+
+
 async def benchmark() -> None:
     """Everything above, in rounds."""
     found: dict[str, list[float]] = {}
@@ -81,6 +107,8 @@ async def benchmark() -> None:
                     EACH * await together(host, EACH, 8)
                 )
                 found.setdefault(f"workflows/s of one step, {TOGETHER} at once", []).append(await together(host, 1, 16))
+                created = await creates(folder / f"creates-{time.monotonic_ns()}.db")
+                found.setdefault("creates/s, batches of 100", []).append(created)
                 bare.append(commits(folder, 1))
                 tens = commits(folder, 10)
                 found.setdefault("limit: bare commits of one row", []).append(len(bare[-1]) / sum(bare[-1]))

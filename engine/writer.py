@@ -13,6 +13,7 @@ import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_BATCH = 512
 TIDY_COMMITS = 256
+FEW = 4
+GATHER_SECONDS = 0.0003
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -46,6 +49,7 @@ class Writer:
         self.on_news: Callable[[News | None], None] = lambda news: None
         self._idle: list[asyncio.Future[None]] = []
         self._closing = False
+        self._size = 0  # of the last batch
         self._untidy, self._alarm = 0, LOG_BYTES
         self.pending = self.commits = self.operations = 0
 
@@ -122,6 +126,8 @@ class Writer:
         first = self._queue.get()
         if first is None:
             return []
+        if self._queue.qsize() + 1 < self._size and self._size > FEW:
+            time.sleep(GATHER_SECONDS)  # those that were answered together come back together, and a sync is dearer
         batch = [first]
         with contextlib.suppress(queue.Empty):
             while len(batch) < MAX_BATCH:
@@ -130,6 +136,7 @@ class Writer:
                     self._queue.put(None)
                     break
                 batch.append(operation)
+        self._size = len(batch)
         return batch
 
     def _commit(self, batch: list[_Operation]) -> list[Any]:
