@@ -26,6 +26,21 @@ LIMIT = "limit: bare fork"
 _numbers = itertools.count()
 
 
+def heavy(number: int) -> WorkerCode:
+    """A program that uses packages of the host's, which take an interpreter a fifth of a second to import."""
+    source = f"""
+import sqlite_utils
+from rich.table import Table
+from workers import WorkerEntrypoint
+
+class Default(WorkerEntrypoint):
+    async def greet(self, name):
+        table = Table(title=f"Hello {{name}} from tenant {number}")
+        return str(table.title)
+"""
+    return WorkerCode(main_module="main.py", modules={"main.py": source})
+
+
 @dataclass(frozen=True)
 class Case:
     """One way to boot: how many spares are kept, under which policy, and the program that is booted."""
@@ -39,8 +54,8 @@ class Case:
 CASES = (
     Case("cold boot from a spare, to the first answer", SPARES),
     Case("cold boot without a spare", 0),
+    Case("the first, with packages that are preloaded", SPARES, Policy(preload=("rich.table", "sqlite_utils")), heavy),
 )
-"""A profile with modules imported beforehand is one more line here, with a policy and a program of its own."""
 
 
 @dataclass(frozen=True)
