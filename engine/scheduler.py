@@ -22,6 +22,7 @@ from .schedules import Occasion, Schedule, Timetable
 from .sharing import Allowance, Turn, WorkflowLimits
 from .store import Store
 from .store_children import Answer
+from .store_surgery import fork, override
 from .store_wipe import delete, restart
 
 if TYPE_CHECKING:
@@ -207,6 +208,16 @@ class Scheduler:
     async def restart(self, address: Address, step: Key | None) -> None:
         self._allowance.take(address.scope, 1, self.clock.now())
         await asyncio.shield(self._spawn(self._alone(address, restart, step)))
+
+    async def override(self, address: Address, *what: Any) -> None:
+        await asyncio.shield(self._spawn(self._alone(address, override, *what)))
+
+    async def fork(self, address: Address, step: Key | None, creation: Creation) -> bool:
+        """Whether an instance of that id did not exist before."""
+        self._allowance.take(address.scope, 1, self.clock.now())
+        made = await asyncio.shield(self.writer.submit(fork, address, step, creation, self.clock.now()))
+        self.queued()
+        return made
 
     async def delete(self, address: Address) -> None:
         await asyncio.shield(self._spawn(self._alone(address, delete)))
