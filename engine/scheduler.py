@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from .history import Watchers
+    from .mocks import Mocks
     from .options import Creation, Retention
     from .reader import Reader
     from .step import WorkflowEntrypoint
@@ -68,9 +69,10 @@ class Scheduler:
         watchers: Watchers,
         clock: Clock,
         linger: float,
+        mocks: Mocks | None = None,
     ) -> None:
         self.workflow_name, self.entrypoint, self.env = workflow_name, entrypoint, env
-        self.writer, self.reader, self.clock, self.linger = writer, reader, clock, linger
+        self.writer, self.reader, self.clock, self.linger, self.mocks = writer, reader, clock, linger, mocks
         self.retention, self.watchers = retention, watchers
         self.active: dict[Address, Run] = {}
         self.troubles: dict[Address, str] = {}
