@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import os
     from types import TracebackType
 
+    from .mocks import Mocks
     from .step import WorkflowEntrypoint
 
 T = TypeVar("T")
@@ -43,6 +44,7 @@ class Engine:
 
     `synchronous="full"`: acknowledged means on disk. `"normal"`: a power loss (not a crash of the process)
     may take the last commits. `linger` is how many seconds a run that can only wait is kept in memory.
+    `mocks` are for tests: see `cloister.engine.testing`.
     """
 
     def __init__(
@@ -52,13 +54,14 @@ class Engine:
         synchronous: Synchronous = "full",
         clock: Clock | None = None,
         linger: float = 0.05,
+        mocks: Mocks | None = None,
     ) -> None:
         if synchronous not in ("full", "normal"):
             raise ValueError(f'synchronous is "full" or "normal", not {synchronous!r}')
         self._path = Path(path).resolve()
         self._synchronous: Synchronous = synchronous
         self._clock = clock if clock is not None else SystemClock()
-        self._linger = linger
+        self._linger, self._mocks = linger, mocks
         self._writer: Writer | None = None
         self._schedulers: dict[str, Scheduler] = {}
         self._watchers = Watchers()
@@ -161,6 +164,7 @@ class Engine:
         self._schedulers[name] = Scheduler(
             name, entrypoint, env, concurrency, kept, limits or WorkflowLimits(), read_schedules(schedules),
             writer=writer, reader=self._reader, watchers=self._watchers, clock=self._clock, linger=self._linger,
+            mocks=self._mocks,
         )  # fmt: skip
         return Workflow(self._schedulers[name])
 

@@ -58,6 +58,7 @@ from .store_children import Child
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
+    from .mocks import Mocks
     from .writer import Writer
 
 DEFAULT_WAIT = "24 hours"
@@ -116,6 +117,7 @@ class LiveJournal:
         clock: Clock,
         linger: float,
         frozen: bool = False,
+        mocks: Mocks | None = None,
     ) -> None:
         self.workflow_name, self.scope, self.instance_id = claim.address
         self.run = claim.run
@@ -123,7 +125,9 @@ class LiveJournal:
         self.code_digest = claim.code_digest
         self.claims = claim.claims
         self.undoing = claim.undoing
-        self.frozen = self.supervised = frozen or claim.undoing is not None
+        self._mocks = mocks
+        self.frozen = frozen or claim.undoing is not None
+        self.supervised = self.frozen or mocks is not None
         self._claim = claim
         self._number = claim.number
         self._host, self._writer, self._clock, self._linger = host, writer, clock, linger
@@ -204,10 +208,13 @@ class LiveJournal:
             self._stir()
 
     async def begin(self, name: str, count: int) -> Outcome | None:
-        self._key("do", name, count)
+        key = self._key("do", name, count)
         if self.frozen:
             await self._refuse()
-        return None
+        if self._mocks is None:
+            return None
+        known = self._known.get(key)
+        return self._mocks.outcome(name, count, self._next_attempt(key), known.config if known else StepConfig())
 
     async def attempt(self, name: str, count: int, kind: StepKind = "do") -> int:
         key = self._key(kind if kind == "undo" else "do", name, count)
@@ -243,6 +250,8 @@ class LiveJournal:
         if outcome.error is not None:
             outcome = dataclasses.replace(outcome, error=bounded_error(outcome.error))
         verdict = judge(outcome, config, now)
+        if self._mocks is not None and self._mocks.skip_retry_delays and verdict.due is not None:
+            verdict = verdict._replace(due=now)
         error = None if verdict.error is None else bounded_error(verdict.error)
         started = self._running.get(key, now)
         try:
@@ -365,6 +374,8 @@ class LiveJournal:
                 if (duration is None) == (until is None):
                     raise InvalidDuration(f"sleep {name!r} takes either a duration or a moment to sleep until")
                 due = now + milliseconds(duration) if until is None else moment(until, now)
+                if self._mocks is not None and self._mocks.skip_sleeps:
+                    due = now
                 known = _Known("waiting" if due > now else "done", 0, due, StepConfig())
                 await self._record(key, known, within=within)
             if known.state == "waiting":
@@ -397,6 +408,8 @@ class LiveJournal:
             if known is None:
                 now = self._clock.now()
                 known = _Known("waiting", 0, now + allowed, StepConfig())
+                if self._mocks is not None and (told := self._mocks.wait(name, type, now, allowed)) is not None:
+                    return await self._mocked(key, known, told, within)
                 event = await self._write(Store.take_event, *self._place(key, known), type, within, known.due or 0, now)
             if event is None:
                 event = await self._until(key, known)
@@ -407,6 +420,18 @@ class LiveJournal:
         if event is None:
             raise WaitTimeout(allowed)
         return EventRecord.decode(event)
+
+    async def _mocked(
+        self, key: Key, known: _Known, told: EventRecord | WaitTimeout, within: str | None
+    ) -> EventRecord:
+        if isinstance(told, EventRecord):
+            await self._record(key, known._replace(state="done"), told.encode(), within=within)
+            await self._turn(key)
+            return told
+        error = ErrorRecord(told.name, told.message)
+        await self._record(key, known._replace(state="failed"), error=error, within=within)
+        await self._turn(key)
+        raise told
 
     async def _expire(self, key: Key, allowed: int) -> bytes | None:
         """Record the timeout; the event, if one was recorded first."""
@@ -501,6 +526,9 @@ class LiveJournal:
             await self._held()
         finally:
             self._pass(key)
+        if self._mocks is not None and self._mocks.evict:
+            self._host.on_drained()
+            self._check_open()
 
     def _pass(self, key: Key) -> None:
         if key in self._turns:

@@ -19,6 +19,7 @@ from .step import WorkflowEntrypoint, WorkflowStep
 
 if TYPE_CHECKING:
     from .clock import Clock
+    from .mocks import Mocks
     from .writer import Writer
 
 TERMINATED = ErrorRecord("Terminated", "the instance was terminated")
@@ -34,6 +35,7 @@ class RunKeeper(Protocol):
     writer: Writer
     clock: Clock
     linger: float
+    mocks: Mocks | None
 
     async def finished(self, run: Run, status: Status, output: bytes | None, error: ErrorRecord | None) -> None: ...
     def parkable(self, run: Run, waits: tuple[Key, ...]) -> None: ...
@@ -52,7 +54,9 @@ class Run:
         self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done once nothing more is written about this run."""
         self._keeper = keeper
-        self.journal = LiveJournal(claim, self, writer=keeper.writer, clock=keeper.clock, linger=keeper.linger)
+        self.journal = LiveJournal(
+            claim, self, writer=keeper.writer, clock=keeper.clock, linger=keeper.linger, mocks=keeper.mocks
+        )
         self.task = asyncio.get_running_loop().create_task(self._run(claim))
 
     async def _run(self, claim: Claim) -> None:

@@ -22,12 +22,14 @@ from .schedules import Occasion, Schedule, Timetable
 from .sharing import Allowance, Turn, WorkflowLimits
 from .store import Store
 from .store_children import Answer
+from .store_surgery import fork, override
 from .store_wipe import delete, restart
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from .history import Watchers
+    from .mocks import Mocks
     from .options import Creation, Retention
     from .reader import Reader
     from .step import WorkflowEntrypoint
@@ -67,9 +69,10 @@ class Scheduler:
         watchers: Watchers,
         clock: Clock,
         linger: float,
+        mocks: Mocks | None = None,
     ) -> None:
         self.workflow_name, self.entrypoint, self.env = workflow_name, entrypoint, env
-        self.writer, self.reader, self.clock, self.linger = writer, reader, clock, linger
+        self.writer, self.reader, self.clock, self.linger, self.mocks = writer, reader, clock, linger, mocks
         self.retention, self.watchers = retention, watchers
         self.active: dict[Address, Run] = {}
         self.troubles: dict[Address, str] = {}
@@ -207,6 +210,16 @@ class Scheduler:
     async def restart(self, address: Address, step: Key | None) -> None:
         self._allowance.take(address.scope, 1, self.clock.now())
         await asyncio.shield(self._spawn(self._alone(address, restart, step)))
+
+    async def override(self, address: Address, *what: Any) -> None:
+        await asyncio.shield(self._spawn(self._alone(address, override, *what)))
+
+    async def fork(self, address: Address, step: Key | None, creation: Creation) -> bool:
+        """Whether an instance of that id did not exist before."""
+        self._allowance.take(address.scope, 1, self.clock.now())
+        made = await asyncio.shield(self.writer.submit(fork, address, step, creation, self.clock.now()))
+        self.queued()
+        return made
 
     async def delete(self, address: Address) -> None:
         await asyncio.shield(self._spawn(self._alone(address, delete)))

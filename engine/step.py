@@ -335,6 +335,8 @@ class WorkflowStep:
                 details = values.loads(said[0], trusted=True) if said else None
                 context = StepContext(name, count, attempt, resolved, token.token, details, journal, said)
                 outcome = await self._attempt(body, context, config, token)
+            else:
+                outcome = dataclasses.replace(outcome, config=resolved)
             verdict = await journal.settle(outcome)
             if verdict.state == "done":
                 return self._read(name, count, outcome.value, outcome.size)

@@ -287,7 +287,8 @@ class Store:
             " WHERE number = ?",
             (number,),
         ).fetchone()
-        digest = self._execute("SELECT digest FROM codes WHERE number = ?", (code,)).fetchone()[0] if code else None
+        kept = self._execute("SELECT digest FROM codes WHERE number = ?", (code,)).fetchone() if code else None
+        digest = None if kept is None else kept[0]  # what no unfinished instance needs is not kept
         history: tuple[StepRecord, ...] = ()
         if started is not None or run > 1:
             query = f"{_HISTORY} WHERE instance = ? ORDER BY finished IS NULL, finished, position"
@@ -422,7 +423,7 @@ class Store:
     # Control
 
     def pause(self, address: Address, now: int) -> Standing:
-        number, status = self._unfinished(address)
+        number, status = self.unfinished(address)
         if status is Status.RUNNING:
             return self.stand(number, Status.WAITING_FOR_PAUSE, now)
         if status in {Status.QUEUED, Status.WAITING}:
@@ -431,7 +432,7 @@ class Store:
 
     def resume(self, address: Address, now: int) -> Standing:
         """Every pending deadline moves by the length of the pause."""
-        number, status = self._unfinished(address)
+        number, status = self.unfinished(address)
         if status is Status.WAITING_FOR_PAUSE:
             return self.stand(number, Status.RUNNING, now)
         if status is not Status.PAUSED:
@@ -444,7 +445,7 @@ class Store:
         return self.stand(number, Status.QUEUED, now, wake_at=now)
 
     def terminate(self, address: Address, error: ErrorRecord, now: int) -> None:
-        number, _ = self._unfinished(address)
+        number, _ = self.unfinished(address)
         self.finish(number, Status.TERMINATED, None, error, now)
 
     def key(self, workflow: str) -> int:
@@ -453,7 +454,7 @@ class Store:
         except KeyError:
             raise StorageError(f"workflow {workflow!r} could not be registered yet") from None
 
-    def _unfinished(self, address: Address) -> tuple[int, Status]:
+    def unfinished(self, address: Address) -> tuple[int, Status]:
         number, status = self.find(address)
         if status in FINAL:
             raise InstanceFinished(
@@ -564,7 +565,7 @@ class Store:
         self, address: Address, event_type: str, event: bytes, event_id: str | None, now: int
     ) -> tuple[Standing, tuple[str, int] | None]:
         """Give the event to the first wait for its type, else keep it. Which wait took it, if one did."""
-        number, status = self._unfinished(address)
+        number, status = self.unfinished(address)
         if (
             event_id is not None
             and not self._execute(
@@ -621,7 +622,7 @@ class Store:
         """Somebody ends the instance and wants its steps taken back: its next run does that. What never ran has
         nothing to take back, and ends at once.
         """
-        number, status = self._unfinished(address)
+        number, status = self.unfinished(address)
         started, undoing = self._execute(
             "SELECT started, undoing FROM instances WHERE number = ?", (number,)
         ).fetchone()

@@ -26,11 +26,12 @@ from .listing import DEFAULT_PAGE, Page, Query, Summary, cursor_after, page_size
 from .options import Creation
 from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
 from .rehearsal import Rehearsal, rehearse
-from .rules import check_count, check_known_id, check_name, encode
+from .rules import bounded_error, check_count, check_known_id, check_name, encode
 from .scheduler import End, Scheduler
-from .store import Store
+from .store import Store, pack_error
 from .store_catalogue import Catalogue
 from .store_children import Child
+from .store_surgery import interventions
 
 if TYPE_CHECKING:
     from .step import WorkflowEntrypoint
@@ -41,6 +42,9 @@ BULK_ACTIONS = ("pause", "resume", "terminate", "restart", "delete")
 _CREATE_OPTIONS = frozenset({"id", "params", "retention", "labels"})
 _KINDS: dict[object, StepKind] = {"do": "do", "sleep": "sleep", "wait": "wait"}
 _KINDS |= {"waitForEvent": "wait", "wait_for_event": "wait"}
+
+
+_NOTHING: Any = object()
 
 
 class Workflow:
@@ -300,6 +304,67 @@ class Instance:
         record; `StepNotFound` if there is no such step. The code is the newest, or, from a step, what it was.
         """
         await self._scheduler.restart(self._address, None if from_step is None else _step_key(from_step))
+
+    async def fork(
+        self, options: Mapping[str, Any] | None = None, /, *, from_step: object = None, **more: Any
+    ) -> Instance:
+        """Create another instance in the same scope that goes on from this one's records: those of steps that began
+        before `from_step` (its name, or a dict of `name`, `count` and `type`), or all that have ended. It has the same
+        params, code and time of creation, and runs by itself from then on; this one is left alone.
+
+        Options are `id`, `labels` and `retention`. `StepNotFound`, `InstanceAlreadyExists`.
+        """
+        given = {**(options or {}), **more}
+        if strange := given.keys() - {"id", "labels", "retention"}:
+            raise TypeError(f"fork() has no option {min(strange)!r}")
+        creation = Creation.read(given)
+        step = None if from_step is None else _step_key(from_step)
+        if not await self._scheduler.fork(self._address, step, creation):
+            raise InstanceAlreadyExists(f"workflow {self._address.workflow!r} has an instance {creation.id!r} already")
+        return Instance(self._scheduler, self._address._replace(id=creation.id))
+
+    async def override(
+        self,
+        step: object,
+        *,
+        author: str,
+        reason: str,
+        result: Any = _NOTHING,
+        error: tuple[str, str] | None = None,
+    ) -> None:
+        """Replace the outcome of a step of an unfinished instance (its name, or a dict of `name` and `count`) by a
+        result, or by an error's name and message. A run that is under way is stopped, and goes on from the records;
+        what they say of later steps stays. Who did it, why, and what was there before is kept: see `interventions`.
+
+        `StepNotFound` if there is no record of the step, `InstanceFinished`.
+        """
+        key = _step_key(step)
+        if key[0] != "do":
+            raise ValueError("only the outcome of a step that does something can be replaced")
+        if (result is _NOTHING) == (error is None):
+            raise TypeError("override() takes either a result or an error")
+        account = (check_name(author, what="author"), check_name(reason, what="reason"))
+        value = None if result is _NOTHING else encode(result, "the result")
+        failure = None if error is None else pack_error(bounded_error(ErrorRecord(*error)))
+        await self._scheduler.override(self._address, key, (value, failure), account)
+
+    async def interventions(self) -> list[dict[str, Any]]:
+        """What was changed by hand: dicts of `at`, `author`, `reason`, `name`, `count`, and of what was recorded
+        before, the `result` or the `error`.
+        """
+        found = await self._scheduler.writer.submit(interventions, self._address)
+        return [
+            {
+                "at": each.at,
+                "author": each.author,
+                "reason": each.reason,
+                "name": each.step[1],
+                "count": each.step[2],
+                "result": None if each.value is None else values.loads(each.value, trusted=True),
+                "error": _plain_error(each.error),
+            }
+            for each in found
+        ]
 
     async def delete(self) -> None:
         """Stop it and forget it, now, whatever it is doing: its id is free. Nothing is rolled back."""

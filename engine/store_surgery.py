@@ -1,0 +1,117 @@
+"""The verbs by which an operator changes what happened: a new instance that begins in the middle of another one's
+history, and an outcome that is replaced. Both are on record.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from .errors import StepNotFound
+from .records import Address, ErrorRecord, Key, Status
+from .store import unpack_error
+
+if TYPE_CHECKING:
+    from .options import Creation
+    from .store import Store
+
+_COLUMNS = (
+    "kind, name, count, position, state, attempts, due, type, value, error, config, started, ended, finished, within,"
+    " size"
+)
+_STEP = "instance = ? AND kind = ? AND name = ? AND count = ?"
+_BEFORE = f"(started, position) < (SELECT started, position FROM steps WHERE {_STEP})"
+_ENDED = "kind != 'undo' AND state IN ('done', 'failed')"
+
+
+class Intervention(NamedTuple):
+    """What somebody changed: when, who, why, which step, and what was recorded before."""
+
+    at: int
+    author: str
+    reason: str
+    step: Key
+    value: bytes | None
+    error: ErrorRecord | None
+
+
+def fork(store: Store, address: Address, step: Key | None, creation: Creation, now: int) -> bool:
+    """Create an instance with the params, code and time of creation of another one, and with a copy of what that one
+    has recorded of steps that began before `step`, or of all. Whether it was created: False if there is one of that id.
+    """
+    number, _ = store.find(address)
+    if step is not None:
+        _check_recorded(store, number, step)
+    made = store.insert(address.workflow, address.scope, creation, now)
+    if made is None:
+        return False
+    before, place = ("", ()) if step is None else (f" AND {_BEFORE}", (number, *step))
+    store.execute(
+        "UPDATE instances SET (params, created, code, started) = (SELECT params, created,"
+        " (SELECT codes.number FROM codes WHERE codes.number = code), ? FROM instances WHERE number = ?)"
+        " WHERE number = ?",
+        (now, number, made),
+    )
+    store.execute(
+        f"INSERT INTO steps (instance, {_COLUMNS}) SELECT ?, {_COLUMNS} FROM steps"
+        f" WHERE instance = ? AND {_ENDED}{before}",
+        (made, number, *place),
+    )
+    store.execute(
+        "INSERT INTO chunks (instance, name, count, number, data) SELECT ?, name, count, number, data FROM chunks"
+        " WHERE instance = ? AND EXISTS (SELECT 1 FROM steps WHERE steps.instance = ? AND steps.kind = 'do'"
+        " AND steps.name = chunks.name AND steps.count = chunks.count)",
+        (made, number, made),
+    )
+    return True
+
+
+def override(
+    store: Store,
+    address: Address,
+    step: Key,
+    outcome: tuple[bytes | None, str | None],
+    account: tuple[str, str],
+    now: int,
+) -> None:
+    """Replace the outcome of a recorded step. What the instance was doing, it does again from its records."""
+    number, status = store.unfinished(address)
+    value, error = outcome
+    _check_recorded(store, number, step)
+    key = (number, *step)
+    store.execute(
+        "INSERT INTO interventions (instance, at, author, reason, kind, name, count, value, error)"
+        f" SELECT instance, ?, ?, ?, kind, name, count, value, error FROM steps WHERE {_STEP}",
+        (now, *account, *key),
+    )
+    store.drop_chunks(number, *step[1:])
+    store.execute(
+        "UPDATE steps SET state = ?, value = ?, error = ?, size = NULL, due = NULL, ended = ?,"
+        f" finished = coalesce(finished, ?) WHERE {_STEP}",
+        ("failed" if value is None else "done", value, error, now, store.next_number(), *key),
+    )
+    store.execute("UPDATE instances SET losses = 0 WHERE number = ?", (number,))
+    store.touch(number)
+    if status is Status.WAITING_FOR_PAUSE:
+        store.stand(number, Status.PAUSED, now, paused_at=now)
+    elif status in {Status.RUNNING, Status.WAITING}:
+        store.stand(number, Status.QUEUED, now, wake_at=now)
+
+
+def interventions(store: Store, address: Address) -> list[Intervention]:
+    """What was changed by hand, the first time first."""
+    number, _ = store.find(address)
+    rows = store.execute(
+        "SELECT at, author, reason, kind, name, count, value, error FROM interventions WHERE instance = ?"
+        " ORDER BY number",
+        (number,),
+    ).fetchall()
+    return [
+        Intervention(at, author, reason, (kind, name, count), value, unpack_error(error))
+        for at, author, reason, kind, name, count, value, error in rows
+    ]
+
+
+def _check_recorded(store: Store, number: int, step: Key) -> None:
+    if store.execute(f"SELECT 1 FROM steps WHERE {_STEP}", (number, *step)).fetchone() is None:
+        kind, name, count = step
+        raise StepNotFound(f"the instance has no record of {kind} {name!r} number {count}")
