@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 FOLDERS := ipc sandbox sandbox/guest sandbox/guest/workers sandbox/lockdown engine loader loader/cli loader/demo
 CHECKED := ipc sandbox engine loader tests benchmarks
 
-.PHONY: demo test lint types unit bench bench-all fuzz lock clean
+.PHONY: demo test lint types unit bench bench-all soak fuzz lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m cloister.loader.demo
@@ -34,6 +34,11 @@ bench-all: bench
 	$(BIN)/python benchmarks/idle.py
 	$(BIN)/python benchmarks/churn.py
 	$(BIN)/python benchmarks/neighbours.py
+	$(BIN)/python benchmarks/overshoot.py
+
+# Ten thousand sandboxes, of which a tenth come to a bad end, and five zygotes; some minutes, and then what is left.
+soak: $(VENV)/.installed
+	$(BIN)/python benchmarks/churn.py --boots 10000 --killed 10 --rotate 2500
 
 # The wire under atheris, where that is installed, for so many seconds each; the tests do the same with hypothesis.
 FUZZ_SECONDS ?= 60
