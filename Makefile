@@ -33,6 +33,7 @@ bench: $(VENV)/.installed
 bench-all: bench
 	$(BIN)/python benchmarks/idle.py
 	$(BIN)/python benchmarks/churn.py
+	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/neighbours.py
 	$(BIN)/python benchmarks/overshoot.py
 

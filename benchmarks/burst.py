@@ -1,5 +1,5 @@
-"""What spares that follow the demand are worth: fifty cold boots at once after a quiet time, again soon after, and fifty
-a second for a while; each beside a number of spares that stays what it is.
+"""What spares that follow the demand are worth: to fifty cold boots at once, to as many soon after, and to fifty a
+second for a while; each beside a number of spares that stays what it is.
 
 The limit is a warm call, which is what a cold boot from a spare comes nearest to.
 """

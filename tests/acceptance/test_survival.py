@@ -111,6 +111,34 @@ async def test_sandboxes_killed_at_random_cost_nothing_but_replays(path: Path) -
         assert kills
 
 
+async def test_zygotes_that_die_and_zygotes_that_are_rotated_cost_nothing_but_replays(path: Path) -> None:
+    """With a new zygote for every few sandboxes, and whichever serves killed now and then, all end as if not."""
+    ledger = Ledger()
+    policy = Policy(rotate_after_sandboxes=3)
+    async with Host(path, get_code=lambda _: code(ledger), spares=1, policy=policy) as host:
+        killed: set[int | None] = {None}
+
+        def another() -> bool:
+            return host.loader._profiles.plain.zygote_pid not in killed
+
+        instances = [
+            await host.workflows(f"t-{n % 5}").create(id=f"i-{n}", params={"steps": 12, "name": n}) for n in range(20)
+        ]
+        results = asyncio.gather(*(instance.result() for instance in instances))
+        for kill in range(1, 4):
+            await until(lambda: results.done() or len(ledger.beginnings) > 40 * kill)  # noqa: B023 - awaited in here
+            await until(lambda: results.done() or another())
+            if not results.done():
+                pid = host.loader._profiles.plain.zygote_pid
+                assert pid is not None
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+        await until(lambda: results.done() and another())
+        assert await results == [{"total": 66, "name": n} for n in range(20)]
+        assert len(killed) > 2
+        assert len(ledger.beginnings) == 20 * 12
+
+
 async def test_an_eviction_after_every_step_changes_nothing(path: Path) -> None:
     """A run that loses its sandbox at each step ends as one that never does, and records each step once."""
     ledger = Ledger()
