@@ -29,7 +29,7 @@ from .retry import postponement, restart_delay
 from .sharing import Turn, share
 from .store_children import Kin
 
-WAKE_CHUNK = 256
+WAKE_CHUNK = 1_024
 RESERVE = 65_536
 CLAIM_CHUNK = 64
 SCOPE_CHUNK = 64
