@@ -27,6 +27,7 @@ from .errors import (
     WaitTimeout,
 )
 from .records import (
+    DEFAULT_CONFIG,
     Claim,
     ErrorRecord,
     EventRecord,
@@ -135,7 +136,7 @@ class LiveJournal:
         self._of_kind = dict.fromkeys(get_args(StepKind), 0)
         self._stored = 0
         for record in claim.history:
-            known = _Known(record.state, record.attempts, record.due_ms, record.config or StepConfig())
+            known = _Known(record.state, record.attempts, record.due_ms, record.config or DEFAULT_CONFIG)
             self._known[record.kind, record.name, record.count] = known
             self._of_kind[record.kind] += 1
             self._stored += len(record.value or b"") + (record.size or 0)
@@ -238,13 +239,13 @@ class LiveJournal:
 
     async def settle(self, outcome: Outcome) -> Verdict:
         outcome = check_outcome(outcome)
-        key = self._key(outcome.kind, outcome.name, outcome.count)
+        key = self._checked(outcome.kind, outcome.name, outcome.count)
         self._check_attempt(key, outcome.attempt)
         if self.frozen and not (self.undoing is not None and key[0] == "undo"):
             await self._refuse()
         now = self._clock.now()
         known = self._known.get(key)
-        config = known.config if known is not None else outcome.config or StepConfig()
+        config = known.config if known is not None else outcome.config or DEFAULT_CONFIG
         if outcome.size is not None:
             self._check_stream(key, outcome.attempt, outcome.size)
         if outcome.error is not None:
@@ -330,7 +331,7 @@ class LiveJournal:
         check_size(value, f"value {name!r}")
         if self.frozen:
             await self._refuse()
-        await self._record(key, _Known("done", 1, None, StepConfig()), value, within=within)
+        await self._record(key, _Known("done", 1, None, DEFAULT_CONFIG), value, within=within)
         await self._turn(key)
 
     # Taking back
@@ -376,7 +377,7 @@ class LiveJournal:
                 due = now + milliseconds(duration) if until is None else moment(until, now)
                 if self._mocks is not None and self._mocks.skip_sleeps:
                     due = now
-                known = _Known("waiting" if due > now else "done", 0, due, StepConfig())
+                known = _Known("waiting" if due > now else "done", 0, due, DEFAULT_CONFIG)
                 await self._record(key, known, within=within)
             if known.state == "waiting":
                 await self._until(key, known)
@@ -407,7 +408,7 @@ class LiveJournal:
             event: bytes | None = None
             if known is None:
                 now = self._clock.now()
-                known = _Known("waiting", 0, now + allowed, StepConfig())
+                known = _Known("waiting", 0, now + allowed, DEFAULT_CONFIG)
                 if self._mocks is not None and (told := self._mocks.wait(name, type, now, allowed)) is not None:
                     return await self._mocked(key, known, told, within)
                 event = await self._write(Store.take_event, *self._place(key, known), type, within, known.due or 0, now)
@@ -461,7 +462,7 @@ class LiveJournal:
             known = self._known.get(key)
             if known is None:
                 now = self._clock.now()
-                known = _Known("waiting", 0, now + allowed, StepConfig())
+                known = _Known("waiting", 0, now + allowed, DEFAULT_CONFIG)
                 row = (name, count, len(self._known), now + allowed, within)
                 try:
                     await self._write(store_children.begin, self._number, row, child, now)
@@ -514,6 +515,8 @@ class LiveJournal:
 
     async def _turn(self, key: Key) -> None:
         """Return to the run after every outcome that was recorded before this one."""
+        if not self._turns and self._gate is None and self._mocks is None:
+            return
         try:
             while True:
                 if key not in self._turns:
@@ -629,8 +632,12 @@ class LiveJournal:
             raise RunOver(self.over)
 
     def _key(self, kind: StepKind, name: str, count: int) -> Key:
+        return self._checked(kind, check_name(name), check_count(count))
+
+    def _checked(self, kind: StepKind, name: str, count: int) -> Key:
+        """The key of a step whose name and count have been looked at."""
         self._check_open()
-        key: Key = (kind, check_name(name), check_count(count))
+        key: Key = (kind, name, count)
         if key not in self._known and self._of_kind[kind] >= MAX_STEPS:
             raise StepLimitExceeded(f"a run may have {MAX_STEPS:,} steps of a kind; {name!r} would be one more")
         return key

@@ -79,6 +79,9 @@ class StepConfig:
     """The result is stored and replayed, and shown to nobody who looks."""
 
 
+DEFAULT_CONFIG = StepConfig()
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """How one attempt of a step ended: exactly one of `value`, `size` and `error` is there."""

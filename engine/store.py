@@ -24,7 +24,20 @@ from .errors import (
     StorageError,
 )
 from .options import DEFAULT_RETENTION, Creation, Retention
-from .records import FINAL, Address, Claim, ErrorRecord, Fired, Key, Pull, Standing, Status, StepConfig, StepRecord
+from .records import (
+    DEFAULT_CONFIG,
+    FINAL,
+    Address,
+    Claim,
+    ErrorRecord,
+    Fired,
+    Key,
+    Pull,
+    Standing,
+    Status,
+    StepConfig,
+    StepRecord,
+)
 from .retry import postponement, restart_delay
 from .sharing import Turn, share
 from .store_children import Kin
@@ -63,7 +76,7 @@ def pack_error(error: ErrorRecord | None) -> str | None:
 
 
 def pack_config(config: StepConfig) -> str | None:
-    if config == StepConfig():
+    if config is DEFAULT_CONFIG or config == DEFAULT_CONFIG:
         return None
     rare = (config.dynamic, config.sensitive)
     return json.dumps([config.limit, config.delay_ms, config.backoff, config.timeout_ms, *(rare if any(rare) else ())])
@@ -74,7 +87,7 @@ def unpack_error(text: str | None) -> ErrorRecord | None:
 
 
 def unpack_config(text: str | None) -> StepConfig:
-    return StepConfig() if text is None else StepConfig(*json.loads(text))
+    return DEFAULT_CONFIG if text is None else StepConfig(*json.loads(text))
 
 
 def _step(row: Row) -> StepRecord:

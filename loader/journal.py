@@ -132,13 +132,12 @@ class JournalTarget:
         within: str | None = None,
     ) -> bytes:
         resolved = await self._journal.configure(config) if config is not None else None
-        outcome = Outcome(name, count, attempt, resolved, within=within)
         if more is not None:
-            outcome = _rarely(outcome, more)
-        if error is not None:
-            outcome = dataclasses.replace(outcome, error=_error(error), retryable=bool(retryable))
-        elif outcome.size is None:
-            outcome = dataclasses.replace(outcome, value=value)
+            outcome = _rarely(Outcome(name, count, attempt, resolved, within=within), more, value, error, retryable)
+        elif error is None:
+            outcome = Outcome(name, count, attempt, resolved, value, within=within)
+        else:
+            outcome = Outcome(name, count, attempt, resolved, None, _error(error), bool(retryable), within)
         verdict = await self._journal.settle(outcome)
         return values.dumps([verdict.state, _plain(verdict.error)])
 
@@ -334,11 +333,13 @@ def _shown(config: StepConfig) -> dict[str, Any]:
     return {**shown, "sensitive": "output"} if config.sensitive else shown
 
 
-def _rarely(outcome: Outcome, more: object) -> Outcome:
+def _rarely(outcome: Outcome, more: object, value: bytes, error: object, retryable: object) -> Outcome:
     """The outcome with what few have: of which kind it is, how large a stream, after which delay it is tried again."""
     if not isinstance(more, dict) or more.keys() - {"kind", "size", "delay"}:
         raise PayloadError("what is rarely said of an outcome is its kind, size and delay")
-    return dataclasses.replace(outcome, **more)
+    if error is not None:
+        return dataclasses.replace(outcome, error=_error(error), retryable=bool(retryable), **more)
+    return dataclasses.replace(outcome, value=None if more.get("size") is not None else value, **more)
 
 
 def _plain(error: ErrorRecord | None) -> list[str] | None:
