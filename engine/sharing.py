@@ -112,6 +112,7 @@ class Allowance:
         self._rate = limits.creates_per_second
         self._most = float(limits.creates_at_once or max(100, math.ceil(self._rate or 0)))
         self._buckets: dict[str, tuple[float, int]] = {}
+        self._many = _FEW_BUCKETS
 
     def take(self, scope: str, count: int, now: int) -> None:
         """Take so many, or nothing and raise `CreationRateExceeded`."""
@@ -130,8 +131,9 @@ class Allowance:
                 retry_after_ms=wait,
             )
         self._buckets[scope] = (left - count, now)
-        if len(self._buckets) > _FEW_BUCKETS:
+        if len(self._buckets) > self._many:
             self._forget(now)
+            self._many = max(_FEW_BUCKETS, 2 * len(self._buckets))
 
     def _left(self, scope: str, now: int) -> float:
         left, since = self._buckets.get(scope, (self._most, now))

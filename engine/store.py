@@ -44,6 +44,8 @@ from .store_children import Kin
 
 WAKE_CHUNK = 1_024
 RESERVE = 65_536
+MAX_CHANGES = 20_000
+FORGET_EVERY = 512
 CLAIM_CHUNK = 64
 SCOPE_CHUNK = 64
 
@@ -176,7 +178,17 @@ class Store:
             "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (number, self.next_number(), now, what, name, count, attempt, due, error),
         )
+        if self._number % FORGET_EVERY == 0:
+            self._forget_changes(number)
         self.touch(number)
+
+    def _forget_changes(self, number: int) -> None:
+        """Keep the history of an instance, which may be paused and resumed for ever, within bounds: the oldest goes."""
+        self._execute(
+            "DELETE FROM changes WHERE instance = ? AND number <= (SELECT number FROM changes WHERE instance = ?"
+            " ORDER BY number DESC LIMIT 1 OFFSET ?)",
+            (number, number, MAX_CHANGES),
+        )
 
     def close(self) -> None:
         """Close; a transaction that is still open is rolled back."""

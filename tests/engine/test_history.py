@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 from collections.abc import AsyncIterator, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ from cloister.engine import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cloister.engine.testing import VirtualClock
 
 OpenEngine = Callable[..., Engine]
@@ -216,3 +219,23 @@ async def test_who_stops_listening_leaves_nothing_behind(open_engine: OpenEngine
         for _ in range(5):
             await asyncio.sleep(0)
         assert not engine._watchers.watched
+
+
+async def test_a_history_that_goes_on_for_ever_is_bounded(
+    open_engine: OpenEngine, clock: VirtualClock, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever pauses and resumes without end fills no disk: the newest is kept."""
+    monkeypatch.setattr("cloister.engine.store.MAX_CHANGES", 50)
+    monkeypatch.setattr("cloister.engine.store.FORGET_EVERY", 8)
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Everything).create()
+        for _ in range(300):
+            await instance.pause()
+            await instance.resume()
+        await clock.advance(1)
+        await instance.terminate()
+        seen: list[HistoryEvent] = []
+        await collect(instance.subscribe(), seen)
+        assert told(seen)[-2:] == ["workflow_waiting", "workflow_terminated"]
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert 50 <= database.execute("SELECT count(*) FROM changes").fetchone()[0] < 150

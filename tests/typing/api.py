@@ -7,21 +7,28 @@ from pathlib import Path
 from typing import Any, Literal, assert_type
 
 from cloister.engine import (
+    CreationRateExceeded,
     Encoded,
     Engine,
     EngineError,
     EngineLocked,
     EngineStatistics,
     Event,
+    HistoryEvent,
     Instance,
     InstanceFailed,
     InstanceNotFound,
+    Page,
+    Schedule,
     Status,
     StepContext,
+    Summary,
+    Transaction,
     Workflow,
     WorkflowContext,
     WorkflowEntrypoint,
     WorkflowEvent,
+    WorkflowLimits,
     WorkflowStep,
 )
 from cloister.engine.testing import VirtualClock
@@ -197,6 +204,7 @@ async def with_an_engine(path: Path) -> None:
         assert_type(instance.id, str)
         assert_type(await trusted.create_batch([{"id": "two"}, {}]), list[Instance])
         assert_type(await trusted.get("one", scope="team"), Instance)
+        await with_many_instances(engine, trusted)
 
         async def later(context: DispatchContext) -> WorkflowRunner:
             tenant_id = context.metadata["tenant_id"]
@@ -214,11 +222,43 @@ async def with_an_engine(path: Path) -> None:
         await with_a_binding(binding)
 
 
+async def with_many_instances(engine: Engine, workflow: Workflow) -> None:
+    """Lists, deletions, history, and a transaction with writes of one's own."""
+    await workflow.create(id="three", labels={"kind": "order"}, retention={"error_retention": "10 days"})
+    assert_type(await workflow.create_batch({"count": 3, "params": {"n": 1}}), dict[str, Any])
+    page = await workflow.list(scope="team", status=["waiting", "paused"], labels={"kind": "order"}, limit=10)
+    assert_type(page, Page)
+    assert_type(page.cursor, str | None)
+    assert_type(page.instances, tuple[Summary, ...])
+    assert_type(await workflow.delete_batch(["one"], scope="team"), dict[str, Any])
+    assert_type(await workflow.bulk("pause", labels={"kind": "order"}), dict[str, int])
+    instance = await workflow.get("three")
+    await instance.restart(from_step={"name": "reserve", "count": 2})
+    async for event in instance.subscribe(cursor=17, types=["step_completed"]):
+        assert_type(event, HistoryEvent)
+        assert_type(event.id, int)
+    await instance.delete()
+
+    def write(transaction: Transaction) -> int:
+        assert_type(transaction.create(workflow, id="four", scope="team"), str)
+        return len(transaction.execute("SELECT id FROM orders WHERE id = ?", ("four",)))
+
+    assert_type(await engine.transact(write), int)
+    assert_type(await engine.backup("copy.db"), int)
+    try:
+        await workflow.create()
+    except CreationRateExceeded as error:
+        assert_type(error.retry_after_ms, int | None)
+
+
 async def with_a_binding(binding: DynamicWorkflowBinding) -> None:
     """What a host does with a tenant's instances."""
     instance = await binding.create(id="order-1", params={"n": 1})
     assert_type(instance, DynamicInstance)
     assert_type(await binding.create_batch([{"id": "order-2"}]), list[DynamicInstance])
+    assert_type(await binding.create_batch({"instances": [{"id": "order-3"}]}), dict[str, Any])
+    assert_type(await binding.list(status="complete"), Page)
+    assert_type(await binding.bulk("delete", status="errored"), dict[str, int])
     try:
         instance = await binding.get("order-1")
     except InstanceNotFound as error:
@@ -249,7 +289,11 @@ class Logged(WorkflowEntrypoint):
 async def with_a_host(path: Path) -> None:
     """The common case."""
     try:
-        async with Host(path, get_code=tenants_code, max_sandboxes=8, spares=1, concurrency=16) as host:
+        limits = WorkflowLimits(concurrency_per_scope=4, creates_per_second=100, weights={"t-42": 2})
+        schedules = [Schedule("0 9 * * 1-5", zone="Europe/Berlin", scope="t-42")]
+        async with Host(
+            path, get_code=tenants_code, max_sandboxes=8, spares=1, concurrency=16, limits=limits, schedules=schedules
+        ) as host:
             assert_type(host, Host)
             assert_type(host.tenant("t-42"), Entrypoint)
             assert_type(host.workflows("t-42"), DynamicWorkflowBinding)
