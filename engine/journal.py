@@ -119,6 +119,7 @@ class LiveJournal:
         linger: float,
         frozen: bool = False,
         mocks: Mocks | None = None,
+        steps: int = MAX_STEPS,
     ) -> None:
         self.workflow_name, self.scope, self.instance_id = claim.address
         self.run = claim.run
@@ -126,7 +127,7 @@ class LiveJournal:
         self.code_digest = claim.code_digest
         self.claims = claim.claims
         self.undoing = claim.undoing
-        self._mocks = mocks
+        self._mocks, self._most_steps = mocks, steps
         self.frozen = frozen or claim.undoing is not None
         self.supervised = self.frozen or mocks is not None
         self._claim = claim
@@ -198,8 +199,8 @@ class LiveJournal:
         expected = self._next_attempt(key)
         if attempt != expected:
             raise JournalBreach(f"step {name!r} is at attempt {expected}, not {attempt!r:.20}")
-        if len(self._running) >= MAX_STEPS:
-            raise StepLimitExceeded(f"a run may have {MAX_STEPS:,} steps in progress")
+        if len(self._running) >= self._most_steps:
+            raise StepLimitExceeded(f"a run may have {self._most_steps:,} steps in progress")
         self._running.setdefault(key, self._clock.now())
         self._activity += 1
 
@@ -638,8 +639,8 @@ class LiveJournal:
         """The key of a step whose name and count have been looked at."""
         self._check_open()
         key: Key = (kind, name, count)
-        if key not in self._known and self._of_kind[kind] >= MAX_STEPS:
-            raise StepLimitExceeded(f"a run may have {MAX_STEPS:,} steps of a kind; {name!r} would be one more")
+        if key not in self._known and self._of_kind[kind] >= self._most_steps:
+            raise StepLimitExceeded(f"a run may have {self._most_steps:,} steps of a kind; {name!r} would be one more")
         return key
 
     @contextmanager

@@ -25,6 +25,8 @@ from .records import Encoded, ErrorRecord, Outcome, StepConfig
 
 MAX_PAYLOAD = 1024 * 1024
 MAX_STEPS = 10_000
+MOST_STEPS = 25_000
+"""What a workflow may allow instead."""
 MAX_RETRIES = 10_000
 MAX_CHUNK = 256 * 1024
 """Bytes in a piece of a result that is a stream."""
@@ -79,8 +81,8 @@ def check_name(value: object, *, what: str = "step name") -> str:
 def check_count(value: object) -> int:
     if type(value) is not int or value < 1:
         raise JournalBreach(f"a step's count is a whole number from 1, not {value!r:.40}")
-    if value > MAX_STEPS:
-        raise StepLimitExceeded(f"a run may have {MAX_STEPS:,} steps of a kind; this would be one more")
+    if value > MOST_STEPS:
+        raise StepLimitExceeded(f"a run may have {MOST_STEPS:,} steps of a kind at most; this would be one more")
     return value
 
 

@@ -36,6 +36,7 @@ class RunKeeper(Protocol):
     clock: Clock
     linger: float
     mocks: Mocks | None
+    steps: int
 
     async def finished(self, run: Run, status: Status, output: bytes | None, error: ErrorRecord | None) -> None: ...
     def parkable(self, run: Run, waits: tuple[Key, ...]) -> None: ...
@@ -55,7 +56,13 @@ class Run:
         """Done once nothing more is written about this run."""
         self._keeper = keeper
         self.journal = LiveJournal(
-            claim, self, writer=keeper.writer, clock=keeper.clock, linger=keeper.linger, mocks=keeper.mocks
+            claim,
+            self,
+            writer=keeper.writer,
+            clock=keeper.clock,
+            linger=keeper.linger,
+            mocks=keeper.mocks,
+            steps=keeper.steps,
         )
         self.task = asyncio.get_running_loop().create_task(self._run(claim))
 

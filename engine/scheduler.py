@@ -78,6 +78,7 @@ class Scheduler:
         self.troubles: dict[Address, str] = {}
         self.started = self.parked = self.completed = self.losses = self.postponements = 0
         self._concurrency = concurrency
+        self.steps = limits.steps
         self._limits, self._allowance = limits, Allowance(limits)
         self._reserved = 0
         self._busy: Counter[str] = Counter()  # of each scope, those reserved included

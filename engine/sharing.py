@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from .errors import CreationRateExceeded
+from .rules import MAX_STEPS, MOST_STEPS
 
 T = TypeVar("T")
 
@@ -25,6 +26,7 @@ class WorkflowLimits:
 
     `concurrency_per_scope`: instances that run at once. `creates_per_second`: instances that are created or restarted,
     on average; `creates_at_once`: how many of them may come together, at least 100 or a second's worth by default.
+    `steps`: how many of a kind one run may have, 10,000 by default and 25,000 at most.
     `weights`: scope to its share of the slots when they are scarce, 1 by default. It is looked at whenever slots are
     given away, so it may change at any time.
     """
@@ -32,6 +34,7 @@ class WorkflowLimits:
     concurrency_per_scope: int | None = None
     creates_per_second: float | None = None
     creates_at_once: int | None = None
+    steps: int = MAX_STEPS
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -39,6 +42,8 @@ class WorkflowLimits:
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"`{name}` is a whole number from 1, or None; not {value!r:.40}")
+        if type(self.steps) is not int or not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"`steps` is a whole number from 1 to {MOST_STEPS:,}, not {self.steps!r:.40}")
         rate = self.creates_per_second
         if rate is not None and (isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 < rate < 1e9):
             raise ValueError(f"`creates_per_second` is a number above 0, or None; not {rate!r:.40}")

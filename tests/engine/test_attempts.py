@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cloister.engine import Attempt, Engine, InstanceFailed, StepFailed, WorkflowEntrypoint, current_attempt
+from cloister.engine import (
+    Attempt,
+    Engine,
+    InstanceFailed,
+    StepFailed,
+    WorkflowEntrypoint,
+    WorkflowLimits,
+    current_attempt,
+)
 
 if TYPE_CHECKING:
     from cloister.engine.testing import VirtualClock
@@ -313,3 +321,25 @@ async def test_side_by_side_values_keep_their_places(open_engine: OpenEngine, cl
         await clock.advance(3700)
         await instance.result()
     assert runs[0] == runs[1]
+
+
+# Limits
+
+
+async def test_a_workflow_says_how_many_steps_a_run_may_have(open_engine: OpenEngine) -> None:
+    """One more ends it with words; sleeps are counted by themselves."""
+
+    async def body(event: Any, step: Any) -> str:
+        for number in range(event.payload):
+            await step.do("s", lambda: 1)
+            await step.sleep("n", 0) if number % 2 else None
+        return "whole"
+
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", workflow_of(body), limits=WorkflowLimits(steps=5))
+        assert await (await workflow.create(params=5)).result() == "whole"
+        with pytest.raises(InstanceFailed, match="StepLimitExceeded: a run may have 5 steps of a kind"):
+            await (await workflow.create(params=6)).result()
+    for wrong in (0, 25_001, "5", True):
+        with pytest.raises(ValueError, match="25,000"):
+            WorkflowLimits(steps=wrong)  # type: ignore[arg-type]

@@ -107,7 +107,7 @@ async def test_hostile_input_is_named_and_changes_nothing(open_engine: OpenEngin
         await refuses(JournalBreach, journal.settle(wrong))
         await refuses(JournalBreach, journal.settle(Outcome("a", 1, 2, value=b"")))
         await refuses(JournalBreach, journal.settle(Outcome("a", wrong, 1, value=b"")))
-        await refuses(StepLimitExceeded, journal.settle(Outcome("a", 10_001, 1, value=b"")))
+        await refuses(StepLimitExceeded, journal.settle(Outcome("a", 25_001, 1, value=b"")))
         await refuses(InvalidStepName, journal.settle(Outcome("a\0", 1, 1, value=b"")))
         await refuses(InvalidStepName, journal.settle(Outcome(wrong * 60, 1, 1, value=b"")))
         await refuses(PayloadTooLarge, journal.settle(Outcome("a", 1, 1, value=large)))

@@ -118,7 +118,7 @@ def test_counts_are_positive_and_bounded() -> None:
         with pytest.raises(JournalBreach):
             check_count(bad)
     with pytest.raises(StepLimitExceeded):
-        check_count(10_001)
+        check_count(25_001)
 
 
 def test_what_is_encoded_is_not_encoded_again() -> None:
