@@ -19,9 +19,18 @@ def cpu(pid, seconds):
     return lambda: time.clock_gettime(clock) >= seconds
 
 def strayed(pid, seconds, uncounted):
-    "The same, but for that part of a core all the time."
-    clock, began = (~pid << 3) | 2, time.monotonic()
-    return lambda: time.clock_gettime(clock) >= seconds + (time.monotonic() - began) * uncounted
+    "The same, but for that part of a core all the time; rest is no credit."
+    clock = (~pid << 3) | 2
+    seen, at, left = time.clock_gettime(clock), time.monotonic(), seconds
+    left -= seen
+    allowed = left
+    def over():
+        nonlocal seen, at, left
+        used, now = time.clock_gettime(clock), time.monotonic()
+        left = min(left + (now - at) * uncounted, allowed) - (used - seen)
+        seen, at = used, now
+        return left <= 0
+    return over
 
 def written(pid, rate, weight):
     "What it has written, which counts that much, is more than comes in a second, and another since."

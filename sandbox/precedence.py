@@ -43,8 +43,9 @@ class Precedence:
             self._look_later()
 
     def stop(self) -> None:
-        """The process is gone."""
+        """It is to end, or has ended: at its own pace, since a process that gives way takes its time to die as well."""
         self._over = True
+        self._decide(False)
 
     def _look_later(self) -> None:
         self._looking = True

@@ -205,6 +205,7 @@ class Sandbox:
         """End it at once. The first sentence stands; calls in flight fail with it."""
         if self._sentence is None and not self.died.done():
             self._sentence = sentence
+            self._precedence.stop()
             self._process.kill()
             self._link.close()  # what it still says is not worth reading
             self._peer.close(sentence)
@@ -325,6 +326,7 @@ class Sandbox:
         """It has had time to die, and is made to. If it was dying of something else, its status will say so."""
         if self._sentence is None and not self._ended:
             self._put_down = True
+            self._precedence.stop()
             self._process.kill()
             self._loop.call_later(GRACE, self.kill, ProtocolViolation("the sandbox closed its connection"))
 

@@ -55,6 +55,17 @@ def test_who_only_answers_gives_way_to_nobody() -> None:
     assert (machine.told, machine.timers) == ([], [])
 
 
+def test_who_is_to_end_gives_way_to_nobody() -> None:
+    """Neither to its death nor later, and it is looked at no more."""
+    machine = Machine()
+    machine.call()
+    machine.pass_time(4, busy=1.0)
+    assert machine.told == [True]
+    machine.precedence.stop()
+    machine.pass_time(4, busy=1.0)
+    assert (machine.told, machine.timers) == ([True, False], [])
+
+
 def test_who_computes_gives_way_once_and_until_it_rests() -> None:
     """Two threads count like one that is twice as busy."""
     for busy in (0.6, 1.0, 2.0):
