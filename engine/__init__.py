@@ -2,8 +2,10 @@
 
 from .attempt import Attempt, current_attempt
 from .clock import Clock, SystemClock
+from .codecs import Compression, PayloadCodec
 from .engine import Engine
 from .errors import (
+    CodecMismatch,
     CreationRateExceeded,
     DatabaseDamaged,
     DatabaseTooNew,
@@ -67,6 +69,9 @@ from .streams import ByteStream
 from .workflow import Instance, Workflow
 
 __all__ = [
+    "CodecMismatch",
+    "Compression",
+    "PayloadCodec",
     "FINAL",
     "Attempt",
     "ByteStream",

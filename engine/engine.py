@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     import os
     from types import TracebackType
 
+    from .codecs import PayloadCodec
     from .mocks import Mocks
     from .step import WorkflowEntrypoint
 
@@ -44,7 +45,8 @@ class Engine:
 
     `synchronous="full"`: acknowledged means on disk. `"normal"`: a power loss (not a crash of the process)
     may take the last commits. `linger` is how many seconds a run that can only wait is kept in memory.
-    `mocks` are for tests: see `cloister.engine.testing`.
+    `codec` compresses or encrypts payloads on disk: see `PayloadCodec`. `mocks` are for tests: see
+    `cloister.engine.testing`.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Engine:
         synchronous: Synchronous = "full",
         clock: Clock | None = None,
         linger: float = 0.05,
+        codec: PayloadCodec | None = None,
         mocks: Mocks | None = None,
     ) -> None:
         if synchronous not in ("full", "normal"):
@@ -61,6 +64,7 @@ class Engine:
         self._path = Path(path).resolve()
         self._synchronous: Synchronous = synchronous
         self._clock = clock if clock is not None else SystemClock()
+        self._codec = codec
         self._linger, self._mocks = linger, mocks
         self._writer: Writer | None = None
         self._schedulers: dict[str, Scheduler] = {}
@@ -78,7 +82,7 @@ class Engine:
             self._ownership.release()
             raise
         self._writer = writer
-        self._reader = Reader(lambda: Catalogue(connect_to_read(self._path)))
+        self._reader = Reader(lambda: Catalogue(connect_to_read(self._path), self._codec))
         self._sweeper = Sweeper(writer, self._clock)
         writer.on_news = self._hear
         self._clock.attach(writer.idle)
@@ -126,12 +130,15 @@ class Engine:
     def _open_store(self) -> Store:
         connection = connect(self._path, self._synchronous, examine=self._writer is None)
         try:
-            store = Store(connection)
+            store = Store(connection, self._codec)
             store.watched = self._watchers.watched
+            store.try_codec()
             return store
-        except sqlite3.Error as error:
+        except BaseException as error:
             connection.close()
-            raise refusal(self._path, error) from error
+            if isinstance(error, sqlite3.Error):
+                raise refusal(self._path, error) from error
+            raise
 
     def workflow(
         self,

@@ -42,6 +42,10 @@ class NotACloisterDatabase(EngineError):
     """
 
 
+class CodecMismatch(EngineError):
+    """The payloads in the database were not made by the codec that the engine was given. Nothing was changed."""
+
+
 class StorageError(EngineError):
     """The disk refused to store or read (full, failing, gone).
 

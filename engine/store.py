@@ -13,9 +13,13 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from cloister.ipc import values
+
 from . import store_children
+from .codecs import PayloadCodec, Plain
 from .database import bound_log, tables
 from .errors import (
+    CodecMismatch,
     InstanceAlreadyExists,
     InstanceFinished,
     InstanceNotFound,
@@ -92,9 +96,10 @@ def unpack_config(text: str | None) -> StepConfig:
     return DEFAULT_CONFIG if text is None else StepConfig(*json.loads(text))
 
 
-def _step(row: Row) -> StepRecord:
+def _step(row: Row, unseal: Callable[[bytes], bytes]) -> StepRecord:
     kind, name, count, state, attempts, value, error, due, config, within, size, _ = row
     resolved = unpack_config(config) if kind in {"do", "undo"} else None
+    value = None if value is None else unseal(value)
     return StepRecord(kind, name, count, state, attempts, value, unpack_error(error), due, resolved, within, size)
 
 
@@ -109,8 +114,11 @@ class News(NamedTuple):
 class Store:
     """The durable state of one engine, on one connection, for the one thread that writes."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, codec: PayloadCodec | None = None) -> None:
         self._connection = connection
+        self._sealed = codec is not None
+        codec = codec or Plain()
+        self.seal, self.unseal = codec.encode, codec.decode
         self.execute = self._execute = connection.execute
         self._number: int = self._execute("SELECT value FROM counter").fetchone()[0]
         self._reserved = self._number
@@ -124,6 +132,15 @@ class Store:
             "DELETE FROM codes WHERE number NOT IN"
             " (SELECT code FROM instances WHERE code IS NOT NULL AND ended IS NULL)"
         )
+
+    def try_codec(self) -> None:
+        """`CodecMismatch` if what was stored last cannot be read."""
+        row = self._execute("SELECT params FROM instances ORDER BY number DESC LIMIT 1").fetchone()
+        if row is not None:
+            try:
+                values.scan(self.unseal(row[0]))
+            except Exception as error:
+                raise CodecMismatch(f"the codec cannot read what is stored: {type(error).__name__}: {error}") from error
 
     def begin(self) -> None:
         self._execute("BEGIN IMMEDIATE")
@@ -219,7 +236,7 @@ class Store:
         made = self._execute(
             "INSERT INTO instances (number, workflow, scope, id, status, params, created, started, claims,"
             " keep_success, keep_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (number, key, scope, creation.id, status, creation.params, now, started, claim,
+            (number, key, scope, creation.id, status, self.seal(creation.params), now, started, claim,
              retention.success_ms, retention.error_ms),
         )  # fmt: skip
         if not made.rowcount:
@@ -317,9 +334,10 @@ class Store:
         history: tuple[StepRecord, ...] = ()
         if started is not None or run > 1:
             query = f"{_HISTORY} WHERE instance = ? ORDER BY finished IS NULL, finished, position"
-            history = tuple(map(_step, self._execute(query, (number,)).fetchall()))
+            history = tuple(_step(row, self.unseal) for row in self._execute(query, (number,)).fetchall())
         address = Address(workflow, scope, name)
         fired = None if schedule is None else Fired(*json.loads(schedule))
+        params = self.unseal(params)
         return Claim(number, address, run, params, created, digest, history, claims + 1, unpack_error(undoing), fired)
 
     def _claim(self, workflow: str, number: int, now: int) -> Claim:
@@ -349,7 +367,7 @@ class Store:
             "UPDATE instances SET status = ?, output = ?, error = ?, ended = ?, wake_at = NULL, expires = ? + coalesce("
             f"{kept}, (SELECT {kept} FROM workflows WHERE number = workflow)) WHERE number = ? AND ended IS NULL"
             " RETURNING expires, parent, awaited",
-            (status.value, output, pack_error(error), now, now, number),
+            (status.value, output and self.seal(output), pack_error(error), now, now, number),
         ).fetchall()
         if not done:
             raise RunOver
@@ -508,6 +526,8 @@ class Store:
 
         What a first record says of position, type, config, enclosing step and start stays.
         """
+        if self._sealed and row[9] is not None:
+            row = (*row[:9], self.seal(row[9]), *row[10:])
         self._execute(_RECORD, (*row, None if row[-1] is None else self.next_number()))
         number, kind, name, count, _, state, attempts, due, _, _, error = row[:11]
         if state == "retrying" and error is not None:
@@ -547,7 +567,7 @@ class Store:
                 None,
             )
             return None
-        event: bytes = row[1]
+        event = self.unseal(row[1])
         self.record(
             now,
             number,
@@ -584,13 +604,14 @@ class Store:
         event: bytes = self._execute(
             "SELECT value FROM steps WHERE instance = ? AND kind = 'wait' AND name = ? AND count = ?", key
         ).fetchone()[0]
-        return event
+        return self.unseal(event)
 
     def send_event(
         self, address: Address, event_type: str, event: bytes, event_id: str | None, now: int
     ) -> tuple[Standing, tuple[str, int] | None]:
         """Give the event to the first wait for its type, else keep it. Which wait took it, if one did."""
         number, status = self.unfinished(address)
+        event = self.seal(event)
         if (
             event_id is not None
             and not self._execute(
@@ -622,7 +643,7 @@ class Store:
         """A piece of a step's result; the first one replaces what an earlier attempt has left."""
         if piece == 0:
             self.drop_chunks(number, name, count)
-        self._execute("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", (number, name, count, piece, data))
+        self._execute("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", (number, name, count, piece, self.seal(data)))
 
     def drop_chunks(self, number: int, name: str, count: int) -> None:
         self._execute("DELETE FROM chunks WHERE instance = ? AND name = ? AND count = ?", (number, name, count))
@@ -632,7 +653,7 @@ class Store:
             "SELECT data FROM chunks WHERE instance = ? AND name = ? AND count = ? AND number = ?",
             (number, name, count, piece),
         ).fetchone()
-        return None if row is None else row[0]
+        return None if row is None else self.unseal(row[0])
 
     # Taking back
 

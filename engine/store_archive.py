@@ -15,7 +15,7 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from cloister.ipc import values
+from cloister.ipc import PayloadError, values
 
 from .database import VERSION, Ownership, connect, connect_to_read, copy, inspect, refusal
 from .errors import StorageError
@@ -109,7 +109,7 @@ def export(path: Path, address: Address) -> dict[str, Any]:
         for step in steps:
             _readable(step)
         events = [
-            EventRecord.decode(row["event"])
+            _event(row["event"])
             for row in database.query("SELECT event FROM events WHERE instance = ? ORDER BY number", [number])
         ]
         history, _ = catalogue.history(number, -1, 2**31)
@@ -118,10 +118,7 @@ def export(path: Path, address: Address) -> dict[str, Any]:
             **instance,
             "labels": {row["name"]: row["value"] for row in database["labels"].rows_where("instance = ?", [number])},
             "steps": steps,
-            "events": [
-                {"type": event.type, "payload": _decoded(event.payload), "timestamp": event.timestamp_ms}
-                for event in events
-            ],
+            "events": events,
             "history": [event.plain(address.id) for event in history],
         }
 
@@ -146,7 +143,7 @@ def _readable(step: dict[str, Any]) -> None:
     elif value is not None and config.sensitive:
         step["value"] = REDACTED
     elif value is not None:
-        step["value"] = _decoded(EventRecord.decode(value).payload if step["kind"] == "wait" else value)
+        step["value"] = _event(value)["payload"] if step["kind"] == "wait" else _decoded(value)
     step["error"] = _error(step["error"])
 
 
@@ -155,7 +152,19 @@ def _error(text: str | None) -> dict[str, str] | None:
 
 
 def _decoded(data: bytes) -> Any:
-    return _plain(values.loads(data, trusted=True))
+    """A payload; one that only a codec of the host's could read is shown as it is stored."""
+    try:
+        return _plain(values.loads(data))
+    except PayloadError:
+        return {"$sealed": base64.b64encode(data).decode()}
+
+
+def _event(data: bytes) -> dict[str, Any]:
+    try:
+        event = EventRecord.decode(data)
+    except (PayloadError, AssertionError):
+        return {"type": None, "payload": _decoded(data), "timestamp": None}
+    return {"type": event.type, "payload": _decoded(event.payload), "timestamp": event.timestamp_ms}
 
 
 def _plain(value: Any) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from .codecs import PayloadCodec, Plain
 from .errors import InstanceNotFound
 from .history import STATUS_TYPES, HistoryEvent
 from .listing import Query, Summary
@@ -25,8 +26,9 @@ SCAN_CHUNK = 2_000
 class Catalogue:
     """The reading half of the store."""
 
-    def __init__(self, connection: sqlite3.Connection) -> None:
+    def __init__(self, connection: sqlite3.Connection, codec: PayloadCodec | None = None) -> None:
         self._connection = connection
+        self._unseal = (codec or Plain()).decode
         self._execute = connection.execute
 
     def close(self) -> None:
@@ -61,7 +63,7 @@ class Catalogue:
         ).fetchone()
         if row is None:
             raise InstanceNotFound(f"workflow {address.workflow!r} has no instance {address.id!r}")
-        return Status(row[0]), row[1], unpack_error(row[2])
+        return Status(row[0]), row[1] and self._unseal(row[1]), unpack_error(row[2])
 
     def look(self, address: Address) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
         """For a status: (status, output, error, run, created, started, ended, wake_at, paused_at, expires, undoing,
@@ -81,7 +83,7 @@ class Catalogue:
                 (number,),
             ).fetchall()
         return (
-            (*instance[:2], unpack_error(instance[2]), *instance[3:], labels),
+            (instance[0], instance[1] and self._unseal(instance[1]), unpack_error(instance[2]), *instance[3:], labels),
             [(*row[:7], unpack_error(row[7])) for row in steps],
         )
 

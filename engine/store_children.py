@@ -83,7 +83,7 @@ def answer(
     told = store.execute(
         "UPDATE steps SET state = 'done', value = ?, ended = ?, finished = ?"
         " WHERE instance = ? AND kind = 'child' AND name = ? AND count = ? AND state = 'waiting'",
-        (value, now, store.next_number(), parent, name, int(count)),
+        (store.seal(value), now, store.next_number(), parent, name, int(count)),
     )
     if not told.rowcount:
         return
@@ -119,7 +119,7 @@ def give_up(store: Store, number: int, name: str, count: int, error: ErrorRecord
         "SELECT value FROM steps WHERE instance = ? AND kind = 'child' AND name = ? AND count = ?",
         (number, name, count),
     ).fetchone()
-    return None if found is None else found[0]
+    return None if found is None else store.unseal(found[0])
 
 
 def _end(store: Store, number: int, error: ErrorRecord, now: int) -> None:

@@ -76,6 +76,7 @@ def override(
     """Replace the outcome of a recorded step. What the instance was doing, it does again from its records."""
     number, status = store.unfinished(address)
     value, error = outcome
+    value = None if value is None else store.seal(value)
     _check_recorded(store, number, step)
     key = (number, *step)
     store.execute(
@@ -106,7 +107,7 @@ def interventions(store: Store, address: Address) -> list[Intervention]:
         (number,),
     ).fetchall()
     return [
-        Intervention(at, author, reason, (kind, name, count), value, unpack_error(error))
+        Intervention(at, author, reason, (kind, name, count), value and store.unseal(value), unpack_error(error))
         for at, author, reason, kind, name, count, value, error in rows
     ]
 

@@ -1,0 +1,54 @@
+"""What payloads look like on disk: as they are, or changed by a codec that the host gives, to compress or to encrypt.
+
+A payload is bytes here, before and after. Names, labels, errors and code are not payloads.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Protocol
+
+
+class PayloadCodec(Protocol):
+    """Give it to an engine: `Engine(path, codec=...)`. It is called in threads, for params, results, events, outputs.
+
+    What `encode` makes is read back by `decode`, also by one of a later day: what was stored before a change of codec
+    or key has to be recognised by the codec itself. No payload begins with the byte `0xC1`, so a mark that does can be
+    told from one that was stored as it is.
+    """
+
+    def encode(self, data: bytes) -> bytes:
+        """What is stored."""
+        ...
+
+    def decode(self, data: bytes) -> bytes:
+        """What it was made from. Whatever it raises fails what was asked for, and stores nothing."""
+        ...
+
+
+class Plain:
+    """Payloads as they are."""
+
+    def encode(self, data: bytes) -> bytes:
+        return data
+
+    def decode(self, data: bytes) -> bytes:
+        return data
+
+
+class Compression:
+    """Payloads of at least `above` bytes are compressed, if that makes them smaller. Reads those that were not."""
+
+    MARK = b"\xc1z"
+
+    def __init__(self, *, above: int = 1024, level: int = 6) -> None:
+        self._above, self._level = above, level
+
+    def encode(self, data: bytes) -> bytes:
+        if len(data) < self._above:
+            return data
+        packed = self.MARK + zlib.compress(data, self._level)
+        return packed if len(packed) < len(data) else data
+
+    def decode(self, data: bytes) -> bytes:
+        return zlib.decompress(data[len(self.MARK) :]) if data.startswith(self.MARK) else data
