@@ -201,6 +201,7 @@ def test_a_little_between_calls_is_not_counted() -> None:
         machine.run(0.0001)
         machine.watch.end(charge)
         machine.run(0.0001)
+    machine.watch.look()
     assert machine.over == []
     for _ in range(10):
         machine.run(1, busy=0.2)
