@@ -257,7 +257,7 @@ class LiveJournal:
         error = None if verdict.error is None else bounded_error(verdict.error)
         started = self._running.get(key, now)
         try:
-            if error is not None and self._streams.pop(key, None) is not None:
+            if self._streams.pop(key, None) is not None and error is not None:
                 self._writer.submit(Store.drop_chunks, self._number, *key[1:]).add_done_callback(self._check_stored)
             row = _Known(verdict.state, outcome.attempt, verdict.due, config)
             await self._record(
@@ -303,7 +303,8 @@ class LiveJournal:
         if not isinstance(data, bytes) or not 0 < len(data) <= MAX_CHUNK:
             raise JournalBreach(f"a chunk is 1 to {MAX_CHUNK:,} bytes")
         size = stream.size + len(data)
-        self._check_room(size, name)
+        others = sum(each.size for other, each in self._streams.items() if other != key)
+        self._check_room(others + size, name)
         if self.frozen:
             await self._refuse()
         self._running.setdefault(key, self._clock.now())

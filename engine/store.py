@@ -343,6 +343,13 @@ class Store:
     def _claim(self, workflow: str, number: int, now: int) -> Claim:
         claim = self._read_claim(workflow, number)
         self.change(number, now, "running")
+        if claim.claims > 1:  # pieces of results that nobody finished
+            self._execute(
+                "DELETE FROM chunks WHERE instance = ? AND NOT EXISTS (SELECT 1 FROM steps WHERE kind = 'do'"
+                " AND steps.instance = chunks.instance AND steps.name = chunks.name AND steps.count = chunks.count"
+                " AND size IS NOT NULL)",
+                (number,),
+            )
         self._execute(
             "UPDATE instances SET status = 'running', started = coalesce(started, ?), wake_at = NULL,"
             f" claims = claims + 1, progress = {_PROGRESS} WHERE number = ?",

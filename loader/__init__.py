@@ -13,10 +13,12 @@ from cloister.engine import (
     InstanceFinished,
     InstanceNotFound,
     NonDeterminismError,
+    Rehearsal,
     RunInterrupted,
     RunPostponed,
     Schedule,
     WorkflowLimits,
+    current_attempt,
 )
 from cloister.ipc import CapabilityError, IpcError, RpcTarget
 from cloister.sandbox import LayerMissing, LimitExceeded, Limits, Policy, SandboxDied, SandboxError, SandboxUnavailable
@@ -78,6 +80,7 @@ __all__ = [
     "MissingDispatcherMetadataError",
     "NoCapacity",
     "NonDeterminismError",
+    "Rehearsal",
     "Policy",
     "RpcTarget",
     "RunInterrupted",
@@ -97,4 +100,5 @@ __all__ = [
     "dispatch_workflow",
     "wrap_schedule",
     "wrap_workflow_binding",
+    "current_attempt",
 ]

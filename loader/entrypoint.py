@@ -119,7 +119,9 @@ class Entrypoint:
         async with self._stub._loader.lease(self._stub._key, self._stub._get_code, patience=_A_LONG_TIME) as worker:
             try:
                 report = Rehearsal.read(await self._run_in(worker, event, journal.rehearsal()))
-            except TenantError as error:
+            except SandboxClosed:
+                raise
+            except (TenantError, SandboxError) as error:  # the newest code is at fault, and not the instance
                 report = Rehearsal(False, error=str(error))
         if not report.fits:
             _log.warning("%r of %r stays on its code: %s", event.instance_id, self._stub.tenant_id, report.words)

@@ -19,6 +19,8 @@ from .values import JsDict
 from .workers.workflows import NonRetryableError
 
 _STILL: Final = 3
+_STUCK: Final = 100
+"""Looks in a row at a run that does nothing, after which it has come to rest; the latter if it asks for nothing."""
 _LOOK_EVERY: Final = 0.01
 
 
@@ -27,9 +29,9 @@ async def frozen(journal: Journal, run: asyncio.Future[Any]) -> dict[str, Any]:
     say what became of it, if it was only a rehearsal.
     """
     loop, outcomes, still = asyncio.get_running_loop(), journal._outcomes, 0
-    while not run.done() and still < _STILL:
+    while not run.done() and still < (_STILL if journal.run.asking else _STUCK):
         await asyncio.wait({run}, timeout=_LOOK_EVERY)
-        rests = journal.run.asking and journal.run.only_waits(loop) and not outcomes._turning
+        rests = journal.run.only_waits(loop) and not outcomes._turning
         still = still + 1 if rests else 0
     if (error := journal.state.get("undoing")) is not None:
         await perform(journal, error)

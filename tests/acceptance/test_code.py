@@ -20,6 +20,15 @@ PROGRAM = """
 """
 
 
+HANGS = """
+    import asyncio
+    from workers import WorkflowEntrypoint
+    class TenantWorkflow(WorkflowEntrypoint):
+        async def run(self, event, step):
+            await asyncio.get_running_loop().create_future()
+"""
+
+
 def program(word: str, first: str = "collect") -> str:
     return PROGRAM.replace("{word}", word).replace("{first}", first)
 
@@ -32,6 +41,7 @@ def program(word: str, first: str = "collect") -> str:
         ("migrate", program("new"), ["new", "new"]),
         ("migrate", program("new", "gather"), ["old", "old"]),
         ("migrate", "no python", ["old", "old"]),
+        ("migrate", HANGS, ["old", "old"]),
     ],
 )
 async def test_a_sleeper_wakes_on_the_code_that_the_host_wants(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cloister.engine import ByteStream, Engine, StepFailed, WorkflowEntrypoint
+from cloister.engine import ByteStream, Engine, StepFailed, WorkflowEntrypoint, journal
 from cloister.engine.rules import MAX_CHUNK
 
 if TYPE_CHECKING:
@@ -192,3 +193,54 @@ async def test_the_pieces_go_with_their_step_and_with_their_instance(
         await (await engine.workflow("w", workflow_of(body)).get("x")).delete()
         await clock.run_until_idle()
     assert rows(path) == []
+
+
+async def test_pieces_of_a_stream_that_nobody_finished_go_when_the_run_is_taken_up_again(
+    open_engine: OpenEngine, clock: VirtualClock, path: Path
+) -> None:
+    """Also if the program does not come by that step again."""
+    runs: list[int] = []
+
+    async def endless() -> AsyncIterator[bytes]:
+        yield b"x" * MAX_CHUNK
+        await clock.sleep(10**6)
+
+    async def body(event: Any, step: Any) -> Any:
+        runs.append(1)
+        return await step.do("endless", endless) if len(runs) == 1 else "elsewhere"
+
+    async with open_engine() as engine:
+        await engine.workflow("w", workflow_of(body)).create(id="i")
+        await clock.advance(1)
+    assert len(rows(path)) == 1
+    async with open_engine() as engine:
+        assert await (await engine.workflow("w", workflow_of(body)).get("i")).result() == "elsewhere"
+    assert rows(path) == []
+
+
+async def test_streams_side_by_side_share_the_room_of_their_instance(
+    open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is not finished counts as well."""
+    monkeypatch.setattr(journal, "MAX_STATE", 5 * MAX_CHUNK)
+
+    async def body(event: Any, step: Any) -> Any:
+        over = asyncio.Event()
+
+        async def source() -> AsyncIterator[bytes]:
+            for _ in range(3):
+                yield b"x" * MAX_CHUNK
+            await over.wait()
+
+        async def part(name: str) -> Any:
+            try:
+                return (await step.do(name, ONCE, source)).size
+            except StepFailed as error:
+                over.set()
+                return error.name
+
+        return await asyncio.gather(part("a"), part("b"))
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", workflow_of(body)).create()
+        assert sorted(map(str, await instance.result())) == [str(3 * MAX_CHUNK), "PayloadTooLarge"]
