@@ -251,8 +251,9 @@ async def test_terminate_is_final_and_drops_late_results(open_engine: OpenEngine
         waiting = asyncio.create_task(instance.result())
         await clock.run_until_idle()
         await instance.terminate()
-        with pytest.raises(InstanceFailed, match="Terminated"):
-            await waiting
+        for asking in (waiting, instance.result()):  # also while the body still works
+            with pytest.raises(InstanceFailed, match="Terminated"):
+                await asking
         await clock.advance(1000)
         status = await instance.status()
         assert (status["status"], status["steps"], status["error"]["name"]) == (

@@ -18,6 +18,7 @@ from cloister.engine import (
     InvalidLabels,
     InvalidRetention,
     Page,
+    RunInterrupted,
     StepNotFound,
     Workflow,
     WorkflowEntrypoint,
@@ -343,6 +344,82 @@ async def test_a_restart_from_a_step_that_is_not_there_changes_nothing(
         assert (await instance.status())["run"] == 1
 
 
+async def test_a_restart_begins_with_a_clean_slate(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """Losses are forgotten, and so is that steps were taken back."""
+
+    class Crashing(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> str:
+            if self.env:
+                self.env.pop()
+                raise RunInterrupted
+            return "whole"
+
+    class Undoing(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> None:
+            await step.do("one", lambda: 1, rollback=lambda: None)
+            if self.ctx.run == 1:
+                raise ValueError("no")
+
+    async with open_engine() as engine:
+        losses = [1] * 19  # ten end it; the second run has nine, after which it goes on
+        instance = await engine.workflow("w", Crashing, env=losses).create()
+        await clock.advance(4 * 3600)
+        assert (await instance.status())["error"]["name"] == "CrashLoop"
+        await instance.restart()
+        await clock.advance(4 * 3600)
+        assert await instance.result() == "whole"
+        undoing = await engine.workflow("v", Undoing).create()
+        await clock.advance(1)
+        assert (await undoing.status())["rollback"] == "complete"
+        await undoing.restart()
+        await clock.advance(1)
+        status = await undoing.status()
+        assert (status["status"], status["rollback"]) == ("complete", None)
+
+
+@pytest.mark.parametrize("verb", ["restart", "delete"])
+async def test_what_is_claimed_at_that_moment_does_not_run(
+    open_engine: OpenEngine, clock: VirtualClock, verb: str
+) -> None:
+    """A slot comes free and an instance is taken from the queue just as it is deleted, or begun anew."""
+    ran: list[tuple[str, int]] = []
+    done: set[str] = set()
+
+    class Noting(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> None:
+            if event.payload == "block":
+                await step.do("work", lambda: clock.sleep(3600))
+            for _ in range(30):
+                await asyncio.sleep(0)
+            if event.instance_id in done:
+                ran.append((event.instance_id, self.ctx.run))
+            await step.do("one", lambda: 1)
+
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Noting, concurrency=1)
+
+        async def act(instance: Any) -> None:
+            await getattr(instance, verb)()
+            done.add(instance.id)
+
+        for number in range(60):
+            blocker = await workflow.create(params="block")
+            await clock.run_until_idle()
+            queued = await workflow.create(id=f"q{number}")
+            freed = asyncio.create_task(blocker.terminate())
+            for _ in range(number % 12):
+                await asyncio.sleep(0)
+            await asyncio.gather(freed, act(queued))
+            await clock.run_until_idle()
+        assert engine.statistics().running == 0
+        if verb == "delete":
+            assert ran == []
+        else:
+            assert {run for _, run in ran} <= {2}
+            statuses = [await (await workflow.get(f"q{number}")).status() for number in range(60)]
+            assert {(status["status"], status["run"]) for status in statuses} == {("complete", 2)}
+
+
 # Going
 
 
@@ -442,6 +519,20 @@ async def test_what_has_ended_goes_when_its_time_is_over(open_engine: OpenEngine
             await clock.advance(DAY)
         assert (await alive.status())["status"] == "paused"
         assert engine.statistics().expired == 6
+
+
+async def test_what_expires_soon_after_another_goes_soon_after_it(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """Within about a second of its time, not with the next that anybody hears of."""
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Echo, retention="1 hour")
+        for name in "abc":
+            await (await workflow.create(id=name)).result()
+            await clock.advance(10)
+        await clock.advance(3600 - 30)
+        for left in (["c", "b"], ["c"], []):
+            await clock.advance(2)
+            assert ids(await workflow.list()) == left
+            await clock.advance(8)
 
 
 async def test_retention_holds_over_a_restart_of_the_host(open_engine: OpenEngine, clock: VirtualClock) -> None:

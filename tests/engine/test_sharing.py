@@ -261,6 +261,21 @@ async def test_a_thousand_runs_in_a_random_order_never_break_a_limit(
         assert {summary.status.value for summary in left} == {"complete", "terminated"}
 
 
+async def test_short_runs_of_scopes_at_their_limit_all_run(open_engine: OpenEngine) -> None:
+    """Slots that come free while the queue is being asked are not forgotten, in whatever order it happens."""
+
+    class Short(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> None:
+            await asyncio.sleep(0)
+
+    async with open_engine() as engine:
+        limits = WorkflowLimits(concurrency_per_scope=1)
+        workflow = engine.workflow("w", Short, concurrency=3, limits=limits)
+        made = await asyncio.gather(*(workflow.create_batch([{}] * 60, scope=f"s{number}") for number in range(6)))
+        async with asyncio.timeout(20):
+            await asyncio.gather(*(instance.result() for batch in made for instance in batch))
+
+
 # Rates
 
 

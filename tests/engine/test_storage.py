@@ -127,13 +127,18 @@ async def _touch(path: Path) -> None:
             await (await workflow.create(params=3)).result()
 
 
-async def test_a_damaged_file_is_refused_and_left_alone(path: Path) -> None:
+@pytest.mark.parametrize("where", ["everywhere", "where nobody looks yet"])
+async def test_a_damaged_file_is_refused_and_left_alone(path: Path, where: str) -> None:
     """Before anything of it is believed."""
     await _touch(path)
     data = bytearray(path.read_bytes())
-    for page in range(2, len(data) // 4096):
+    pages = len(data) // 4096
+    for page in range(2, pages) if where == "everywhere" else [pages - 1]:
         data[page * 4096 : page * 4096 + 64] = os.urandom(64)
     path.write_bytes(data)
+    if where != "everywhere":
+        database.connect(path, "full").close()
+        data = bytearray(path.read_bytes())
     with pytest.raises(DatabaseDamaged, match="restore a backup"):
         await Engine(path).__aenter__()
     assert path.read_bytes() == bytes(data)
