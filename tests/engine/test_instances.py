@@ -384,13 +384,13 @@ async def test_what_is_claimed_at_that_moment_does_not_run(
     """A slot comes free and an instance is taken from the queue just as it is deleted, or begun anew."""
     ran: list[tuple[str, int]] = []
     done: set[str] = set()
+    gate = asyncio.Event()
 
     class Noting(WorkflowEntrypoint):
         async def run(self, event: Any, step: Any) -> None:
             if event.payload == "block":
                 await step.do("work", lambda: clock.sleep(3600))
-            for _ in range(30):
-                await asyncio.sleep(0)
+            await gate.wait()
             if event.instance_id in done:
                 ran.append((event.instance_id, self.ctx.run))
             await step.do("one", lambda: 1)
@@ -406,11 +406,13 @@ async def test_what_is_claimed_at_that_moment_does_not_run(
             blocker = await workflow.create(params="block")
             await clock.run_until_idle()
             queued = await workflow.create(id=f"q{number}")
-            freed = asyncio.create_task(blocker.terminate())
+            await blocker.terminate()
             for _ in range(number % 12):
                 await asyncio.sleep(0)
-            await asyncio.gather(freed, act(queued))
+            await act(queued)
+            gate.set()
             await clock.run_until_idle()
+            gate.clear()
         assert engine.statistics().running == 0
         if verb == "delete":
             assert ran == []
