@@ -41,7 +41,7 @@ DELAY_SECONDS = 5.0
 """How long such a function may take."""
 
 _ID = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_-]{0,99}")
-_KNOWN_ID = re.compile(r"[a-zA-Z0-9_*/,#+ -]{1,320}")
+_ID_OF_A_FIRING = re.compile(r"[a-zA-Z0-9_*/,#+ -]{1,300} [0-9]{1,16}")
 _MARK = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,300}")
 _NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,256}")
 
@@ -56,8 +56,8 @@ def check_id(value: object) -> str:
 
 
 def check_known_id(value: object) -> str:
-    """An id to find an instance by: those that schedules make have more letters than may be chosen."""
-    if isinstance(value, str) and _KNOWN_ID.fullmatch(value):
+    """An id to find an instance by: that of a schedule's firing is the schedule, which has more letters, and a time."""
+    if isinstance(value, str) and _ID_OF_A_FIRING.fullmatch(value):
         return value
     return check_id(value)
 
