@@ -43,7 +43,7 @@ class Limits:
     calls_in_flight: int = 1024
     """Calls to the host that one sandbox may wait for at once."""
     bytes_per_second: int = 64 * MIB
-    """What one sandbox may send. Small messages count as 4 KiB, answers excepted."""
+    """What one sandbox may send. Small messages count as 6 KiB, answers excepted."""
     output_bytes_per_second: int = MIB
     """What of its printing and logging is taken; the rest is dropped and counted."""
 

@@ -39,17 +39,25 @@ class Tail:
         self._bytes = Meter(bytes_per_second, now)
         self._lines = Meter(LINES_PER_SECOND, now)
         self._untold = 0
+        self._admitted = False
 
     def bound(self, bytes_per_second: int) -> None:
         """Take so many bytes a second from now on."""
         self._bytes.reset(bytes_per_second)
 
+    def admit(self) -> bool:
+        """Whether one more line is taken now. To be asked before it is read, which costs more than this."""
+        self._admitted = self._lines.take(1) or self._drop()
+        return self._admitted
+
     def hear(self, level: str, text: str, invocation: int, time_ms: int) -> None:
-        """One more line."""
+        """One more line, admitted or not."""
+        if not self._admitted and not self.admit():
+            return
+        self._admitted = False
         text = text[:LINE_LENGTH]
-        if not self._lines.take(1) or not self._bytes.take(len(text.encode(errors="replace"))):
-            self.dropped += 1
-            self._untold += 1
+        if not self._bytes.take(len(text.encode(errors="replace"))):
+            self._drop()
             return
         if self._untold:
             lost, self._untold = self._untold, 0
@@ -57,3 +65,8 @@ class Tail:
             self.listener(LogLine("warning", words, 0, int(time.time() * 1000)))
         shown = _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
         self.listener(LogLine(level[:_LEVELS], shown, invocation, time_ms))
+
+    def _drop(self) -> bool:
+        self.dropped += 1
+        self._untold += 1
+        return False

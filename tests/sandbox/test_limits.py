@@ -71,6 +71,32 @@ def test_lines_are_taken_at_a_rate_and_what_is_dropped_is_told() -> None:
     assert (len(heard), tail.dropped) == (LINES_PER_SECOND + 4, 8)
 
 
+def test_a_line_may_be_refused_before_it_is_read() -> None:
+    """Asked first or not, each line counts once."""
+    heard: list[LogLine] = []
+    tail = Tail(1 << 30, lambda: 0.0)
+    tail.listener = heard.append
+    for n in range(LINES_PER_SECOND):
+        assert n % 2 or tail.admit()
+        tail.hear("stdout", "x", 1, 2)
+    assert not tail.admit()
+    tail.hear("stdout", "x", 1, 2)
+    assert (len(heard), tail.dropped) == (LINES_PER_SECOND, 2)
+
+
+async def test_lines_that_are_dropped_are_not_read(boot: Boot, until: Until, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only what is taken costs the host more than a look, and the tenant goes on."""
+    tenant = await boot()
+    read: list[object] = []
+    hear = tenant.sandbox._peer._on_note
+    monkeypatch.setattr(tenant.sandbox._peer, "_on_note", lambda *note: (read.append(note), hear(*note)))
+    monkeypatch.setattr(tenant.sandbox.tail._lines, "rate", 0.0)
+    monkeypatch.setattr(tenant.sandbox.tail._lines, "_left", 5.0)
+    await tenant.do("def main():\n    for n in range(50): print(n)")
+    await until(lambda: tenant.sandbox.tail.dropped == 45)
+    assert len(read) == 5
+
+
 def test_a_line_is_cut_and_cannot_steer_a_terminal() -> None:
     """Whatever it is made of: controls, and marks that turn the direction of writing."""
     heard: list[LogLine] = []
