@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections import deque
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeVar, get_args
 
@@ -39,11 +38,10 @@ from .records import (
     Verdict,
 )
 from .retry import judge
+from .room import Room
 from .rules import (
-    MAX_CHUNK,
     MAX_CODE,
     MAX_DETAILS,
-    MAX_STATE,
     MAX_STEPS,
     bounded_error,
     check_count,
@@ -55,6 +53,7 @@ from .rules import (
 )
 from .store import Store, pack_config, pack_error
 from .store_children import Child
+from .turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -85,14 +84,6 @@ class JournalHost(Protocol):
 
     def on_lost(self, reason: str) -> None:
         """Something could not be recorded."""
-
-
-class _Stream(NamedTuple):
-    """The result in chunks that an attempt has recorded so far."""
-
-    attempt: int
-    chunks: int
-    size: int
 
 
 class _Known(NamedTuple):
@@ -135,21 +126,18 @@ class LiveJournal:
         self._host, self._writer, self._clock, self._linger = host, writer, clock, linger
         self._known: dict[Key, _Known] = {}
         self._of_kind = dict.fromkeys(get_args(StepKind), 0)
-        self._stored = 0
+        self._room = Room(claim.history)
         for record in claim.history:
             known = _Known(record.state, record.attempts, record.due_ms, record.config or DEFAULT_CONFIG)
             self._known[record.kind, record.name, record.count] = known
             self._of_kind[record.kind] += 1
-            self._stored += len(record.value or b"") + (record.size or 0)
         self._running: dict[Key, int] = {}
-        self._streams: dict[Key, _Stream] = {}
         self.refused = asyncio.Event()
         self._refused: set[asyncio.Future[None]] = set()
         self._occupied: set[Key] = set()
         self._waits: dict[Key, tuple[int, asyncio.Future[bytes | None]]] = {}
         self._arrived: dict[Key, bytes] = {}
-        self._turns: deque[Key] = deque()
-        self._passed = asyncio.Event()
+        self._turns = Turns()
         self._writes = self._activity = 0
         self._linger_timer: Timer | None = None
         self._gate: asyncio.Event | None = None
@@ -248,7 +236,7 @@ class LiveJournal:
         known = self._known.get(key)
         config = known.config if known is not None else outcome.config or DEFAULT_CONFIG
         if outcome.size is not None:
-            self._check_stream(key, outcome.attempt, outcome.size)
+            self._room.check_whole(key, outcome.attempt, outcome.size)
         if outcome.error is not None:
             outcome = dataclasses.replace(outcome, error=bounded_error(outcome.error))
         verdict = judge(outcome, config, now)
@@ -257,7 +245,7 @@ class LiveJournal:
         error = None if verdict.error is None else bounded_error(verdict.error)
         started = self._running.get(key, now)
         try:
-            if self._streams.pop(key, None) is not None and error is not None:
+            if self._room.end(key) and error is not None:
                 self._writer.submit(Store.drop_chunks, self._number, *key[1:]).add_done_callback(self._check_stored)
             row = _Known(verdict.state, outcome.attempt, verdict.due, config)
             await self._record(
@@ -285,9 +273,8 @@ class LiveJournal:
         now = self._clock.now()
         row = _Known("retrying", attempt - 1, now, known.config if known is not None else config or StepConfig())
         since = self._running.setdefault(key, now)
-        progressed = self.progressed
-        await self._record(key, row, details, started=since)
-        self.progressed = progressed  # a step that takes its process down with it may well give signs of life before
+        # No progress: a step that takes its process down with it may well give signs of life before.
+        await self._record(key, row, details, started=since, progress=False)
         return self._gate is None
 
     # Results in pieces, and values
@@ -295,20 +282,10 @@ class LiveJournal:
     async def put_chunk(self, name: str, count: int, attempt: int, number: int, data: bytes) -> None:
         key = self._key("do", name, count)
         self._check_attempt(key, attempt)
-        stream = self._streams.get(key)
-        if number == 0 or stream is None:
-            stream = _Stream(attempt, 0, 0)
-        if (attempt, number) != stream[:2]:
-            raise JournalBreach(f"chunk {number!r:.20} of step {name!r} does not follow the one before")
-        if not isinstance(data, bytes) or not 0 < len(data) <= MAX_CHUNK:
-            raise JournalBreach(f"a chunk is 1 to {MAX_CHUNK:,} bytes")
-        size = stream.size + len(data)
-        others = sum(each.size for other, each in self._streams.items() if other != key)
-        self._check_room(others + size, name)
         if self.frozen:
             await self._refuse()
+        self._room.add(key, attempt, number, data)
         self._running.setdefault(key, self._clock.now())
-        self._streams[key] = _Stream(attempt, number + 1, size)
         await self._write(Store.put_chunk, self._number, name, count, number, data, progress=False)
 
     async def chunk(self, name: str, count: int, number: int) -> bytes | None:
@@ -316,14 +293,6 @@ class LiveJournal:
         if type(number) is not int or not 0 <= number < 2**31:
             raise JournalBreach(f"{number!r:.40} is no number of a chunk")
         return await self._write(Store.chunk, self._number, key[1], key[2], number, progress=False)
-
-    def _check_stream(self, key: Key, attempt: int, size: int) -> None:
-        if size and self._streams.get(key) != (attempt, -(-size // MAX_CHUNK), size):
-            raise JournalBreach(f"the result of step {key[1]!r} is not the stream that was recorded")
-
-    def _check_room(self, size: int, name: str) -> None:
-        if self._stored + size > MAX_STATE:
-            raise PayloadTooLarge(f"with the result of step {name!r} the instance has more than {MAX_STATE:,} bytes")
 
     async def keep(self, name: str, count: int, value: bytes, within: str | None = None) -> None:
         check_within(within)
@@ -503,7 +472,7 @@ class LiveJournal:
     def deliver(self, name: str, count: int, event: bytes, kind: StepKind = "wait") -> None:
         """An event was recorded as this wait's outcome, or how an awaited instance ended."""
         key: Key = (kind, name, count)
-        self._turns.append(key)
+        self._turns.join(key)
         if key in self._waits:
             future = self._waits[key][1]
             if not future.done():
@@ -511,7 +480,7 @@ class LiveJournal:
                 return
         self._arrived[key] = event
         if key not in self._occupied:  # the run has yet to come to it; if it does not, others must not wait for ever
-            self._clock.call_later(PATIENCE, lambda: None if key in self._occupied else self._pass(key))
+            self._clock.call_later(PATIENCE, lambda: None if key in self._occupied else self._turns.leave(key))
 
     # Order
 
@@ -520,25 +489,13 @@ class LiveJournal:
         if not self._turns and self._gate is None and self._mocks is None:
             return
         try:
-            while True:
-                if key not in self._turns:
-                    self._turns.append(key)
-                if self._turns[0] == key:
-                    break
-                self._passed.clear()
-                await self._passed.wait()
-                self._check_open()
+            await self._turns.come(key, self._check_open)
             await self._held()
         finally:
-            self._pass(key)
+            self._turns.leave(key)
         if self._mocks is not None and self._mocks.evict:
             self._host.on_drained()
             self._check_open()
-
-    def _pass(self, key: Key) -> None:
-        if key in self._turns:
-            self._turns.remove(key)
-            self._passed.set()
 
     # Waiting
 
@@ -614,7 +571,7 @@ class LiveJournal:
         if self.over is not None:
             return
         self.over = words
-        self._passed.set()
+        self._turns.end()
         if self._gate is not None:
             self._gate.set()
         if self._linger_timer is not None:
@@ -653,7 +610,7 @@ class LiveJournal:
             yield
         finally:
             self._occupied.discard(key)
-            self._pass(key)
+            self._turns.leave(key)
 
     def _place(self, key: Key, known: _Known) -> tuple[int, str, int, int]:
         """Learn what is about to be recorded; where its row goes."""
@@ -673,10 +630,10 @@ class LiveJournal:
         started: int | None = None,
         within: str | None = None,
         size: int | None = None,
+        progress: bool = True,
     ) -> None:
-        if value is not None or size:
-            self._check_room(len(value or b"") + (size or 0), key[1])
-            self._stored += len(value or b"") + (size or 0)
+        if progress and (value is not None or size):
+            self._room.take(len(value or b"") + (size or 0), key[1])
         now = self._clock.now()
         number, name, count, position = self._place(key, known)
         state, attempts, due, config = known
@@ -684,7 +641,7 @@ class LiveJournal:
         texts = (pack_error(error), pack_config(config))
         await self._write(
             Store.record, now, number, key[0], name, count, position, state, attempts, due, None, value, *texts, within,
-            size, now if started is None else started, ended,
+            size, now if started is None else started, ended, progress=progress,
         )  # fmt: skip
 
     async def _write(self, verb: Callable[..., T], *args: Any, progress: bool = True) -> T:
