@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     pass
 
 MAX_BATCH = 100
-BULK_CHUNK = 256
+BULK_CHUNK = 64
 BULK_ACTIONS = ("pause", "resume", "terminate", "restart", "delete")
 _CREATE_OPTIONS = frozenset({"id", "params", "retention", "labels"})
 
