@@ -41,6 +41,7 @@ from .errors import (
     WaitTimeout,
 )
 from .history import HistoryEvent
+from .instance import Instance
 from .listing import Page, Summary
 from .records import (
     FINAL,
@@ -66,7 +67,7 @@ from .step import Event, StepContext, WorkflowEntrypoint, WorkflowStep
 from .store_children import Child
 from .store_transaction import Transaction
 from .streams import ByteStream
-from .workflow import Instance, Workflow
+from .workflow import Workflow
 
 __all__ = [
     "CodecMismatch",

@@ -1,66 +1,47 @@
-"""The durable side of one live run: checks what the run says, records it, and keeps the run's waits.
+"""The durable side of one live run: checks what the run says, and has it recorded.
 
-It also knows when the run can only wait. Whatever the run was told in memory is decided before it is queued
-to be written, in order, so that memory and database cannot disagree: if a write fails the run is lost and
-this journal shut. It knows neither tasks nor processes; what is to happen to the run it says to its `host`.
+How what is said is written, and waited for, is the recorder's business.
 """
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-from collections import deque
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Protocol, TypeVar, get_args
+from typing import Final, Literal
 
 from . import store_children
-from .clock import Clock, Timer, resolve
 from .durations import LONGEST_MS, milliseconds, moment
 from .errors import (
     InstanceAlreadyExists,
     InvalidDuration,
     JournalBreach,
     PayloadTooLarge,
-    RunOver,
     StepLimitExceeded,
-    StorageError,
     WaitTimeout,
 )
+from .recorder import Known, Recorder
 from .records import (
     DEFAULT_CONFIG,
-    Claim,
     ErrorRecord,
     EventRecord,
     Key,
     Outcome,
     StepConfig,
     StepKind,
-    StepState,
     Verdict,
 )
 from .retry import judge
 from .rules import (
-    MAX_CHUNK,
     MAX_CODE,
     MAX_DETAILS,
-    MAX_STATE,
-    MAX_STEPS,
     bounded_error,
-    check_count,
     check_name,
     check_outcome,
     check_size,
     check_within,
     step_config,
 )
-from .store import Store, pack_config, pack_error
+from .store import Store
 from .store_children import Child
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
-
-    from .mocks import Mocks
-    from .writer import Writer
 
 DEFAULT_WAIT = "24 hours"
 _VERDICTS: Final[dict[str, Literal["done", "retry", "failed"]]] = {
@@ -68,95 +49,10 @@ _VERDICTS: Final[dict[str, Literal["done", "retry", "failed"]]] = {
     "retrying": "retry",
     "failed": "failed",
 }
-PATIENCE = 5.0
-"""Seconds that the outcomes behind an event wait for a run that is on its way to ask for it."""
-
-T = TypeVar("T")
 
 
-class JournalHost(Protocol):
-    """Whoever keeps the run."""
-
-    def on_parkable(self, waits: tuple[Key, ...]) -> None:
-        """The run can only wait, and has done nothing else for a while."""
-
-    def on_drained(self) -> None:
-        """The steps in flight when the drain began have ended."""
-
-    def on_lost(self, reason: str) -> None:
-        """Something could not be recorded."""
-
-
-class _Stream(NamedTuple):
-    """The result in chunks that an attempt has recorded so far."""
-
-    attempt: int
-    chunks: int
-    size: int
-
-
-class _Known(NamedTuple):
-    state: StepState
-    attempts: int
-    due: int | None
-    config: StepConfig
-
-
-async def _always() -> bool:
-    return True
-
-
-class LiveJournal:
+class LiveJournal(Recorder):
     """See `Journal` in `records` for what each public method promises."""
-
-    def __init__(
-        self,
-        claim: Claim,
-        host: JournalHost,
-        *,
-        writer: Writer,
-        clock: Clock,
-        linger: float,
-        frozen: bool = False,
-        mocks: Mocks | None = None,
-        steps: int = MAX_STEPS,
-    ) -> None:
-        self.workflow_name, self.scope, self.instance_id = claim.address
-        self.run = claim.run
-        self.history = claim.history
-        self.code_digest = claim.code_digest
-        self.claims = claim.claims
-        self.undoing = claim.undoing
-        self._mocks, self._most_steps = mocks, steps
-        self.frozen = frozen or claim.undoing is not None
-        self.supervised = self.frozen or mocks is not None
-        self._claim = claim
-        self._number = claim.number
-        self._host, self._writer, self._clock, self._linger = host, writer, clock, linger
-        self._known: dict[Key, _Known] = {}
-        self._of_kind = dict.fromkeys(get_args(StepKind), 0)
-        self._stored = 0
-        for record in claim.history:
-            known = _Known(record.state, record.attempts, record.due_ms, record.config or DEFAULT_CONFIG)
-            self._known[record.kind, record.name, record.count] = known
-            self._of_kind[record.kind] += 1
-            self._stored += len(record.value or b"") + (record.size or 0)
-        self._running: dict[Key, int] = {}
-        self._streams: dict[Key, _Stream] = {}
-        self.refused = asyncio.Event()
-        self._refused: set[asyncio.Future[None]] = set()
-        self._occupied: set[Key] = set()
-        self._waits: dict[Key, tuple[int, asyncio.Future[bytes | None]]] = {}
-        self._arrived: dict[Key, bytes] = {}
-        self._turns: deque[Key] = deque()
-        self._passed = asyncio.Event()
-        self._writes = self._activity = 0
-        self._linger_timer: Timer | None = None
-        self._gate: asyncio.Event | None = None
-        self._asking: asyncio.Future[None] | None = None
-        self.only_waits: Callable[[], Awaitable[bool]] = _always
-        self.over: str | None = None
-        self.progressed = False
 
     # Code
 
@@ -172,10 +68,6 @@ class LiveJournal:
             self.code_digest = digest
             self._writer.submit(Store.pin, self._number, digest, code).add_done_callback(self._check_stored)
 
-    def _check_stored(self, write: asyncio.Future[Any]) -> None:
-        if not write.cancelled() and (error := write.exception()) is not None:
-            self._host.on_lost(str(error))
-
     def rehearsal(self) -> LiveJournal:
         """The same history, on which nothing can be recorded, tied to no code."""
         claim = dataclasses.replace(self._claim, code_digest=None)
@@ -184,10 +76,6 @@ class LiveJournal:
     async def pinned_code(self) -> bytes:
         self._check_open()
         return await self._writer.submit(Store.code, self._number)
-
-    def running(self) -> dict[Key, int]:
-        """The steps in progress, and when the attempt began."""
-        return dict(self._running)
 
     # Steps
 
@@ -248,7 +136,7 @@ class LiveJournal:
         known = self._known.get(key)
         config = known.config if known is not None else outcome.config or DEFAULT_CONFIG
         if outcome.size is not None:
-            self._check_stream(key, outcome.attempt, outcome.size)
+            self._room.check_whole(key, outcome.attempt, outcome.size)
         if outcome.error is not None:
             outcome = dataclasses.replace(outcome, error=bounded_error(outcome.error))
         verdict = judge(outcome, config, now)
@@ -257,9 +145,9 @@ class LiveJournal:
         error = None if verdict.error is None else bounded_error(verdict.error)
         started = self._running.get(key, now)
         try:
-            if self._streams.pop(key, None) is not None and error is not None:
+            if self._room.end(key) and error is not None:
                 self._writer.submit(Store.drop_chunks, self._number, *key[1:]).add_done_callback(self._check_stored)
-            row = _Known(verdict.state, outcome.attempt, verdict.due, config)
+            row = Known(verdict.state, outcome.attempt, verdict.due, config)
             await self._record(
                 key, row, outcome.value, error, started=started, within=outcome.within, size=outcome.size
             )
@@ -283,11 +171,10 @@ class LiveJournal:
             await self._refuse()
         known = self._known.get(key)
         now = self._clock.now()
-        row = _Known("retrying", attempt - 1, now, known.config if known is not None else config or StepConfig())
+        row = Known("retrying", attempt - 1, now, known.config if known is not None else config or StepConfig())
         since = self._running.setdefault(key, now)
-        progressed = self.progressed
-        await self._record(key, row, details, started=since)
-        self.progressed = progressed  # a step that takes its process down with it may well give signs of life before
+        # No progress: a step that takes its process down with it may well give signs of life before.
+        await self._record(key, row, details, started=since, progress=False)
         return self._gate is None
 
     # Results in pieces, and values
@@ -295,20 +182,10 @@ class LiveJournal:
     async def put_chunk(self, name: str, count: int, attempt: int, number: int, data: bytes) -> None:
         key = self._key("do", name, count)
         self._check_attempt(key, attempt)
-        stream = self._streams.get(key)
-        if number == 0 or stream is None:
-            stream = _Stream(attempt, 0, 0)
-        if (attempt, number) != stream[:2]:
-            raise JournalBreach(f"chunk {number!r:.20} of step {name!r} does not follow the one before")
-        if not isinstance(data, bytes) or not 0 < len(data) <= MAX_CHUNK:
-            raise JournalBreach(f"a chunk is 1 to {MAX_CHUNK:,} bytes")
-        size = stream.size + len(data)
-        others = sum(each.size for other, each in self._streams.items() if other != key)
-        self._check_room(others + size, name)
         if self.frozen:
             await self._refuse()
+        self._room.add(key, attempt, number, data)
         self._running.setdefault(key, self._clock.now())
-        self._streams[key] = _Stream(attempt, number + 1, size)
         await self._write(Store.put_chunk, self._number, name, count, number, data, progress=False)
 
     async def chunk(self, name: str, count: int, number: int) -> bytes | None:
@@ -316,14 +193,6 @@ class LiveJournal:
         if type(number) is not int or not 0 <= number < 2**31:
             raise JournalBreach(f"{number!r:.40} is no number of a chunk")
         return await self._write(Store.chunk, self._number, key[1], key[2], number, progress=False)
-
-    def _check_stream(self, key: Key, attempt: int, size: int) -> None:
-        if size and self._streams.get(key) != (attempt, -(-size // MAX_CHUNK), size):
-            raise JournalBreach(f"the result of step {key[1]!r} is not the stream that was recorded")
-
-    def _check_room(self, size: int, name: str) -> None:
-        if self._stored + size > MAX_STATE:
-            raise PayloadTooLarge(f"with the result of step {name!r} the instance has more than {MAX_STATE:,} bytes")
 
     async def keep(self, name: str, count: int, value: bytes, within: str | None = None) -> None:
         check_within(within)
@@ -333,7 +202,7 @@ class LiveJournal:
         check_size(value, f"value {name!r}")
         if self.frozen:
             await self._refuse()
-        await self._record(key, _Known("done", 1, None, DEFAULT_CONFIG), value, within=within)
+        await self._record(key, Known("done", 1, None, DEFAULT_CONFIG), value, within=within)
         await self._turn(key)
 
     # Taking back
@@ -349,16 +218,6 @@ class LiveJournal:
     async def undone(self, words: str) -> None:
         self._check_open()
         await self._write(Store.undone, self._number, bounded_error(ErrorRecord("", words)).message)
-
-    async def _refuse(self) -> None:
-        """A run that takes its steps back does nothing else; who asks for more is not answered."""
-        never: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._refused.add(never)
-        self.refused.set()
-        try:
-            await never
-        finally:
-            self._refused.discard(never)
 
     async def sleep(
         self, name: str, count: int, *, duration: object = None, until: object = None, within: str | None = None
@@ -379,7 +238,7 @@ class LiveJournal:
                 due = now + milliseconds(duration) if until is None else moment(until, now)
                 if self._mocks is not None and self._mocks.skip_sleeps:
                     due = now
-                known = _Known("waiting" if due > now else "done", 0, due, DEFAULT_CONFIG)
+                known = Known("waiting" if due > now else "done", 0, due, DEFAULT_CONFIG)
                 await self._record(key, known, within=within)
             if known.state == "waiting":
                 await self._until(key, known)
@@ -410,7 +269,7 @@ class LiveJournal:
             event: bytes | None = None
             if known is None:
                 now = self._clock.now()
-                known = _Known("waiting", 0, now + allowed, DEFAULT_CONFIG)
+                known = Known("waiting", 0, now + allowed, DEFAULT_CONFIG)
                 if self._mocks is not None and (told := self._mocks.wait(name, type, now, allowed)) is not None:
                     return await self._mocked(key, known, told, within)
                 event = await self._write(Store.take_event, *self._place(key, known), type, within, known.due or 0, now)
@@ -424,9 +283,7 @@ class LiveJournal:
             raise WaitTimeout(allowed)
         return EventRecord.decode(event)
 
-    async def _mocked(
-        self, key: Key, known: _Known, told: EventRecord | WaitTimeout, within: str | None
-    ) -> EventRecord:
+    async def _mocked(self, key: Key, known: Known, told: EventRecord | WaitTimeout, within: str | None) -> EventRecord:
         if isinstance(told, EventRecord):
             await self._record(key, known._replace(state="done"), told.encode(), within=within)
             await self._turn(key)
@@ -464,7 +321,7 @@ class LiveJournal:
             known = self._known.get(key)
             if known is None:
                 now = self._clock.now()
-                known = _Known("waiting", 0, now + allowed, DEFAULT_CONFIG)
+                known = Known("waiting", 0, now + allowed, DEFAULT_CONFIG)
                 row = (name, count, len(self._known), now + allowed, within)
                 try:
                     await self._write(store_children.begin, self._number, row, child, now)
@@ -494,208 +351,3 @@ class LiveJournal:
         if value is None:
             raise JournalBreach(f"there is no child {name!r} number {count}")
         return value
-
-    @property
-    def childless(self) -> bool:
-        """Whether the run has begun no instance that it awaits."""
-        return not self._of_kind["child"]
-
-    def deliver(self, name: str, count: int, event: bytes, kind: StepKind = "wait") -> None:
-        """An event was recorded as this wait's outcome, or how an awaited instance ended."""
-        key: Key = (kind, name, count)
-        self._turns.append(key)
-        if key in self._waits:
-            future = self._waits[key][1]
-            if not future.done():
-                future.set_result(event)
-                return
-        self._arrived[key] = event
-        if key not in self._occupied:  # the run has yet to come to it; if it does not, others must not wait for ever
-            self._clock.call_later(PATIENCE, lambda: None if key in self._occupied else self._pass(key))
-
-    # Order
-
-    async def _turn(self, key: Key) -> None:
-        """Return to the run after every outcome that was recorded before this one."""
-        if not self._turns and self._gate is None and self._mocks is None:
-            return
-        try:
-            while True:
-                if key not in self._turns:
-                    self._turns.append(key)
-                if self._turns[0] == key:
-                    break
-                self._passed.clear()
-                await self._passed.wait()
-                self._check_open()
-            await self._held()
-        finally:
-            self._pass(key)
-        if self._mocks is not None and self._mocks.evict:
-            self._host.on_drained()
-            self._check_open()
-
-    def _pass(self, key: Key) -> None:
-        if key in self._turns:
-            self._turns.remove(key)
-            self._passed.set()
-
-    # Waiting
-
-    async def _until(self, key: Key, known: _Known) -> bytes | None:
-        """Wait in memory for the deadline of a recorded step, or for the event that ends it sooner."""
-        if (event := self._arrived.pop(key, None)) is not None:
-            return event
-        due = known.due or 0
-        if due <= self._clock.now():
-            return None
-        future: asyncio.Future[bytes | None] = asyncio.get_running_loop().create_future()
-        timer = self._clock.call_at(due, lambda: resolve(future))
-        self._waits[key] = (due, future)
-        self._stir()
-        try:
-            return await future
-        finally:
-            timer.cancel()
-            del self._waits[key]
-            self._stir()
-
-    def _stir(self) -> None:
-        """Something happened: see whether the drain is over, or whether the run can only wait from now on."""
-        self._activity += 1
-        if self.over is not None or self._running or self._writes:
-            return
-        if self._gate is not None:
-            self._host.on_drained()
-        elif self._waits and self._linger_timer is None:
-            seen = self._activity
-            self._linger_timer = self._clock.call_later(self._linger, lambda: self._lingered(seen))
-
-    def _lingered(self, seen: int) -> None:
-        self._linger_timer = None
-        if self.over is not None or self._running or self._writes or not self._waits:
-            return
-        nearest = min(due for due, _ in self._waits.values())
-        if self._activity != seen:
-            self._stir()
-        elif nearest - self._clock.now() > self._linger * 1000:
-            self._asking = asyncio.ensure_future(self._park(seen))
-
-    async def _park(self, seen: int) -> None:
-        """Ask whoever runs the program whether it really only waits, and have it put aside if nothing came between."""
-        idle = await self.only_waits()
-        if self.over is not None or self._running or self._writes or not self._waits:
-            return
-        if idle and self._activity == seen:
-            self._host.on_parkable(tuple(self._waits))
-        else:
-            self._stir()
-
-    async def _held(self) -> None:
-        """While the run is being drained nothing returns to it, so that it begins nothing new."""
-        if self._gate is not None:
-            self._stir()
-            await self._gate.wait()
-            self._check_open()
-
-    def drain(self) -> None:
-        if self._gate is None and self.over is None:
-            self._gate = asyncio.Event()
-            asyncio.get_running_loop().call_soon(self._stir)
-
-    def undrain(self) -> None:
-        if self._gate is not None:
-            gate, self._gate = self._gate, None
-            gate.set()
-            self._stir()
-
-    def close(self, words: str) -> None:
-        """The fence: from here on nothing of this run is recorded, and whoever still waits is told."""
-        if self.over is not None:
-            return
-        self.over = words
-        self._passed.set()
-        if self._gate is not None:
-            self._gate.set()
-        if self._linger_timer is not None:
-            self._linger_timer.cancel()
-        for _, future in self._waits.values():
-            if not future.done():
-                future.set_exception(RunOver(words))
-                future.exception()  # whether or not somebody still listens
-        for never in self._refused:
-            if not never.done():
-                never.set_exception(RunOver(words))
-
-    # Checks and writes
-
-    def _check_open(self) -> None:
-        if self.over is not None:
-            raise RunOver(self.over)
-
-    def _key(self, kind: StepKind, name: str, count: int) -> Key:
-        return self._checked(kind, check_name(name), check_count(count))
-
-    def _checked(self, kind: StepKind, name: str, count: int) -> Key:
-        """The key of a step whose name and count have been looked at."""
-        self._check_open()
-        key: Key = (kind, name, count)
-        if key not in self._known and self._of_kind[kind] >= self._most_steps:
-            raise StepLimitExceeded(f"a run may have {self._most_steps:,} steps of a kind; {name!r} would be one more")
-        return key
-
-    @contextmanager
-    def _occupy(self, key: Key) -> Iterator[None]:
-        if key in self._occupied:
-            raise JournalBreach(f"{key[0]} {key[1]!r} number {key[2]} is being waited for already")
-        self._occupied.add(key)
-        try:
-            yield
-        finally:
-            self._occupied.discard(key)
-            self._pass(key)
-
-    def _place(self, key: Key, known: _Known) -> tuple[int, str, int, int]:
-        """Learn what is about to be recorded; where its row goes."""
-        position = len(self._known)
-        if key not in self._known:
-            self._of_kind[key[0]] += 1
-        self._known[key] = known
-        return self._number, key[1], key[2], position
-
-    async def _record(
-        self,
-        key: Key,
-        known: _Known,
-        value: bytes | None = None,
-        error: ErrorRecord | None = None,
-        *,
-        started: int | None = None,
-        within: str | None = None,
-        size: int | None = None,
-    ) -> None:
-        if value is not None or size:
-            self._check_room(len(value or b"") + (size or 0), key[1])
-            self._stored += len(value or b"") + (size or 0)
-        now = self._clock.now()
-        number, name, count, position = self._place(key, known)
-        state, attempts, due, config = known
-        ended = now if state in {"done", "failed"} else None
-        texts = (pack_error(error), pack_config(config))
-        await self._write(
-            Store.record, now, number, key[0], name, count, position, state, attempts, due, None, value, *texts, within,
-            size, now if started is None else started, ended,
-        )  # fmt: skip
-
-    async def _write(self, verb: Callable[..., T], *args: Any, progress: bool = True) -> T:
-        self._check_open()
-        self._writes += 1
-        try:
-            result = await self._writer.submit(verb, *args)
-        except StorageError as error:
-            self._host.on_lost(str(error))
-            raise
-        finally:
-            self._writes -= 1
-        self.progressed |= progress
-        return result

@@ -14,6 +14,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from . import store_control, store_queue
 from .clock import Clock, Timer, resolve
 from .errors import EngineClosed, EngineError, InstanceNotFound, RunOver, StorageError
 from .records import Address, Claim, ErrorRecord, Key, Pull, Standing, Status
@@ -93,7 +94,7 @@ class Scheduler:
         self._naps: set[asyncio.Future[None]] = set()
         self._listeners: dict[Address, list[asyncio.Future[End]]] = {}
         first = writer.submit(
-            Store.recover, workflow_name, clock.now(), retention
+            store_queue.recover, workflow_name, clock.now(), retention
         )  # before whatever is asked of the workflow
         longest = retention.longest_ms()
         for schedule in schedules:  # what is wrong with one is said now, not when it fires
@@ -107,7 +108,7 @@ class Scheduler:
             await first
         except StorageError:
             await self._nap()
-            await self._insist(Store.recover, self.workflow_name, self.clock.now(), self.retention)
+            await self._insist(store_queue.recover, self.workflow_name, self.clock.now(), self.retention)
         self.queued()
         await self._timetable.open()
 
@@ -172,7 +173,7 @@ class Scheduler:
     async def terminate(self, address: Address) -> None:
         run = self.active.get(address)
         self._doomed[address] += 1
-        write = self.writer.submit(Store.terminate, address, TERMINATED, self.clock.now())
+        write = self.writer.submit(store_control.terminate, address, TERMINATED, self.clock.now())
         stopped = run is not None and run.stop("terminated")
 
         def terminated(write: asyncio.Future[None]) -> None:
@@ -250,10 +251,10 @@ class Scheduler:
             self._pump()
 
     async def pause(self, address: Address) -> None:
-        await self._control(Store.pause, address)
+        await self._control(store_control.pause, address)
 
     async def resume(self, address: Address) -> None:
-        await self._control(Store.resume, address)
+        await self._control(store_control.resume, address)
 
     async def _control(self, verb: Callable[[Store, Address, int], Standing], address: Address) -> None:
         write = self.writer.submit(verb, address, self.clock.now())
@@ -372,11 +373,11 @@ class Scheduler:
             self._again = False
             if self._doubt and not self._reserved:
                 alive = tuple(run.number for run in self.active.values())
-                await self._insist(Store.reclaim, self.workflow_name, alive, self.clock.now())
+                await self._insist(store_queue.reclaim, self.workflow_name, alive, self.clock.now())
                 self._doubt = False
             turn = Turn(max(self._free(), 0), dict(self._busy), self._limits, self._last)
             try:
-                pull = await self.writer.submit(Store.pull, self.workflow_name, self.clock.now(), turn)
+                pull = await self.writer.submit(store_queue.pull, self.workflow_name, self.clock.now(), turn)
             except StorageError:
                 self._doubt = True
                 await self._nap()
@@ -403,7 +404,7 @@ class Scheduler:
             self.active[claim.address] = Run(claim, self)
 
     async def _give_back(self, claim: Claim) -> None:
-        await self._insist(Store.release, claim.number, (), self.clock.now())
+        await self._insist(store_queue.release, claim.number, (), self.clock.now())
 
     def _alarm(self, wake_at: int | None) -> None:
         if wake_at is None or self._closed or (self._timer is not None and self._wake_at <= wake_at):
@@ -446,14 +447,14 @@ class Scheduler:
 
     async def _put_off(self, run: Run) -> None:
         await run.ended()
-        standing = await self._insist(Store.postpone, run.number, run.journal.progressed, self.clock.now())
+        standing = await self._insist(store_queue.postpone, run.number, run.journal.progressed, self.clock.now())
         self._leave(run)
         if standing is not None:
             self._react(standing)
 
     async def _retire(self, run: Run, waits: tuple[Key, ...]) -> None:
         await run.ended()
-        standing = await self._insist(Store.release, run.number, waits, self.clock.now())
+        standing = await self._insist(store_queue.release, run.number, waits, self.clock.now())
         self._leave(run)
         if standing is not None:
             self._react(standing)
@@ -462,7 +463,7 @@ class Scheduler:
         """Count a lost run, and see to it that the instance runs again."""
         await run.ended()
         progressed = run.journal.progressed
-        standing = await self._insist(Store.lose, run.number, progressed, reason, self.clock.now())
+        standing = await self._insist(store_queue.lose, run.number, progressed, reason, self.clock.now())
         self._leave(run)
         if standing is not None:
             self._react(standing)

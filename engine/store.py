@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from cloister.ipc import values
@@ -27,31 +26,22 @@ from .errors import (
     RunOver,
     StorageError,
 )
-from .options import DEFAULT_RETENTION, Creation, Retention
+from .options import Creation
 from .records import (
     DEFAULT_CONFIG,
     FINAL,
     Address,
-    Claim,
     ErrorRecord,
-    Fired,
-    Key,
-    Pull,
     Standing,
     Status,
     StepConfig,
     StepRecord,
 )
-from .retry import postponement, restart_delay
-from .sharing import Turn, share
 from .store_children import Kin
 
-WAKE_CHUNK = 1_024
 RESERVE = 65_536
 MAX_CHANGES = 20_000
 FORGET_EVERY = 512
-CLAIM_CHUNK = 64
-SCOPE_CHUNK = 64
 
 Row = tuple[Any, ...]
 
@@ -73,8 +63,6 @@ FROM sqlite_master AS tables WHERE type = 'table'
     AND name <> 'graves'
 """
 """Whatever holds rows of an instance, with its key."""
-_HISTORY = "SELECT kind, name, count, state, attempts, value, error, due, config, within, size, finished FROM steps"
-_PROGRESS = "(SELECT coalesce(sum(1 + attempts + (ended IS NOT NULL)), 0) FROM steps WHERE instance = ?)"
 
 
 def pack_error(error: ErrorRecord | None) -> str | None:
@@ -96,7 +84,7 @@ def unpack_config(text: str | None) -> StepConfig:
     return DEFAULT_CONFIG if text is None else StepConfig(*json.loads(text))
 
 
-def _step(row: Row, unseal: Callable[[bytes], bytes]) -> StepRecord:
+def unpack_step(row: Row, unseal: Callable[[bytes], bytes]) -> StepRecord:
     kind, name, count, state, attempts, value, error, due, config, within, size, _ = row
     resolved = unpack_config(config) if kind in {"do", "undo"} else None
     value = None if value is None else unseal(value)
@@ -256,107 +244,6 @@ class Store:
             raise InstanceNotFound(f"workflow {address.workflow!r} has no instance {address.id!r}")
         return row[0], Status(row[1])
 
-    def pull(self, workflow: str, now: int, turn: Turn) -> Pull:
-        """Queue what is due, and claim from the queues of the scopes as they are to share: see `sharing`. Of one scope
-        those that ran before come first, then the oldest.
-        """
-        key = self.key(workflow)
-        woken = self._execute(
-            "UPDATE instances SET status = 'queued' WHERE number IN (SELECT number FROM instances"
-            " WHERE workflow = ? AND status = 'waiting' AND wake_at <= ? ORDER BY wake_at LIMIT ?)",
-            (key, now, WAKE_CHUNK),
-        ).rowcount
-        turn = replace(turn, slots=min(turn.slots, CLAIM_CHUNK))
-        scopes, held, whole = self._queues(key, turn)
-        queues: dict[str, list[int]] = {}
-
-        def next_of(scope: str) -> int | None:
-            if scope not in queues:
-                queues[scope] = self._queue(key, scope, turn.slots + 1)
-            return queues[scope].pop() if queues[scope] else None
-
-        shares = share(turn, scopes, next_of)
-        claims = tuple(self._claim(workflow, number, now) for number in shares.given)
-        last, more = shares.last, shares.more
-        if not more and not whole:
-            last, more = scopes[-1], True
-        wake_at = self._execute(
-            "SELECT wake_at FROM instances WHERE workflow = ? AND status = 'waiting' ORDER BY wake_at LIMIT 1",
-            (key,),
-        ).fetchone()
-        held += shares.held
-        return Pull(claims, more, woken == WAKE_CHUNK, wake_at[0] if wake_at else None, last, frozenset(held))
-
-    def _queues(self, key: int, turn: Turn) -> tuple[list[str], list[str], bool]:
-        """Scopes that have something queued, once round from where the last turn ended: those that may run more,
-        those that may not, and whether these are all.
-        """
-        query = "SELECT min(scope) FROM instances WHERE workflow = ? AND status = 'queued' AND scope > ?"
-        scopes: list[str] = []
-        held: list[str] = []
-        start = turn.after if turn.after is not None else ""
-        scope, round_again = start, False
-        while len(scopes) < SCOPE_CHUNK:
-            found = self._execute(query, (key, scope)).fetchone()[0]
-            if found is None and not round_again:
-                round_again = True
-                empty = self._execute(query.replace(">", "="), (key, "")).fetchone()[0]
-                found = empty if empty is not None else self._execute(query, (key, "")).fetchone()[0]
-            if found is None or (round_again and found > start):
-                return scopes, held, True
-            scope = found
-            (held if turn.limits.full(turn.busy.get(scope, 0)) else scopes).append(scope)
-            if round_again and scope == start:
-                return scopes, held, True
-        return scopes, held, False
-
-    def _queue(self, key: int, scope: str, limit: int) -> list[int]:
-        """Numbers of what a scope has queued, the first one last."""
-        rows = self._execute(
-            "SELECT number FROM instances WHERE workflow = ? AND scope = ? AND status = 'queued'"
-            " ORDER BY started IS NULL, wake_at, number LIMIT ?",
-            (key, scope, limit),
-        ).fetchall()
-        return [number for (number,) in reversed(rows)]
-
-    def peek(self, address: Address) -> Claim:
-        """What a run of the instance would be told, without giving it to anybody."""
-        return self._read_claim(address.workflow, self.find(address)[0])
-
-    def _read_claim(self, workflow: str, number: int) -> Claim:
-        scope, name, run, params, created, started, code, claims, undoing, schedule = self._execute(
-            "SELECT scope, id, run, params, created, started, code, claims, undoing, schedule FROM instances"
-            " WHERE number = ?",
-            (number,),
-        ).fetchone()
-        kept = self._execute("SELECT digest FROM codes WHERE number = ?", (code,)).fetchone() if code else None
-        digest = None if kept is None else kept[0]  # what no unfinished instance needs is not kept
-        history: tuple[StepRecord, ...] = ()
-        if started is not None or run > 1:
-            query = f"{_HISTORY} WHERE instance = ? ORDER BY finished IS NULL, finished, position"
-            history = tuple(_step(row, self.unseal) for row in self._execute(query, (number,)).fetchall())
-        address = Address(workflow, scope, name)
-        fired = None if schedule is None else Fired(*json.loads(schedule))
-        params = self.unseal(params)
-        return Claim(number, address, run, params, created, digest, history, claims + 1, unpack_error(undoing), fired)
-
-    def _claim(self, workflow: str, number: int, now: int) -> Claim:
-        claim = self._read_claim(workflow, number)
-        self.change(number, now, "running")
-        if claim.claims > 1:  # pieces of results that nobody finished
-            self._execute(
-                "DELETE FROM chunks WHERE instance = ? AND NOT EXISTS (SELECT 1 FROM steps WHERE kind = 'do'"
-                " AND steps.instance = chunks.instance AND steps.name = chunks.name AND steps.count = chunks.count"
-                " AND size IS NOT NULL)",
-                (number,),
-            )
-        self._execute(
-            "UPDATE instances SET status = 'running', started = coalesce(started, ?), wake_at = NULL,"
-            f" claims = claims + 1, progress = {_PROGRESS} WHERE number = ?",
-            (now, number, number),
-        )
-        return claim
-
     def finish(
         self,
         number: int,
@@ -387,116 +274,14 @@ class Store:
         self._execute("DELETE FROM events WHERE instance = ?", (number,))
         self._execute("DELETE FROM event_ids WHERE instance = ?", (number,))
 
-    def release(self, number: int, keys: tuple[Key, ...], now: int) -> Standing:
-        """The run is dropped.
+    # Standing
 
-        It waits for the earliest of these steps; if one is over by now, or none given, it queues.
-        """
-        status = self._status(number)
-        if status in FINAL:
-            raise RunOver
-        if status is Status.WAITING_FOR_PAUSE:
-            return self.stand(number, Status.PAUSED, now, paused_at=now)
-        due = [
-            self._execute(
-                "SELECT due FROM steps WHERE instance = ? AND kind = ? AND name = ? AND count = ?"
-                " AND state IN ('waiting', 'retrying')",
-                (number, *key),
-            ).fetchone()
-            for key in keys
-        ]
-        if not due or None in due:
-            return self.stand(number, Status.QUEUED, now, wake_at=now)
-        return self.stand(number, Status.WAITING, now, wake_at=min(row[0] for row in due))
-
-    def lose(self, number: int, progressed: bool, reason: str, now: int) -> Standing:
-        """The run was lost with its process.
-
-        It is queued again, now or after a delay, unless that happens too often.
-        """
-        status, losses = self._execute("SELECT status, losses FROM instances WHERE number = ?", (number,)).fetchone()
-        if Status(status) in FINAL:
-            raise RunOver
-        losses = 1 if progressed else losses + 1
-        self._execute("UPDATE instances SET losses = ? WHERE number = ?", (losses, number))
-        delay = restart_delay(losses)
-        if delay is None:
-            error = ErrorRecord("CrashLoop", f"lost {losses} runs in a row without progress; the last one: {reason}")
-            self.finish(number, Status.ERRORED, None, error, now)
-            return Standing(Status.ERRORED, error=error)
-        if status == Status.WAITING_FOR_PAUSE:
-            return self.stand(number, Status.PAUSED, now, paused_at=now)
-        return self.stand(number, Status.WAITING if delay else Status.QUEUED, now, wake_at=now + delay)
-
-    def postpone(self, number: int, progressed: bool, now: int) -> Standing:
-        """The host could not run it. It waits, longer each time, and nothing is counted against it."""
-        query = "SELECT status, postponed FROM instances WHERE number = ?"
-        status, times = self._execute(query, (number,)).fetchone()
-        if Status(status) in FINAL:
-            raise RunOver
-        times = 1 if progressed else times + 1
-        self._execute("UPDATE instances SET postponed = ? WHERE number = ?", (times, number))
-        if status == Status.WAITING_FOR_PAUSE:
-            return self.stand(number, Status.PAUSED, now, paused_at=now)
-        return self.stand(number, Status.WAITING, now, wake_at=now + postponement(times))
-
-    def recover(self, workflow: str, now: int, retention: Retention = DEFAULT_RETENTION) -> None:
-        """Register the workflow, and settle the account of a host that died: what it was running, it has
-        lost.
-        """
+    def register(self, workflow: str) -> None:
+        """Give the workflow a number, if it has none."""
         if workflow not in self._workflows:
             number = self._execute("INSERT INTO workflows (name) VALUES (?)", (workflow,)).lastrowid
             assert number is not None
             self._workflows[workflow] = number
-        self._execute(
-            "UPDATE workflows SET keep_success = ?, keep_error = ? WHERE number = ?",
-            (retention.success_ms, retention.error_ms, self.key(workflow)),
-        )
-        rows = self._execute(
-            f"SELECT number, progress < {_PROGRESS.replace('?', 'instances.number')} FROM instances"
-            " WHERE workflow = ? AND status IN ('running', 'waitingForPause')",
-            (self.key(workflow),),
-        ).fetchall()
-        for number, progressed in rows:
-            self.lose(number, bool(progressed), "the host process died", now)
-
-    def reclaim(self, workflow: str, alive: tuple[int, ...], now: int) -> None:
-        """After a commit of unknown outcome: queue what is claimed here but was never started."""
-        rows = self._execute(
-            "SELECT number FROM instances WHERE workflow = ? AND status IN ('running', 'waitingForPause')",
-            (self.key(workflow),),
-        ).fetchall()
-        for (number,) in rows:
-            if number not in alive:
-                self.release(number, (), now)
-
-    # Control
-
-    def pause(self, address: Address, now: int) -> Standing:
-        number, status = self.unfinished(address)
-        if status is Status.RUNNING:
-            return self.stand(number, Status.WAITING_FOR_PAUSE, now)
-        if status in {Status.QUEUED, Status.WAITING}:
-            return self.stand(number, Status.PAUSED, now, paused_at=now)
-        return Standing(status)
-
-    def resume(self, address: Address, now: int) -> Standing:
-        """Every pending deadline moves by the length of the pause."""
-        number, status = self.unfinished(address)
-        if status is Status.WAITING_FOR_PAUSE:
-            return self.stand(number, Status.RUNNING, now)
-        if status is not Status.PAUSED:
-            return Standing(status)
-        self._execute(
-            "UPDATE steps SET due = due + max(0, ? - (SELECT paused_at FROM instances WHERE number = ?))"
-            " WHERE instance = ? AND state IN ('waiting', 'retrying')",
-            (now, number, number),
-        )
-        return self.stand(number, Status.QUEUED, now, wake_at=now)
-
-    def terminate(self, address: Address, error: ErrorRecord, now: int) -> None:
-        number, _ = self.unfinished(address)
-        self.finish(number, Status.TERMINATED, None, error, now)
 
     def key(self, workflow: str) -> int:
         try:
@@ -511,9 +296,6 @@ class Store:
                 f"instance {address.id!r} has ended ({status.value}); it takes no events and no controls"
             )
         return number, status
-
-    def _status(self, number: int) -> Status:
-        return Status(self._execute("SELECT status FROM instances WHERE number = ?", (number,)).fetchone()[0])
 
     def stand(
         self, number: int, status: Status, now: int, *, wake_at: int | None = None, paused_at: int | None = None

@@ -23,7 +23,7 @@ from cloister.engine import (
 from cloister.ipc import CapabilityError, IpcError, RpcTarget
 from cloister.sandbox import LayerMissing, LimitExceeded, Limits, Policy, SandboxDied, SandboxError, SandboxUnavailable
 
-from .binding import DynamicInstance, DynamicWorkflowBinding, wrap_schedule, wrap_workflow_binding
+from .binding import DynamicWorkflowBinding, wrap_schedule, wrap_workflow_binding
 from .code import Data, Json, TailLine, Text, WorkerCode
 from .dispatch import (
     DispatchContext,
@@ -45,6 +45,7 @@ from .errors import (
 )
 from .events import LoaderEvent, LoaderStatistics
 from .host import Host
+from .instance import DynamicInstance
 from .loader import Loader
 
 __all__ = [

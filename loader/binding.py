@@ -6,29 +6,23 @@ and outputs of a tenant pass through as the bytes they are.
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, overload
 
 from cloister.engine import (
     Child,
     Encoded,
-    HistoryEvent,
-    Instance,
     Page,
-    Rehearsal,
     Schedule,
     Workflow,
-    WorkflowEntrypoint,
 )
-from cloister.ipc import CapabilityError, PayloadError, values
-from cloister.ipc.capabilities import Channel
+from cloister.ipc import PayloadError, values
 
+from .answers import Answering, Parts, only, read_options
 from .dispatch import wrap
+from .instance import DynamicInstance
 
-Parts = list[bytes]
-_NONE: Final = values.dumps(None)
 _WITHIN: Final = "\ufdd0"
 """Stands between the scopes of nested bindings. It is no character, so no scope is another's by chance."""
 
@@ -76,34 +70,7 @@ def _unbound() -> Workflow:
     raise AssertionError("a schedule is wrapped without a workflow")
 
 
-class _Answering:
-    """Answers calls of a guest by a table of methods, each of which gets its options still encoded."""
-
-    _methods: Mapping[str, Callable[..., Awaitable[Any]]] = {}
-
-    @property
-    def attributes(self) -> Mapping[str, Any]:
-        """What a stub knows without asking."""
-        return {}
-
-    async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
-        """One call from a sandbox."""
-        function = self._methods.get(method)
-        if function is None:
-            raise CapabilityError(f"a workflow binding has no method {method!r}; it has {', '.join(self._methods)}")
-        values.scan(payload)  # before anything is taken apart: a list of millions costs its sender nothing
-        match values.split(payload):
-            case [args, kwargs]:
-                positional, named = values.split(args), values.split(kwargs)
-            case _:
-                raise PayloadError("a call carries a list of arguments and a map of named ones")
-        if not isinstance(positional, list) or not isinstance(named, dict):
-            raise PayloadError("a call carries a list of arguments and a map of named ones")
-        result = await function(self, positional, named)
-        return result.data if isinstance(result, Encoded) else channel.encode(result)
-
-
-class DynamicWorkflowBinding(_Answering):
+class DynamicWorkflowBinding(Answering):
     """See `wrap_workflow_binding`."""
 
     def __init__(self, workflow: Workflow | Callable[[], Workflow], layers: tuple[bytes, ...], scope: str) -> None:
@@ -177,19 +144,19 @@ class DynamicWorkflowBinding(_Answering):
         return {**options, "params": encoded}
 
     async def _create(self, args: Parts, named: dict[str, bytes]) -> DynamicInstance:
-        return await self.create(_options([*args[:1], values.join(named)]))
+        return await self.create(read_options([*args[:1], values.join(named)]))
 
     async def _create_batch(self, args: Parts, named: dict[str, bytes]) -> Any:
         given = args or [values.join(named)]
         entries = values.split(given[0]) if len(given) == 1 and not (args and named) else None
         if isinstance(entries, list):
-            return await self.create_batch([_options([entry]) for entry in entries])
+            return await self.create_batch([read_options([entry]) for entry in entries])
         if not isinstance(entries, dict) or not entries:
             raise TypeError("create_batch() takes one list of instances to create, or a dict of `instances` or `count`")
         listed = entries.pop("instances", None)
-        options = _options([values.join(entries)])
+        options = read_options([values.join(entries)])
         if listed is not None:
-            options["instances"] = [_options([entry]) for entry in _listed(listed)]
+            options["instances"] = [read_options([entry]) for entry in _listed(listed)]
         return await self.create_batch(options)
 
     async def _list(self, args: Parts, named: dict[str, bytes]) -> dict[str, Any]:
@@ -197,7 +164,7 @@ class DynamicWorkflowBinding(_Answering):
         return {"instances": [summary.plain() for summary in page.instances], "cursor": page.cursor}
 
     async def _delete_batch(self, args: Parts, named: dict[str, bytes]) -> dict[str, Any]:
-        return await self.delete_batch(_only(args, named, "ids"))
+        return await self.delete_batch(only(args, named, "ids"))
 
     async def _bulk(self, args: Parts, named: dict[str, bytes]) -> dict[str, int]:
         if not args:
@@ -205,7 +172,7 @@ class DynamicWorkflowBinding(_Answering):
         return await self.bulk(values.loads(args[0]), **_filters([*args[1:2], values.join(named)], set()))
 
     async def _get(self, args: Parts, named: dict[str, bytes]) -> DynamicInstance:
-        return await self.get(_only(args, named, "id"))
+        return await self.get(only(args, named, "id"))
 
     _methods = {
         "create": _create,
@@ -217,145 +184,6 @@ class DynamicWorkflowBinding(_Answering):
         "deleteBatch": _delete_batch,
         "bulk": _bulk,
     }
-
-
-class DynamicInstance(_Answering):
-    """One of the tenant's instances."""
-
-    def __init__(self, instance: Instance) -> None:
-        self._instance = instance
-        self.id = instance.id
-
-    @property
-    def attributes(self) -> Mapping[str, Any]:
-        """The id, which a stub knows without asking."""
-        return {"id": self.id}
-
-    async def status(self) -> dict[str, Any]:
-        """See `cloister.engine.Instance.status`."""
-        return await self._instance.status()
-
-    async def pause(self) -> None:
-        """See `cloister.engine.Instance.pause`."""
-        await self._instance.pause()
-
-    async def resume(self) -> None:
-        """See `cloister.engine.Instance.resume`."""
-        await self._instance.resume()
-
-    async def terminate(self, options: Mapping[str, Any] | None = None, /, *, rollback: bool = False) -> None:
-        """See `cloister.engine.Instance.terminate`."""
-        await self._instance.terminate(rollback=rollback or bool((options or {}).get("rollback")))
-
-    async def restart(self, *, from_step: object = None) -> None:
-        """See `cloister.engine.Instance.restart`."""
-        await self._instance.restart(from_step=from_step)
-
-    async def delete(self) -> None:
-        """See `cloister.engine.Instance.delete`."""
-        await self._instance.delete()
-
-    async def rehearse(self, entrypoint: type[WorkflowEntrypoint] | None = None) -> Rehearsal:
-        """See `cloister.engine.Instance.rehearse`. For the host."""
-        return await self._instance.rehearse(entrypoint)
-
-    async def send_event(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> None:
-        """See `cloister.engine.Instance.send_event`."""
-        await self._instance.send_event(options, **more)
-
-    def subscribe(self, cursor: int | None = None, *, types: object = None) -> AsyncIterator[HistoryEvent]:
-        """See `cloister.engine.Instance.subscribe`."""
-        return self._instance.subscribe(cursor, types=types)
-
-    async def result(self, timeout: float | None = None) -> Any:
-        """See `cloister.engine.Instance.result`."""
-        return await self._instance.result(timeout)
-
-    async def _status(self, args: Parts, named: dict[str, bytes]) -> Encoded:
-        status = await self._instance.status_encoded()
-        output = status.pop("output")
-        parts = {name: values.dumps(value) for name, value in status.items()}
-        return Encoded(values.join({**parts, "output": output.data if output is not None else _NONE}))
-
-    async def _send_event(self, args: Parts, named: dict[str, bytes]) -> None:
-        await self._instance.send_event(_options([*args[:1], values.join(named)], opaque="payload"))
-
-    async def _pause(self, args: Parts, named: dict[str, bytes]) -> None:
-        await self.pause()
-
-    async def _resume(self, args: Parts, named: dict[str, bytes]) -> None:
-        await self.resume()
-
-    async def _terminate(self, args: Parts, named: dict[str, bytes]) -> None:
-        await self.terminate(_options([*args[:1], values.join(named)]))
-
-    async def _restart(self, args: Parts, named: dict[str, bytes]) -> None:
-        given = _options([*args[:1], values.join(named)])
-        if not given.keys() <= {"from", "from_step", "fromStep"} or len(given) > 1:
-            raise TypeError("restart() takes one option: `from`, the step to begin from")
-        await self.restart(from_step=next(iter(given.values()), None))
-
-    async def _delete(self, args: Parts, named: dict[str, bytes]) -> None:
-        await self.delete()
-
-    async def _subscribe(self, args: Parts, named: dict[str, bytes]) -> Subscription:
-        given = _options([*args[:1], values.join(named)])
-        if not given.keys() <= {"cursor", "filter", "types"} or {"filter", "types"} <= given.keys():
-            raise TypeError("subscribe() takes `cursor`, and `filter`, a list of the types that are wanted")
-        types = given.get("filter", given.get("types"))
-        return Subscription(self.id, self.subscribe(given.get("cursor"), types=types))
-
-    _methods = {
-        "status": _status,
-        "subscribe": _subscribe,
-        "restart": _restart,
-        "delete": _delete,
-        "pause": _pause,
-        "resume": _resume,
-        "terminate": _terminate,
-        "send_event": _send_event,
-        "sendEvent": _send_event,
-    }
-
-    def __repr__(self) -> str:
-        return f"<DynamicInstance {self.id!r}>"
-
-
-class Subscription(_Answering):
-    """What a tenant gets for `subscribe`: `next()` gives `{done, value}`, so that it can be iterated over."""
-
-    def __init__(self, instance_id: str, events: AsyncIterator[HistoryEvent]) -> None:
-        self._id = instance_id
-        self._events = events
-        self._turn = asyncio.Lock()
-
-    async def _next(self, args: Parts, named: dict[str, bytes]) -> dict[str, Any]:
-        async with self._turn:
-            event = await anext(self._events, None)
-        return {"done": event is None, "value": None if event is None else event.plain(self._id)}
-
-    _methods = {"next": _next}
-
-
-def _options(parts: Sequence[bytes], *, opaque: str = "params") -> dict[str, Any]:
-    """Encoded maps of options as one, all read but the tenant's own value, which is only checked for its form."""
-    found: dict[str, Any] = {}
-    for part in parts:
-        if part == _NONE:
-            continue
-        try:
-            options = values.split(part)
-        except PayloadError as error:
-            raise TypeError(f"options are a dict: {error}") from error
-        if not isinstance(options, dict):
-            raise TypeError("options are a dict")
-        for name, value in options.items():
-            if name == opaque:
-                values.scan(value)
-                found[name] = Encoded(value)
-            else:
-                found[name] = values.loads(value)
-    return found
 
 
 def _listed(data: bytes) -> list[bytes]:
@@ -378,15 +206,9 @@ _FILTERS: Final = {
 
 def _filters(parts: Sequence[bytes], more: set[str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, value in _options(parts).items():
+    for name, value in read_options(parts).items():
         known = _FILTERS.get(name)
         if known is None or (known in {"limit", "cursor"} and known not in more):
             raise TypeError(f"{name!r:.40} is no filter; there are status, labels, created_from and created_before")
         found[known] = value
     return found
-
-
-def _only(args: list[bytes], named: Mapping[str, bytes], name: str) -> Any:
-    if len(args) + len(named) != 1 or (named and name not in named):
-        raise TypeError(f"one argument is expected: {name}")
-    return values.loads(args[0] if args else named[name])

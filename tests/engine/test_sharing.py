@@ -110,7 +110,7 @@ async def test_every_scope_has_its_turn_however_many_there_are(
     open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also more than are looked at together: one round gives one slot to each, the nameless scope included."""
-    monkeypatch.setattr("cloister.engine.store.SCOPE_CHUNK", 4)
+    monkeypatch.setattr("cloister.engine.store_queue.SCOPE_CHUNK", 4)
     log: list[str] = []
     async with open_engine() as engine:
         workflow = engine.workflow("w", Job, concurrency=3, env=(clock, log))

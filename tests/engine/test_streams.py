@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cloister.engine import ByteStream, Engine, StepFailed, WorkflowEntrypoint, journal
+from cloister.engine import ByteStream, Engine, StepFailed, WorkflowEntrypoint, room
 from cloister.engine.rules import MAX_CHUNK
 
 if TYPE_CHECKING:
@@ -222,7 +222,7 @@ async def test_streams_side_by_side_share_the_room_of_their_instance(
     open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is not finished counts as well."""
-    monkeypatch.setattr(journal, "MAX_STATE", 5 * MAX_CHUNK)
+    monkeypatch.setattr(room, "MAX_STATE", 5 * MAX_CHUNK)
 
     async def body(event: Any, step: Any) -> Any:
         over = asyncio.Event()

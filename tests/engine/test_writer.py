@@ -14,6 +14,7 @@ from cloister.engine.database import connect
 from cloister.engine.options import Creation
 from cloister.engine.records import Address
 from cloister.engine.store import Store
+from cloister.engine.store_queue import recover
 from cloister.engine.writer import Writer
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
 async def open_writer(path: Path) -> AsyncIterator[Writer]:
     writer = Writer(lambda: Store(connect(path, "full")))
     await writer.open()
-    await writer.submit(Store.recover, "w", 0)
+    await writer.submit(recover, "w", 0)
     yield writer
     await writer.close()
 

@@ -1,0 +1,298 @@
+"""A handle on one instance: what a host asks of it, and does with it.
+
+It holds nothing but the address, and stays valid for as long as the instance exists.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from cloister.ipc import values
+
+from .errors import InstanceAlreadyExists, InstanceFailed
+from .history import HistoryEvent, check_cursor, check_types, follow
+from .options import Creation
+from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
+from .rehearsal import Rehearsal, rehearse
+from .rules import bounded_error, check_count, check_name, encode
+from .scheduler import End, Scheduler
+from .store import pack_error
+from .store_catalogue import Catalogue
+from .store_queue import peek
+from .store_surgery import interventions
+
+if TYPE_CHECKING:
+    from .step import WorkflowEntrypoint
+
+_KINDS: dict[object, StepKind] = {"do": "do", "sleep": "sleep", "wait": "wait"}
+_KINDS |= {"waitForEvent": "wait", "wait_for_event": "wait"}
+_NOTHING: Any = object()
+
+
+class Instance:
+    """A handle: it stays valid as long as the instance exists, and holds nothing but the address."""
+
+    def __init__(self, scheduler: Scheduler, address: Address) -> None:
+        self._scheduler = scheduler
+        self._address = address
+        self.scope = address.scope
+        self.id = address.id
+
+    async def status(self) -> dict[str, Any]:
+        """Where it stands: `status`, `output`, `error`, `trouble` (what keeps it from going on, in words), `labels`,
+        the number of its `run`, `rollback` ("running", "complete", or in words why it stopped), and every `steps`
+        entry so far.
+
+        Times are in milliseconds: `created`, `started`, `ended`, `wakes` (while it waits), `paused` (while it is), and
+        `expires`, after which it is not kept any longer.
+        """
+        status = await self.status_encoded()
+        if status["output"] is not None:
+            status["output"] = values.loads(status["output"].data, trusted=True)
+        return status
+
+    async def status_encoded(self) -> dict[str, Any]:
+        """The same with the output, if there is one, as `Encoded`: for passing it on without reading it."""
+        before = self._running()
+        instance, rows = await self._scheduler.reader.ask(Catalogue.look, self._address)
+        status, output, error, run_number, created, started, ended, *rest = instance
+        wake_at, paused_at, expires, undoing, undone, labels = rest
+        running = before.items() & self._running().items() if status not in FINAL else set()
+        steps = [_step(*row, running={key for key, _ in running}) for row in rows]
+        recorded = {(kind, name, count) for kind, name, count, *_ in rows}
+        begun = {} if status in FINAL else {key: since for key, since in before.items() if key not in recorded}
+        steps += [_step(*key, "running", 1, since, None, None, running=set()) for key, since in begun.items()]
+        return {
+            "status": status,
+            "output": None if output is None else Encoded(output),
+            "error": _plain_error(error),
+            "trouble": None if status in FINAL else self._scheduler.troubles.get(self._address),
+            "run": run_number,
+            "created": created,
+            "started": started,
+            "ended": ended,
+            "rollback": undone or ("running" if undoing is not None else None),
+            "wakes": wake_at if status == Status.WAITING else None,
+            "paused": paused_at,
+            "expires": expires,
+            "labels": labels,
+            "steps": steps,
+        }
+
+    def _running(self) -> dict[Key, int]:
+        """Steps in progress, which are in memory only, and since when."""
+        run = self._scheduler.active.get(self._address)
+        return {} if run is None else run.journal.running()
+
+    async def rehearse(self, entrypoint: type[WorkflowEntrypoint] | None = None, *, env: Any = None) -> Rehearsal:
+        """Replay what is recorded with this class, or with the one that is registered, without running a step or
+        recording anything: whether the instance could go on with it. `TimeoutError` if that cannot be found out.
+        """
+        scheduler = self._scheduler
+        claim = await scheduler.writer.submit(peek, self._address)
+        kind = scheduler.entrypoint if entrypoint is None else entrypoint
+        return await rehearse(claim, kind, scheduler.env if env is None else env, scheduler.writer, scheduler.clock)
+
+    async def pause(self) -> None:
+        """Let steps in flight finish, then hold. Deadlines move by the length of the pause."""
+        await self._scheduler.pause(self._address)
+
+    async def resume(self) -> None:
+        """Go on after a pause, or call off one that has not begun yet."""
+        await self._scheduler.resume(self._address)
+
+    async def terminate(self, *, rollback: bool = False) -> None:
+        """End it for good, now. What its steps still do is not recorded. With `rollback`, steps that have a handler for
+        it are taken back first, the last one first; `status()["rollback"]` says how that ended.
+        """
+        await (self._scheduler.undo if rollback else self._scheduler.terminate)(self._address)
+
+    async def restart(self, *, from_step: object = None) -> None:
+        """Begin again as a new run, whatever it is doing or has done: its records and the events that nobody took are
+        wiped, its params stay.
+
+        From a step on (its name, or a dict of `name`, `count` and `type`), what began before that step keeps its
+        record; `StepNotFound` if there is no such step. The code is the newest, or, from a step, what it was.
+        """
+        await self._scheduler.restart(self._address, None if from_step is None else _step_key(from_step))
+
+    async def fork(
+        self, options: Mapping[str, Any] | None = None, /, *, from_step: object = None, **more: Any
+    ) -> Instance:
+        """Create another instance in the same scope that goes on from this one's records: those of steps that began
+        before `from_step` (its name, or a dict of `name`, `count` and `type`), or all that have ended. It has the same
+        params, code and time of creation, and runs by itself from then on; this one is left alone.
+
+        Options are `id`, `labels` and `retention`. `StepNotFound`, `InstanceAlreadyExists`.
+        """
+        given = {**(options or {}), **more}
+        if strange := given.keys() - {"id", "labels", "retention"}:
+            raise TypeError(f"fork() has no option {min(strange)!r}")
+        creation = Creation.read(given)
+        step = None if from_step is None else _step_key(from_step)
+        if not await self._scheduler.fork(self._address, step, creation):
+            raise InstanceAlreadyExists(f"workflow {self._address.workflow!r} has an instance {creation.id!r} already")
+        return Instance(self._scheduler, self._address._replace(id=creation.id))
+
+    async def override(
+        self,
+        step: object,
+        *,
+        author: str,
+        reason: str,
+        result: Any = _NOTHING,
+        error: tuple[str, str] | None = None,
+    ) -> None:
+        """Replace the outcome of a step of an unfinished instance (its name, or a dict of `name` and `count`) by a
+        result, or by an error's name and message. A run that is under way is stopped, and goes on from the records;
+        what they say of later steps stays. Who did it, why, and what was there before is kept: see `interventions`.
+
+        `StepNotFound` if there is no record of the step, `InstanceFinished`.
+        """
+        key = _step_key(step)
+        if key[0] != "do":
+            raise ValueError("only the outcome of a step that does something can be replaced")
+        if (result is _NOTHING) == (error is None):
+            raise TypeError("override() takes either a result or an error")
+        account = (check_name(author, what="author"), check_name(reason, what="reason"))
+        value = None if result is _NOTHING else encode(result, "the result")
+        failure = None if error is None else pack_error(bounded_error(ErrorRecord(*error)))
+        await self._scheduler.override(self._address, key, (value, failure), account)
+
+    async def interventions(self) -> list[dict[str, Any]]:
+        """What was changed by hand: dicts of `at`, `author`, `reason`, `name`, `count`, and of what was recorded
+        before, the `result` or the `error`.
+        """
+        found = await self._scheduler.writer.submit(interventions, self._address)
+        return [
+            {
+                "at": each.at,
+                "author": each.author,
+                "reason": each.reason,
+                "name": each.step[1],
+                "count": each.step[2],
+                "result": None if each.value is None else values.loads(each.value, trusted=True),
+                "error": _plain_error(each.error),
+            }
+            for each in found
+        ]
+
+    async def delete(self) -> None:
+        """Stop it and forget it, now, whatever it is doing: its id is free. Nothing is rolled back."""
+        await self._scheduler.delete(self._address)
+
+    async def send_event(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> None:
+        """Send an event: options are `type`, `payload`, and `id`, by which a repeated send is recognised and
+        ignored.
+        """
+        given = {**(options or {}), **more}
+        if "type" not in given:
+            raise TypeError("an event needs a `type`")
+        event_type = check_name(given["type"], what="event type")
+        event_id = given.get("id")
+        if event_id is not None:
+            check_name(event_id, what="event id")
+        now = self._scheduler.clock.now()
+        event = EventRecord(event_type, encode(given.get("payload"), "the payload of the event"), now).encode()
+        await self._scheduler.send_event(self._address, event_type, event, event_id, now)
+
+    def subscribe(self, cursor: int | None = None, *, types: object = None) -> AsyncIterator[HistoryEvent]:
+        """What happened to it so far, then what happens, until it has ended: `async for event in i.subscribe()`.
+
+        With a cursor (the `id` of the last event that was dealt with) only what came later. `types` names the events
+        that are wanted; the iterator ends with the instance whether or not its end is among them. A restart wipes the
+        outcomes of steps from the history, and of all else nothing. Raises `InstanceNotFound`, `InvalidCursor`.
+        """
+        return self._follow(check_cursor(cursor), check_types(types))
+
+    async def _follow(self, after: int, types: frozenset[str]) -> AsyncIterator[HistoryEvent]:
+        scheduler = self._scheduler
+        number = await scheduler.reader.ask(Catalogue.find, self._address)
+
+        def read(*place: int) -> Awaitable[tuple[list[HistoryEvent], bool]]:
+            return scheduler.reader.ask(Catalogue.history, *place)
+
+        async with contextlib.aclosing(follow(number, read, scheduler.watchers, after, types)) as events:
+            async for event in events:
+                yield event
+
+    async def result(self, timeout: float | None = None) -> Any:
+        """Wait for the end and return the output; `InstanceFailed` if there is none, `TimeoutError` after
+        `timeout` seconds.
+        """
+        ending = self._scheduler.listen(self._address)
+        timer = None
+        try:
+            run = self._scheduler.active.get(self._address)
+            if run is None or run.stopping is not None:  # else it has not ended, and its end will be told
+                status, output, error = await self._scheduler.reader.ask(Catalogue.ending, self._address)
+                if status in FINAL:
+                    return _result(End(status, output, error))
+            if timeout is not None:
+                timer = self._scheduler.clock.call_later(timeout, lambda: _expire(ending, timeout))
+            return _result(await ending)
+        finally:
+            ending.cancel()
+            if timer is not None:
+                timer.cancel()
+
+    def __repr__(self) -> str:
+        where = f" of scope {self.scope!r}" if self.scope else ""
+        return f"<Instance {self.id!r}{where} of {self._scheduler.workflow_name!r}>"
+
+
+def _step_key(step: object) -> Key:
+    """A step as a caller names it: its name, or a dict of `name`, `count` (1) and `type` ("do")."""
+    named = {"name": step} if isinstance(step, str) else step
+    if not isinstance(named, Mapping) or not named.keys() <= {"name", "count", "type"}:
+        raise TypeError("a step is named by its name, or by a dict of `name`, `count` and `type`")
+    kind = _KINDS.get(named.get("type", "do"))
+    if kind is None:
+        raise ValueError(f"{named.get('type')!r:.40} is no type of step; there are do, sleep and wait")
+    return kind, check_name(named.get("name")), check_count(named.get("count", 1))
+
+
+def _expire(ending: asyncio.Future[End], timeout: float) -> None:
+    if not ending.done():
+        ending.set_exception(TimeoutError(f"the instance has not ended within {timeout} seconds"))
+
+
+def _result(end: End) -> Any:
+    if end.status is Status.COMPLETE and end.output is not None:
+        return values.loads(end.output, trusted=True)
+    error = end.error or ErrorRecord("Error", "")
+    raise InstanceFailed(error.name, error.message)
+
+
+def _plain_error(error: ErrorRecord | None) -> dict[str, str] | None:
+    return None if error is None else {"name": error.name, "message": error.message}
+
+
+def _step(
+    kind: StepKind,
+    name: str,
+    count: int,
+    state: str,
+    attempts: int,
+    started: int | None,
+    ended: int | None,
+    error: ErrorRecord | None,
+    *,
+    running: set[Key],
+) -> dict[str, Any]:
+    """One entry of a status. A retrying step whose next attempt is in progress is running."""
+    if state == "retrying" and (kind, name, count) in running:
+        state, attempts = "running", attempts + 1
+    return {
+        "kind": kind,
+        "name": name,
+        "count": count,
+        "status": state,
+        "attempts": attempts,
+        "started": started,
+        "ended": ended,
+        "error": _plain_error(error),
+    }

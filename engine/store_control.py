@@ -1,0 +1,39 @@
+"""The verbs by which somebody outside steers an instance: hold it, let it go on, end it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .records import Address, ErrorRecord, Standing, Status
+
+if TYPE_CHECKING:
+    from .store import Store
+
+
+def pause(store: Store, address: Address, now: int) -> Standing:
+    number, status = store.unfinished(address)
+    if status is Status.RUNNING:
+        return store.stand(number, Status.WAITING_FOR_PAUSE, now)
+    if status in {Status.QUEUED, Status.WAITING}:
+        return store.stand(number, Status.PAUSED, now, paused_at=now)
+    return Standing(status)
+
+
+def resume(store: Store, address: Address, now: int) -> Standing:
+    """Every pending deadline moves by the length of the pause."""
+    number, status = store.unfinished(address)
+    if status is Status.WAITING_FOR_PAUSE:
+        return store.stand(number, Status.RUNNING, now)
+    if status is not Status.PAUSED:
+        return Standing(status)
+    store.execute(
+        "UPDATE steps SET due = due + max(0, ? - (SELECT paused_at FROM instances WHERE number = ?))"
+        " WHERE instance = ? AND state IN ('waiting', 'retrying')",
+        (now, number, number),
+    )
+    return store.stand(number, Status.QUEUED, now, wake_at=now)
+
+
+def terminate(store: Store, address: Address, error: ErrorRecord, now: int) -> None:
+    number, _ = store.unfinished(address)
+    store.finish(number, Status.TERMINATED, None, error, now)

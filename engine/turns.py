@@ -1,0 +1,48 @@
+"""The order in which a run learns of outcomes: that in which they were recorded, whoever asked first."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .records import Key
+
+
+class Turns:
+    """A queue of those who are about to return to the run."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[Key] = deque()
+        self._passed = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def join(self, key: Key) -> None:
+        """An outcome was recorded."""
+        self._waiting.append(key)
+
+    async def come(self, key: Key, check: Callable[[], None]) -> None:
+        """Wait until nobody is before it any longer. `check` is asked after each that passes, and may raise."""
+        while True:
+            if key not in self._waiting:
+                self._waiting.append(key)
+            if self._waiting[0] == key:
+                return
+            self._passed.clear()
+            await self._passed.wait()
+            check()
+
+    def leave(self, key: Key) -> None:
+        """It has returned, or will not."""
+        if key in self._waiting:
+            self._waiting.remove(key)
+            self._passed.set()
+
+    def end(self) -> None:
+        """Whoever waits is to look again."""
+        self._passed.set()
