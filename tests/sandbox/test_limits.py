@@ -87,9 +87,14 @@ def test_a_line_may_be_refused_before_it_is_read() -> None:
 async def test_lines_that_are_dropped_are_not_read(boot: Boot, until: Until, monkeypatch: pytest.MonkeyPatch) -> None:
     """Only what is taken costs the host more than a look, and the tenant goes on."""
     tenant = await boot()
-    read: list[object] = []
+    read: list[str] = []
     hear = tenant.sandbox._peer._on_note
-    monkeypatch.setattr(tenant.sandbox._peer, "_on_note", lambda *note: (read.append(note), hear(*note)))
+
+    def watched(topic: str, payload: bytes) -> None:
+        read.append(topic)
+        hear(topic, payload)
+
+    monkeypatch.setattr(tenant.sandbox._peer, "_on_note", watched)
     monkeypatch.setattr(tenant.sandbox.tail._lines, "rate", 0.0)
     monkeypatch.setattr(tenant.sandbox.tail._lines, "_left", 5.0)
     await tenant.do("def main():\n    for n in range(50): print(n)")
