@@ -107,23 +107,23 @@ class Store:
         self._sealed = codec is not None
         codec = codec or Plain()
         self.seal, self.unseal = codec.encode, codec.decode
-        self.execute = self._execute = connection.execute
-        self._number: int = self._execute("SELECT value FROM counter").fetchone()[0]
+        self.execute = connection.execute
+        self._number: int = self.execute("SELECT value FROM counter").fetchone()[0]
         self._reserved = self._number
         self._expiring: int | None = None
         self._touched: set[int] = set()
         self.kin = Kin()
         self.watched: set[int] = set()
-        self.tables_of_instances = {name: key for name, key in self._execute(_TABLES).fetchall() if name in tables()}
-        self._workflows: dict[str, int] = dict(self._execute("SELECT name, number FROM workflows"))
-        self._execute(  # code that no unfinished instance can wake up on
+        self.tables_of_instances = {name: key for name, key in self.execute(_TABLES).fetchall() if name in tables()}
+        self._workflows: dict[str, int] = dict(self.execute("SELECT name, number FROM workflows"))
+        self.execute(  # code that no unfinished instance can wake up on
             "DELETE FROM codes WHERE number NOT IN"
             " (SELECT code FROM instances WHERE code IS NOT NULL AND ended IS NULL)"
         )
 
     def try_codec(self) -> None:
         """`CodecMismatch` if what was stored last cannot be read."""
-        row = self._execute("SELECT params FROM instances ORDER BY number DESC LIMIT 1").fetchone()
+        row = self.execute("SELECT params FROM instances ORDER BY number DESC LIMIT 1").fetchone()
         if row is not None:
             try:
                 values.scan(self.unseal(row[0]))
@@ -131,10 +131,10 @@ class Store:
                 raise CodecMismatch(f"the codec cannot read what is stored: {type(error).__name__}: {error}") from error
 
     def begin(self) -> None:
-        self._execute("BEGIN IMMEDIATE")
+        self.execute("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
-        self._execute("COMMIT")
+        self.execute("COMMIT")
 
     def guard(self, authorise: Callable[[int, str | None, str | None, str | None, str | None], int] | None) -> None:
         """Have statements asked about, or no longer."""
@@ -148,7 +148,7 @@ class Store:
         """Higher than every number that was ever given to an instance or an outcome."""
         if self._number == self._reserved:
             self._reserved += RESERVE
-            self._execute("UPDATE counter SET value = ?", (self._reserved,))
+            self.execute("UPDATE counter SET value = ?", (self._reserved,))
         self._number += 1
         return self._number
 
@@ -179,7 +179,7 @@ class Store:
         attempt: int | None = None, due: int | None = None, error: str | None = None,
     ) -> None:  # fmt: skip
         """A line of the instance's history. See `schema_5.sql`."""
-        self._execute(
+        self.execute(
             "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (number, self.next_number(), now, what, name, count, attempt, due, error),
         )
@@ -189,7 +189,7 @@ class Store:
 
     def _forget_changes(self, number: int) -> None:
         """Keep the history of an instance, which may be paused and resumed for ever, within bounds: the oldest goes."""
-        self._execute(
+        self.execute(
             "DELETE FROM changes WHERE instance = ? AND number <= (SELECT number FROM changes WHERE instance = ?"
             " ORDER BY number DESC LIMIT 1 OFFSET ?)",
             (number, number, MAX_CHANGES),
@@ -221,7 +221,7 @@ class Store:
         number = self.next_number()
         status, started = ("running", now) if claim else ("queued", None)
         retention = creation.retention
-        made = self._execute(
+        made = self.execute(
             "INSERT INTO instances (number, workflow, scope, id, status, params, created, started, claims,"
             " keep_success, keep_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (number, key, scope, creation.id, status, self.seal(creation.params), now, started, claim,
@@ -232,11 +232,11 @@ class Store:
         if claim:
             self.change(number, now, status)
         for label in creation.labels:
-            self._execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?)", (key, scope, *label, number))
+            self.execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?)", (key, scope, *label, number))
         return number
 
     def find(self, address: Address) -> tuple[int, Status]:
-        row = self._execute(
+        row = self.execute(
             "SELECT number, status FROM instances WHERE workflow = ? AND scope = ? AND id = ?",
             (self.key(address.workflow), address.scope, address.id),
         ).fetchone()
@@ -257,7 +257,7 @@ class Store:
         (`childless` says that there are none). Whoever awaits it is answered.
         """
         kept = "keep_success" if status is Status.COMPLETE else "keep_error"
-        done = self._execute(
+        done = self.execute(
             "UPDATE instances SET status = ?, output = ?, error = ?, ended = ?, wake_at = NULL, expires = ? + coalesce("
             f"{kept}, (SELECT {kept} FROM workflows WHERE number = workflow)) WHERE number = ? AND ended IS NULL"
             " RETURNING expires, parent, awaited",
@@ -271,15 +271,15 @@ class Store:
             store_children.answer(self, done[0][1:], status, output, error, now)
         if not childless:
             store_children.end_all(self, number, store_children.PARENT_ENDED, now)
-        self._execute("DELETE FROM events WHERE instance = ?", (number,))
-        self._execute("DELETE FROM event_ids WHERE instance = ?", (number,))
+        self.execute("DELETE FROM events WHERE instance = ?", (number,))
+        self.execute("DELETE FROM event_ids WHERE instance = ?", (number,))
 
     # Standing
 
     def register(self, workflow: str) -> None:
         """Give the workflow a number, if it has none."""
         if workflow not in self._workflows:
-            number = self._execute("INSERT INTO workflows (name) VALUES (?)", (workflow,)).lastrowid
+            number = self.execute("INSERT INTO workflows (name) VALUES (?)", (workflow,)).lastrowid
             assert number is not None
             self._workflows[workflow] = number
 
@@ -300,7 +300,7 @@ class Store:
     def stand(
         self, number: int, status: Status, now: int, *, wake_at: int | None = None, paused_at: int | None = None
     ) -> Standing:
-        self._execute(
+        self.execute(
             "UPDATE instances SET status = ?, wake_at = ?, paused_at = ? WHERE number = ?",
             (status.value, wake_at, paused_at, number),
         )
@@ -317,7 +317,7 @@ class Store:
         """
         if self._sealed and row[9] is not None:
             row = (*row[:9], self.seal(row[9]), *row[10:])
-        self._execute(_RECORD, (*row, None if row[-1] is None else self.next_number()))
+        self.execute(_RECORD, (*row, None if row[-1] is None else self.next_number()))
         number, kind, name, count, _, state, attempts, due, _, _, error = row[:11]
         if state == "retrying" and error is not None:
             self.change(number, now, "attempt", name, count, attempts, due, error)
@@ -331,7 +331,7 @@ class Store:
         """The oldest buffered event of the type, consumed by this wait; without one the wait is recorded as
         waiting.
         """
-        row = self._execute(
+        row = self.execute(
             "SELECT number, event FROM events WHERE instance = ? AND type = ? ORDER BY number LIMIT 1",
             (number, event_type),
         ).fetchone()
@@ -376,13 +376,13 @@ class Store:
             now,
             now,
         )
-        self._execute("DELETE FROM events WHERE number = ?", (row[0],))
+        self.execute("DELETE FROM events WHERE number = ?", (row[0],))
         return event
 
     def expire(self, number: int, name: str, count: int, error: ErrorRecord, now: int) -> bytes | None:
         """Record that the wait timed out, unless an event came first: then that event."""
         key = (number, name, count)
-        expired = self._execute(
+        expired = self.execute(
             "UPDATE steps SET state = 'failed', error = ?, ended = ?, finished = ?"
             " WHERE instance = ? AND kind = 'wait' AND name = ? AND count = ? AND state = 'waiting'",
             (pack_error(error), now, self.next_number(), *key),
@@ -390,7 +390,7 @@ class Store:
         if expired.rowcount:
             self.touch(number)
             return None
-        event: bytes = self._execute(
+        event: bytes = self.execute(
             "SELECT value FROM steps WHERE instance = ? AND kind = 'wait' AND name = ? AND count = ?", key
         ).fetchone()[0]
         return self.unseal(event)
@@ -403,22 +403,22 @@ class Store:
         event = self.seal(event)
         if (
             event_id is not None
-            and not self._execute(
+            and not self.execute(
                 "INSERT INTO event_ids (instance, id) VALUES (?, ?) ON CONFLICT DO NOTHING",
                 (number, event_id),
             ).rowcount
         ):
             return Standing(status), None
-        wait = self._execute(
+        wait = self.execute(
             "SELECT name, count FROM steps"
             " WHERE instance = ? AND type = ? AND kind = 'wait' AND state = 'waiting'"
             " ORDER BY position LIMIT 1",
             (number, event_type),
         ).fetchone()
         if wait is None:
-            self._execute("INSERT INTO events (instance, type, event) VALUES (?, ?, ?)", (number, event_type, event))
+            self.execute("INSERT INTO events (instance, type, event) VALUES (?, ?, ?)", (number, event_type, event))
             return Standing(status), None
-        self._execute(
+        self.execute(
             "UPDATE steps SET state = 'done', value = ?, ended = ?, finished = ?"
             " WHERE instance = ? AND kind = 'wait' AND name = ? AND count = ?",
             (event, now, self.next_number(), number, *wait),
@@ -432,13 +432,13 @@ class Store:
         """A piece of a step's result; the first one replaces what an earlier attempt has left."""
         if piece == 0:
             self.drop_chunks(number, name, count)
-        self._execute("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", (number, name, count, piece, self.seal(data)))
+        self.execute("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", (number, name, count, piece, self.seal(data)))
 
     def drop_chunks(self, number: int, name: str, count: int) -> None:
-        self._execute("DELETE FROM chunks WHERE instance = ? AND name = ? AND count = ?", (number, name, count))
+        self.execute("DELETE FROM chunks WHERE instance = ? AND name = ? AND count = ?", (number, name, count))
 
     def chunk(self, number: int, name: str, count: int, piece: int) -> bytes | None:
-        row = self._execute(
+        row = self.execute(
             "SELECT data FROM chunks WHERE instance = ? AND name = ? AND count = ? AND number = ?",
             (number, name, count, piece),
         ).fetchone()
@@ -448,19 +448,17 @@ class Store:
 
     def undo(self, number: int, error: ErrorRecord) -> None:
         """The run has failed, and takes its steps back before it ends."""
-        self._execute("UPDATE instances SET undoing = ? WHERE number = ?", (pack_error(error), number))
+        self.execute("UPDATE instances SET undoing = ? WHERE number = ?", (pack_error(error), number))
 
     def undone(self, number: int, words: str) -> None:
-        self._execute("UPDATE instances SET undone = ? WHERE number = ?", (words, number))
+        self.execute("UPDATE instances SET undone = ? WHERE number = ?", (words, number))
 
     def undo_later(self, address: Address, error: ErrorRecord, now: int) -> Standing:
         """Somebody ends the instance and wants its steps taken back: its next run does that. What never ran has
         nothing to take back, and ends at once.
         """
         number, status = self.unfinished(address)
-        started, undoing = self._execute(
-            "SELECT started, undoing FROM instances WHERE number = ?", (number,)
-        ).fetchone()
+        started, undoing = self.execute("SELECT started, undoing FROM instances WHERE number = ?", (number,)).fetchone()
         if started is None:
             self.finish(number, Status.TERMINATED, None, error, now)
             return Standing(Status.TERMINATED)
@@ -473,14 +471,14 @@ class Store:
     # Code
 
     def pin(self, number: int, digest: bytes, code: bytes) -> None:
-        self._execute("INSERT INTO codes (digest, code) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, code))
-        self._execute(
+        self.execute("INSERT INTO codes (digest, code) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, code))
+        self.execute(
             "UPDATE instances SET code = (SELECT number FROM codes WHERE digest = ?) WHERE number = ?",
             (digest, number),
         )
 
     def code(self, number: int) -> bytes:
-        row = self._execute(
+        row = self.execute(
             "SELECT codes.code FROM codes JOIN instances ON instances.code = codes.number WHERE instances.number = ?",
             (number,),
         ).fetchone()
