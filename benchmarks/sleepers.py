@@ -1,7 +1,7 @@
 """What instances cost that only sleep: bytes on disk, the host's memory, and the time that a host needs to begin.
 
-The limit is a bare table with one row for each, with ids of the same kind and an index on them. Then time passes and all
-of them are due at once: how many end a second, and how long one of another tenant's takes in the midst of it.
+The limit is a bare table with one row for each, with ids of the same kind and an index on them. Then time passes and
+all of them are due at once: how many end a second, and how long one of another tenant's takes in the midst of it.
 """
 
 from __future__ import annotations
