@@ -66,6 +66,8 @@ def decode(frame: bytes) -> Message:
         raise RemoteProtocolError("a frame whose header is not msgpack") from error
     if type(header) is not list or not header or type(header[0]) is not int or not 0 <= header[0] < len(KINDS):
         raise RemoteProtocolError("a frame of an unknown kind")
+    if frame[3] != header[0]:  # `kind_of` would take it for another
+        raise RemoteProtocolError("a frame whose header is longer than it need be")
     kind, types, has_payload = KINDS[header.pop(0)]
     if tuple(map(type, header)) != types or not _in_range(header):
         raise RemoteProtocolError(f"a {kind.__name__} whose fields have the wrong types or sizes")

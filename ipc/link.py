@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 from . import zmtp
 from .errors import ConnectionClosed, RemoteProtocolError, TooManyCalls
 
+NOBODYS: Final = contextvars.Context()
+"""What is done because a guest has spoken is part of nobody's request, whoever it was for whom the guest was made."""
+_COMMAND: Final = 4096
+"""What a command counts in bytes when there are several of them at once."""
 OnFrame = Callable[[bytes], None]
 OnLost = Callable[[RemoteProtocolError | None], None]
 
@@ -57,7 +62,10 @@ class Link(ABC):
         """Bytes have arrived. What one guest says must never keep the others' from being read, whatever comes of it."""
         try:
             self.on_bytes(len(data))
+            commands = self._reader.commands
             frames, reply = self._reader.feed(data)
+            if self._reader.commands > commands + 1:  # one may be a heartbeat
+                self.on_bytes((self._reader.commands - commands) * _COMMAND)
             if not self._reader.missing:
                 self._begun = math.inf
             elif frames or self._begun == math.inf:

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
-from . import values
+from . import codec, values
 from .capabilities import Capability, Exports, Stub, refer, resolve
 from .connection import Connection
 from .errors import (
@@ -59,8 +59,8 @@ class Peer:
 
     `send` moves a frame. `on_hello`, `on_note` and `on_closed` tell the owner what happened, `on_cancel` that a call of
     ours was given up, and whether because its time was over. `on_call` hears of each call of theirs, and what it raises
-    is the answer. `trusted` says whether what arrives is read without checking it first; `hook` is applied to each map
-    that is read.
+    is the answer. `trusted` says whether what arrives is read without checking it first, and `on_read` hears how many
+    elements each value had that was checked; `hook` is applied to each map that is read.
     """
 
     def __init__(
@@ -70,12 +70,13 @@ class Peer:
         *,
         trusted: bool = False,
         hook: values.Hook | None = None,
-        fatal: tuple[type[BaseException], ...] = (SystemExit, KeyboardInterrupt),
+        fatal: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
         trace: Callable[[BaseException], str] = no_trace,
         rebuild: Rebuild = rebuild,
         on_hello: Callable[[bytes], None] = lambda _: None,
         on_note: Callable[[str, bytes], None] = lambda _topic, _payload: None,
         on_call: Callable[[Capability], None] = lambda _: None,
+        on_read: Callable[[int], None] = lambda _: None,
         on_cancel: Callable[[int, bool], None] = lambda _call, _late: None,
         on_closed: Callable[[Exception], None] = lambda _: None,
     ) -> None:
@@ -88,7 +89,7 @@ class Peer:
         self._trace = trace
         self._rebuild = rebuild
         self._on_hello, self._on_note, self._on_closed = on_hello, on_note, on_closed
-        self._on_call, self._on_cancel = on_call, on_cancel
+        self._on_call, self._on_cancel, self._on_read = on_call, on_cancel, on_read
         self._held = 0
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, asyncio.Future[bytes]] = {}
@@ -172,7 +173,9 @@ class Peer:
                 stubs.append(found)
             return found
 
-        return values.loads(payload, adopt=adopt, hook=self._hook, trusted=self._trusted), stubs
+        if not self._trusted:
+            self._on_read(values.scan(payload))
+        return values.loads(payload, adopt=adopt, hook=self._hook, trusted=True), stubs
 
     def let_go(self, target: int) -> None:
         """Drop one reference to a capability of the other side. Safe from any thread, and after the end."""
@@ -258,7 +261,17 @@ class Peer:
                 failure = [type(error).__name__, str(error), ""]
                 frame = self.connection.answer(Failure(call.call, values.dumps(failure)))
             if frame is not None:
-                self._try_to_send(frame)
+                self._send_answer(call.call, frame)
+
+    def _send_answer(self, call: int, frame: bytes) -> None:
+        """An answer that there is no room for is replaced by one that says so: somebody waits for it."""
+        try:
+            self._send(frame)
+        except TooManyCalls as error:
+            told = [type(error).__name__, f"the answer cannot be sent: {error}", ""]
+            self._try_to_send(codec.encode(Failure(call, values.dumps(told))))
+        except IpcError:
+            return
 
     async def forward(self, target: int, method: str, payload: bytes) -> bytes:
         """Answer a call of the other side, which may have come inside another one."""

@@ -21,7 +21,7 @@ import zmq
 
 from . import zmtp
 from .errors import ConnectionClosed, TooManyCalls
-from .link import Link, OnFrame, OnLost
+from .link import NOBODYS, Link, OnFrame, OnLost
 
 MAX_LINKS: Final = 65_535
 _BURST: Final = 0.002
@@ -82,7 +82,7 @@ class Router:
         self._links: dict[bytes, RouterLink] = {}
         self._numbers = itertools.count(1)
         self._drain_soon = False
-        self._loop.add_reader(self._socket.FD, self._drain)
+        NOBODYS.run(self._loop.add_reader, self._socket.FD, self._drain)
 
     def connect(self, path: str, on_frame: OnFrame, on_lost: OnLost) -> Link:
         """See `Transport.connect`."""
@@ -124,13 +124,13 @@ class Router:
         """Whatever is done to the socket may use up the edge that the loop waits for: so look after it."""
         if not self._drain_soon and int(self._socket.EVENTS) & zmq.POLLIN:
             self._drain_soon = True
-            self._loop.call_soon(self._drain)
+            self._loop.call_soon(self._drain, context=NOBODYS.copy())
 
     def _drain(self) -> None:
         self._drain_soon = False
         if self._read() and not self._drain_soon:
             self._drain_soon = True
-            self._loop.call_soon(self._drain)
+            self._loop.call_soon(self._drain, context=NOBODYS.copy())
 
     def _read(self) -> bool:
         """Hand over as many pieces as are there, for a while. Whether there may be more."""

@@ -17,10 +17,12 @@ from typing import Final
 from . import zmtp
 from .codec import MAX_FRAME
 from .errors import ConnectionClosed, TooManyCalls
-from .link import Link, OnFrame, OnLost
+from .link import NOBODYS, Link, OnFrame, OnLost
 
-MAX_UNSENT: Final = 2 * MAX_FRAME
+MAX_UNSENT: Final = 4 * MAX_FRAME
 """Bytes that are kept for a guest that does not read."""
+_SMALL, _RESERVE = 1024, 1 << 20
+"""What is small, such as the word that a large answer could not be kept, has some room of its own."""
 _PIECE: Final = 8 * 1024
 _LARGE_PIECE: Final = 256 * 1024  # of a frame that is on its way, of which no more can become than that one frame
 
@@ -34,17 +36,17 @@ class SocketLink(Link):
         super().__init__(on_frame, on_lost)
         self._unsent: bytearray | None = None
         self._most = most
-        self._links = links
-        links.add(self)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._descriptor = self._socket.fileno()
+        self._links = links
+        links.add(self)
         try:
             self._socket.connect(path)
             self._send(zmtp.OPENING_OF_A_ROUTER)
         except (OSError, ConnectionClosed):  # it has gone before it was met, which is told of like every other end
             self._loop.call_soon(self._readable)
         else:
-            self._loop.add_reader(self._descriptor, self._readable)
+            NOBODYS.run(self._loop.add_reader, self._descriptor, self._readable)
 
     def close(self) -> None:
         """See `Link.close`."""
@@ -58,14 +60,15 @@ class SocketLink(Link):
 
     def _write(self, data: bytes) -> None:
         if self._unsent is not None:
-            if len(self._unsent) + len(data) > self._most:
+            most = self._most + (_RESERVE if len(data) <= _SMALL else 0)
+            if len(self._unsent) + len(data) > most:
                 raise TooManyCalls("the sandbox does not read: its queue is full")
             self._unsent += data
             return
         sent = self._send(data)
         if sent < len(data):
             self._unsent = bytearray(memoryview(data)[sent:])
-            self._loop.add_writer(self._descriptor, self._writable)
+            NOBODYS.run(self._loop.add_writer, self._descriptor, self._writable)
 
     def _writable(self) -> None:
         assert self._unsent is not None

@@ -58,6 +58,8 @@ class Reader:
         self._greeted = False
         self.ready = False
         """Whether the peer has said READY, so that messages may be sent."""
+        self.commands = 0
+        """How many there were that are no messages."""
         self.missing = 0
         """How many bytes are yet to come of a frame that has begun, as far as that is known."""
 
@@ -111,6 +113,7 @@ class Reader:
         return None if self.missing else (flags, start, start + size)
 
     def _obey(self, body: bytes) -> bytes:
+        self.commands += 1
         name = body[1 : 1 + body[0]] if body else b""
         if name == b"READY":
             self.ready = True

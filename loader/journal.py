@@ -147,6 +147,8 @@ class JournalTarget:
             raise PayloadError("a call by way of a run says from which step it comes, and what is called")
         if not isinstance(payload, bytes):
             raise PayloadError("the arguments of a call are encoded")
+        if current.get(None) is not None:
+            raise PayloadError("a call by way of a run is one call, and not another by way of a run")
         token = current.set(self._attempt_of(mark))
         try:
             return await channel.forward(target, method, payload)

@@ -126,8 +126,10 @@ class Worker:
             raise LoadFailed(f"the env or the modules of {self.tenant_id!r} cannot be sent: {error}") from error
         finally:
             self.boot_ms = (time.perf_counter() - self.began) * 1000
-            if sys.exception() is not None:
-                self.sandbox.kill(SandboxClosed("the sandbox was ended because its code does not load"))
+            if (failure := sys.exception()) is not None:
+                fault = isinstance(failure, CodeError)
+                why = "its code does not load" if fault else f"it could not be booted: {failure}"
+                self.sandbox.kill(SandboxClosed(f"the sandbox was ended because {why}"))
 
     async def _answered(self, call: Awaitable[bytes]) -> bytes:
         """The answer to a call, which is the import's failure if the code did not load."""

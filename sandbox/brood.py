@@ -7,13 +7,15 @@ the last of its sandboxes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 
+from cloister.ipc import IpcError
 from cloister.ipc.link import Link
 
 from .errors import SandboxClosed, SandboxUnavailable
-from .nursery import Nursery
+from .nursery import Nursery, discard
 from .process import Process
 from .sandbox import Sandbox, Usage
 from .slots import Slots
@@ -88,6 +90,8 @@ class Brood:
         try:
             group = self._slots.group(slot)
             entrances = group.entrances() if group is not None else ()
+            null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # one that no sibling shares, flags and all
+            entrances = null, *entrances
             asked = True
             pidfd = await self.nursery.fork(slot, self._slots.uid(slot), [end, *entrances], urgent=urgent)
         except BaseException as error:
@@ -95,11 +99,18 @@ class Brood:
                 self._slots.give_back(slot)
             else:  # the child comes all the same, and the slot is free when it has gone
                 self._abandoned.add(slot)
+                if isinstance(error, OSError):
+                    _turn_away(connect)
             raise
         finally:
             for entrance in entrances:
                 os.close(entrance)
-        sandbox = Sandbox(slot, Process(pidfd), connect(), group, self.nursery.address_space)
+        try:
+            sandbox = Sandbox(slot, Process(pidfd), connect(), group, self.nursery.address_space)
+        except BaseException:
+            self._abandoned.add(slot)
+            discard(pidfd)
+            raise
         self._sandboxes[slot] = sandbox
         if slot in self._stillborn:
             self._died(slot, *self._stillborn.pop(slot))
@@ -155,9 +166,15 @@ class Brood:
     def _lost(self, _: asyncio.Future[None]) -> None:
         """The zygote is gone, and its children are dying with it: nobody is left to say so but us."""
         for sandbox in self:
-            sandbox.kill(SandboxUnavailable("its zygote died"))
+            sandbox.kill(SandboxUnavailable("the sandbox was lost: its zygote died"))
             self._died(sandbox.number, _KILLED, Usage(0, 0))
         for slot in self._abandoned:
             self._slots.give_back(slot)
         self._abandoned.clear()
         self._on_lost(self)
+
+
+def _turn_away(connect: Callable[[], Link]) -> None:
+    """A child that was forked, and that the host has no descriptor to hold: it ends when it has been met and left."""
+    with contextlib.suppress(OSError, IpcError):
+        connect().close()

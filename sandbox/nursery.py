@@ -30,6 +30,7 @@ from .errors import SandboxUnavailable
 from .sandbox import Usage
 
 START_TIMEOUT = 30.0
+FORK_TIMEOUT = 10.0
 Died = Callable[[int, int, Usage], None]
 """Slot, exit code or minus the signal, and what it used."""
 
@@ -94,7 +95,11 @@ class Nursery:
         self._asked[slot] = answer
         try:
             socket.send_fds(self._control, [struct.pack("=qq?", slot, uid, urgent)], descriptors)
-            return await answer
+            async with asyncio.timeout(FORK_TIMEOUT):
+                return await answer
+        except TimeoutError:
+            self.kill()  # it was stopped, or worse, and so are all that it would have to tell of
+            raise SandboxUnavailable(f"the zygote did not answer within {FORK_TIMEOUT:.0f} s") from None
         except OSError as error:
             if answer.done():
                 raise
@@ -104,7 +109,7 @@ class Nursery:
             raise SandboxUnavailable(f"the zygote cannot be asked for a sandbox: {error}") from error
         except asyncio.CancelledError:
             if answer.done() and not answer.cancelled() and answer.exception() is None:
-                _discard(answer.result())
+                discard(answer.result())
             raise
         finally:
             self._asked.pop(slot, None)
@@ -159,10 +164,12 @@ class Nursery:
                     self._asked[slot].set_exception(OSError(errno.EMFILE, "the host has no descriptor left"))
             case ["refused", int(slot), str(reason)] if slot in self._asked and not self._asked[slot].done():
                 self._asked[slot].set_exception(SandboxUnavailable(f"the zygote cannot fork: {reason}"))
+            case ["refused", int(slot), _]:  # whoever asked has gone: there is no child, and so no death to come
+                self._on_died(slot, -signal.SIGKILL, Usage(0, 0))
             case ["died", int(slot), int(status), int(cpu_ms), int(memory_bytes)]:
                 self._on_died(slot, status, Usage(cpu_ms, memory_bytes))
         for descriptor in descriptors:
-            _discard(descriptor)
+            discard(descriptor)
 
     def _end(self) -> None:
         self._lose()
@@ -179,8 +186,8 @@ class Nursery:
                 answer.set_exception(SandboxUnavailable("the zygote died"))
 
 
-def _discard(pidfd: int) -> None:
-    """End a child that nobody waits for any longer."""
+def discard(pidfd: int) -> None:
+    """End a child that nobody waits for any longer, and let go of it."""
     with contextlib.suppress(ProcessLookupError):
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
     os.close(pidfd)

@@ -60,6 +60,14 @@ class Process:
         except OSError:
             return 0.0
 
+    def wanted_seconds(self) -> float:
+        """The same, and the time for which its main thread could have gone on and had to wait for a core."""
+        try:
+            waited = int(kernel.read(f"/proc/{self.pid}/schedstat").split()[1]) / 1e9
+        except (OSError, IndexError):
+            waited = 0.0
+        return self.cpu_seconds() + waited
+
     def memory_bytes(self) -> int:
         """Its proportional share of memory, 0 when it has ended or may not be looked at."""
         try:

@@ -49,6 +49,7 @@ _NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _WORKER = 0  # the capability that every guest has
 _PIECE, _MESSAGE = 256, 6144  # what any piece on the wire counts at least; what an unasked message in it counts more
 _ANSWERS = frozenset({Result, Failure})
+_ELEMENT = 256  # what each element of a value counts besides: it takes the host as long to check as it does to read it
 _LONGEST_NOTE = 65_536
 _LINE = codec.encode(Note("log", b""))  # how the guest's own code begins a line of its log
 
@@ -100,7 +101,7 @@ class Sandbox:
         self.tail = Tail(self.limits.output_bytes_per_second, loop.time)
         self._watch = Account(process.cpu_seconds, loop.time, loop.call_at)
         self._precedence = Precedence(
-            process.cpu_seconds,
+            process.wanted_seconds,
             loop.time,
             loop.call_at,
             busy=lambda: self._in_flight > 0,
@@ -113,6 +114,7 @@ class Sandbox:
             on_hello=self._hello.set_result,
             on_note=self._hear,
             on_call=self._asked,
+            on_read=self._read,
             on_cancel=self._grant_grace,
             on_closed=self._closed,
         )
@@ -159,7 +161,7 @@ class Sandbox:
             either: set[asyncio.Future[Any]] = {self._hello, self.died}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self.died.done():
-            raise SandboxDied(f"the sandbox {self.died.result()} while it was starting")
+            raise SandboxDied(f"{self._sentence} while it was starting")
         match values.loads(self._hello.result()):
             case {"asked": int(asked), "forked": int(forked), "confined": int(confined), "ready": int(ready)}:
                 self.phases = Phases((forked - asked) // 1000, (confined - forked) // 1000, (ready - confined) // 1000)
@@ -280,6 +282,10 @@ class Sandbox:
         else:
             self._peer.deliver(frame)
 
+    def _read(self, elements: int) -> None:
+        if not self._meter.take(elements * _ELEMENT):
+            self._flooded()
+
     def _flooded(self) -> None:
         self.kill(LimitExceeded(f"the sandbox sent more than {self.limits.bytes_per_second:,} bytes in a second"))
 
@@ -306,6 +312,8 @@ class Sandbox:
                 raise SandboxDied(f"another call in it ended the sandbox: {error}") from error
             raise
         except (RemoteProtocolError, ConnectionClosed) as error:
+            if self._sentence is None:  # it is dying of something, which is told soon
+                await asyncio.wait({self.died}, timeout=GRACE)
             raise self._sentence or SandboxDied(f"the sandbox broke off: {error}") from error
         finally:
             self._in_flight -= 1

@@ -13,9 +13,10 @@ from .errors import LayerMissing
 from .lockdown.cgroups import Group, Groups
 from .lockdown.identity import FIRST_ID
 
-_UIDS_PER_HOST, _HOSTS, _UIDS_PER_SET = 100_000, 1000, 10_000
-_sets: Final[set[int]] = set()
-"""Those in use: one process may have several hosts."""
+_UIDS_PER_HOST, _HOSTS = 100_000, 1000
+_free_uids: Final[list[int]] = []
+_uids: Final = itertools.count()
+"""Those of this process, which may have several hosts, and more sets of slots than that."""
 
 
 class Slots:
@@ -25,9 +26,8 @@ class Slots:
         self._free: list[int] = []
         self._numbers = itertools.count()
         self._groups_of: dict[int, Group] = {}
-        self._set = next(number for number in itertools.count() if number not in _sets)
-        _sets.add(self._set)
-        self._first_uid = FIRST_ID + os.getpid() % _HOSTS * _UIDS_PER_HOST + self._set * _UIDS_PER_SET % _UIDS_PER_HOST
+        self._uids: dict[int, int] = {}
+        self._first_uid = FIRST_ID + os.getpid() % _HOSTS * _UIDS_PER_HOST
         self._groups: Groups | None = None
         try:
             self._groups = Groups()
@@ -45,7 +45,9 @@ class Slots:
 
     def uid(self, slot: int) -> int:
         """The user that a sandbox in it is to be, where the host may choose."""
-        return self._first_uid + slot
+        if slot not in self._uids:
+            self._uids[slot] = _free_uids.pop() if _free_uids else next(_uids)
+        return self._first_uid + self._uids[slot] % _UIDS_PER_HOST
 
     def group(self, slot: int) -> Group | None:
         """Its control group, where there are such."""
@@ -57,5 +59,6 @@ class Slots:
 
     def close(self) -> bool:
         """Remove the groups. Whether that is done: one whose last process is still dying cannot go yet."""
-        _sets.discard(self._set)
+        _free_uids.extend(self._uids.values())
+        self._uids.clear()
         return self._groups is None or self._groups.close()

@@ -7,6 +7,7 @@ import fcntl
 import os
 import secrets
 import socket
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,7 +58,7 @@ class Wires:
     def close(self) -> None:
         """Close every link, and remove the folder."""
         self._transport.close()
-        _remove_sockets(Path(self.folder))
+        _remove_sockets(self._lock, Path(self.folder))
         os.close(self._lock)
 
 
@@ -76,7 +77,8 @@ def _private_folder() -> tuple[str, int]:
             lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                _remove_sockets(left)
+                if os.fstat(lock).st_uid == os.geteuid():
+                    _remove_sockets(lock, left)
             finally:
                 os.close(lock)
     fresh = Path(tempfile.mkdtemp(prefix=f"new-{_PREFIX}", dir=base))
@@ -86,8 +88,9 @@ def _private_folder() -> tuple[str, int]:
     return str(folder), lock
 
 
-def _remove_sockets(folder: Path) -> None:
-    for file in folder.iterdir():
-        if file.is_socket():
-            file.unlink()
+def _remove_sockets(opened: int, folder: Path) -> None:
+    """By way of the folder that was opened: its name may be another's by now."""
+    for name in os.listdir(opened):
+        if stat.S_ISSOCK(os.stat(name, dir_fd=opened, follow_symlinks=False).st_mode):
+            os.unlink(name, dir_fd=opened)
     folder.rmdir()  # refuses if anything else is in it

@@ -110,14 +110,14 @@ class Zygote:
         number, uid, urgent = _REQUEST.unpack(request)
         passed = ancillary[0][2]
         descriptors = struct.unpack(f"{len(passed) // 4}i", passed)
-        slot = Slot(number, uid, descriptors[1:], descriptors[0])
+        slot = Slot(number, uid, descriptors[2:], descriptors[0])
         try:
             pid = self._jail.pids.fork() if self._jail.pids is not None else os.fork()
         except OSError as error:
             self._control.send(msgpack.packb(["refused", number, str(error)]))
         else:
             if pid == 0:
-                self._be_child(slot, asked, urgent)
+                self._be_child(slot, descriptors[1], asked, urgent)
             self._slots[pid] = number
             pidfd = os.pidfd_open(pid)
             self._control.sendmsg(
@@ -128,13 +128,14 @@ class Zygote:
             os.close(descriptor)
         return True
 
-    def _be_child(self, slot: Slot, asked: int, urgent: bool) -> NoReturn:
+    def _be_child(self, slot: Slot, null: int, asked: int, urgent: bool) -> NoReturn:
         status = exits.NOT_CONFINED
         try:
             forked = time.monotonic_ns()
             _signal.set_wakeup_fd(-1)
             _signal.signal(_SIGCHLD, _DEFAULT)
-            os.dup2(0, 2)
+            for stream in (0, 1, 2):
+                os.dup2(null, stream)
             for seed in self._seeds:
                 seed()
             confine(self._jail, slot)

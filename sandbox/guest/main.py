@@ -6,6 +6,7 @@ It runs after the lockdown. Everything it needs is imported by then.
 from __future__ import annotations
 
 import _socket
+import _thread
 import asyncio
 import os
 import select
@@ -169,7 +170,8 @@ class Loop(asyncio.SelectorEventLoop):
             super()._close_self_pipe()  # type: ignore[misc]
 
     def _write_to_self(self, always: bool = False) -> None:
-        if threading.get_ident() == self._thread_id and not always:
+        alone = not _thread._count()  # without another thread nothing can come while the loop waits, no signal either
+        if alone and not always:
             return
         with self._making_pipe:
             if self._csock is None:

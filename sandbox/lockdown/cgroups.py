@@ -47,12 +47,20 @@ class Group:
         """Descriptors through which a process joins, for the caller to close."""
         opened: list[int] = []
         try:
-            opened.extend(os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder in self.folders)
+            for folder in self.folders:
+                if not os.path.exists(folder):  # noqa: PTH110 - somebody else has removed it
+                    self._make_anew(folder)
+                opened.append(os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
         except OSError:
             for descriptor in opened:
                 os.close(descriptor)
             raise
         return tuple(opened)
+
+    def _make_anew(self, folder: str) -> None:
+        Path(folder).mkdir(parents=True)
+        limits, self._limits, self._kills = self._limits, (0, 0), 0
+        self.limit(*limits)
 
     def close(self) -> None:
         """Remove the group. Harmless while a process is still in it: `Groups.close` removes what is left."""
@@ -74,7 +82,7 @@ class Groups:
 
     def __init__(self) -> None:
         self.version, parents = _parents()
-        name = f"{_PREFIX}{os.getpid()}-{next(_numbers)}"
+        name = f"{_PREFIX}{os.getpid()}-{_began(os.getpid())}-{next(_numbers)}"
         self._roots = tuple(parent / name for parent in parents)
         try:
             for parent, root in zip(parents, self._roots, strict=True):
@@ -129,10 +137,20 @@ def _parents() -> tuple[int, tuple[Path, ...]]:
     raise LayerMissing("no control group hierarchy with memory and pids is mounted")
 
 
+def _began(pid: int) -> str:
+    """When a process began, in ticks since the machine did: its number may be another's before, as in a container that
+    is started again. Nothing if there is none."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return "gone"
+
+
 def _sweep(parent: Path) -> None:
     """Remove the groups of hosts that are gone."""
     for root in parent.glob(f"{_PREFIX}*"):
-        if not Path("/proc", root.name.removeprefix(_PREFIX).partition("-")[0]).exists():
+        pid, began, *_ = (*root.name.removeprefix(_PREFIX).split("-"), "", "")
+        if not pid.isdecimal() or _began(int(pid)) != began:
             for folder in (*root.glob("*/"), root):
                 with contextlib.suppress(OSError):
                     folder.rmdir()

@@ -125,7 +125,7 @@ async def test_a_zygote_that_dies_is_replaced(open_spawner: OpenSpawner, until: 
         assert zygote is not None
         os.kill(zygote, signal.SIGKILL)
         await asyncio.wait({call, sandbox.died})
-        assert await sandbox.died == "its zygote died"
+        assert await sandbox.died == "was lost: its zygote died"
         assert not sandbox.alive
         with pytest.raises(SandboxUnavailable, match="its zygote died"):
             await sandbox.call("invoke", [None, "get", [1], {}, None])

@@ -187,7 +187,7 @@ async def test_the_old_one_may_die_while_the_next_one_starts(rotating: Any, unti
         (next_one,) = set(mine()) - {first}
         os.kill(first, signal.SIGKILL)
         taken = await take(spawner)
-        assert {await sandbox.died for sandbox in sandboxes} == {"its zygote died"}
+        assert {await sandbox.died for sandbox in sandboxes} == {"was lost: its zygote died"}
         await until(lambda: mine() == [spawner.zygote_pid] == [next_one])
         await answer(taken)
 
@@ -201,7 +201,7 @@ async def test_one_that_was_retired_may_die(rotating: Any, until: Until) -> None
         second = spawner.zygote_pid
         new = await take(spawner)
         os.kill(first, signal.SIGKILL)
-        assert {await sandbox.died for sandbox in old} == {"its zygote died"}
+        assert {await sandbox.died for sandbox in old} == {"was lost: its zygote died"}
         await until(lambda: mine() == [second])
         assert spawner.zygote_pid == second
         await answer(new)
