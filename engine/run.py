@@ -79,12 +79,16 @@ class Run:
                 self._keeper.lost(self, str(interruption))
             return
         except asyncio.CancelledError as cancellation:
+            if self.stopping is not None:  # put aside, as happens all the time: nobody asks where it was
+                return
             task = asyncio.current_task()
-            if self.stopping is None and task is not None and task.cancelling():
+            if task is not None and task.cancelling():
                 self._keeper.lost(self, "the host cancelled it")
                 return
             error, status = describe(cancellation), Status.ERRORED
         except Exception as failure:  # noqa: BLE001 - whatever a workflow raises is how it ended
+            if self.stopping is not None:
+                return
             error, status = describe(failure), Status.ERRORED
         if self.stopping is None:
             if (undoing := self.journal.undoing) is not None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from . import store_control, store_queue
 from .clock import Clock, Timer, resolve
-from .errors import EngineClosed, EngineError, InstanceNotFound, RunOver, StorageError
+from .errors import CreationRateExceeded, EngineClosed, EngineError, InstanceNotFound, RunOver, StorageError
 from .records import Address, Claim, ErrorRecord, Key, Pull, Standing, Status
 from .run import TERMINATED, Run
 from .schedules import Occasion, Schedule, Timetable
@@ -215,6 +215,16 @@ class Scheduler:
 
     async def override(self, address: Address, *what: Any) -> None:
         await asyncio.shield(self._spawn(self._alone(address, override, *what)))
+
+    async def allowed(self, scope: str) -> None:
+        """Wait until the scope may create one more instance, and count it."""
+        while True:
+            try:
+                return self._allowance.take(scope, 1, self.clock.now())
+            except CreationRateExceeded as refusal:
+                if refusal.retry_after_ms is None:
+                    raise
+                await self.clock.sleep(refusal.retry_after_ms / 1000)
 
     async def fork(self, address: Address, step: Key | None, creation: Creation) -> bool:
         """Whether an instance of that id did not exist before."""

@@ -250,6 +250,8 @@ class WorkflowStep:
                 child = workflow.child(given, scope=journal.scope if scope is None else scope)
             finally:
                 attempts.current.reset(inside)
+            if record is None:
+                await workflow.allowed(child.scope)
             try:
                 value = await journal.child(name, count, child, timeout)
             except InstanceAlreadyExists as error:

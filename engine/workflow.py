@@ -69,8 +69,12 @@ class Workflow:
         return Instance(self._scheduler, address)
 
     def child(self, options: Mapping[str, Any], *, scope: str) -> Child:
-        """What a step that awaits an instance of this workflow gives its journal."""
+        """What a step that awaits an instance of this workflow gives its journal. See `allowed`."""
         return Child(self.name, check_name(scope, what="scope"), self._read(options))
+
+    async def allowed(self, scope: str) -> None:
+        """Wait until the scope may create one more instance, and count it."""
+        await self._scheduler.allowed(scope)
 
     @overload
     async def create_batch(self, entries: Sequence[Mapping[str, Any]], /, *, scope: str = "") -> list[Instance]: ...

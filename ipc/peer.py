@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextvars
 import logging
 import sys
 from collections.abc import Callable, Coroutine, Mapping
@@ -330,13 +331,14 @@ def _printable(part: str) -> str:
 if sys.version_info >= (3, 12):
 
     def _start(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        """A task that runs until its first wait at once: most answers are ready by then."""
-        return asyncio.Task(work, loop=loop, eager_start=True)
+        """A task that runs until its first wait at once: most answers are ready by then. In a context of its own: what
+        whoever opened the connection was doing then is not what this call is about."""
+        return asyncio.Task(work, loop=loop, eager_start=True, context=contextvars.Context())
 else:
 
     def _start(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
         """The same on an interpreter that has no way to ask for it: the start that the loop was told of is made now."""
-        task = loop.create_task(work)
+        task = loop.create_task(work, context=contextvars.Context())
         ready: collections.deque[asyncio.Handle] | None = getattr(loop, "_ready", None)
         if ready and asyncio.current_task(loop) is None:
             ready.pop()._run()

@@ -90,6 +90,10 @@ class DynamicWorkflowBinding(Answering):
         """What is created and awaited by a step: an instance of this tenant's."""
         return self._raw().child(self.wrapped(options), scope=self.scope)
 
+    async def allowed(self) -> None:
+        """Wait until this tenant may create one more instance, and count it."""
+        await self._raw().allowed(self.scope)
+
     @overload
     async def create_batch(self, entries: Sequence[Mapping[str, Any]], /) -> list[DynamicInstance]: ...
     @overload

@@ -147,8 +147,8 @@ class JournalTarget:
             raise PayloadError("a call by way of a run says from which step it comes, and what is called")
         if not isinstance(payload, bytes):
             raise PayloadError("the arguments of a call are encoded")
-        if current.get(None) is not None:
-            raise PayloadError("a call by way of a run is one call, and not another by way of a run")
+        if current.get() is not None:  # each call begins with none
+            raise PayloadError("a call by way of a run came inside another one")
         token = current.set(self._attempt_of(mark))
         try:
             return await channel.forward(target, method, payload)
@@ -199,6 +199,8 @@ class JournalTarget:
         finally:
             current.reset(token)
         try:
+            if ("child", name, count) not in self._records:
+                await binding.allowed()
             value = await self._journal.child(name, count, child, timeout, within)
         except InstanceAlreadyExists as error:
             value = values.dumps({"status": "errored", "error": [type(error).__name__, str(error), ""]})

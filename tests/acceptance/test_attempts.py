@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from cloister.engine import Attempt, current_attempt
+from cloister.engine import Attempt, WorkflowEntrypoint, current_attempt
 from cloister.loader import RpcTarget
 
 
@@ -246,3 +246,51 @@ async def test_a_method_that_step_does_not_have_is_said_so(stage: Any) -> None:
                 return [hasattr(step, "waitForEvent"), hasattr(step, "now")]
     """)
     assert await stage.outcome(await binding.create()) == [False, True]
+
+
+async def test_a_sandbox_that_a_hosts_own_step_has_started_is_not_taken_for_that_step(stage: Any) -> None:
+    """Whoever opened the connection, a call is about the tenant's step, or about none."""
+    register = stage.env["REGISTER"] = Register()
+    stage.source = """
+        from workers import WorkerEntrypoint, WorkflowEntrypoint
+        class Default(WorkerEntrypoint):
+            async def put(self, value):
+                return await self.env.REGISTER.put(value)
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                return await step.do("theirs", lambda: self.env.REGISTER.put("in a step"))
+    """
+    stub = stage.loader.get(stage.name, stage.code)
+
+    class Own(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> Any:
+            return await step.do("ours", lambda: stub.get_entrypoint().put("called"))
+
+    own = await stage.engine.workflow("own", Own).create()
+    assert await own.result() == "called"
+    binding = stage.bind(stage.source)
+    await stage.outcome(await binding.create(id="t"))
+    called, inside = register.seen
+    assert called is None
+    assert inside is not None
+    assert (inside.instance_id, inside.step) == ("t", "theirs")
+
+
+async def test_a_call_by_way_of_a_run_cannot_hide_in_another_one(stage: Any) -> None:
+    """However deep a tenant packs it."""
+    binding = stage.bind("""
+        from cloister.ipc import values
+        from cloister.ipc.peer import Peer
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                journal = step._journal
+                payload = values.dumps([[], {}])
+                for _ in range(3):
+                    payload = values.dumps(["1 1 a", journal._target, "through", payload])
+                try:
+                    await journal._call(journal._target, "through", payload)
+                except Exception as error:
+                    return str(error)
+    """)
+    assert "inside another one" in await stage.outcome(await binding.create())

@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cloister.engine import Engine, InstanceFailed, InstanceNotFound, StepFailed, Workflow, WorkflowEntrypoint
+from cloister.engine import (
+    Engine,
+    InstanceFailed,
+    InstanceNotFound,
+    StepFailed,
+    Workflow,
+    WorkflowEntrypoint,
+    WorkflowLimits,
+)
 
 if TYPE_CHECKING:
     from cloister.engine.testing import VirtualClock
@@ -266,3 +274,25 @@ async def test_a_parent_that_fails_tells_of_it_by_its_own_error(open_engine: Ope
         await clock.advance(2 * 3600)
         with pytest.raises(InstanceFailed, match="LookupError: not found"):
             await instance.result()
+
+
+async def test_children_are_created_no_faster_than_their_scope_may_create(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """A step that is too fast waits; a replay does not count again."""
+    began, created = clock.now(), list[int]()
+
+    async def child(event: Any, step: Any) -> None:
+        created.append(clock.now() - began)
+
+    async def parent(event: Any, step: Any) -> None:
+        for _ in range(4):
+            await step.child("c", children)
+
+    async with open_engine() as engine:
+        limits = WorkflowLimits(creates_per_second=1, creates_at_once=2)
+        children = engine.workflow("children", workflow_of(child), limits=limits)
+        instance = await engine.workflow("w", workflow_of(parent)).create()
+        await clock.advance(10)
+        await instance.result()
+    assert created == [0, 0, 1000, 2000]

@@ -145,3 +145,13 @@ def test_damaged_frames_are_messages_or_violations(message: Message, chance: ran
         assert isinstance(codec.decode(bytes(data)), tuple)
     except RemoteProtocolError:
         return
+
+
+def test_a_header_is_written_in_one_way_only() -> None:
+    """What says its kind at length could be taken for another kind by whoever only looks."""
+    frame = codec.encode(Note("log", b"x"))
+    assert codec.kind_of(frame) is Note
+    length = int.from_bytes(frame[:2], "big")
+    longer = (length + 1).to_bytes(2, "big") + frame[2:3] + b"\xcc" + frame[3:]
+    with pytest.raises(RemoteProtocolError, match="longer than it need be"):
+        codec.decode(longer)

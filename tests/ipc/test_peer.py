@@ -28,6 +28,7 @@ from cloister.ipc import (
     values,
 )
 from cloister.ipc.messages import Call, Cancel, Failure, Goodbye, Note, Release, Result
+from cloister.ipc.peer import MAX_HELD
 
 OpenPair = Callable[..., Any]
 Until = Callable[[Callable[[], object]], Any]
@@ -735,3 +736,39 @@ async def test_notes_arrive_in_order_and_want_no_answer(open_pair: OpenPair, unt
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
     """What the other side raised is no news for the log above debug."""
     caplog.set_level(logging.INFO, "cloister.ipc")
+
+
+async def test_an_answer_that_there_is_no_room_for_is_told_of(open_pair: OpenPair) -> None:
+    """Whoever waits for it hears that, and the next one that fits is heard as ever."""
+    pair = open_pair()
+    carry = pair.host._send
+
+    def refuse_large(frame: bytes) -> None:
+        if len(frame) > 1000:
+            raise TooManyCalls("the queue is full")
+        carry(frame)
+
+    pair.host._send = refuse_large
+    pair.host.exports.grant(Echo())
+    with pytest.raises(TooManyCalls, match="the answer cannot be sent: the queue is full"):
+        await pair.guest.call(0, "say", pair.guest.encode([["x" * 5000], {}]))
+    assert values.loads(await pair.guest.call(0, "say", pair.guest.encode([["x"], {}]))) == "x"
+
+
+async def test_what_calls_hold_is_let_go_of_when_they_are_answered(open_pair: OpenPair) -> None:
+    """Any number of them, one after the other, whatever they hold together."""
+    pair = open_pair()
+    pair.host.exports.grant(Echo())
+    payload = pair.guest.encode([["x" * (MAX_HELD // 5)], {}])
+    for _ in range(8):
+        assert len(await pair.guest.call(0, "length", payload)) < 10
+
+
+class Echo:
+    """Answers with what it was told, or with how long that is."""
+
+    attributes: Mapping[str, Any] = {}
+
+    async def answer(self, method: str, payload: bytes, channel: Any) -> bytes:
+        [[text], _], _ = channel.decode(payload)
+        return values.dumps(text if method == "say" else len(text))

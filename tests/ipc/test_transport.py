@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import socket
 import struct
 import time
@@ -17,7 +18,7 @@ import zmq
 from cloister.ipc import ConnectionClosed, RemoteProtocolError, TooManyCalls, codec, zmtp
 from cloister.ipc.link import Link, Transport
 from cloister.ipc.router import Router
-from cloister.ipc.sockets import Sockets
+from cloister.ipc.sockets import MAX_UNSENT, Sockets
 
 Until = Callable[[Callable[[], object]], Any]
 Make = Callable[[], Transport]
@@ -384,3 +385,55 @@ def remove_files(folder: Path) -> None:
 
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_what_is_kept_for_a_guest_that_does_not_read_is_bounded(tmp_path: Path) -> None:
+    """And a short word still finds room when a long one does not."""
+    async with guests(tmp_path, 1, Sockets) as (_, [deaf]):
+        link: Any = deaf.link
+
+        def fill() -> None:
+            for _ in range(100):
+                link.send(bytes(4 << 20))
+
+        with pytest.raises(TooManyCalls):
+            fill()
+        assert len(link._unsent) <= MAX_UNSENT
+        link.send(b"there was no room")
+        with pytest.raises(TooManyCalls):
+            link.send(bytes(4 << 20))
+
+
+async def test_a_heartbeat_is_answered(make: Make, tmp_path: Path) -> None:
+    """As the protocol asks for, whoever does the asking."""
+    async with guests(tmp_path, 1, make) as (_, [guest]):
+        await guest.write(b"\x04\x09\x04PING\x00\x0aab")
+        async with asyncio.timeout(10):
+            said = await asyncio.get_running_loop().sock_recv(guest.connection, 100)
+        assert said == b"\x04\x07\x04PONGab"
+
+
+async def test_commands_in_a_heap_count_like_messages(make: Make, tmp_path: Path, until: Until) -> None:
+    """They cost the host as much to look at, and nobody needs more than one at once."""
+    async with guests(tmp_path, 1, make) as (_, [guest]):
+        await until(lambda: guest.link._reader.ready)
+        sizes: list[int] = []
+        guest.link.on_bytes = sizes.append
+        await guest.write(b"\x04\x00" * 1000)
+        await until(lambda: guest.link._reader.commands >= 1000)
+        assert sum(sizes) >= 1000 * 4096
+
+
+async def test_what_a_guest_says_is_part_of_nobodys_request(make: Make, tmp_path: Path, until: Until) -> None:
+    """Whoever it was for whom the connection was made, or who spoke last."""
+    user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
+    user.set("alice")
+    heard: list[str] = []
+    async with guests(tmp_path, 2, make) as (_, both):
+        for guest in both:
+            guest.on_frame = lambda _: heard.append(user.get())
+            guest.link.send(b"hello")
+        for guest in both:
+            await guest.say(b"hello")
+        await until(lambda: len(heard) == 2)
+    assert heard == ["nobody", "nobody"]

@@ -382,3 +382,32 @@ async def test_what_can_be_written_cannot_be_executed_and_libraries_are_mapped_i
     for library, found in pieces.items():
         assert found.count("r-xp") == 1, library
         assert len(found) <= 3, (library, found)
+
+
+async def test_siblings_share_no_stream(boot: Callable[..., Any]) -> None:
+    """Not even one that leads nowhere: its flags would carry a bit from one tenant to the other."""
+    one, other = await boot(), await boot()
+    source = "import fcntl, os\ndef main(set):\n"
+    flags = source + "    return [fcntl.fcntl(n, fcntl.F_GETFL) & os.O_APPEND for n in (0, 1, 2)]"
+    say = source + "    return [fcntl.fcntl(n, fcntl.F_SETFL, os.O_APPEND) for n in (0, 1, 2)]"
+    await one.do(say, 1)
+    assert any(await one.do(flags, 1))
+    assert await other.do(flags, 1) == [0, 0, 0]
+
+
+async def test_a_signal_from_another_thread_wakes_the_loop(tenant: Any) -> None:
+    """Its handler may hand something to the loop, which is waiting meanwhile."""
+    source = """
+    import asyncio, signal, threading, time
+    async def main():
+        loop, woken = asyncio.get_running_loop(), asyncio.Event()
+        signal.signal(signal.SIGUSR1, lambda *_: loop.call_soon_threadsafe(woken.set))
+        def later():
+            time.sleep(0.05)
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+            time.sleep(30)
+        threading.Thread(target=later, daemon=True).start()
+        await asyncio.wait_for(woken.wait(), 10)
+        return "woken"
+    """
+    assert await tenant.do(source) == "woken"

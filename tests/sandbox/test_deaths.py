@@ -346,3 +346,12 @@ async def test_a_frame_that_is_never_finished_is_not_kept_for_ever(
     tenant.sandbox.tend()
     with pytest.raises(ProtocolViolation, match="a frame that was not finished within 0 s"):
         await call
+
+
+async def test_a_call_to_a_sandbox_that_was_just_killed_says_by_what(boot: Boot) -> None:
+    """Though nobody had told of its death when the call was made."""
+    for _ in range(5):
+        tenant = await boot()
+        tenant.sandbox._process.kill()
+        with pytest.raises(SandboxDied, match="was killed by SIGKILL"):
+            await tenant.do("def main(): return 1")

@@ -132,3 +132,33 @@ async def test_a_sandbox_that_spins_gives_way_with_all_its_threads(tenant: Any, 
     assert priorities() == [0, 0]
     spinning.cancel()
     await tenant.sandbox.close("enough")
+
+
+def test_who_would_compute_if_it_could_gives_way_too() -> None:
+    """With more of them than cores nobody has half of one; having waited counts like having had it."""
+    machine = Machine()
+    machine.call()
+    machine.pass_time(3, busy=0.25 + 0.6)  # what it had, and what it waited for
+    assert machine.told == [True]
+
+
+async def test_waiting_for_a_core_is_seen(tenant: Any, until: Until) -> None:
+    """From outside, by what the kernel knows of the process."""
+    process = tenant.sandbox._process
+    assert process.wanted_seconds() >= process.cpu_seconds()
+    process.kill()
+    await until(lambda: tenant.sandbox.died.done())
+    assert process.wanted_seconds() == 0.0
+
+
+async def test_nothing_is_done_to_a_process_that_has_ended(tenant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its number may be another's by now."""
+    told: list[object] = []
+    monkeypatch.setattr("os.setpriority", lambda *what: told.append(what))
+    process = tenant.sandbox._process
+    process.give_way(True)
+    assert len(told) == 1
+    process.kill()
+    await tenant.sandbox.close("enough")
+    process.give_way(True)
+    assert len(told) == 1
