@@ -50,6 +50,10 @@ class Link(ABC):
         """Seconds since the guest began a frame that it has not finished: so long have we kept what there is of it."""
         return self._loop.time() - self._begun
 
+    def unread_for(self) -> float:
+        """Seconds since the guest last took something of what we keep for it; nothing, where we keep nothing."""
+        return -math.inf
+
     @abstractmethod
     def close(self) -> None:
         """Forget the guest; what is still queued for it is dropped. Harmless when repeated."""

@@ -11,6 +11,7 @@ look at that little; the rest waits in the kernel, and then with the guest. Noth
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 from typing import Final
 
@@ -30,11 +31,12 @@ _LARGE_PIECE: Final = 256 * 1024  # of a frame that is on its way, of which no m
 class SocketLink(Link):
     """The way to one guest over a connected socket."""
 
-    __slots__ = ("_descriptor", "_links", "_most", "_socket", "_unsent")
+    __slots__ = ("_descriptor", "_links", "_most", "_socket", "_taken", "_unsent")
 
     def __init__(self, links: set[SocketLink], path: str, on_frame: OnFrame, on_lost: OnLost, most: int) -> None:
         super().__init__(on_frame, on_lost)
         self._unsent: bytearray | None = None
+        self._taken = math.inf
         self._most = most
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._descriptor = self._socket.fileno()
@@ -47,6 +49,10 @@ class SocketLink(Link):
             self._loop.call_soon(self._readable)
         else:
             NOBODYS.run(self._loop.add_reader, self._descriptor, self._readable)
+
+    def unread_for(self) -> float:
+        """See `Link.unread_for`."""
+        return self._loop.time() - self._taken
 
     def close(self) -> None:
         """See `Link.close`."""
@@ -68,6 +74,7 @@ class SocketLink(Link):
         sent = self._send(data)
         if sent < len(data):
             self._unsent = bytearray(memoryview(data)[sent:])
+            self._taken = self._loop.time()
             NOBODYS.run(self._loop.add_writer, self._descriptor, self._writable)
 
     def _writable(self) -> None:
@@ -76,9 +83,10 @@ class SocketLink(Link):
             del self._unsent[: self._send(self._unsent)]
         except ConnectionClosed:
             self._unsent.clear()  # what it said last may still have to be read; that it is gone is told after that
+        self._taken = self._loop.time()
         if not self._unsent:
             self._loop.remove_writer(self._descriptor)
-            self._unsent = None
+            self._unsent, self._taken = None, math.inf
 
     def _send(self, data: bytes | bytearray) -> int:
         try:

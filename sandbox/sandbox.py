@@ -43,6 +43,8 @@ LATE_GRACE = 0.06
 """The same for a call whose time is over."""
 UNFINISHED = 60.0
 """Seconds that a frame may take to arrive, of which the host keeps what there is."""
+UNREAD = 600.0
+"""Seconds that it may leave more unread than the kernel keeps for it: as long as an attempt of a step may take."""
 LAST_WORDS = 0.05
 """Seconds between the end of its connection and its own, for the word of what it died of to come."""
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
@@ -258,6 +260,8 @@ class Sandbox:
         if self._link.unfinished_for() > UNFINISHED:
             words = f"the sandbox broke the protocol: a frame that was not finished within {UNFINISHED:.0f} s"
             self.kill(ProtocolViolation(words))
+        if self._link.unread_for() > UNREAD:
+            self.kill(ProtocolViolation(f"the sandbox read nothing of what waits for it for {UNREAD:.0f} s"))
 
     def _strayed(self) -> None:
         self.kill(LimitExceeded(f"the sandbox exceeded {self.limits.cpu_ms:,} ms of CPU while it answered nothing"))

@@ -47,18 +47,19 @@ class Group:
         """Descriptors through which a process joins, for the caller to close."""
         opened: list[int] = []
         try:
-            for folder in self.folders:
-                if not os.path.exists(folder):  # noqa: PTH110 - somebody else has removed it
-                    self._make_anew(folder)
-                opened.append(os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC))
+            if not all(map(os.path.exists, self.folders)):
+                self._make_anew()
+            opened.extend(os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder in self.folders)
         except OSError:
             for descriptor in opened:
                 os.close(descriptor)
             raise
         return tuple(opened)
 
-    def _make_anew(self, folder: str) -> None:
-        Path(folder).mkdir(parents=True)
+    def _make_anew(self) -> None:
+        """Somebody else has removed it, or a part."""
+        for folder in self.folders:
+            Path(folder).mkdir(parents=True, exist_ok=True)
         limits, self._limits, self._kills = self._limits, (0, 0), 0
         self.limit(*limits)
 

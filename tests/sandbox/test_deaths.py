@@ -355,3 +355,21 @@ async def test_a_call_to_a_sandbox_that_was_just_killed_says_by_what(boot: Boot)
         tenant.sandbox._process.kill()
         with pytest.raises(SandboxDied, match="was killed by SIGKILL"):
             await tenant.do("def main(): return 1")
+
+
+async def test_what_a_sandbox_does_not_read_is_not_kept_for_ever(
+    boot: Boot, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than the kernel keeps for it is kept for some minutes; then it is ended, and told why."""
+    tenant = await boot()
+    calls = [
+        asyncio.ensure_future(tenant.do("import time\ndef main(text): time.sleep(60)", "x" * 300_000)) for _ in "123"
+    ]
+    await until(lambda: tenant.sandbox._link.unread_for() >= 0)
+    tenant.sandbox.tend()
+    assert tenant.sandbox.alive
+    monkeypatch.setattr("cloister.sandbox.sandbox.UNREAD", 0.0)
+    tenant.sandbox.tend()
+    for call in calls:
+        with pytest.raises(ProtocolViolation, match="read nothing of what waits for it for 0 s"):
+            await call

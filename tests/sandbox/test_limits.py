@@ -337,3 +337,34 @@ async def test_printing_much_costs_lines_and_nothing_else(boot: Boot) -> None:
     tenant = await boot()
     assert await tenant.do("def main():\n    for n in range(40_000): print(n)\n    return 'alive'") == "alive"
     assert tenant.sandbox.tail.dropped > 0
+
+
+@pytest.mark.parametrize(
+    "said",
+    [r'b"\x04\x00" * 4096', r'b"\x04\x09\x04PING\x00\x0aab" * 700', r'b"\x04\x01x" * 2730'],
+    ids=["empty commands", "heartbeats", "commands nobody knows"],
+)
+async def test_what_costs_the_host_more_than_its_bytes_is_charged_for(boot: Boot, said: str) -> None:
+    """Under the limits that everybody has who asks for none."""
+    tenant = await boot()
+    source = (
+        WIRE
+        + f"""
+def main():
+    while True: write({said})
+"""
+    )
+    with pytest.raises(LimitExceeded, match="bytes in a second"):
+        await tenant.do(source)
+
+
+async def test_values_of_many_elements_are_charged_for(boot: Boot) -> None:
+    """A byte each on the wire, and a look each at the host's."""
+    tenant = await boot()
+
+    async def ask_again() -> None:
+        for _ in range(200):
+            await tenant.do("def main(): return [0] * 60_000")
+
+    with pytest.raises(LimitExceeded, match="bytes in a second"):
+        await ask_again()
