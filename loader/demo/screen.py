@@ -52,14 +52,14 @@ async def _animate(chronicle: Chronicle, live: Live) -> None:
 def _line(chronicle: Chronicle, entry: Entry) -> Text:
     text = f"> {entry.text}" if entry.kind == "line" else entry.text
     about = f"{entry.about:<17} " if entry.about else "*** "
-    return Text(f"{entry.at - chronicle.began:6.2f} s  {about}{text}")
+    return Text(f"{max(entry.at - chronicle.began, 0.0):6.2f} s  {about}{text}")
 
 
 def _picture(chronicle: Chronicle, width: int) -> Group:
     """The table, and below it what the director did and what became of it."""
     story = [
         Text.assemble(
-            (f"{entry.at - chronicle.began:6.2f} s  ", "dim"),
+            (f"{max(entry.at - chronicle.began, 0.0):6.2f} s  ", "dim"),
             (f"{entry.about}: " if entry.about else "", "cyan"),
             (entry.text, "bold" if entry.kind == "act" else ""),
             overflow="ellipsis",

@@ -53,7 +53,7 @@ def print_timeline(console: Console, chronicle: Chronicle, pipeline: Pipeline) -
         took = "" if row.mark else _took(row.end - row.start)
         bar = _bar(row, chronicle.began, last, width)
         style = "bold red" if row.mark else ""
-        at = f"{row.start - chronicle.began:.2f} s"
+        at = f"{max(row.start - chronicle.began, 0.0):.2f} s"
         table.add_row(at, Text(row.what, style), row.attempts, took, Text(bar, style or "cyan"), Text(row.note, style))
     console.print(table)
 
