@@ -35,6 +35,7 @@ def below(folder: Path) -> dict[str, str]:
 @contextmanager
 def running(folder: Path) -> Iterator[subprocess.Popen[str]]:
     """The demo up to the first push: its host is there, and its pipelines are about to be."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job passes on that it ignores it
     with subprocess.Popen(DEMO, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=below(folder)) as demo:
         try:
             assert demo.stdout is not None
