@@ -47,14 +47,19 @@ class Case:
 
     name: str
     spares: int
-    policy: Policy = field(default_factory=Policy)
+    policy: Policy = field(default_factory=lambda: Policy(most_spares=SPARES))
     program: Callable[[int], WorkerCode] = tenant
 
 
 CASES = (
     Case("cold boot from a spare, to the first answer", SPARES),
     Case("cold boot without a spare", 0),
-    Case("the first, with packages that are preloaded", SPARES, Policy(preload=("rich.table", "sqlite_utils")), heavy),
+    Case(
+        "the first, with packages that are preloaded",
+        SPARES,
+        Policy(preload=("rich.table", "sqlite_utils"), most_spares=SPARES),
+        heavy,
+    ),
 )
 
 
