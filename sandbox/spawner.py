@@ -27,7 +27,7 @@ from .spares import Spares
 from .succession import Succession
 from .wires import Wires
 
-TEND_EVERY: Final = 2.0
+TEND_EVERY: Final = 10.0
 """Seconds between two looks: at sandboxes, which `watch` relies on, at the spares, and at the zygote's age."""
 _FORKS_AT_ONCE: Final = 8
 _LAST_BREATH, _LAST_BREATHS = 0.01, 100

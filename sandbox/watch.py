@@ -17,7 +17,7 @@ _SHORTEST = 0.005
 
 _QUIET = 0.1
 """The same while nothing is used: a look costs the host some microseconds, so only a low limit has it at all."""
-_FROM_OUTSIDE = 2.0
+_FROM_OUTSIDE = 10.0
 """Seconds within which somebody calls `look` in any case."""
 _A_LITTLE = 0.05
 """Part of a core that a process may use uncounted between calls."""

@@ -153,16 +153,16 @@ def test_what_goes_on_after_an_answer_is_ended_when_it_has_used_its_limit(cores:
 def test_what_begins_by_itself_is_ended_once_it_has_been_noticed() -> None:
     """After a rest no timer is set; a look finds that something is used, and from then on it is watched closely."""
     machine = Machine()
-    machine.watch.bound(3000, lambda: machine.over.append("stray"))
-    machine.watch.end(machine.watch.begin(3000, lambda: None))
+    machine.watch.bound(12_000, lambda: machine.over.append("stray"))
+    machine.watch.end(machine.watch.begin(12_000, lambda: None))
     machine.run(60, busy=0.0)
     assert machine.timers == []
-    machine.run(2)
+    machine.run(9)
     machine.watch.look()
     assert machine.over == []
-    machine.run(0.9)
+    machine.run(3.3)
     assert machine.over == []
-    machine.run(0.3)
+    machine.run(0.6)
     assert machine.over == ["stray"]
     machine.run(60)
     machine.watch.look()
