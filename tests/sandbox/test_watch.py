@@ -160,9 +160,9 @@ def test_what_begins_by_itself_is_ended_once_it_has_been_noticed() -> None:
     machine.run(9)
     machine.watch.look()
     assert machine.over == []
-    machine.run(3.3)
+    machine.run(3.0)
     assert machine.over == []
-    machine.run(0.6)
+    machine.run(0.3)
     assert machine.over == ["stray"]
     machine.run(60)
     machine.watch.look()
