@@ -1,6 +1,6 @@
 """The host's end of the zygote: start it, ask it for children, hear of their deaths.
 
-The host itself never forks: it has threads, a ZeroMQ context and a database. The zygote is a fresh interpreter with an
+The host itself never forks: it has threads, sockets and a database. The zygote is a fresh interpreter with an
 empty environment, given no more than the folders of the few packages that a guest needs.
 """
 

@@ -13,8 +13,6 @@ from typing import Protocol
 
 _SHORTEST = 0.005
 """Seconds between two looks: what a limit may be overshot by, beside the scheduler's share."""
-
-
 _QUIET = 0.1
 """The same while nothing is used: a look costs the host some microseconds, so only a low limit has it at all."""
 _FROM_OUTSIDE = 10.0
