@@ -1,7 +1,9 @@
 # Two commands do all their own set-up: `make demo` and `make test`. Needs Linux, Python 3.11 or later, and make.
-# The newest that there is: from 3.12 on a tenant weighs half.
-PYTHON ?= $(or $(shell for python in python3.13 python3.12 python3.11; do \
-	$$python -c 'import ensurepip' 2>/dev/null && { echo $$python; break; }; done),python3)
+# The newest that there is, be it on the PATH or kept by pyenv or uv: from 3.12 on a tenant weighs half.
+KEPT := $(or $(PYENV_ROOT),$(HOME)/.pyenv)/versions $(or $(UV_PYTHON_INSTALL_DIR),$(HOME)/.local/share/uv/python)
+PYTHON ?= $(or $(shell for version in 3.13 3.12 3.11; do \
+	for python in python$$version $(foreach folder,$(KEPT),$(folder)/*/bin/python$$version); do \
+	$$python -c 'import ensurepip' 2>/dev/null && { echo $$python; exit; }; done; done),python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
 FOLDERS := ipc sandbox sandbox/guest sandbox/guest/workers sandbox/lockdown engine loader loader/cli loader/demo
