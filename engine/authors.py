@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .clock import Clock
+    from .clock import Clock, Timer
 
 Function = Callable[..., Any]
 
@@ -42,17 +42,31 @@ class TooLong(Exception):
 
 
 @contextlib.asynccontextmanager
-async def limited(clock: Clock, seconds: float) -> AsyncIterator[None]:
-    """Cancel what takes longer on this clock, and raise `TooLong`."""
+async def limited(clock: Clock, seconds: float, words: str = "") -> AsyncIterator[Callable[[], None]]:
+    """Cancel what takes longer on this clock, and raise `TooLong` in these words. What is yielded begins the time
+    anew.
+    """
     deadline = asyncio.timeout(None)
-    expire = asyncio.get_running_loop().time
-    timer = clock.call_later(seconds, lambda: deadline.reschedule(expire()))
+    now, over = asyncio.get_running_loop().time, False
+    timer: Timer
+
+    def begin() -> Timer:
+        return clock.call_later(seconds, lambda: deadline.reschedule(now()))
+
+    def anew() -> None:
+        nonlocal timer
+        if not over:
+            timer.cancel()
+            timer = begin()
+
+    timer = begin()
     try:
         async with deadline:
-            yield
+            yield anew
     except TimeoutError:
         if not deadline.expired():
             raise
-        raise TooLong from None
+        raise TooLong(words) from None
     finally:
+        over = True
         timer.cancel()

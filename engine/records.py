@@ -77,6 +77,8 @@ class StepConfig:
     """The delay is said by a function of the author's, which is asked after each failed attempt."""
     sensitive: bool = False
     """The result is stored and replayed, and shown to nobody who looks."""
+    heartbeat_ms: int | None = None
+    """How long an attempt may go without a sign of life; None if it need not give any."""
 
 
 DEFAULT_CONFIG = StepConfig()

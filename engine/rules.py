@@ -40,6 +40,7 @@ DYNAMIC = "dynamic"
 DELAY_SECONDS = 5.0
 """How long such a function may take."""
 
+_HEARTBEAT = ("heartbeat_timeout", "heartbeatTimeout")
 _ID = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_-]{0,99}")
 _ID_OF_A_FIRING = re.compile(r"[a-zA-Z0-9_*/,#+ -]{1,300} [0-9]{1,16}")
 _MARK = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,300}")
@@ -160,17 +161,18 @@ def step_config(raw: object) -> StepConfig:
             "retries": {"limit": raw.limit, "delay": delay, "backoff": raw.backoff},
             "timeout": raw.timeout_ms,
             **({"sensitive": "output"} if raw.sensitive else {}),
+            **({"heartbeat_timeout": raw.heartbeat_ms} if raw.heartbeat_ms is not None else {}),
         }
-    found = _members(raw, "configuration", {"retries", "timeout", "sensitive"})
+    found = _members(raw, "configuration", {"retries", "timeout", "sensitive", *_HEARTBEAT})
     default = StepConfig()
     timeout_ms = _duration(found["timeout"], "timeout") if "timeout" in found else default.timeout_ms
     if timeout_ms == 0:
         raise InvalidStepConfig("`timeout` must be more than nothing")
     if found.get("sensitive", "output") != "output":
         raise InvalidStepConfig('`sensitive` can only be "output"')
-    sensitive = "sensitive" in found
+    sensitive, heartbeat_ms = "sensitive" in found, _heartbeat(found)
     if "retries" not in found:
-        return StepConfig(timeout_ms=timeout_ms, sensitive=sensitive)
+        return StepConfig(timeout_ms=timeout_ms, sensitive=sensitive, heartbeat_ms=heartbeat_ms)
     retries = _members(found["retries"], "`retries`", {"limit", "delay", "backoff"})
     for key in ("limit", "delay"):
         if key not in retries:
@@ -182,7 +184,19 @@ def step_config(raw: object) -> StepConfig:
         raise InvalidStepConfig(f"`retries.backoff` {backoff!r:.40} is not constant, linear or exponential")
     dynamic = retries["delay"] == DYNAMIC or callable(retries["delay"])
     delay_ms = 0 if dynamic else _duration(retries["delay"], "retries.delay")
-    return StepConfig(int(min(limit, MAX_RETRIES)), delay_ms, backoff, timeout_ms, dynamic, sensitive)
+    return StepConfig(int(min(limit, MAX_RETRIES)), delay_ms, backoff, timeout_ms, dynamic, sensitive, heartbeat_ms)
+
+
+def _heartbeat(found: dict[str, object]) -> int | None:
+    given = [key for key in _HEARTBEAT if key in found]
+    if len(given) > 1:
+        raise InvalidStepConfig(f"`{given[0]}` and `{given[1]}` are the same; give one of them")
+    if not given:
+        return None
+    allowed = _duration(found[given[0]], given[0])
+    if allowed == 0:
+        raise InvalidStepConfig(f"`{given[0]}` must be more than nothing")
+    return allowed
 
 
 def _members(value: object, what: str, known: set[str]) -> dict[str, object]:

@@ -13,7 +13,7 @@ import datetime as dt
 import inspect
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, overload
 
@@ -88,17 +88,27 @@ class StepContext:
     details: Any = None
     """What the last heartbeat of an earlier attempt said."""
     _journal: Journal | None = field(default=None, repr=False, compare=False)
-    _said: list[bytes] = field(default_factory=list, repr=False, compare=False)
+    _signs: _Signs = field(default_factory=lambda: _Signs(), repr=False, compare=False)
 
     async def heartbeat(self, details: Any = None) -> bool:
         """Say that the attempt goes on, and what the next one should know, up to 16 KiB: durable on return. False when
         the body had better come to an end, since somebody waits for it to pause the instance.
         """
         assert self._journal is not None
+        self._signs.renew()
         said = values.dumps(details)
         wanted = await self._journal.beat(self.name, self.count, self.attempt, said, self.config)
-        self._said[:] = [said]
+        self._signs.said = said
+        self._signs.renew()
         return wanted
+
+
+@dataclass(slots=True)
+class _Signs:
+    """The signs of life of a step's attempts: what the last one said, and what begins the time to the next anew."""
+
+    said: bytes | None = None
+    renew: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -323,19 +333,19 @@ class WorkflowStep:
         return result
 
     async def _perform(self, name: str, count: int, record: StepRecord | None, config: object, body: Body) -> Any:
-        journal, said = self._journal, list[bytes]()
+        journal, signs = self._journal, _Signs()
         resolved = DEFAULT if config is None else await journal.configure(config)
         if record is not None:
             resolved = record.config or resolved
-            said = [] if record.value is None else [record.value]
+            signs.said = record.value
         attempt = 1 if record is None else await journal.attempt(name, count)
         while True:
             outcome = await journal.begin(name, count) if journal.supervised else None
             if outcome is None:
                 journal.started(name, count, attempt)
                 token = attempts.Attempt(*_where(journal), name, count, attempt, journal.claims)
-                details = values.loads(said[0], trusted=True) if said else None
-                context = StepContext(name, count, attempt, resolved, token.token, details, journal, said)
+                details = None if signs.said is None else values.loads(signs.said, trusted=True)
+                context = StepContext(name, count, attempt, resolved, token.token, details, journal, signs)
                 outcome = await self._attempt(body, context, config, token)
             else:
                 outcome = dataclasses.replace(outcome, config=resolved)
@@ -394,16 +404,30 @@ class WorkflowStep:
         if not stream and not inspect.isawaitable(result):
             return result
         try:
-            async with authors.limited(self._clock, context.config.timeout_ms / 1000):
+            async with self._limits(context):
                 if not stream:
                     result = await result
                 if streams.is_stream(result):
                     name, count, attempt = context.name, context.count, context.attempt
                     result = _Recorded(await streams.record(self._journal, result, name, count, attempt))
                 return result
-        except authors.TooLong:
-            limit = WaitTimeout(context.config.timeout_ms)
-            raise StepFailed(limit.name, limit.message) from None
+        except authors.TooLong as late:
+            raise StepFailed(WaitTimeout.name, str(late)) from None
+
+    @contextlib.asynccontextmanager
+    async def _limits(self, context: StepContext) -> AsyncIterator[None]:
+        """An attempt's time as a whole, and from one sign of life to the next if it has to give any."""
+        whole, pulse = context.config.timeout_ms, context.config.heartbeat_ms
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(
+                authors.limited(self._clock, whole / 1000, f"Execution timed out after {whole}ms")
+            )
+            if pulse is not None:
+                words = f"There was no heartbeat for {pulse}ms"
+                context._signs.renew = await stack.enter_async_context(
+                    authors.limited(self._clock, pulse / 1000, words)
+                )
+            yield
 
 
 DEFAULT = StepConfig()

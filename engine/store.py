@@ -72,7 +72,7 @@ def pack_error(error: ErrorRecord | None) -> str | None:
 def pack_config(config: StepConfig) -> str | None:
     if config is DEFAULT_CONFIG or config == DEFAULT_CONFIG:
         return None
-    rare = (config.dynamic, config.sensitive)
+    rare = (config.dynamic, config.sensitive, config.heartbeat_ms)
     return json.dumps([config.limit, config.delay_ms, config.backoff, config.timeout_ms, *(rare if any(rare) else ())])
 
 

@@ -28,6 +28,7 @@ from cloister.ipc import CapabilityError, PayloadError, values
 from cloister.ipc.capabilities import Channel
 
 from .binding import DynamicWorkflowBinding
+from .pulses import Pulses
 
 SILENCE: Final = 60.0
 """Seconds that a run may be silent for beyond the longest timeout of its steps, unless it waits for the engine."""
@@ -63,6 +64,7 @@ class JournalTarget:
         }
         self._attempts: dict[str, Attempt] = {}
         self.on_record: Callable[[], None] = lambda: None
+        self._pulses = Pulses()
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -114,10 +116,12 @@ class JournalTarget:
                 timer = loop.call_later(SILENCE, look)
 
         timer = loop.call_later(SILENCE, look)
+        self._pulses.end = end
         try:
             yield
         finally:
             timer.cancel()
+            self._pulses.close()
 
     async def _settle(
         self,
@@ -139,6 +143,7 @@ class JournalTarget:
         else:
             outcome = Outcome(name, count, attempt, resolved, None, _error(error), bool(retryable), within)
         verdict = await self._journal.settle(outcome)
+        self._pulses.ended(name, count)
         return values.dumps([verdict.state, _plain(verdict.error)])
 
     async def _through(self, channel: Channel, mark: str, target: int, method: str, payload: bytes) -> bytes:
@@ -227,7 +232,9 @@ class JournalTarget:
 
     async def _beat(self, name: str, count: int, attempt: int, details: bytes, config: object) -> bytes:
         resolved = await self._journal.configure(config) if config is not None else None
-        return values.dumps(await self._journal.beat(name, count, attempt, details, resolved))
+        wanted = await self._journal.beat(name, count, attempt, details, resolved)
+        self._pulses.beat(name, count)
+        return values.dumps(wanted)
 
     async def _undo(self, error: object) -> bytes:
         await self._journal.undo(_error(error))
@@ -243,12 +250,15 @@ class JournalTarget:
             return values.dumps([record.value, _plain(record.error)])
         raise PayloadError(f"there is no recorded value of {kind} {name!r}")
 
-    async def _started(self, name: str, count: int, attempt: int) -> bytes:
+    async def _started(self, name: str, count: int, attempt: int, heartbeat: int | None = None) -> bytes:
         self._journal.started(name, count, attempt)
+        if heartbeat is not None:
+            self._pulses.began(name, count, heartbeat)
         return values.dumps(None)
 
     async def _stopped(self, name: str, count: int) -> bytes:
         self._journal.stopped(name, count)
+        self._pulses.ended(name, count)
         return values.dumps(None)
 
     async def _sleep(self, name: str, count: int, duration: object, until: object, within: str | None = None) -> bytes:
@@ -334,6 +344,8 @@ def _shown(config: StepConfig) -> dict[str, Any]:
     if config.dynamic:
         del retries["delay"]
     shown = {"retries": retries, "timeout": config.timeout_ms}
+    if config.heartbeat_ms is not None:
+        shown["heartbeatTimeout"] = config.heartbeat_ms
     return {**shown, "sensitive": "output"} if config.sensitive else shown
 
 

@@ -6,6 +6,7 @@ Not imported by the guest itself: it is kept with the standard library, for thos
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Callable
 from typing import Any, Final
@@ -33,8 +34,7 @@ async def failed(context: steps.Context, error: Exception, late: bool) -> Failed
     """What is said of an attempt that ended with an exception, and whether another one makes sense."""
     name = context["step"]["name"]
     if isinstance(error, TimeoutError) and late:
-        limit = context["config"]["timeout"]
-        report = ["WorkflowTimeoutError", f"Execution timed out after {limit}ms", ""]
+        report = ["WorkflowTimeoutError", _late(context), ""]
     elif isinstance(error, CodecError):
         return b"", ["TypeError", f'Value returned from step "{name}" is not serialisable: {error}', ""], False, None
     else:
@@ -52,6 +52,32 @@ async def failed(context: steps.Context, error: Exception, late: bool) -> Failed
         what = f"did not answer within {_DELAY_WITHIN:g} s" if slow else "raised {}: {}".format(*told(second))
         words = f"the function that says the delay of step {name!r} failed: it {what}"
         return b"", ["NonRetryableDelayError", words, ""], False, None
+
+
+async def watched(context: steps.Context, timer: asyncio.Timeout) -> None:
+    """From now on the attempt has to give a sign of life each so often. The host is told as well, for the case that
+    this process cannot end it.
+    """
+    hidden, step = context.__dict__, context["step"]
+    allowed = context["config"]["heartbeatTimeout"]
+    hidden["timer"], hidden["end"] = timer, timer.when()
+    await hidden["journal"].ask("started", step["name"], step["count"], context["attempt"], allowed)
+    _renew(context)
+
+
+def _renew(context: steps.Context) -> None:
+    hidden, allowed = context.__dict__, context["config"].get("heartbeatTimeout")
+    if allowed is not None and not hidden["timer"].expired():
+        next_by = asyncio.get_running_loop().time() + allowed / 1000
+        with contextlib.suppress(RuntimeError):  # its time is over, and it does not listen
+            hidden["timer"].reschedule(min(hidden["end"], next_by))
+
+
+def _late(context: steps.Context) -> str:
+    hidden, config = context.__dict__, context["config"]
+    if "end" in hidden and hidden["timer"].when() < hidden["end"]:
+        return f"There was no heartbeat for {config['heartbeatTimeout']}ms"
+    return f"Execution timed out after {config['timeout']}ms"
 
 
 def told(error: Exception) -> list[str]:
@@ -75,14 +101,17 @@ def attribute(context: steps.Context, name: str) -> Any:
     if name == "token":
         return hidden["journal"].state["claims"] << 20 | context["attempt"]
     if name == "details":
-        return None if hidden["said"] is None else values.loads(hidden["said"], hook=JsDict, trusted=True)
+        said = hidden["earlier"]
+        return None if said is None else values.loads(said, hook=JsDict, trusted=True)
 
     async def heartbeat(details: Any = None) -> Any:
         step, journal = context["step"], hidden["journal"]
         said = values.dumps(details)
+        _renew(context)
         _, settings = await journal.configure(hidden["given"])
         wanted = await journal.ask("beat", step["name"], step["count"], context["attempt"], said, settings)
-        hidden["said"] = said
+        hidden["said"][0] = said
+        _renew(context)
         return wanted
 
     return heartbeat

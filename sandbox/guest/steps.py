@@ -258,10 +258,10 @@ class Step:
                 attempt = await journal.ask("attempt", name, count)
             case _ if self._config is not None:
                 config, settings = await journal.configure(self._config)
-        hidden = {"journal": journal, "said": said, "given": self._config}
+        hidden = {"journal": journal, "said": [said], "given": self._config}
         while True:
             context = Context(step=JsDict(name=name, count=count), attempt=attempt, config=config or journal.defaults)
-            context.__dict__ = hidden
+            context.__dict__ = {**hidden, "earlier": hidden["said"][0]}
             known = await journal.ask("begin", name, count) if journal.state.get("supervised") else None
             value, error, retryable, more = known or await self._attempt(context, arguments)
             try:
@@ -300,6 +300,10 @@ class Step:
         run.busy += 1
         try:
             async with asyncio.timeout(limit / 1000) as timer:
+                if "heartbeatTimeout" in config:
+                    from . import attempts
+
+                    await attempts.watched(context, timer)
                 result = self._body(*(context if argument is _CONTEXT else argument for argument in arguments))
                 if inspect.iscoroutine(result):
                     result = await result

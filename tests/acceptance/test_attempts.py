@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cloister.engine import Attempt, WorkflowEntrypoint, current_attempt
-from cloister.loader import RpcTarget
+from cloister.loader import RpcTarget, pulses
 
 
 class Register(RpcTarget):
@@ -163,6 +163,57 @@ async def test_a_heartbeat_of_a_tenants_step_is_there_after_its_sandbox_was_lost
     assert stage.evict()
     assert await stage.outcome(instance) == [10, True, 1]
     assert stage.ledger.entries == ["from 0", "beaten", "from 10"]
+
+
+async def test_an_attempt_without_a_sign_of_life_is_ended_and_retried(stage: Any) -> None:
+    """By the sandbox itself; the next one goes on from what the last sign said."""
+    binding = stage.bind("""
+        import asyncio
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                async def copy(ctx):
+                    await self.env.LEDGER.note(f"from {ctx.details} {ctx.config.heartbeatTimeout}")
+                    for done in range(3):
+                        await asyncio.sleep(0.2)
+                        await ctx.heartbeat(done)
+                    if ctx.attempt < 3:
+                        await asyncio.sleep(3600)
+                    return ctx.attempt
+                config = {"retries": {"limit": 1, "delay": 0}, "heartbeatTimeout": 400}
+                try:
+                    await step.do("copy", config, copy)
+                except Exception as error:
+                    first = [error.name, error.message]
+                config["retries"]["limit"] = 2
+                return [*first, await step.do("copy", config, copy)]
+    """)
+    name, message, attempts = await stage.outcome(await binding.create())
+    assert (name, message, attempts) == ("WorkflowTimeoutError", "There was no heartbeat for 400ms", 3)
+    assert stage.ledger.entries == [f"from {done} 400" for done in (None, 2, None, 2, 2)]
+
+
+async def test_a_process_that_cannot_end_a_silent_attempt_is_ended_from_outside(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It has lost its run, which costs no retry, and the attempt begins again with what it had said."""
+    monkeypatch.setattr(pulses, "GRACE", 0.2)
+    binding = stage.bind("""
+        import time
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                async def copy(ctx):
+                    await self.env.LEDGER.note(f"from {ctx.details}")
+                    await ctx.heartbeat("half")
+                    if ctx.details is None:
+                        time.sleep(3600)
+                    return ctx.attempt
+                return await step.do("copy", {"retries": {"limit": 0, "delay": 0}, "heartbeat_timeout": 500}, copy)
+    """)
+    assert await stage.outcome(await binding.create()) == 1
+    assert stage.ledger.entries == ["from None", "from half"]
+    assert stage.engine.statistics().lost == 1
 
 
 async def test_capabilities_are_told_on_whose_behalf_they_are_called(stage: Any) -> None:

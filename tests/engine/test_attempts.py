@@ -200,6 +200,56 @@ async def test_a_heartbeat_tells_a_step_that_somebody_waits_for_its_end(
         assert await instance.result() == 3
 
 
+async def test_an_attempt_that_gives_no_sign_of_life_in_time_ends_and_is_retried(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """Each sign begins the time anew; the next attempt is told what the last one said, and of the timeout if spent."""
+    seen: list[tuple[int, Any]] = []
+
+    async def body(event: Any, step: Any) -> Any:
+        async def long(ctx: Any) -> None:
+            seen.append((ctx.attempt, ctx.details))
+            for done in range(1, 4):
+                await clock.sleep(50)
+                await ctx.heartbeat(done)
+            await clock.sleep(10**6)
+
+        try:
+            await step.do("long", {**retries(0, limit=1), "timeout": "1 day", "heartbeat_timeout": "1 minute"}, long)
+        except Exception as error:  # noqa: BLE001 - as authors do
+            return [error.name, error.message]  # type: ignore[attr-defined]
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", workflow_of(body)).create()
+        await clock.advance(209)
+        assert seen == [(1, None)]
+        await clock.advance(1)
+        assert seen == [(1, None), (2, 3)]
+        await clock.advance(210)
+        assert await instance.result() == ["WorkflowTimeoutError", "There was no heartbeat for 60000ms"]
+
+
+async def test_the_time_of_an_attempt_as_a_whole_holds_however_lively_it_is(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """And is what it is told of then."""
+
+    async def body(event: Any, step: Any) -> Any:
+        async def lively(ctx: Any) -> None:
+            while await ctx.heartbeat():
+                await clock.sleep(5)
+
+        try:
+            await step.do("x", {**retries(0, limit=0), "timeout": 60_000, "heartbeatTimeout": 10_000}, lively)
+        except Exception as error:  # noqa: BLE001 - as authors do
+            return error.message  # type: ignore[attr-defined]
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", workflow_of(body)).create()
+        await clock.advance(61)
+        assert await instance.result() == "Execution timed out after 60000ms"
+
+
 async def test_signs_of_life_do_not_save_a_run_that_keeps_dying(open_engine: OpenEngine, clock: VirtualClock) -> None:
     """Ten losses without an outcome end it, however often it beat in between."""
     from cloister.engine import RunInterrupted

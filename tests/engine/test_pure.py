@@ -35,6 +35,7 @@ from cloister.engine.rules import (
     encode,
     step_config,
 )
+from cloister.engine.store import pack_config, unpack_config
 
 
 @pytest.mark.parametrize(
@@ -139,6 +140,10 @@ def test_a_configuration_is_completed_with_the_defaults() -> None:
     """What is not said about backoff and timeout is as it always is."""
     assert step_config({"retries": {"limit": 2, "delay": "1 second"}}) == StepConfig(2, 1_000)
     assert step_config({"timeout": 5, "sensitive": "output"}) == StepConfig(timeout_ms=5, sensitive=True)
+    for spelling in ("heartbeat_timeout", "heartbeatTimeout"):
+        beating = step_config({spelling: "30 seconds"})
+        assert beating == StepConfig(heartbeat_ms=30_000) == unpack_config(pack_config(beating))
+        assert step_config(beating) == beating
     assert step_config({"retries": {"limit": math.inf, "delay": 0, "backoff": "linear"}}).limit == 10_000
     assert step_config(StepConfig(1, 2, "constant", 3)) == StepConfig(1, 2, "constant", 3)
 
@@ -158,6 +163,9 @@ def test_a_configuration_is_completed_with_the_defaults() -> None:
         ({"retries": {"limit": 1, "delay": 1, "backoff": []}}, "backoff"),
         ({"timeout": 0}, "timeout"),
         ({"sensitive": "input"}, "sensitive"),
+        ({"heartbeat_timeout": 0}, "heartbeat_timeout"),
+        ({"heartbeatTimeout": "soon"}, "heartbeatTimeout"),
+        ({"heartbeat_timeout": 1, "heartbeatTimeout": 1}, "heartbeatTimeout"),
         ({1: 2}, "1"),
     ],
 )
