@@ -4,7 +4,7 @@ The names here are the pure half, which both ends of a connection use. What move
 and only on the host: `cloister.ipc.sockets`, or `cloister.ipc.router`, the one module that imports libzmq.
 """
 
-from .capabilities import Capability, RpcTarget, Stub
+from .capabilities import Capability, RpcTarget
 from .connection import Connection
 from .errors import (
     CapabilityError,
@@ -19,6 +19,7 @@ from .errors import (
     TooManyCalls,
 )
 from .peer import Peer
+from .stubs import Stub
 
 __all__ = [
     "Capability",

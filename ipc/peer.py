@@ -15,7 +15,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from . import codec, values
-from .capabilities import Capability, Exports, Stub, refer, resolve
+from .capabilities import Capability
 from .connection import Connection
 from .errors import (
     CapabilityError,
@@ -27,7 +27,9 @@ from .errors import (
     RemoteProtocolError,
     TooManyCalls,
 )
+from .exports import Exports, refer, resolve
 from .messages import Call, Cancel, Failure, Goodbye, Hello, Message, Note, Release, Result
+from .stubs import Stub
 
 _log = logging.getLogger("cloister.ipc")
 

@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from cloister.engine import Encoded
 from cloister.ipc import CapabilityError, PayloadError, values
-from cloister.ipc.capabilities import Channel
+from cloister.ipc.stubs import Channel
 
 Parts = list[bytes]
 NONE: Final = values.dumps(None)

@@ -25,7 +25,7 @@ from cloister.engine import (
 )
 from cloister.engine.attempt import current
 from cloister.ipc import CapabilityError, PayloadError, values
-from cloister.ipc.capabilities import Channel
+from cloister.ipc.stubs import Channel
 
 from .binding import DynamicWorkflowBinding
 from .pulses import Pulses

@@ -9,7 +9,7 @@ import asyncio
 from typing import Any
 
 from cloister.ipc import values
-from cloister.ipc.capabilities import Stub
+from cloister.ipc.stubs import Stub
 
 from .steps import WorkflowStep, _error, _span
 from .values import JsDict

@@ -15,9 +15,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from cloister.ipc import values
-from cloister.ipc.capabilities import Stub
 from cloister.ipc.errors import CodecError, RemoteError
 from cloister.ipc.peer import Peer
+from cloister.ipc.stubs import Stub
 
 from . import failure, scope
 from .outcomes import Key, Outcomes

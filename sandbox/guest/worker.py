@@ -17,8 +17,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from cloister.ipc import values
-from cloister.ipc.capabilities import Channel, Stub
 from cloister.ipc.connection import Connection
+from cloister.ipc.stubs import Channel, Stub
 
 from ..lockdown import limits
 from . import entrypoints, failure, importer, scope

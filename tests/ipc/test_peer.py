@@ -397,7 +397,7 @@ async def test_letting_go_of_what_is_not_held_is_a_violation(
 
 async def test_grants_are_bounded(open_pair: OpenPair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A guest that asks for one object after the other and lets none go is told so."""
-    monkeypatch.setattr("cloister.ipc.capabilities.MAX_GRANTS", 3)
+    monkeypatch.setattr("cloister.ipc.exports.MAX_GRANTS", 3)
     pair = open_pair()
     stub = grant(pair, Store())
     kept = [await stub.another() for _ in range(2)]

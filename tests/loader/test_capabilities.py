@@ -386,7 +386,7 @@ async def test_a_result_with_a_forged_capability_is_the_tenants_error(worker: Ma
     """The host's object of that number is not found by it."""
     source = """
         from workers import WorkerEntrypoint
-        from cloister.ipc.capabilities import Stub
+        from cloister.ipc.stubs import Stub
         class Default(WorkerEntrypoint):
             async def forge(self):
                 return Stub(self.env.MINE._channel, 12345, {})

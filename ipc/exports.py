@@ -1,0 +1,96 @@
+"""What one side has granted to the other, as numbers in a table that belongs to one connection.
+
+A guest can name only numbers that were granted on its own connection, and a number is never used twice, so a forged or
+stale one is an error and nothing else.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from . import values
+from .capabilities import Capability, serve
+from .codec import MAX_NUMBER
+from .errors import CapabilityError, CodecError, PayloadError, RemoteProtocolError
+from .stubs import Channel, Stub
+
+MAX_GRANTS: Final = 65_536
+_MINE, _YOURS = 0, 1
+
+
+class Exports:
+    """What this side has granted on one connection."""
+
+    def __init__(self) -> None:
+        self._granted: dict[int, list[Any]] = {}  # number: [capability, references held over there, key in _numbers]
+        self._numbers: dict[int, int] = {}
+        self._next = 0
+
+    def __len__(self) -> int:
+        return len(self._granted)
+
+    def grant(self, capability: Capability) -> int:
+        """The number of a capability; the same object has one number while it is held."""
+        subject = getattr(capability, "subject", capability)
+        number = self._numbers.get(id(subject))
+        if number is None:
+            if len(self._granted) >= MAX_GRANTS:
+                raise CodecError(f"{MAX_GRANTS:,} capabilities are granted on this connection; dispose of some")
+            number = self._next
+            self._next += 1
+            self._numbers[id(subject)] = number
+            self._granted[number] = [capability, 0, id(subject)]
+        self._granted[number][1] += 1
+        return number
+
+    def get(self, number: int) -> Capability:
+        """The capability of a number. `CapabilityError` if it is not granted on this connection."""
+        entry = self._granted.get(number)
+        if entry is None:
+            raise CapabilityError(f"capability {number} is not granted on this connection")
+        return entry[0]  # type: ignore[no-any-return]
+
+    def release(self, number: int, count: int) -> None:
+        """The other side let go. `RemoteProtocolError` if it did not hold that many."""
+        entry = self._granted.get(number)
+        if entry is None or entry[1] < count:
+            raise RemoteProtocolError(f"a release of capability {number}, which is not held that often")
+        entry[1] -= count
+        if not entry[1]:
+            del self._granted[number], self._numbers[entry[2]]
+
+    def clear(self) -> None:
+        """The connection is over: nothing is granted any longer."""
+        self._granted.clear()
+        self._numbers.clear()
+
+
+def refer(subject: object, channel: Channel, exports: Exports, granted: list[int]) -> bytes | None:
+    """The reference that is sent in place of an object; None if the object cannot be sent.
+
+    A number that is granted for it is added to `granted`.
+    """
+    if isinstance(subject, Stub) and subject._channel is channel:
+        return values.dumps([_YOURS, subject._target])
+    capability = serve(subject)
+    if capability is None:
+        return None
+    attributes = dict(capability.attributes)
+    granted.append(exports.grant(capability))
+    return values.dumps([_MINE, granted[-1], attributes])
+
+
+def resolve(reference: bytes, channel: Channel, exports: Exports) -> object:
+    """What a reference that was received stands for: a new stub, or an object of this side that came home.
+
+    The reference was checked with the value that it stood in, if its sender is not trusted.
+    """
+    match values.loads(reference, trusted=True):
+        case [_, int(number), *_] if type(number) is not int or not 0 <= number < MAX_NUMBER:
+            pass
+        case [0, int(number), dict(attributes)]:
+            return Stub(channel, number, attributes)
+        case [1, int(number)]:
+            capability = exports.get(number)
+            return getattr(capability, "subject", capability)
+    raise PayloadError("a capability reference of an unknown form")
