@@ -492,7 +492,7 @@ async def test_a_step_that_takes_too_long_times_out_and_is_retried(stage: Any) -
 
 
 async def test_a_step_that_spins_is_ended_from_outside_and_is_a_poison_pill_in_the_end(stage: Any) -> None:
-    """A sync loop hears no timeout: its sandbox is ended by its CPU limit, ten times, and then the instance."""
+    """A sync loop hears nothing: its sandbox is ended by its CPU limit, ten times, and then the instance."""
     stage.options = {"limits": Limits(cpu_ms=40)}
     binding = stage.bind("""
         from workers import WorkflowEntrypoint
@@ -502,7 +502,7 @@ async def test_a_step_that_spins_is_ended_from_outside_and_is_a_poison_pill_in_t
                 async def spin():
                     await self.env.LEDGER.note("spin")
                     while True: pass
-                await step.do("spin", {"timeout": 10, "retries": {"limit": 0, "delay": 0}}, spin)
+                await step.do("spin", {"timeout": 500, "retries": {"limit": 0, "delay": 0}}, spin)
     """)
     error = await stage.outcome(await binding.create())
     assert error["name"] == "CrashLoop"
