@@ -8,7 +8,6 @@ never asked for: the first is dropped, the second is a violation.
 from __future__ import annotations
 
 import enum
-import heapq
 from typing import Final
 
 from . import codec
@@ -54,7 +53,6 @@ class Connection:
         self._next_call = 1
         self._outgoing: dict[int, float | None] = {}
         self._incoming: set[int] = set()
-        self._deadlines: list[tuple[float, int]] = []
 
     def bound(self, *, incoming: int | None = None, outgoing: int | None = None) -> None:
         """Let so many calls be in flight from now on, of either side or both."""
@@ -80,8 +78,6 @@ class Connection:
         frame = codec.encode(Call(number, target, method, payload))
         self._next_call += 1
         self._outgoing[number] = deadline
-        if deadline is not None:
-            heapq.heappush(self._deadlines, (deadline, number))
         return number, frame
 
     def cancel(self, call: int) -> bytes | None:
@@ -125,49 +121,51 @@ class Connection:
         following = RECEIVES[self.state].get(kind)
         if following is None:
             raise RemoteProtocolError(f"a {kind.__name__} while the connection is {self.state.value}")
-        match message:
-            case Result(call) | Failure(call):
-                if call >= self._next_call or call == 0:
-                    raise RemoteProtocolError(f"an answer to call {call}, which was never made")
-                if call not in self._outgoing:
-                    if call not in self.cancelled:
-                        raise RemoteProtocolError(f"a second answer to call {call}")
-                    self.cancelled.discard(call)
-                    return None
-                del self._outgoing[call]
-            case Call(call):
-                if call in self._incoming:
-                    raise RemoteProtocolError(f"call {call} was made twice")
-                if len(self._incoming) >= self._most_incoming:
-                    raise RemoteProtocolError(f"more than {self._most_incoming} calls in flight")
-                self._incoming.add(call)
-            case Hello(version) if version != VERSION:
-                raise RemoteProtocolError(f"protocol version {version}; this side speaks {VERSION}")
+        if kind is Result or kind is Failure:
+            if not self._answered(message[0]):  # type: ignore[arg-type]
+                return None
+        elif kind is Call:
+            self._asked(message[0])  # type: ignore[arg-type]
+        elif kind is Hello and message[0] != VERSION:
+            raise RemoteProtocolError(f"protocol version {message[0]!r}; this side speaks {VERSION}")
         self.state = following
         return message
+
+    def _answered(self, call: int) -> bool:
+        """Whether somebody waits for that answer."""
+        if call in self._outgoing:
+            del self._outgoing[call]
+            return True
+        if call >= self._next_call or call == 0:
+            raise RemoteProtocolError(f"an answer to call {call}, which was never made")
+        if call not in self.cancelled:
+            raise RemoteProtocolError(f"a second answer to call {call}")
+        self.cancelled.discard(call)
+        return False
+
+    def _asked(self, call: int) -> None:
+        if call in self._incoming:
+            raise RemoteProtocolError(f"call {call} was made twice")
+        if len(self._incoming) >= self._most_incoming:
+            raise RemoteProtocolError(f"more than {self._most_incoming} calls in flight")
+        self._incoming.add(call)
 
     def close(self) -> list[int]:
         """End the conversation from this side without a word. Returns the calls that will have no answer."""
         self.state = State.CLOSED
         lost = list(self._outgoing)
         self._outgoing.clear()
-        self._deadlines.clear()
         return lost
 
     def next_deadline(self) -> float | None:
         """When `expire` should be called next, on the clock that the deadlines were given in."""
-        while self._deadlines and self._deadlines[0][1] not in self._outgoing:
-            heapq.heappop(self._deadlines)
-        if len(self._deadlines) > 2 * len(self._outgoing) + 64:
-            self._deadlines = [entry for entry in self._deadlines if entry[1] in self._outgoing]
-            heapq.heapify(self._deadlines)
-        return self._deadlines[0][0] if self._deadlines else None
+        return min((deadline for deadline in self._outgoing.values() if deadline is not None), default=None)
 
     def expire(self, now: float) -> list[int]:
-        """The calls whose deadline has passed. They stay in flight until `cancel` gives them up."""
-        due = []
-        while self._deadlines and self._deadlines[0][0] <= now:
-            _, call = heapq.heappop(self._deadlines)
-            if call in self._outgoing:
-                due.append(call)
-        return due
+        """The calls whose deadline has passed, the earliest first, each once. They stay in flight until `cancel` gives
+        them up."""
+        due = [
+            (deadline, call) for call, deadline in self._outgoing.items() if deadline is not None and deadline <= now
+        ]
+        self._outgoing.update((call, None) for _, call in due)
+        return [call for _, call in sorted(due)]

@@ -10,11 +10,13 @@ import asyncio
 import collections
 import contextvars
 import logging
+import math
 import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from . import codec, values
+from .answer import Answer
 from .capabilities import Capability
 from .connection import Connection
 from .errors import (
@@ -95,9 +97,10 @@ class Peer:
         self._on_call, self._on_cancel, self._on_read = on_call, on_cancel, on_read
         self._held = 0
         self._loop = asyncio.get_running_loop()
-        self._waiting: dict[int, asyncio.Future[bytes]] = {}
+        self._waiting: dict[int, Answer] = {}
         self._answering: dict[int, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._due = math.inf  # when the timer goes off: not before the earliest deadline, and often for nothing
         self._closed: Exception | None = None
 
     async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
@@ -106,9 +109,8 @@ class Peer:
             raise self._closed
         deadline = None if timeout is None else self._loop.time() + timeout
         number, frame = self.connection.call(target, method, payload, deadline=deadline)
-        answer: asyncio.Future[bytes] = self._loop.create_future()
-        self._waiting[number] = answer
-        if deadline is not None and (self._timer is None or self._timer.when() > deadline):
+        answer = self._waiting[number] = Answer(self._loop)
+        if deadline is not None and deadline < self._due:
             self._arm()
         try:
             self._send(frame)
@@ -134,7 +136,7 @@ class Peer:
         try:
             message = self.connection.receive(frame)
             if message is not None:
-                self._act(message)
+                _ACTIONS[type(message)](self, message)
         except RemoteProtocolError as error:
             self.close(error)
 
@@ -147,9 +149,7 @@ class Peer:
         if self._timer is not None:
             self._timer.cancel()
         for answer in self._waiting.values():
-            if not answer.done():
-                answer.set_exception(error)
-                answer.exception()  # the caller may be gone; that is no news
+            answer.fail(error)
         self._waiting.clear()
         for task in list(self._answering.values()):
             task.cancel()
@@ -189,27 +189,17 @@ class Peer:
         if self._closed is None:
             self._try_to_send(self.connection.release(target, 1))
 
-    def _act(self, message: Message) -> None:
-        match message:
-            case Result(call, payload):
-                self._settle(call, payload, None)
-            case Call():
-                self._answer(message)
-            case Failure(call, payload):
-                self._settle(call, b"", self._failure(payload))
-            case Cancel(call):
-                if (task := self._answering.get(call)) is not None:
-                    task.cancel("cancelled by the caller")
-            case Release(target, count):
-                # After whoever waited for a result that came before it has read it, and found the capability there.
-                self._loop.call_soon(self._released, target, count)
-            case Note(topic, payload):
-                self._on_note(topic, payload)
-            case Hello(_, payload):
-                self._on_hello(payload)
-            case Goodbye(payload):
-                reason = payload[:MAX_TEXT].decode("utf-8", "replace")
-                self.close(ConnectionClosed(reason or "the other side said goodbye"))
+    def _cancelled(self, cancel: Cancel) -> None:
+        if (task := self._answering.get(cancel.call)) is not None:
+            task.cancel("cancelled by the caller")
+
+    def _parted(self, goodbye: Goodbye) -> None:
+        reason = goodbye.payload[:MAX_TEXT].decode("utf-8", "replace")
+        self.close(ConnectionClosed(reason or "the other side said goodbye"))
+
+    def _given_back(self, release: Release) -> None:
+        # After whoever waited for a result that came before it has read it, and found the capability there.
+        self._loop.call_soon(self._released, *release)
 
     def _released(self, target: int, count: int) -> None:
         if self._closed is None:
@@ -218,14 +208,15 @@ class Peer:
             except RemoteProtocolError as error:
                 self.close(error)
 
-    def _settle(self, call: int, payload: bytes, error: Exception | None) -> None:
-        answer = self._waiting.pop(call, None)
-        if answer is None or answer.done():
-            return
-        if error is None:
-            answer.set_result(payload)
-        else:
-            answer.set_exception(error)
+    def _settle(self, result: Result) -> None:
+        call, payload = result
+        if (answer := self._waiting.pop(call, None)) is not None:
+            answer.settle(payload)
+
+    def _fail(self, failure: Failure) -> None:
+        error = self._failure(failure.payload)
+        if (answer := self._waiting.pop(failure.call, None)) is not None:
+            answer.fail(error)
 
     def _failure(self, payload: bytes) -> Exception:
         try:
@@ -296,18 +287,33 @@ class Peer:
             return
 
     def _arm(self) -> None:
+        # It is left to run when calls are answered: there is one for all of them, and it is late for none.
         if self._timer is not None:
             self._timer.cancel()
         deadline = self.connection.next_deadline()
+        self._due = math.inf if deadline is None else deadline
         self._timer = None if deadline is None else self._loop.call_at(deadline, self._expire)
 
     def _expire(self) -> None:
         self._timer = None
         for call in self.connection.expire(self._loop.time()):
-            if (answer := self._waiting.pop(call, None)) is not None and not answer.done():
-                answer.set_exception(DeadlineExceeded("no answer came within the time that was given for it"))
+            if (answer := self._waiting.pop(call, None)) is not None:
+                answer.fail(DeadlineExceeded("no answer came within the time that was given for it"))
             self._give_up(call, late=True)
         self._arm()
+
+
+_ACTIONS: Final[Mapping[type[Message], Callable[[Peer, Any], None]]] = {
+    Result: Peer._settle,
+    Call: Peer._answer,
+    Failure: Peer._fail,
+    Cancel: Peer._cancelled,
+    Release: Peer._given_back,
+    Note: lambda peer, note: peer._on_note(*note),
+    Hello: lambda peer, hello: peer._on_hello(hello.payload),
+    Goodbye: Peer._parted,
+}
+"""What is done about each message."""
 
 
 def _told(error: BaseException, trace: Callable[[BaseException], str]) -> list[str]:

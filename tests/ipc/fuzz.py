@@ -254,7 +254,6 @@ class Conversation:
             if deadline is not None and number not in self.expired
         ]
         assert connection.next_deadline() == min(waiting, default=None)
-        assert len(connection._deadlines) <= 2 * len(self.outgoing) + 64
 
     def _allowed(self, message: Message) -> bool:
         if type(message) not in RECEIVES[self.state]:

@@ -372,7 +372,7 @@ async def test_the_hash_seed_is_its_zygotes(boot: Boot, tenant: Any, open_spawne
 FOLDERS = {
     "": "cloister cloister.ipc cloister.sandbox msgpack msgpack._cmsgpack msgpack.exceptions"
     " msgpack.ext workers workers.workflows",
-    "cloister.ipc": "capabilities codec connection errors exports messages packer peer stubs values zmtp",
+    "cloister.ipc": "answer capabilities codec connection errors exports messages packer peer stubs values zmtp",
     "cloister.sandbox": "exits guest lockdown zygote",
     "cloister.sandbox.guest": "disguise entrypoints failure files heap importer library main outcomes output profile"
     " rehearsal resources scope steps values worker workers",
