@@ -76,6 +76,15 @@ def read(path: str) -> bytes:
         os.close(descriptor)
 
 
+def write(path: str, content: bytes) -> None:
+    """Into a file of the kernel's."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(descriptor, content)
+    finally:
+        os.close(descriptor)
+
+
 def set_malloc_arenas(count: int) -> None:
     """One arena instead of one for each thread, so that a limit on address space goes by what is used."""
     _libc.mallopt(-8, count)

@@ -127,9 +127,16 @@ async def test_a_sandbox_that_spins_gives_way_with_all_its_threads(tenant: Any, 
         threads = Path(f"/proc/{tenant.sandbox.pid}/task").iterdir()
         return [os.getpriority(os.PRIO_PROCESS, int(thread.name)) for thread in threads]
 
+    def share_of_the_session() -> int | None:
+        group = Path(f"/proc/{tenant.sandbox.pid}/autogroup")
+        return int(group.read_text().split()[-1]) if group.exists() else None
+
+    grouped = share_of_the_session() is not None
     await until(lambda: priorities() == [10, 10])
+    assert share_of_the_session() == (10 if grouped else None)
     tenant.sandbox._precedence.begin()
     assert priorities() == [0, 0]
+    assert share_of_the_session() == (0 if grouped else None)
     spinning.cancel()
     await tenant.sandbox.close("enough")
 
