@@ -69,6 +69,7 @@ class Engine:
         self._writer: Writer | None = None
         self._schedulers: dict[str, Scheduler] = {}
         self._watchers = Watchers()
+        self._quotas: dict[str, int] = {}
 
     async def __aenter__(self) -> Self:
         """Open the database: `EngineLocked`, `NotACloisterDatabase`, `DatabaseTooNew`, `StorageError`."""
@@ -131,7 +132,7 @@ class Engine:
         connection = connect(self._path, self._synchronous, examine=self._writer is None)
         try:
             store = Store(connection, self._codec)
-            store.watched = self._watchers.watched
+            store.watched, store.quotas = self._watchers.watched, self._quotas
             store.try_codec()
             return store
         except BaseException as error:
@@ -168,8 +169,11 @@ class Engine:
         if concurrency < 1:
             raise ValueError("the concurrency of a workflow is at least 1")
         kept = Retention.of_workflow(retention)
+        limits = limits or WorkflowLimits()
+        if limits.bytes_per_scope is not None:
+            self._quotas[name] = limits.bytes_per_scope
         self._schedulers[name] = Scheduler(
-            name, entrypoint, env, concurrency, kept, limits or WorkflowLimits(), read_schedules(schedules),
+            name, entrypoint, env, concurrency, kept, limits, read_schedules(schedules),
             writer=writer, reader=self._reader, watchers=self._watchers, clock=self._clock, linger=self._linger,
             mocks=self._mocks,
         )  # fmt: skip

@@ -76,6 +76,14 @@ class CreationRateExceeded(EngineError):
         self.retry_after_ms = retry_after_ms
 
 
+class QuotaExceeded(EngineError):
+    """The scope stores as much as it may. Delete instances that have ended, or have them kept for less long."""
+
+
+class EventBufferFull(EngineError):
+    """As many events wait in the instance as may, and nobody takes them. Send again when some have been waited for."""
+
+
 class InstanceFinished(EngineError):
     """The instance has ended, and what has ended takes no events and no controls. Create another one."""
 

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, get_args
 
 from .clock import Clock, Timer, resolve
-from .errors import JournalBreach, RunOver, StepLimitExceeded, StorageError
+from .errors import JournalBreach, QuotaExceeded, RunOver, StepLimitExceeded, StorageError
 from .records import DEFAULT_CONFIG, Claim, ErrorRecord, Key, StepConfig, StepKind, StepState
 from .room import Room
 from .rules import MAX_STEPS, check_count, check_name
@@ -299,10 +299,14 @@ class Recorder:
         state, attempts, due, config = known
         ended = now if state in {"done", "failed"} else None
         texts = (pack_error(error), pack_config(config))
-        await self._write(
-            Store.record, now, number, key[0], name, count, position, state, attempts, due, None, value, *texts, within,
-            size, now if started is None else started, ended, progress=progress,
-        )  # fmt: skip
+        try:
+            await self._write(
+                Store.record, now, number, key[0], name, count, position, state, attempts, due, None, value, *texts,
+                within, size, now if started is None else started, ended, progress=progress,
+            )  # fmt: skip
+        except QuotaExceeded:  # it stands where it stood, and may end otherwise
+            self._known[key] = Known("retrying", attempts - 1, None, config)
+            raise
 
     async def _write(self, verb: Callable[..., T], *args: Any, progress: bool = True) -> T:
         self._check_open()

@@ -32,6 +32,8 @@ MAX_CHUNK = 256 * 1024
 """Bytes in a piece of a result that is a stream."""
 MAX_STATE = 1024 * 1024 * 1024
 """Bytes that the results of one instance may take together."""
+MAX_EVENTS = 10_000
+"""Events that an instance may have which nobody has waited for yet."""
 MAX_DETAILS = 16 * 1024
 """Bytes that a heartbeat may say."""
 MAX_CODE = 64 * 1024 * 1024

@@ -26,6 +26,8 @@ class WorkflowLimits:
 
     `concurrency_per_scope`: instances that run at once. `creates_per_second`: instances that are created or restarted,
     on average; `creates_at_once`: how many of them may come together, at least 100 or a second's worth by default.
+    `bytes_per_scope`: what a scope may store at most, in bytes, of all its instances together; counted only if it is
+    given. What ends, ends all the same, so that it may be more by an output for each that runs.
     `steps`: how many of a kind one run may have, 10,000 by default and 25,000 at most.
     `weights`: scope to its share of the slots when they are scarce, 1 by default. It is looked at whenever slots are
     given away, so it may change at any time.
@@ -34,11 +36,12 @@ class WorkflowLimits:
     concurrency_per_scope: int | None = None
     creates_per_second: float | None = None
     creates_at_once: int | None = None
+    bytes_per_scope: int | None = None
     steps: int = MAX_STEPS
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("concurrency_per_scope", "creates_at_once"):
+        for name in ("concurrency_per_scope", "creates_at_once", "bytes_per_scope"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"`{name}` is a whole number from 1, or None; not {value!r:.40}")

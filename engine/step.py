@@ -29,6 +29,7 @@ from .errors import (
     NonRetryableDelayError,
     NonRetryableError,
     PayloadTooLarge,
+    QuotaExceeded,
     RunInterrupted,
     RunOver,
     StepFailed,
@@ -349,7 +350,12 @@ class WorkflowStep:
                 outcome = await self._attempt(body, context, config, token)
             else:
                 outcome = dataclasses.replace(outcome, config=resolved)
-            verdict = await journal.settle(outcome)
+            try:
+                verdict = await journal.settle(outcome)
+            except (PayloadTooLarge, QuotaExceeded) as refusal:  # as it will be next time
+                error = describe(refusal)
+                outcome = dataclasses.replace(outcome, value=None, size=None, error=error, retryable=False)
+                verdict = await journal.settle(outcome)
             if verdict.state == "done":
                 return self._read(name, count, outcome.value, outcome.size)
             if verdict.state == "failed" and verdict.error is not None:
@@ -374,7 +380,7 @@ class WorkflowStep:
         except (RunOver, RunInterrupted):
             raise
         except Exception as error:  # noqa: BLE001 - whatever a body raises is how the attempt ended
-            hopeless = isinstance(error, NonRetryableError | CodecError | PayloadTooLarge | StreamError)
+            hopeless = isinstance(error, _HOPELESS)
             outcome = Outcome(name, count, attempt, config, None, describe(error), not hopeless)
             if config.dynamic and not hopeless and attempt <= config.limit:
                 return await self._delayed(outcome, context, given, error)
@@ -431,6 +437,7 @@ class WorkflowStep:
 
 
 DEFAULT = StepConfig()
+_HOPELESS = (NonRetryableError, CodecError, PayloadTooLarge, QuotaExceeded, StreamError)
 
 
 @dataclass(frozen=True, slots=True)

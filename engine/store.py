@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 
 from cloister.ipc import values
 
-from . import store_children
+from . import store_children, store_usage
 from .codecs import PayloadCodec, Plain
 from .database import bound_log, tables
 from .errors import (
     CodecMismatch,
+    EventBufferFull,
     InstanceAlreadyExists,
     InstanceFinished,
     InstanceNotFound,
@@ -37,6 +38,7 @@ from .records import (
     StepConfig,
     StepRecord,
 )
+from .rules import MAX_EVENTS
 from .store_children import Kin
 
 RESERVE = 65_536
@@ -114,6 +116,9 @@ class Store:
         self._touched: set[int] = set()
         self.kin = Kin()
         self.watched: set[int] = set()
+        self.quotas: dict[str, int] = {}
+        """Bytes that each scope of a workflow may store, by its name. See `store_usage`."""
+        self.counted: dict[int, int] = {}
         self.tables_of_instances = {name: key for name, key in self.execute(_TABLES).fetchall() if name in tables()}
         self._workflows: dict[str, int] = dict(self.execute("SELECT name, number FROM workflows"))
         self.execute(  # code that no unfinished instance can wake up on
@@ -132,6 +137,8 @@ class Store:
 
     def begin(self) -> None:
         self.execute("BEGIN IMMEDIATE")
+        if len(self.counted) < len(self.quotas):
+            store_usage.begin(self)
 
     def commit(self) -> None:
         self.execute("COMMIT")
@@ -203,6 +210,7 @@ class Store:
 
     def create(self, workflow: str, scope: str, creation: Creation, now: int, claim: bool) -> int:
         """A new instance, running already if the caller is about to start it, else queued."""
+        store_usage.check(self, self.key(workflow), scope, len(creation.params))
         number = self._insert(self.key(workflow), scope, creation, now, claim)
         if number is None:
             raise InstanceAlreadyExists(f"workflow {workflow!r} has an instance {creation.id!r} already")
@@ -211,10 +219,12 @@ class Store:
     def create_batch(self, workflow: str, scope: str, creations: list[Creation], now: int) -> list[bool]:
         """Queue those that do not exist yet; which were."""
         key = self.key(workflow)
+        store_usage.check(self, key, scope, sum(len(creation.params) for creation in creations))
         return [self._insert(key, scope, creation, now, False) is not None for creation in creations]
 
     def insert(self, workflow: str, scope: str, creation: Creation, now: int) -> int | None:
         """Queue a new instance: its number, None if there is one of that id."""
+        store_usage.check(self, self.key(workflow), scope, len(creation.params))
         return self._insert(self.key(workflow), scope, creation, now, False)
 
     def _insert(self, key: int, scope: str, creation: Creation, now: int, claim: bool) -> int | None:
@@ -283,6 +293,9 @@ class Store:
             assert number is not None
             self._workflows[workflow] = number
 
+    def known_key(self, workflow: str) -> int | None:
+        return self._workflows.get(workflow)
+
     def key(self, workflow: str) -> int:
         try:
             return self._workflows[workflow]
@@ -315,6 +328,8 @@ class Store:
 
         What a first record says of position, type, config, enclosing step and start stays.
         """
+        if self.counted and row[9] is not None and row[1] in {"do", "value"} and row[5] == "done":
+            store_usage.check_instance(self, row[0], len(row[9]))
         if self._sealed and row[9] is not None:
             row = (*row[:9], self.seal(row[9]), *row[10:])
         self.execute(_RECORD, (*row, None if row[-1] is None else self.next_number()))
@@ -401,20 +416,22 @@ class Store:
         """Give the event to the first wait for its type, else keep it. Which wait took it, if one did."""
         number, status = self.unfinished(address)
         event = self.seal(event)
-        if (
-            event_id is not None
-            and not self.execute(
-                "INSERT INTO event_ids (instance, id) VALUES (?, ?) ON CONFLICT DO NOTHING",
-                (number, event_id),
-            ).rowcount
-        ):
+        if event_id is not None and self._taken_before(number, event_id):
             return Standing(status), None
+        store_usage.check_instance(self, number, len(event))
         wait = self.execute(
             "SELECT name, count FROM steps"
             " WHERE instance = ? AND type = ? AND kind = 'wait' AND state = 'waiting'"
             " ORDER BY position LIMIT 1",
             (number, event_type),
         ).fetchone()
+        if wait is None and self._waiting_events(number) >= MAX_EVENTS:
+            raise EventBufferFull(
+                f"instance {address.id!r} has {MAX_EVENTS:,} events that nobody has waited for; send again when some"
+                " have been, or have the workflow wait for more of them"
+            )
+        if event_id is not None:
+            self.execute("INSERT INTO event_ids (instance, id) VALUES (?, ?)", (number, event_id))
         if wait is None:
             self.execute("INSERT INTO events (instance, type, event) VALUES (?, ?, ?)", (number, event_type, event))
             return Standing(status), None
@@ -428,8 +445,17 @@ class Store:
             return self.stand(number, Status.QUEUED, now, wake_at=now), wait
         return Standing(status), wait
 
+    def _taken_before(self, number: int, event_id: str) -> bool:
+        query = "SELECT 1 FROM event_ids WHERE instance = ? AND id = ?"
+        return self.execute(query, (number, event_id)).fetchone() is not None
+
+    def _waiting_events(self, number: int) -> int:
+        query = "SELECT count(*) FROM (SELECT 1 FROM events WHERE instance = ? LIMIT ?)"
+        return int(self.execute(query, (number, MAX_EVENTS)).fetchone()[0])
+
     def put_chunk(self, number: int, name: str, count: int, piece: int, data: bytes) -> None:
         """A piece of a step's result; the first one replaces what an earlier attempt has left."""
+        store_usage.check_instance(self, number, len(data))
         if piece == 0:
             self.drop_chunks(number, name, count)
         self.execute("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", (number, name, count, piece, self.seal(data)))

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import logging
 from typing import TYPE_CHECKING
 
+from .errors import QuotaExceeded
 from .options import Creation
 from .records import Fired
 
 if TYPE_CHECKING:
     from .store import Store
+
+log = logging.getLogger("cloister.engine")
 
 
 def register(store: Store, workflow: str, names: list[tuple[str, str]], now: int) -> dict[tuple[str, str], int]:
@@ -31,7 +35,14 @@ def fire(store: Store, workflow: str, scope: str, name: str, creation: Creation,
         "UPDATE schedules SET at = ? WHERE workflow = ? AND scope = ? AND name = ? AND at < ?",
         (fired.scheduled_ms, key, scope, name, fired.scheduled_ms),
     )
-    if not noted.rowcount or not store.create_batch(workflow, scope, [creation], now)[0]:
+    if not noted.rowcount:
+        return False
+    try:
+        made = store.create_batch(workflow, scope, [creation], now)
+    except QuotaExceeded as refusal:
+        log.warning("schedule %s of %r did not fire: %s", name, workflow, refusal)
+        return False
+    if not made[0]:
         return False
     store.execute(
         "UPDATE instances SET schedule = ? WHERE workflow = ? AND scope = ? AND id = ?",

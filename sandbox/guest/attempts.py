@@ -20,6 +20,7 @@ from .workers.workflows import NonRetryableError
 
 Failed = tuple[bytes, list[str], bool, dict[str, Any] | None]
 
+_REFUSALS: Final = frozenset({"PayloadTooLarge", "QuotaExceeded"})
 _DELAY_WITHIN: Final = 5.0
 """Seconds that a function may take to say how long to wait."""
 
@@ -39,7 +40,7 @@ async def failed(context: steps.Context, error: Exception, late: bool) -> Failed
         return b"", ["TypeError", f'Value returned from step "{name}" is not serialisable: {error}', ""], False, None
     else:
         report = told(error)
-    hopeless = isinstance(error, NonRetryableError | StreamError) or report[0] == "PayloadTooLarge"
+    hopeless = isinstance(error, NonRetryableError | StreamError) or report[0] in _REFUSALS
     retries = context["config"]["retries"]
     if hopeless or "delay" in retries or context["attempt"] > retries["limit"]:
         return b"", report, not hopeless, None
