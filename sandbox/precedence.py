@@ -38,7 +38,8 @@ class Precedence:
 
     def begin(self) -> None:
         """A call begins: whatever was before, it goes first until it is seen to compute."""
-        self._decide(False)
+        if self._gives_way:
+            self._decide(False)
         if not self._looking:
             self._look_later()
 

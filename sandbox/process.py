@@ -31,6 +31,7 @@ class Process:
         self._pidfd = pidfd
         found = _PID.search(kernel.read(f"/proc/self/fdinfo/{pidfd}"))
         self.pid = int(found[1]) if found else 0
+        self._cpu_clock = (~self.pid << 3) | 2
 
     def kill(self) -> None:
         """End it now. Harmless when it has ended, or is closed."""
@@ -59,7 +60,7 @@ class Process:
     def cpu_seconds(self) -> float:
         """CPU time of all its threads since it was forked; 0 when it has ended."""
         try:
-            return time.clock_gettime((~self.pid << 3) | 2)
+            return time.clock_gettime(self._cpu_clock)
         except OSError:
             return 0.0
 

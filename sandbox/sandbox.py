@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -181,19 +181,21 @@ class Sandbox:
         bounds = [self._address_space + limits.memory_bytes, limits.open_files, limits.calls_in_flight]
         await self.call("boot", [main, dict(modules), dict(env), bounds], limits)
 
-    async def call(self, method: str, arguments: list[Any], limits: Limits | None = None) -> bytes:
-        """Call the guest: the encoded result. `SandboxDied`, `LimitExceeded`, or what was raised inside.
+    def call(self, method: str, arguments: list[Any], limits: Limits | None = None) -> Coroutine[Any, Any, bytes]:
+        """Call the guest: the encoded result, to await at once. `SandboxDied`, `LimitExceeded`, or what was raised
+        inside.
 
         `limits.wall_ms` and `limits.cpu_ms` hold for this call.
         """
-        _, answer = self._guarded(method, self._peer.encode(arguments), limits or self.limits)
-        return await answer
+        payload, limits = self._peer.encode(arguments), limits or self.limits
+        return self._answered(method, payload, limits, self._begin(limits))
 
     def watched_call(
         self, method: str, arguments: list[Any], limits: Limits
     ) -> tuple[Callable[[], None], Awaitable[bytes]]:
         """The same for a durable run: a function that starts the count of CPU time anew, and what to await."""
-        return self._guarded(method, self._peer.encode(arguments), limits)
+        payload, charge = self._peer.encode(arguments), self._begin(limits)
+        return lambda: self._watch.restart(charge), self._answered(method, payload, limits, charge)
 
     async def idle(self, run: int) -> bool:
         """Whether a durable run that is going on in here does nothing but wait for its journal."""
@@ -277,7 +279,9 @@ class Sandbox:
 
     def _deliver(self, frame: bytes) -> None:
         kind = codec.kind_of(frame)
-        if kind not in _ANSWERS and not self._meter.take(_MESSAGE):
+        if kind in _ANSWERS:
+            self._peer.deliver(frame)
+        elif not self._meter.take(_MESSAGE):
             self._flooded()
         elif kind is Note and len(frame) > _LONGEST_NOTE:
             self.kill(ProtocolViolation(f"the sandbox broke the protocol: a note of {len(frame):,} bytes"))
@@ -297,18 +301,14 @@ class Sandbox:
         if not getattr(capability, "uncounted", False) and not self._watch.ask():
             raise LimitExceeded("the invocation made more calls to the host than its limit of subrequests")
 
-    def _guarded(self, method: str, payload: bytes, limits: Limits) -> tuple[Callable[[], None], Awaitable[bytes]]:
+    def _begin(self, limits: Limits) -> Charge:
         self._precedence.begin()
-        charge = self._watch.begin(limits.cpu_ms, lambda: self._exceeded(limits), limits.subrequests)
-        return (
-            lambda: self._watch.restart(charge),
-            self._finish(self._peer.call(_WORKER, method, payload, timeout=_seconds(limits.wall_ms)), charge, limits),
-        )
+        return self._watch.begin(limits.cpu_ms, lambda: self._exceeded(limits), limits.subrequests)
 
-    async def _finish(self, call: Awaitable[bytes], charge: Charge, limits: Limits) -> bytes:
+    async def _answered(self, method: str, payload: bytes, limits: Limits, charge: Charge) -> bytes:
         self._in_flight += 1
         try:
-            return await call
+            return await self._peer.call(_WORKER, method, payload, timeout=_seconds(limits.wall_ms))
         except DeadlineExceeded as error:
             raise LimitExceeded(f"the call exceeded {limits.wall_ms:,} ms of time") from error
         except LimitExceeded as error:

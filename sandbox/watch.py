@@ -29,9 +29,6 @@ class Timer(Protocol):
     def cancel(self) -> None:
         """Never mind."""
 
-    def when(self) -> float:
-        """The time it is set for."""
-
 
 class Charge:
     """One call: what it may use and what it has used, in seconds of CPU and in calls to the host."""
@@ -61,16 +58,17 @@ class Account:
         self._may_stray = math.inf
         self._strayed: Callable[[], None] = lambda: None
         self._timer: Timer | None = None
+        self._due = math.inf
         self._cores = os.cpu_count() or 1
 
     def begin(self, limit_ms: int | None, over: Callable[[], None], may_ask: int | None = None) -> Charge:
         """A call begins; `over` is called, once, if it uses more than its limit of CPU."""
-        self._share()
+        now = self._share()
         charge = Charge(
             math.inf if limit_ms is None else limit_ms / 1000, math.inf if may_ask is None else may_ask, over
         )
         self._charges.add(charge)
-        self._arm()
+        self._look_within(charge.limit, _SHORTEST, now)
         return charge
 
     def ask(self) -> bool:
@@ -86,19 +84,19 @@ class Account:
         """`over` is called, once, if more than that is used while no call is going on, a little all the time aside."""
         self._may_stray = math.inf if limit_ms is None else limit_ms / 1000
         self._strayed = over
-        self._arm()
+        self._arm(self._now())
 
     def look(self) -> None:
         """See what has been used. It is looked at by itself whenever a limit could have been crossed since the last
         look, if that can be before the next one that is called for from outside."""
-        self._share()
+        now = self._share()
         for charge in [charge for charge in self._charges if charge.used >= charge.limit]:
             self._charges.discard(charge)
             charge.over()
         if self._stray > self._may_stray:
             self._may_stray = math.inf
             self._strayed()
-        self._arm()
+        self._arm(now)
 
     def restart(self, charge: Charge) -> None:
         """What the call has used so far is forgiven: a durable run has reached its next record."""
@@ -118,12 +116,17 @@ class Account:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+            self._due = math.inf
 
-    def _share(self) -> None:
+    def _share(self) -> float:
+        """Charge what was used since this was last done to whom it belongs. The time."""
         cpu, now = self._cpu(), self._now()
-        spent, self._seen = max(cpu - self._seen, 0.0), max(cpu, self._seen)
-        elapsed, self._shared = now - self._shared, now
-        self._stray = max(self._stray - elapsed * _A_LITTLE, 0.0)
+        spent = 0.0
+        if cpu > self._seen:  # not once it has ended
+            spent, self._seen = cpu - self._seen, cpu
+        if self._stray:
+            self._stray = max(self._stray - (now - self._shared) * _A_LITTLE, 0.0)
+        self._shared = now
         if not self._charges:
             self._stray += max(spent - self._tidying, 0.0)
             self._tidying = max(self._tidying - spent, 0.0)
@@ -131,24 +134,25 @@ class Account:
             part = spent / len(self._charges)
             for charge in self._charges:
                 charge.used += part
+        return now
 
-    def _arm(self) -> None:
-        # The timer is left to run when calls end: setting one for each call would cost more than the odd idle look.
-        shortest = _SHORTEST
+    def _arm(self, now: float) -> None:
         if self._charges:
-            left = min(charge.limit - charge.used for charge in self._charges)
-        else:
-            left = self._may_stray - self._stray
-            if not self._stray:
-                left, shortest = left if left < _FROM_OUTSIDE * self._cores else math.inf, _QUIET
-        if left == math.inf:
-            return
-        when = self._now() + max(left / self._cores, shortest)
-        if self._timer is None or self._timer.when() > when:
+            self._look_within(min(charge.limit - charge.used for charge in self._charges), _SHORTEST, now)
+        elif self._stray:
+            self._look_within(self._may_stray - self._stray, _SHORTEST, now)
+        elif self._may_stray < _FROM_OUTSIDE * self._cores:
+            self._look_within(self._may_stray, _QUIET, now)
+
+    def _look_within(self, left: float, shortest: float, now: float) -> None:
+        """See to it that somebody looks before so much CPU time can have been used on all cores."""
+        # The timer is left to run when calls end: setting one for each call would cost more than the odd idle look.
+        when = now + max(left / self._cores, shortest)
+        if when < self._due:
             if self._timer is not None:
                 self._timer.cancel()
-            self._timer = self._call_at(when, self._timed)
+            self._timer, self._due = self._call_at(when, self._timed), when
 
     def _timed(self) -> None:
-        self._timer = None
+        self._timer, self._due = None, math.inf
         self.look()
