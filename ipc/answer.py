@@ -55,6 +55,11 @@ class Answer:
         self.fail(asyncio.CancelledError() if msg is None else asyncio.CancelledError(msg))
         return True
 
+    @property
+    def came(self) -> bool:
+        """Whether there is an answer."""
+        return self._done and self._error is None
+
     def result(self) -> bytes:
         """What it was settled with."""
         if self._error is not None:

@@ -1,69 +1,85 @@
 """Capabilities: which objects may be called from the other side of a connection, and how that is done.
 
-Functions and `RpcTarget`s that are sent in either direction become stubs. The module knows how a call on a capability
-is written; it refuses to know who calls, or over what.
+Functions, generators and `RpcTarget`s that are sent in either direction become stubs. The module knows how a call on a
+capability is written, and a chain of calls; it refuses to know who calls, or over what.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Final, Protocol, runtime_checkable
 
 from .errors import CapabilityError, CodecError, PayloadError
-from .stubs import Channel, RemoteMethod, Stub
+from .stubs import MAX_LINKS, Channel, Link, RemoteCall, RemoteMethod, Stub
+
+_log = logging.getLogger("cloister.ipc")
+MAX_NOTES: Final = 16
+"""Notes that an exception is given, or sent with."""
 
 
 @runtime_checkable
 class Capability(Protocol):
-    """What stands behind a number: it answers encoded calls with encoded results."""
+    """What stands behind a number: it answers encoded calls with encoded results.
+
+    It may also have `subject`, the object that it makes callable; `key`, by which two of the same are known to be; and
+    `dropped()`, which is called when nobody over there holds it any longer, or the connection ends.
+    """
 
     @property
     def attributes(self) -> Mapping[str, Any]:
         """Plain values that the holder of a stub can read without asking."""
 
     async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
-        """Answer one call. Whatever it raises is told to the caller."""
+        """Answer one call, or a chain of them: then `method` holds their names with dots between. Whatever it raises is
+        told to the caller.
+        """
 
 
 class RpcTarget:
     """Base class of objects that may be called from the other side: their public methods, and nothing else.
 
     A method is public if its name does not begin with an underscore and it is defined by a class, not set on the
-    object. It may be a coroutine function. `rpc_attributes()` may name plain values that the holder of a stub reads
-    without a call.
+    object. It may be a coroutine function, or an asynchronous generator. `rpc_attributes()` may name plain values that
+    the holder of a stub reads without a call; `rpc_disposed()` is called when the last stub of the object is gone.
     """
 
     def rpc_attributes(self) -> Mapping[str, Any]:
         """Plain values that travel with the stub, such as an id."""
         return {}
 
+    def rpc_disposed(self) -> None:
+        """The last stub was disposed of, or what held it is gone. What this raises is logged, and told to nobody."""
+
 
 class Served:
     """An `RpcTarget`, a function or a stub of another connection, as a `Capability`."""
 
-    __slots__ = ("_find", "attributes", "subject")
+    __slots__ = ("_find", "attributes", "key", "subject")
 
     def __init__(
-        self, subject: object, find: Callable[[str], Callable[..., Any]], attributes: Mapping[str, Any]
+        self,
+        subject: object,
+        find: Callable[[str], Callable[..., Any]],
+        attributes: Mapping[str, Any],
+        key: Hashable = None,
     ) -> None:
         self.subject = subject
+        self.key = key or id(subject)
         self._find = find
         self.attributes = attributes
 
     async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
-        """Find the method, call it with what was sent, and send what it returns."""
-        function = self._find(method)
+        """Call the method with what was sent, and send what it returns."""
         arguments, stubs = channel.decode(payload)
-        match arguments:
-            case [list(args), dict(kwargs)]:
-                pass
-            case _:
-                raise PayloadError("a call carries a list of arguments and a map of named ones")
         try:
-            result = function(*args, **kwargs)
-            if inspect.isawaitable(result):
-                result = await result
+            if "." in method:
+                result = await follow(self, method, arguments)
+            else:
+                result = self.invoke(method, *spread(arguments))
+                if inspect.isawaitable(result):
+                    result = await result
             try:
                 return channel.encode(result)
             except CodecError as error:  # it is not the caller who is to blame
@@ -72,19 +88,114 @@ class Served:
             for stub in stubs:
                 stub.dispose()
 
+    def invoke(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """Find the method and call it. The result may have to be awaited."""
+        return self._find(name)(*args, **kwargs)
+
+    def granted(self) -> None:
+        """One more connection holds it."""
+        if isinstance(self.subject, RpcTarget):
+            _hold(self.subject)
+
+    def dropped(self) -> None:
+        """One connection holds it no longer."""
+        if isinstance(self.subject, RpcTarget):
+            _let_go(self.subject)
+
 
 def serve(subject: object) -> Capability | None:
     """The capability that an object becomes when it is sent; None if it is not one."""
     match subject:
         case RpcTarget():
             return Served(subject, lambda name: _public_method(subject, name), subject.rpc_attributes())
-        case Stub():
-            return Served(subject, lambda name: _remote_method(subject, name), subject._attributes)
-        case Capability():
-            return subject
         case _ if inspect.isroutine(subject):
             return Served(subject, lambda name: _function(subject, name), {})
+        case _ if (become := getattr(type(subject), "__capability__", None)) is not None:
+            capability: Capability = become(subject)
+            return capability
+        case _ if hasattr(type(subject), "__aiter__") or inspect.isgenerator(subject):
+            from .streams import Outlet
+
+            return subject if isinstance(subject, Outlet) else Outlet(subject)
+        case Stub():
+            twin = subject.dup()  # whoever gets it may keep it for longer than this side does
+            key = id(twin._channel), twin._target
+            return Served(twin, lambda name: _remote_method(twin, name), twin._attributes, key)
+        case Capability():
+            return subject
     return None
+
+
+def spread(link: Any) -> tuple[list[Any], dict[str, Any]]:
+    """The arguments of one call, as they were sent."""
+    match link:
+        case [list(args), dict(kwargs)]:
+            return args, kwargs
+    raise PayloadError("a call carries a list of arguments and a map of named ones")
+
+
+async def follow(reached: Any, path: str, links: Any, *, begun: int = 0) -> Any:
+    """Make the calls of a chain, each on the result of the one before, and give back what the last one returns.
+
+    `reached` is what the first `begun` of the names in `path` have led to. What is raised has a note of the place.
+    """
+    names = path.split(".")
+    if not isinstance(links, list) or len(links) + begun != len(names) or len(names) > MAX_LINKS:
+        raise PayloadError(f"a chain carries the arguments of each of its calls, at most {MAX_LINKS}")
+    passed: list[RpcTarget] = []
+    try:
+        for place, (name, link) in enumerate(zip(names[begun:], links, strict=True), begun):
+            try:
+                args, kwargs = spread(link)
+                if isinstance(reached, RemoteCall):  # the rest of the chain goes on to whoever has the object
+                    reached = reached._then(Link(name, (*args,), kwargs))
+                    continue
+                reached = _reach(reached, name).invoke(name, args, kwargs)
+                if not isinstance(reached, RemoteCall) and inspect.isawaitable(reached):
+                    reached = await reached
+            except Exception as error:
+                _note(error, f"in call {place + 1} of {len(names)}: {path}")
+                raise
+            if isinstance(reached, RpcTarget) and place + 1 < len(names):
+                _hold(reached)
+                passed.append(reached)
+        return await reached if isinstance(reached, RemoteCall) else reached
+    finally:
+        for target in passed:
+            _let_go(target)
+
+
+def _reach(result: Any, name: str) -> Any:
+    capability = result if hasattr(type(result), "invoke") else serve(result)
+    if not hasattr(type(capability), "invoke"):
+        raise CapabilityError(f"{name!r} cannot be called on a {type(result).__name__}, which is what came before")
+    return capability
+
+
+def _note(error: Exception, words: str) -> None:
+    notes = getattr(error, "__notes__", ())
+    if words not in notes and len(notes) < MAX_NOTES:  # one exception may be raised many times
+        error.add_note(words)
+
+
+_holders: dict[int, int] = {}
+
+
+def _hold(target: RpcTarget) -> None:
+    if type(target).rpc_disposed is not RpcTarget.rpc_disposed:
+        _holders[id(target)] = _holders.get(id(target), 0) + 1
+
+
+def _let_go(target: RpcTarget) -> None:
+    if type(target).rpc_disposed is RpcTarget.rpc_disposed:
+        return
+    _holders[id(target)] -= 1
+    if not _holders[id(target)]:
+        del _holders[id(target)]
+        try:
+            target.rpc_disposed()
+        except Exception:  # noqa: BLE001 - nobody is there to be told
+            _log.exception("%s.rpc_disposed() raised", type(target).__name__)
 
 
 def _public_method(target: RpcTarget, name: str) -> Callable[..., Any]:

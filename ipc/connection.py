@@ -2,7 +2,7 @@
 
 Frames go in and messages come out; whoever owns the connection moves the bytes and keeps the time. The life of a
 connection is a table. A call's number is never used twice, so an answer that comes late is told from one that was
-never asked for: the first is dropped, the second is a violation.
+never asked for: the first is taken, once, the second is a violation.
 """
 
 from __future__ import annotations
@@ -111,8 +111,8 @@ class Connection:
         """The frame that lets go of references which the peer granted."""
         return codec.encode(Release(target, count))
 
-    def receive(self, frame: bytes) -> Message | None:
-        """Take one frame in: the message to act on, or None when it is an answer that nobody waits for any longer.
+    def receive(self, frame: bytes) -> Message:
+        """Take one frame in: the message to act on, which may be an answer that nobody waits for any longer.
 
         `RemoteProtocolError` for a frame that is malformed or may not come now; the peer cannot be trusted after it.
         """
@@ -122,8 +122,7 @@ class Connection:
         if following is None:
             raise RemoteProtocolError(f"a {kind.__name__} while the connection is {self.state.value}")
         if kind is Result or kind is Failure:
-            if not self._answered(message[0]):  # type: ignore[arg-type]
-                return None
+            self._answered(message[0])  # type: ignore[arg-type]
         elif kind is Call:
             self._asked(message[0])  # type: ignore[arg-type]
         elif kind is Hello and message[0] != VERSION:
@@ -131,17 +130,15 @@ class Connection:
         self.state = following
         return message
 
-    def _answered(self, call: int) -> bool:
-        """Whether somebody waits for that answer."""
+    def _answered(self, call: int) -> None:
         if call in self._outgoing:
             del self._outgoing[call]
-            return True
+            return
         if call >= self._next_call or call == 0:
             raise RemoteProtocolError(f"an answer to call {call}, which was never made")
         if call not in self.cancelled:
             raise RemoteProtocolError(f"a second answer to call {call}")
         self.cancelled.discard(call)
-        return False
 
     def _asked(self, call: int) -> None:
         if call in self._incoming:

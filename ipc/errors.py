@@ -6,6 +6,10 @@ allow, and as `RemoteProtocolError` when the other side sent it: the first is a 
 
 from __future__ import annotations
 
+from typing import TypeVar
+
+Recast = TypeVar("Recast", bound="RemoteError")
+
 
 class IpcError(Exception):
     """Base of everything that this package raises."""
@@ -46,8 +50,8 @@ class CapabilityError(IpcError):
 class RemoteError(IpcError):
     """The call reached the other side and raised there.
 
-    `name` is the class over there, `message` its text, `trace` its traceback as text (empty where the other side is
-    not to be told), and `remote` what else it carried.
+    `name` is the class over there, `message` its text, `trace` its traceback as text (empty where this side is not to
+    be told). Its notes are notes here, and its causes are causes: `RemoteError`s, as a rule.
     """
 
     def __init__(self, name: str, message: str, trace: str = "") -> None:
@@ -55,3 +59,11 @@ class RemoteError(IpcError):
         self.name = name
         self.message = message
         self.trace = trace
+
+    def recast(self, kind: type[Recast]) -> Recast:
+        """The same as an error of another class of this kind, notes and cause included."""
+        error = kind(self.name, self.message, self.trace)
+        for note in getattr(self, "__notes__", ()):
+            error.add_note(note)
+        error.__cause__ = self.__cause__
+        return error

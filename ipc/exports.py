@@ -6,16 +6,17 @@ stale one is an error and nothing else.
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from typing import Any, Final
 
 from . import values
 from .capabilities import Capability, serve
 from .codec import MAX_NUMBER
 from .errors import CapabilityError, CodecError, PayloadError, RemoteProtocolError
-from .stubs import Channel, Stub
+from .stubs import Channel, RemoteCall, Stub
 
 MAX_GRANTS: Final = 65_536
-_MINE, _YOURS = 0, 1
+_MINE, _YOURS, _STREAM = range(3)
 
 
 class Exports:
@@ -23,7 +24,7 @@ class Exports:
 
     def __init__(self) -> None:
         self._granted: dict[int, list[Any]] = {}  # number: [capability, references held over there, key in _numbers]
-        self._numbers: dict[int, int] = {}
+        self._numbers: dict[Hashable, int] = {}
         self._next = 0
 
     def __len__(self) -> int:
@@ -31,15 +32,17 @@ class Exports:
 
     def grant(self, capability: Capability) -> int:
         """The number of a capability; the same object has one number while it is held."""
-        subject = getattr(capability, "subject", capability)
-        number = self._numbers.get(id(subject))
+        key = getattr(capability, "key", None) or id(capability)
+        number = self._numbers.get(key)
         if number is None:
             if len(self._granted) >= MAX_GRANTS:
                 raise CodecError(f"{MAX_GRANTS:,} capabilities are granted on this connection; dispose of some")
             number = self._next
             self._next += 1
-            self._numbers[id(subject)] = number
-            self._granted[number] = [capability, 0, id(subject)]
+            self._numbers[key] = number
+            self._granted[number] = [capability, 0, key]
+            if (granted := getattr(capability, "granted", None)) is not None:
+                granted()
         self._granted[number][1] += 1
         return number
 
@@ -58,11 +61,20 @@ class Exports:
         entry[1] -= count
         if not entry[1]:
             del self._granted[number], self._numbers[entry[2]]
+            _drop(entry[0])
 
     def clear(self) -> None:
         """The connection is over: nothing is granted any longer."""
+        dropped = [entry[0] for entry in self._granted.values()]
         self._granted.clear()
         self._numbers.clear()
+        for capability in dropped:
+            _drop(capability)
+
+
+def _drop(capability: Capability) -> None:
+    if (dropped := getattr(capability, "dropped", None)) is not None:
+        dropped()
 
 
 def refer(subject: object, channel: Channel, exports: Exports, granted: list[int]) -> bytes | None:
@@ -70,14 +82,19 @@ def refer(subject: object, channel: Channel, exports: Exports, granted: list[int
 
     A number that is granted for it is added to `granted`.
     """
-    if isinstance(subject, Stub) and subject._channel is channel:
-        return values.dumps([_YOURS, subject._target])
+    if isinstance(subject, Stub):
+        subject._check()
+        if subject._channel is channel:
+            return values.dumps([_YOURS, subject._target])
+    elif isinstance(subject, RemoteCall):
+        raise CodecError(f"{subject!r} cannot be sent; await it, and send its result")
     capability = serve(subject)
     if capability is None:
         return None
-    attributes = dict(capability.attributes)
     granted.append(exports.grant(capability))
-    return values.dumps([_MINE, granted[-1], attributes])
+    if getattr(capability, "streams", False):
+        return values.dumps([_STREAM, granted[-1]])
+    return values.dumps([_MINE, granted[-1], dict(capability.attributes)])
 
 
 def resolve(reference: bytes, channel: Channel, exports: Exports) -> object:
@@ -93,4 +110,15 @@ def resolve(reference: bytes, channel: Channel, exports: Exports) -> object:
         case [1, int(number)]:
             capability = exports.get(number)
             return getattr(capability, "subject", capability)
+        case [2, int(number)]:
+            from .streams import RemoteStream
+
+            return RemoteStream(channel, number, {})
     raise PayloadError("a capability reference of an unknown form")
+
+
+def take_back(reference: bytes, exports: Exports) -> None:
+    """Undo what `refer` did for a reference that never left."""
+    kind, number, *_ = values.loads(reference, trusted=True)
+    if kind != _YOURS:
+        exports.release(number, 1)

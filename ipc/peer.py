@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
 import contextvars
 import logging
 import math
@@ -15,57 +16,35 @@ import sys
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Final
 
-from . import codec, values
+from . import codec, failures, values
 from .answer import Answer
 from .capabilities import Capability
 from .connection import Connection
 from .errors import (
-    CapabilityError,
     ConnectionClosed,
     DeadlineExceeded,
     IpcError,
-    PayloadError,
-    RemoteError,
     RemoteProtocolError,
     TooManyCalls,
 )
-from .exports import Exports, refer, resolve
+from .exports import Exports, refer, resolve, take_back
 from .messages import Call, Cancel, Failure, Goodbye, Hello, Message, Note, Release, Result
-from .stubs import Stub
+from .stubs import Stub, dispose
 
 _log = logging.getLogger("cloister.ipc")
 
-MAX_NAME: Final = 128
-MAX_TEXT: Final = 8192
-MAX_TRACE: Final = 32_768
 MAX_HELD: Final = 64 << 20
 """Bytes that the arguments of calls which are being answered may take together."""
-Rebuild = Callable[[str, str, str], Exception]
-"""Given class name, message and traceback of what was raised over there: the exception to raise here."""
-
-_KNOWN: Final[Mapping[str, type[IpcError]]] = {
-    error.__name__: error for error in (CapabilityError, DeadlineExceeded, TooManyCalls, PayloadError)
-}
-
-
-def rebuild(name: str, message: str, trace: str) -> Exception:
-    """An error of the protocol keeps its class; every other becomes a `RemoteError`."""
-    known = _KNOWN.get(name)
-    return known(message) if known is not None else RemoteError(name, message, trace)
-
-
-def no_trace(_: BaseException) -> str:
-    """The traceback that the host shows to a guest."""
-    return ""
 
 
 class Peer:
     """Calls the other side and answers its calls.
 
     `send` moves a frame. `on_hello`, `on_note` and `on_closed` tell the owner what happened, `on_cancel` that a call of
-    ours was given up, and whether because its time was over. `on_call` hears of each call of theirs, and what it raises
-    is the answer. `trusted` says whether what arrives is read without checking it first, and `on_read` hears how many
-    elements each value had that was checked; `hook` is applied to each map that is read.
+    ours was given up, and whether because its time was over. `on_call` hears of each call of theirs, and of how many it
+    is if it is a chain; what it raises is the answer. `trace` gives the traceback of what is raised here; without it
+    neither that nor causes are told. `trusted` says whether what arrives is read without checking it first, and
+    `on_read` hears how many elements each value had that was checked; `hook` is applied to each map that is read.
     """
 
     def __init__(
@@ -76,11 +55,11 @@ class Peer:
         trusted: bool = False,
         hook: values.Hook | None = None,
         fatal: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
-        trace: Callable[[BaseException], str] = no_trace,
-        rebuild: Rebuild = rebuild,
+        trace: failures.Trace | None = None,
+        rebuild: failures.Rebuild = failures.rebuild,
         on_hello: Callable[[bytes], None] = lambda _: None,
         on_note: Callable[[str, bytes], None] = lambda _topic, _payload: None,
-        on_call: Callable[[Capability], None] = lambda _: None,
+        on_call: Callable[[Capability, int], None] = lambda _capability, _calls: None,
         on_read: Callable[[int], None] = lambda _: None,
         on_cancel: Callable[[int, bool], None] = lambda _call, _late: None,
         on_closed: Callable[[Exception], None] = lambda _: None,
@@ -108,7 +87,11 @@ class Peer:
         if self._closed is not None:
             raise self._closed
         deadline = None if timeout is None else self._loop.time() + timeout
-        number, frame = self.connection.call(target, method, payload, deadline=deadline)
+        try:
+            number, frame = self.connection.call(target, method, payload, deadline=deadline)
+        except IpcError:
+            self._take_back(payload)
+            raise
         answer = self._waiting[number] = Answer(self._loop)
         if deadline is not None and deadline < self._due:
             self._arm()
@@ -117,9 +100,14 @@ class Peer:
         except IpcError:
             del self._waiting[number]
             self.connection.withdraw(number)
+            self._take_back(payload)
             raise
         try:
             return await answer
+        except asyncio.CancelledError:
+            if answer.came:  # as the caller gave up
+                self._discard(answer.result())
+            raise
         finally:
             if self._waiting.pop(number, None) is not None:
                 self._give_up(number)
@@ -135,8 +123,7 @@ class Peer:
             return
         try:
             message = self.connection.receive(frame)
-            if message is not None:
-                _ACTIONS[type(message)](self, message)
+            _ACTIONS[type(message)](self, message)
         except RemoteProtocolError as error:
             self.close(error)
 
@@ -180,21 +167,35 @@ class Peer:
             self._on_read(values.scan(payload))
         return values.loads(payload, adopt=adopt, hook=self._hook, trusted=True), stubs
 
-    def let_go(self, target: int) -> None:
-        """Drop one reference to a capability of the other side. Safe from any thread, and after the end."""
+    def let_go(self, target: int | None, unread: tuple[bytes, ...] = ()) -> None:
+        """Drop one reference to a capability of the other side, and what is in values that nobody will read. Safe from
+        any thread, and after the end."""
         if self._closed is None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._release, target)
+            self._loop.call_soon_threadsafe(self._release, target, unread)
 
-    def _release(self, target: int) -> None:
-        if self._closed is None:
+    def _release(self, target: int | None, unread: tuple[bytes, ...]) -> None:
+        for payload in unread:
+            self._discard(payload)
+        if self._closed is None and target is not None:
             self._try_to_send(self.connection.release(target, 1))
+
+    def _discard(self, payload: bytes) -> None:
+        """Let go of the capabilities in a value of the other side that nobody will read."""
+        if self._closed is None:
+            with contextlib.suppress(IpcError):
+                dispose(self.decode(payload)[1])
+
+    def _take_back(self, payload: bytes) -> None:
+        """Let go of the capabilities in a value of this side that was not sent."""
+        with contextlib.suppress(IpcError):
+            values.loads(payload, adopt=lambda reference: take_back(reference, self.exports), trusted=True)
 
     def _cancelled(self, cancel: Cancel) -> None:
         if (task := self._answering.get(cancel.call)) is not None:
             task.cancel("cancelled by the caller")
 
     def _parted(self, goodbye: Goodbye) -> None:
-        reason = goodbye.payload[:MAX_TEXT].decode("utf-8", "replace")
+        reason = goodbye.payload[: failures.MAX_TEXT].decode("utf-8", "replace")
         self.close(ConnectionClosed(reason or "the other side said goodbye"))
 
     def _given_back(self, release: Release) -> None:
@@ -212,21 +213,13 @@ class Peer:
         call, payload = result
         if (answer := self._waiting.pop(call, None)) is not None:
             answer.settle(payload)
+        else:
+            self._discard(payload)
 
     def _fail(self, failure: Failure) -> None:
-        error = self._failure(failure.payload)
+        error = failures.read(failure.payload, self._rebuild)
         if (answer := self._waiting.pop(failure.call, None)) is not None:
             answer.fail(error)
-
-    def _failure(self, payload: bytes) -> Exception:
-        try:
-            told = values.loads(payload)
-        except PayloadError as error:
-            raise RemoteProtocolError(f"a failure that cannot be read: {error}") from error
-        match told:
-            case [str(name), str(message), str(trace)]:
-                return self._rebuild(name[:MAX_NAME], message[:MAX_TEXT], trace[-MAX_TRACE:])
-        raise RemoteProtocolError("a failure that is not a name, a message and a traceback")
 
     def _answer(self, call: Call) -> None:
         task = _start(self._respond(call), self._loop)
@@ -239,38 +232,44 @@ class Peer:
         self._held += len(call.payload)
         try:
             if self._held > MAX_HELD:
+                self._discard(call.payload)
                 raise TooManyCalls(f"calls that wait for an answer hold more than {MAX_HELD >> 20} MiB of arguments")
             answer = Result(call.call, await self.forward(call.target, call.method, call.payload))
         except BaseException as error:  # whatever is raised is the answer
             if isinstance(error, self._fatal):
                 raise
             _log.info("%r raised when the other side called it", call.method, exc_info=error)
-            answer = Failure(call.call, values.dumps(_told(error, self._trace)))
+            answer = Failure(call.call, failures.tell(error, self._trace))
         finally:
             self._held -= len(call.payload)
         if self._closed is None:
             try:
                 frame = self.connection.answer(answer)
             except IpcError as error:
-                failure = [type(error).__name__, str(error), ""]
-                frame = self.connection.answer(Failure(call.call, values.dumps(failure)))
+                self._take_back(answer.payload)
+                frame = self.connection.answer(Failure(call.call, failures.tell(error)))
             if frame is not None:
-                self._send_answer(call.call, frame)
+                self._send_answer(answer, frame)
 
-    def _send_answer(self, call: int, frame: bytes) -> None:
+    def _send_answer(self, answer: Result | Failure, frame: bytes) -> None:
         """An answer that there is no room for is replaced by one that says so: somebody waits for it."""
         try:
             self._send(frame)
         except TooManyCalls as error:
-            told = [type(error).__name__, f"the answer cannot be sent: {error}", ""]
-            self._try_to_send(codec.encode(Failure(call, values.dumps(told))))
+            self._take_back(answer.payload)
+            told = failures.tell(error, about="the answer cannot be sent: ")
+            self._try_to_send(codec.encode(Failure(answer.call, told)))
         except IpcError:
             return
 
     async def forward(self, target: int, method: str, payload: bytes) -> bytes:
         """Answer a call of the other side, which may have come inside another one."""
-        capability: Capability = self.exports.get(target)
-        self._on_call(capability)
+        try:
+            capability: Capability = self.exports.get(target)
+            self._on_call(capability, method.count(".") + 1)
+        except Exception:
+            self._discard(payload)
+            raise
         return await capability.answer(method, payload, self)
 
     def _give_up(self, call: int, *, late: bool = False) -> None:
@@ -314,26 +313,6 @@ _ACTIONS: Final[Mapping[type[Message], Callable[[Peer, Any], None]]] = {
     Goodbye: Peer._parted,
 }
 """What is done about each message."""
-
-
-def _told(error: BaseException, trace: Callable[[BaseException], str]) -> list[str]:
-    """Class name, message and traceback of what was raised, as they are sent."""
-    if isinstance(error, RemoteError):
-        name, text = error.name, error.message
-    else:
-        name, text = type(error).__name__, _text(error)
-    return [_printable(part) for part in (name[:MAX_NAME], text[:MAX_TEXT], trace(error)[-MAX_TRACE:])]
-
-
-def _text(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception as second:  # noqa: BLE001 - an exception that cannot even say what it is
-        return f"its message cannot be read: {type(second).__name__}"
-
-
-def _printable(part: str) -> str:
-    return part.encode("utf-8", "replace").decode()
 
 
 if sys.version_info >= (3, 12):

@@ -2,15 +2,21 @@
 
 Lifetimes follow https://developers.cloudflare.com/workers/runtime-apis/rpc/lifecycle/: a stub received as a parameter
 is let go when the call returns, unless `dup()` made a longer-lived one; a stub received as a result lives until it is
-disposed of or collected. The module refuses to know what is behind a stub.
+disposed of or collected. A call is made when it is awaited, and calls on its result that are written down before go
+along with it: a chain is one round trip. The module refuses to know what is behind a stub.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Mapping
-from typing import Any, Protocol, Self
+import warnings
+from collections.abc import AsyncIterator, Coroutine, Generator, Mapping
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 from .errors import CapabilityError
+
+MAX_LINKS: Final = 16
+"""Calls that one chain may have."""
+_GONE: Final = "the stub was disposed of, or came with a call that has returned; dup() it in time"
 
 
 class Channel(Protocol):
@@ -28,20 +34,41 @@ class Channel(Protocol):
     async def forward(self, target: int, method: str, payload: bytes) -> bytes:
         """Answer a call of the other side that came inside another one."""
 
-    def let_go(self, target: int) -> None:
-        """Drop one reference to a capability of the other side. Safe from any thread."""
+    def let_go(self, target: int | None, unread: tuple[bytes, ...] = ()) -> None:
+        """Drop one reference to a capability of the other side, and whatever is in values of its that nobody will read.
+        Safe from any thread."""
+
+
+class Link(NamedTuple):
+    """One call of a chain."""
+
+    name: str
+    args: tuple[object, ...]
+    kwargs: dict[str, object]
+
+
+class Callee(Protocol):
+    """What has remote methods: who begins a chain with one, or makes its calls."""
+
+    def _then(self, link: Link) -> RemoteCall: ...
+
+    def _perform(self, links: list[Link]) -> Coroutine[Any, Any, Any]: ...
 
 
 class Stub:
-    """A remote object. Attribute access gives a method to await; calling the stub itself calls a remote function."""
+    """A remote object. Attribute access gives a method to call; calling the stub itself calls a remote function.
 
-    __slots__ = ("__weakref__", "_attributes", "_channel", "_held", "_target")
+    A context manager: at its end the stub is disposed of.
+    """
+
+    __slots__ = ("__weakref__", "_attributes", "_channel", "_held", "_share", "_target")
 
     def __init__(self, channel: Channel, target: int, attributes: Mapping[str, Any]) -> None:
         self._channel = channel
         self._target = target
         self._attributes = attributes
         self._held = True
+        self._share: _Share | None = None
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):
@@ -50,30 +77,52 @@ class Stub:
             return self._attributes[name]
         return RemoteMethod(self, name)
 
-    def __call__(self, *args: object, **kwargs: object) -> Awaitable[Any]:
-        return invoke(self, "", args, kwargs)
+    def __call__(self, *args: object, **kwargs: object) -> RemoteCall:
+        return RemoteCall(self, [Link("", args, kwargs)])
 
-    def __aiter__(self) -> Self:
-        """A remote object that has a `next()`, which gives `{done, value}`, can be iterated over."""
-        return self
+    def _then(self, link: Link) -> RemoteCall:
+        return RemoteCall(self, [link])
 
-    async def __anext__(self) -> Any:
-        answer = await invoke(self, "next", (), {})
-        if not isinstance(answer, Mapping) or answer.get("done", True):
-            raise StopAsyncIteration
-        return answer.get("value")
+    async def _perform(self, links: list[Link]) -> Any:
+        self._check()
+        channel = self._channel
+        if len(links) == 1:
+            method, args, kwargs = links[0]
+            payload = channel.encode([args, kwargs])
+        else:
+            method = ".".join([link.name for link in links])
+            payload = channel.encode([[args, kwargs] for _, args, kwargs in links])
+        return channel.decode(await channel.call(self._target, method, payload))[0]
 
-    def dup(self) -> Stub:
-        """A second stub for the same object, which outlives the call that this one came with."""
+    def _check(self) -> None:
         if not self._held:
-            raise CapabilityError("the stub was disposed of, or came with a call that has returned; dup() it in time")
-        return Borrowed(self)
+            raise CapabilityError(_GONE)
+
+    def dup(self) -> Self:
+        """A second stub for the same object, which outlives the call that this one came with."""
+        self._check()
+        if self._share is None:
+            self._share = _Share()
+        return self._another(self._share)
+
+    def _another(self, share: _Share) -> Self:
+        twin = type(self)(self._channel, self._target, self._attributes)
+        twin._share = share
+        share.holders += 1
+        return twin
 
     def dispose(self) -> None:
-        """Let the other side forget the object. Calls on the stub fail from here on. Harmless when repeated."""
+        """Let the other side forget the object, if this is its last stub. Calls on the stub fail from here on.
+
+        Harmless when repeated.
+        """
         if self._held:
             self._held = False
-            self._channel.let_go(self._target)
+            if self._share is None or self._share.was_last():
+                self._forget()
+
+    def _forget(self) -> None:
+        self._channel.let_go(self._target)
 
     def __enter__(self) -> Self:
         return self
@@ -81,66 +130,131 @@ class Stub:
     def __exit__(self, *exc: object) -> None:
         self.dispose()
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        self.dispose()
+
     def __del__(self) -> None:
         if getattr(self, "_held", False):
             self.dispose()
 
     def __repr__(self) -> str:
-        return f"<Stub {self._target}{'' if self._held else ' (disposed)'}>"
-
-
-class Borrowed(Stub):
-    """A duplicate: it shares the one reference that the original holds, and the last of them gives it back."""
-
-    __slots__ = ("_share",)
-    _share: _Share
-
-    def __init__(self, original: Stub) -> None:
-        share = original._share if isinstance(original, Borrowed) else _Share(original)
-        share.holders += 1
-        super().__init__(original._channel, original._target, original._attributes)
-        self._share = share
-
-    def dispose(self) -> None:
-        """Let go of this duplicate; the object is forgotten when the last one is."""
-        if self._held:
-            self._held = False
-            self._share.drop()
+        return f"<{type(self).__name__} {self._target}{'' if self._held else ' (disposed)'}>"
 
 
 class _Share:
-    """One remote reference, taken over from the stub it came with and counted here."""
+    """One remote reference that several stubs hold together: the last of them gives it back."""
 
-    def __init__(self, original: Stub) -> None:
-        self.channel, self.target, self.holders = original._channel, original._target, 0
-        original._held = False
+    __slots__ = ("holders",)
 
-    def drop(self) -> None:
+    def __init__(self) -> None:
+        self.holders = 1
+
+    def was_last(self) -> bool:
         self.holders -= 1
-        if not self.holders:
-            self.channel.let_go(self.target)
+        return not self.holders
 
 
 class RemoteMethod:
-    """A method of a remote object, to be called and awaited."""
+    """A method of a remote object, or of the result of a call that is yet to be made."""
 
-    __slots__ = ("_name", "_stub")
+    __slots__ = ("_name", "_subject")
 
-    def __init__(self, stub: Stub, name: str) -> None:
-        self._stub = stub
+    def __init__(self, subject: Callee, name: str) -> None:
+        self._subject = subject
         self._name = name
 
-    def __call__(self, *args: object, **kwargs: object) -> Awaitable[Any]:
-        return invoke(self._stub, self._name, args, kwargs)
+    def __call__(self, *args: object, **kwargs: object) -> RemoteCall:
+        return self._subject._then(Link(self._name, args, kwargs))
 
     def __repr__(self) -> str:
-        return f"<method {self._name} of {self._stub!r}>"
+        return f"<method {self._name} of {self._subject!r}>"
 
 
-async def invoke(stub: Stub, method: str, args: tuple[object, ...], kwargs: dict[str, object]) -> Any:
-    """Call a method of a remote object with plain values and capabilities, and give back its result."""
-    if not stub._held:
-        raise CapabilityError("the stub was disposed of, or came with a call that has returned; dup() it in time")
-    channel = stub._channel
-    result, _ = channel.decode(await channel.call(stub._target, method, channel.encode([args, kwargs])))
-    return result
+class RemoteCall:
+    """A call that is made when it is awaited, once. Its attributes are methods of the result to be: a chain of calls.
+
+    As a coroutine would, it can become a task. `async for` and `async with` await it, and go on with the result.
+    """
+
+    __slots__ = ("_callee", "_links", "_result", "_running")
+    cr_await = cr_code = cr_frame = gi_code = gi_frame = None  # what asyncio asks a coroutine for to describe its task
+    cr_running = False
+
+    def __init__(self, callee: Callee, links: list[Link]) -> None:
+        self._callee = callee
+        self._links: list[Link] | None = links
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return RemoteMethod(self, name)
+
+    def __call__(self, *args: object, **kwargs: object) -> RemoteCall:
+        return self._then(Link("", args, kwargs))
+
+    def _then(self, link: Link) -> RemoteCall:
+        links = self._take()
+        if len(links) >= MAX_LINKS:
+            raise CapabilityError(f"a chain has at most {MAX_LINKS} calls; await it in between")
+        return RemoteCall(self._callee, [*links, link])
+
+    def _take(self) -> list[Link]:
+        links, self._links = self._links, None
+        if links is None:
+            raise RuntimeError("the call was awaited before, or is part of a chain; await it once and use its result")
+        return links
+
+    def _begin(self) -> Coroutine[Any, Any, Any]:
+        return self._callee._perform(self._take())
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._begin().__await__()
+
+    def __next__(self) -> Any:
+        """What a task does instead of awaiting it."""
+        if not hasattr(self, "_running"):
+            self._running = self._begin()
+        return self._running.send(None)
+
+    def throw(self, *error: Any) -> Any:
+        """The same when the task is cancelled."""
+        if not hasattr(self, "_running"):
+            self._running = self._begin()
+        return self._running.throw(*error)
+
+    async def __aiter__(self) -> AsyncIterator[Any]:
+        async with self as stream:
+            async for item in stream:
+                yield item
+
+    async def __aenter__(self) -> Any:
+        self._result = await self
+        return self._result
+
+    async def __aexit__(self, *exc: object) -> None:
+        dispose(self._result)
+
+    def __del__(self) -> None:
+        if self._links is not None:
+            warnings.warn(f"{self!r} was never awaited, so it was not made", RuntimeWarning, stacklevel=2)
+
+    def __repr__(self) -> str:
+        return f"<call of {'.'.join(link.name for link in self._links or ()) or 'a function'}>"
+
+
+Coroutine.register(RemoteCall)
+
+
+def dispose(value: Any) -> None:
+    """Dispose of a stub, or of every stub in lists and maps that were received."""
+    match value:
+        case Stub():
+            value.dispose()
+        case dict():
+            dispose(list(value.values()))
+        case list():
+            for item in value:
+                dispose(item)

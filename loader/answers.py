@@ -11,7 +11,8 @@ from typing import Any, Final
 
 from cloister.engine import Encoded
 from cloister.ipc import CapabilityError, PayloadError, values
-from cloister.ipc.stubs import Channel
+from cloister.ipc.capabilities import follow
+from cloister.ipc.stubs import Channel, dispose
 
 Parts = list[bytes]
 NONE: Final = values.dumps(None)
@@ -29,6 +30,19 @@ class Answering:
 
     async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
         """One call from a sandbox."""
+        if "." in method:
+            links, stubs = channel.decode(payload)
+            dispose(stubs)
+            return channel.encode(await follow(self, method, links))
+        result = await self._call(method, payload)
+        return result.data if isinstance(result, Encoded) else channel.encode(result)
+
+    async def invoke(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """One call of a chain, whose arguments have been read."""
+        result = await self._call(name, values.dumps([args, kwargs]))
+        return values.loads(result.data) if isinstance(result, Encoded) else result
+
+    async def _call(self, method: str, payload: bytes) -> Any:
         function = self._methods.get(method)
         if function is None:
             raise CapabilityError(f"a workflow binding has no method {method!r}; it has {', '.join(self._methods)}")
@@ -40,8 +54,7 @@ class Answering:
                 raise PayloadError("a call carries a list of arguments and a map of named ones")
         if not isinstance(positional, list) or not isinstance(named, dict):
             raise PayloadError("a call carries a list of arguments and a map of named ones")
-        result = await function(self, positional, named)
-        return result.data if isinstance(result, Encoded) else channel.encode(result)
+        return await function(self, positional, named)
 
 
 def read_options(parts: Sequence[bytes], *, opaque: str = "params") -> dict[str, Any]:

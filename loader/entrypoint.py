@@ -7,10 +7,12 @@ and a sandbox that dies on the way is no news to the run but an interruption.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cloister.engine import Encoded, Journal, Rehearsal, RunInterrupted, RunPostponed, WorkflowEvent, WorkflowStep
+from cloister.ipc import Capability, CapabilityError
+from cloister.ipc.capabilities import Served
+from cloister.ipc.stubs import Link, RemoteCall, RemoteMethod
 from cloister.sandbox import Limits, SandboxClosed, SandboxError, SandboxUnavailable
 
 from .code import load_code
@@ -60,6 +62,9 @@ class WorkerStub:
 class Entrypoint:
     """Attribute access is a method of the tenant's entrypoint: `await entrypoint.greet("Alice")`.
 
+    Calls on what it returns go along: `await entrypoint.cart("c-1").add("tea")` is one round trip. In another tenant's
+    `env` it is a binding.
+
     A call raises `TenantError` (and `CodeError`, `EntrypointNotFound`) where the tenant is at fault, `LoadFailed` where
     the host is, `LimitExceeded` and `SandboxDied` where the process was ended, `NoCapacity` where none was to be had.
     """
@@ -73,18 +78,29 @@ class Entrypoint:
         self._limits = limits
         self._code = code
 
-    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+    def __getattr__(self, method: str) -> RemoteMethod:
         if method.startswith("_"):
             raise AttributeError(f"{method!r} is not a public name; only public methods can be called from outside")
 
-        async def call(*args: Any, **kwargs: Any) -> Any:
-            stub = self._stub
-            async with stub._loader.lease(stub._key, stub._get_code) as worker:
-                limits = worker.code.limits.lower_of(self._limits)
-                return await worker.invoke(self._name, method, list(args), kwargs, self._props, limits)
+        return RemoteMethod(self, method)
 
-        call.__name__ = method
-        return call
+    def __capability__(self) -> Capability:
+        """What it becomes where it is granted to another tenant, as a binding: its methods, and nothing else."""
+        return Served(self, self._public, {})
+
+    def _public(self, name: str) -> RemoteMethod:
+        if not name or name.startswith("_"):
+            raise CapabilityError(f"no method {name!r} may be called from outside")
+        return RemoteMethod(self, name)
+
+    def _then(self, link: Link) -> RemoteCall:
+        return RemoteCall(self, [link])
+
+    async def _perform(self, links: list[Link]) -> Any:
+        stub = self._stub
+        async with stub._loader.lease(stub._key, stub._get_code) as worker:
+            limits = worker.code.limits.lower_of(self._limits)
+            return await worker.invoke(self._name, links, self._props, limits)
 
     async def run(self, event: WorkflowEvent, step: WorkflowStep) -> Encoded:
         """Run the tenant's workflow on an engine's behalf: the result, still encoded.

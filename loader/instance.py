@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
@@ -91,12 +90,13 @@ class DynamicInstance(Answering):
     async def _delete(self, args: Parts, named: dict[str, bytes]) -> None:
         await self.delete()
 
-    async def _subscribe(self, args: Parts, named: dict[str, bytes]) -> Subscription:
+    async def _subscribe(self, args: Parts, named: dict[str, bytes]) -> AsyncIterator[dict[str, Any]]:
         given = read_options([*args[:1], values.join(named)])
         if not given.keys() <= {"cursor", "filter", "types"} or {"filter", "types"} <= given.keys():
             raise TypeError("subscribe() takes `cursor`, and `filter`, a list of the types that are wanted")
         types = given.get("filter", given.get("types"))
-        return Subscription(self.id, self.subscribe(given.get("cursor"), types=types))
+        events = self.subscribe(given.get("cursor"), types=types)
+        return (event.plain(self.id) async for event in events)
 
     _methods = {
         "status": _status,
@@ -112,19 +112,3 @@ class DynamicInstance(Answering):
 
     def __repr__(self) -> str:
         return f"<DynamicInstance {self.id!r}>"
-
-
-class Subscription(Answering):
-    """What a tenant gets for `subscribe`: `next()` gives `{done, value}`, so that it can be iterated over."""
-
-    def __init__(self, instance_id: str, events: AsyncIterator[HistoryEvent]) -> None:
-        self._id = instance_id
-        self._events = events
-        self._turn = asyncio.Lock()
-
-    async def _next(self, args: Parts, named: dict[str, bytes]) -> dict[str, Any]:
-        async with self._turn:
-            event = await anext(self._events, None)
-        return {"done": event is None, "value": None if event is None else event.plain(self._id)}
-
-    _methods = {"next": _next}

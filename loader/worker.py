@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from cloister.ipc import CapabilityError, CodecError, PayloadError, RemoteError, values
+from cloister.ipc.stubs import Link
 from cloister.sandbox import LimitExceeded, LogLine, Sandbox, SandboxClosed, SandboxError
 
 from .code import TailLine, WorkerCode
@@ -81,11 +82,13 @@ class Worker:
         if self.evicted:
             self.end(self.evicted)
 
-    async def invoke(
-        self, entrypoint: str | None, method: str, args: list[Any], kwargs: Any, props: Any, limits: Any
-    ) -> Any:
-        """Call a method of an entrypoint."""
+    async def invoke(self, entrypoint: str | None, links: list[Link], props: Any, limits: Any) -> Any:
+        """Call a method of an entrypoint, and in the same breath what the chain has after it."""
+        method, args, kwargs = links[0]
         arguments = [entrypoint, method, args, kwargs, props]
+        if len(links) > 1:
+            arguments[1] = ".".join(link.name for link in links)
+            arguments.append([[args, kwargs] for _, args, kwargs in links[1:]])
         payload = await self._answered(self.sandbox.call("invoke", arguments, limits))
         return _read(self.sandbox.decode, payload)
 
@@ -119,7 +122,7 @@ class Worker:
         try:
             await boot
         except RemoteError as error:
-            raise CodeError(error.name, error.message, error.trace) from None
+            raise error.recast(CodeError) from error.__cause__
         except LimitExceeded as error:
             raise CodeError("LimitExceeded", f"while the code was imported, {error}") from error
         except CodecError as error:
@@ -139,7 +142,7 @@ class Worker:
             if self.imported.done():
                 self.imported.result()
             kind = EntrypointNotFound if error.name == "NoSuchEntrypoint" else TenantError
-            raise kind(error.name, error.message, error.trace) from None
+            raise error.recast(kind) from error.__cause__
         except SandboxError:
             await asyncio.wait({self.imported})  # the sandbox was ended, perhaps for not loading: that is told first
             if isinstance(failure := self.imported.exception(), LoaderError):

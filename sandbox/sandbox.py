@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -121,7 +121,6 @@ class Sandbox:
             on_closed=self._closed,
         )
         link.on_bytes = self._arrived
-        link.on_ahead = self._look_ahead
         link.on_frame = self._deliver
         link.on_lost = self._lose
 
@@ -275,19 +274,8 @@ class Sandbox:
                 self._group.limit(limits.memory_bytes, limits.threads)
 
     def _arrived(self, size: int) -> None:
-        self._meter.refill()
         if not self._meter.take(max(size, _PIECE)):
             self._flooded()
-
-    def _look_ahead(self, likely: float, heads: Callable[[], Iterable[bytes]]) -> None:
-        """Whoever has sent too much ahead is ended for it before the host has listened to all of it."""
-        room = self._meter.refill()
-        if likely * _MESSAGE > room:
-            for head in heads():
-                room -= _MESSAGE if codec.kind_of(head) not in _ANSWERS else 0
-                if room < 0:
-                    self._flooded()
-                    return
 
     def _deliver(self, frame: bytes) -> None:
         kind = codec.kind_of(frame)
@@ -309,8 +297,10 @@ class Sandbox:
     def _flooded(self) -> None:
         self.kill(LimitExceeded(f"the sandbox sent more than {self.limits.bytes_per_second:,} bytes in a second"))
 
-    def _asked(self, capability: object) -> None:
-        if not getattr(capability, "uncounted", False) and not self._watch.ask():
+    def _asked(self, capability: object, calls: int) -> None:
+        if calls > 1 and not self._meter.take((calls - 1) * _MESSAGE):  # of a chain, whose first call was a message
+            self._flooded()
+        if not getattr(capability, "uncounted", False) and not all(self._watch.ask() for _ in range(calls)):
             raise LimitExceeded("the invocation made more calls to the host than its limit of subrequests")
 
     def _begin(self, limits: Limits) -> Charge:

@@ -6,6 +6,7 @@ import builtins
 import traceback
 from collections.abc import Container
 
+from cloister.ipc import failures
 from cloister.ipc.errors import RemoteError
 
 tenant_paths: Container[str] = ()
@@ -44,11 +45,16 @@ class StepError(RemoteError):
 
 
 def rebuild(name: str, message: str, trace: str = "") -> Exception:
-    """What the host raised, as an exception of the class of that name where Python has one."""
+    """What the host raised, as an exception of the class of that name where Python or the protocol has one."""
     known = getattr(builtins, name, None)
-    if isinstance(known, type) and issubclass(known, Exception):
+    if isinstance(known, type) and issubclass(known, Exception) and name not in _NOT_FROM_AFAR:
+        if known is KeyError and message[:1] == message[-1:] == "'":  # whose text is its key as it is written
+            message = message[1:-1]
         try:
             return known(message)
         except TypeError:  # UnicodeError and the like want more than a message
             pass
-    return RemoteError(name, message, trace)
+    return failures.rebuild(name, message, trace)
+
+
+_NOT_FROM_AFAR = {"StopIteration", "StopAsyncIteration"}  # they would end an iteration that is still going on

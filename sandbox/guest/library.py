@@ -29,6 +29,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+from cloister.ipc import values
+
 from . import disguise, files, resources
 from .profile import Package
 
@@ -274,10 +276,11 @@ def _all(packages: Sequence[Package]) -> Iterator[tuple[str, bytes, bool]]:
     yield from _compiled(library, library)
     for folder, top in packages:
         yield from _compiled(folder, folder / top)
-    for name in _OURS:
-        code = _code(Path(__file__).with_name(f"{name}.py"))
-        if code is not None:
-            yield f"{__package__}.{name}", code, False
+    for beside, package, names in ((__file__, __package__, _OURS), (values.__file__, "cloister.ipc", ("streams",))):
+        for name in names:
+            code = _code(Path(beside).with_name(f"{name}.py"))
+            if code is not None:
+                yield f"{package}.{name}", code, False
     for name in [name for name in sys.modules if name.startswith("_sysconfigdata")]:
         yield name, _settings(name), False
 

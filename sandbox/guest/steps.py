@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from cloister.ipc import values
-from cloister.ipc.errors import CodecError, RemoteError
+from cloister.ipc.errors import CodecError, IpcError, RemoteError
 from cloister.ipc.peer import Peer
 from cloister.ipc.stubs import Stub
 
@@ -71,7 +71,7 @@ class Journal:
         """A round trip whose answer is an outcome, which waits its turn among the others."""
         try:
             answer = await self.ask(method, *arguments, scope.inside.get(), **more)
-        except RemoteError:
+        except IpcError:
             await self._outcomes.arrived()
             raise
         await self._outcomes.arrived()
@@ -266,10 +266,10 @@ class Step:
             value, error, retryable, more = known or await self._attempt(context, arguments)
             try:
                 verdict = await journal.record("settle", name, count, attempt, settings, value, error, retryable, more)
-            except (RemoteError, CodecError) as refusal:  # such as a result that is too large, and will be next time
+            except IpcError as refusal:  # such as a result that is too large, and will be next time
                 if error is not None:
                     raise
-                name_of, text = getattr(refusal, "name", "TypeError"), getattr(refusal, "message", str(refusal))
+                name_of, text = _refused(refusal)
                 error = [name_of, text, ""]
                 verdict = await journal.record("settle", name, count, attempt, settings, b"", error, False, None)
             if verdict[0] == "done":
@@ -305,7 +305,7 @@ class Step:
 
                     await attempts.watched(context, timer)
                 result = self._body(*(context if argument is _CONTEXT else argument for argument in arguments))
-                if inspect.iscoroutine(result):
+                if inspect.isawaitable(result):
                     result = await result
                 if hasattr(result, "__aiter__") or inspect.isgenerator(result):
                     from . import streams
@@ -343,6 +343,13 @@ def _read(journal: Journal, name: str, count: int, value: Any) -> Any:
     from . import streams
 
     return streams.ByteStream(journal, name, count, *value)
+
+
+def _refused(error: IpcError) -> tuple[str, str]:
+    """What kind of error the host's, or the codec's, is for the author of the step."""
+    if isinstance(error, RemoteError):
+        return error.name, error.message
+    return "TypeError" if isinstance(error, CodecError) else type(error).__name__, str(error)
 
 
 _CONTEXT = object()

@@ -2,7 +2,8 @@
 
 boot(main, modules, env, bounds)                       import the tenant's main module; bounds are of address space,
                                                        descriptors and calls to the host in flight
-invoke(entrypoint, method, args, kwargs, props)        call a method of an entrypoint
+invoke(entrypoint, method, args, kwargs, props, rest)  call a method of an entrypoint; a chain of calls has the names
+                                                       of all in `method`, and the other arguments in `rest`
 run(entrypoint, event, payload, history, defaults, journal, number)
                                                        run a workflow, answering recorded steps from its history
 idle(number)                                           whether that run does nothing but wait for its journal
@@ -17,6 +18,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cloister.ipc import values
+from cloister.ipc.capabilities import follow
 from cloister.ipc.connection import Connection
 from cloister.ipc.stubs import Channel, Stub
 
@@ -88,8 +90,12 @@ class Worker:
     def _make(self, name: str | None, props: Any) -> Any:
         return entrypoints.find(self._entrypoints, name, self._main)(scope.Context(props), scope.env())
 
-    async def _invoke(self, name: str | None, method: str, args: list[Any], kwargs: dict[str, Any], props: Any) -> Any:
-        return await _result(entrypoints.method(self._make(name, props), method), *args, **kwargs)
+    async def _invoke(
+        self, name: str | None, method: str, args: list[Any], kwargs: dict[str, Any], props: Any, rest: Any = None
+    ) -> Any:
+        first = method if rest is None else method.partition(".")[0]
+        result = await _result(entrypoints.method(self._make(name, props), first), *args, **kwargs)
+        return result if rest is None else await _result(follow, result, method, rest, begun=1)
 
     async def _run(
         self,

@@ -267,15 +267,13 @@ class Conversation:
                 return call in self.outgoing or call in self.cancelled
         return True
 
-    def _took(self, message: Message, got: Message | None) -> None:
+    def _took(self, message: Message, got: Message) -> None:
         self.state = RECEIVES[self.state][type(message)]
         match message:
             case Call(call):
                 self.incoming.add(call)
             case Result(call) | Failure(call) if call in self.cancelled:
                 self.cancelled.discard(call)
-                assert got is None
-                return
             case Result(call) | Failure(call):
                 del self.outgoing[call]
         assert got == message

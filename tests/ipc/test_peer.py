@@ -220,7 +220,22 @@ async def test_a_forged_reference_to_an_object_at_home_is_an_error(open_pair: Op
 
 
 @pytest.mark.parametrize(
-    "reference", [[], [2, 1], [0, 1], [0, "1", {}], [0, 1, []], [1], [1, None], "x", {"a": 1}, [0, 1, {}, 1]]
+    "reference",
+    [
+        [],
+        [3, 1],
+        [2],
+        [2, 1, {}],
+        [2, -1],
+        [0, 1],
+        [0, "1", {}],
+        [0, 1, []],
+        [1],
+        [1, None],
+        "x",
+        {"a": 1},
+        [0, 1, {}, 1],
+    ],
 )
 async def test_references_of_unknown_forms_are_errors(open_pair: OpenPair, reference: object) -> None:
     """They are told to the sender, and the object that was called sees none of it."""

@@ -186,7 +186,7 @@ RETURNS = """
 """
 
 
-@pytest.mark.parametrize("kind", UNSENDABLE)
+@pytest.mark.parametrize("kind", [kind for kind in UNSENDABLE if kind != "a generator"])  # which is a stream
 async def test_a_result_that_cannot_be_sent_is_the_tenants_error(worker: MakeWorker, kind: str) -> None:
     """A direct call is told what it was, and the sandbox lives on."""
     expression, words = UNSENDABLE[kind]

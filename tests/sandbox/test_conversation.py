@@ -72,7 +72,7 @@ async def test_numbers_that_were_not_granted_reach_nothing(boot: Boot) -> None:
             try:
                 outcome = peer.decode(await peer.call(number, "open", peer.encode([[], {}])))[0]
             except Exception as error:
-                outcome = error.name
+                outcome = type(error).__name__
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
         return outcomes
     """

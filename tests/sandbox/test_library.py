@@ -372,7 +372,8 @@ async def test_the_hash_seed_is_its_zygotes(boot: Boot, tenant: Any, open_spawne
 FOLDERS = {
     "": "cloister cloister.ipc cloister.sandbox msgpack msgpack._cmsgpack msgpack.exceptions"
     " msgpack.ext workers workers.workflows",
-    "cloister.ipc": "answer capabilities codec connection errors exports messages packer peer stubs values zmtp",
+    "cloister.ipc": "answer capabilities codec connection errors exports failures messages packer peer stubs values"
+    " zmtp",
     "cloister.sandbox": "exits guest lockdown zygote",
     "cloister.sandbox.guest": "disguise entrypoints failure files heap importer library main outcomes output profile"
     " rehearsal resources scope steps values worker workers",
@@ -381,7 +382,7 @@ FOLDERS = {
 }
 """What the guest imports for itself: the modules of each folder."""
 GUEST = sorted(f"{folder}.{name}".strip(".") for folder, names in FOLDERS.items() for name in names.split())
-MOST_LINES = 5300
+MOST_LINES = 5750
 MOST_MODULES = 320
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, assert_type
 
@@ -33,6 +33,7 @@ from cloister.engine import (
 )
 from cloister.engine.testing import VirtualClock
 from cloister.ipc import IpcError, RemoteError
+from cloister.ipc.stubs import RemoteCall, RemoteMethod
 from cloister.loader import (
     CodeError,
     Data,
@@ -118,7 +119,8 @@ async def with_a_loader() -> None:
         assert_type(loader.load(tenants_code("nobody")), WorkerStub)
         entrypoint = stub.get_entrypoint("Admin", props={"user": "Ann"}, limits=Limits(cpu_ms=10))
         assert_type(entrypoint, Entrypoint)
-        assert_type(entrypoint.greet, Callable[..., Awaitable[Any]])
+        assert_type(entrypoint.greet, RemoteMethod)
+        assert_type(entrypoint.cart(1), RemoteCall)
         assert_type(await entrypoint.greet("Ann", loud=True), Any)
         assert_type(await stub.get_entrypoint().fetch({"url": "/"}), Any)
         assert_type(loader.evict("t-42"), bool)

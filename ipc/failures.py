@@ -1,0 +1,137 @@
+"""What was raised on one side, as the other side is told of it: class, message, notes, causes and traceback, as text.
+
+Nothing is imported, or built, because a name was sent. Whatever arrives is cut to what somebody would read, and holds
+no character that does something to a terminal. A host tells neither tracebacks nor causes: they say how it works
+inside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from . import values
+from .capabilities import MAX_NOTES
+from .errors import (
+    CapabilityError,
+    DeadlineExceeded,
+    IpcError,
+    PayloadError,
+    RemoteError,
+    RemoteProtocolError,
+    TooManyCalls,
+)
+
+MAX_NAME: Final = 128
+MAX_TEXT: Final = 8192
+MAX_TRACE: Final = 32_768
+MAX_CAUSES: Final = 8
+Trace = Callable[[BaseException], str]
+"""The traceback of an exception as it is told."""
+Rebuild = Callable[[str, str, str], Exception]
+"""Given class name, message and traceback of what was raised over there: the exception to raise here."""
+
+_KNOWN: Final[Mapping[str, type[IpcError]]] = {
+    error.__name__: error for error in (CapabilityError, DeadlineExceeded, TooManyCalls, PayloadError)
+}
+
+
+def rebuild(name: str, message: str, trace: str) -> Exception:
+    """An error of the protocol keeps its class; every other becomes a `RemoteError`."""
+    known = _KNOWN.get(name)
+    return known(message) if known is not None else RemoteError(name, message, trace)
+
+
+def tell(error: BaseException, trace: Trace | None = None, *, about: str = "") -> bytes:
+    """An exception as it is sent. Without `trace`, neither a traceback nor causes are."""
+    told: list[Any] = [*_words(error), ""]
+    told[1] = about + told[1]
+    notes = _notes(error)
+    causes: list[Any] = []
+    if trace is not None:
+        told[2] = _sayable(trace(error)[-MAX_TRACE:])
+        cause = error.__cause__
+        while cause is not None and len(causes) < MAX_CAUSES:
+            causes.append([*_words(cause), _notes(cause)])
+            cause = cause.__cause__
+    return values.dumps([*told, notes, causes] if notes or causes else told)
+
+
+def read(payload: bytes, rebuild: Rebuild) -> Exception:
+    """The exception to raise for one that arrived. `RemoteProtocolError` if it cannot be read."""
+    try:
+        told = values.loads(payload)
+    except PayloadError as error:
+        raise RemoteProtocolError(f"a failure that cannot be read: {error}") from error
+    match told:
+        case [str(name), str(message), str(trace), *more]:
+            found = _revive(name, message, trace, rebuild)
+        case _:
+            raise RemoteProtocolError("a failure that is not a name, a message and a traceback")
+    match more:
+        case []:
+            return found
+        case [list(notes), list(causes)] if len(causes) <= MAX_CAUSES:
+            _add_notes(found, notes)
+        case _:
+            raise RemoteProtocolError("a failure with notes and causes that are none")
+    effect = found
+    for cause in causes:
+        match cause:
+            case [str(name), str(message), list(notes)]:
+                effect.__cause__ = _revive(name, message, "", rebuild)
+                effect = effect.__cause__
+                _add_notes(effect, notes)
+            case _:
+                raise RemoteProtocolError("a cause that is not a name, a message and notes")
+    return found
+
+
+def _revive(name: str, message: str, trace: str, rebuild: Rebuild) -> Exception:
+    return rebuild(
+        printable(name[:MAX_NAME])[:MAX_NAME],
+        printable(message[:MAX_TEXT])[:MAX_TEXT],
+        printable(trace[-MAX_TRACE:])[-MAX_TRACE:],
+    )
+
+
+def _add_notes(error: Exception, notes: list[Any]) -> None:
+    for note in notes[:MAX_NOTES]:
+        if not isinstance(note, str):
+            raise RemoteProtocolError("a note that is not text")
+        error.add_note(printable(note[:MAX_TEXT])[:MAX_TEXT])
+
+
+def printable(text: str) -> str:
+    """The same text, characters that are not for the eye written as their codes."""
+    if text.isprintable():
+        return text
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
+    )
+
+
+def _words(error: BaseException) -> list[str]:
+    if isinstance(error, RemoteError):
+        name, text = error.name, error.message
+    else:
+        name, text = type(error).__name__, _text(error)
+    return [_sayable(name[:MAX_NAME]), _sayable(text[:MAX_TEXT])]
+
+
+def _notes(error: BaseException) -> list[str]:
+    notes = getattr(error, "__notes__", ())
+    if not isinstance(notes, list | tuple):
+        return []
+    return [_sayable(note[:MAX_TEXT]) for note in notes[:MAX_NOTES] if isinstance(note, str)]
+
+
+def _text(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as second:  # noqa: BLE001 - an exception that cannot even say what it is
+        return f"its message cannot be read: {type(second).__name__}"
+
+
+def _sayable(part: str) -> str:
+    return part.encode("utf-8", "replace").decode()
