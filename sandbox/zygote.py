@@ -25,7 +25,7 @@ from typing import Final, NoReturn
 import msgpack
 
 from . import exits
-from .guest import heap, library, profile, rehearsal
+from .guest import heap, library, mappings, profile, rehearsal
 from .guest import main as guest
 from .lockdown import kernel, limits
 from .lockdown.sequence import CONNECTION, Jail, Slot, confine, enter_jail
@@ -45,7 +45,8 @@ def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoRe
     except profile.PreloadFailed as error:
         control.send(msgpack.packb(["failed", str(error)]))
         os._exit(1)
-    heap.merge_mappings()
+    mappings.merge()
+    mappings.enlarge_code()
     library.install(library.build(packages))
     del folders, packages  # which say how the host is installed
     gc.collect()
@@ -53,6 +54,7 @@ def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoRe
     rehearsal.perform()
     kernel.set_malloc_arenas(1)
     address_space = limits.address_space()
+    parts = mappings.large_parts()
     jail = enter_jail(limits.OPEN_FILES)
     stage = guest.Stage()
     stage.warm_up = rehearsal.Opening(stage)
@@ -60,8 +62,10 @@ def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoRe
     if sys.version_info >= (3, 12):
         heap.make_immortal()
     filler += heap.fill_holes()
+    heap.fill_chunks()
     gc.freeze()
     gc.disable()
+    mappings.collapse(parts)
     try:
         control.send(msgpack.packb(["ready", jail.layers, address_space, jail.costs]))
         Zygote(control, jail, stage).serve()

@@ -3,11 +3,9 @@
 A child owns each page that is written to, and the interpreter writes to an object whenever it is used: its count of
 references lies in it. From 3.12 on an object can be immortal, and is then only read.
 
-The interpreter also puts a small object into any hole of its size, and a process that has imported much has holes all
-over: each new object would then cost a child another page. With the holes filled before the fork, new objects lie
-together.
-
-And each mapping is copied by a fork and taken down at an end by itself, so there had better be few.
+The interpreter also puts a small object into any hole of its size, and the C library what is larger; a process that has
+imported much has holes all over: each new object would then cost a child another page. With the holes filled before the
+fork, new objects lie together.
 """
 
 from __future__ import annotations
@@ -15,15 +13,19 @@ from __future__ import annotations
 import ctypes
 import gc
 import types
-from pathlib import Path
-from typing import Final, NamedTuple
-
-from ..lockdown import kernel
+from typing import Final
 
 _SIZES: Final = range(48, 513, 16)
 _HEADER: Final = 33  # what a bytes object takes beside its content
 _POOL: Final = 16_384
 _MOST: Final = 20_000
+_CHUNKS: Final = (*(int(600 * 1.15**step) // 16 * 16 + 8 for step in range(36, 3, -1)), *range(1032, 8, -16))
+"""Sizes of what the C library hands out, from the largest that it does not map by itself, so that the rest of a hole is
+smaller than what was tried before; those of the second part it tells apart to the byte."""
+_KEPT_AT_HAND: Final = 1032
+_RUN: Final = 3  # so many side by side are not from holes
+_c_library: Final = ctypes.CDLL(None)
+_c_library.malloc.restype = ctypes.c_void_p
 
 
 def make_immortal() -> None:
@@ -38,35 +40,6 @@ def make_immortal() -> None:
             todo.extend(gc.get_referents(subject))
             if isinstance(subject, types.CodeType):  # which does not tell the collector what it holds
                 todo += [*subject.co_consts, *subject.co_names, subject.co_name, subject.co_qualname]
-
-
-def merge_mappings() -> None:
-    """Map each library's code and constants in one piece instead of three. Neither is ever written to; that constants
-    can be executed as well gives nobody code that was not there."""
-    pieces = [_piece(line) for line in Path("/proc/self/maps").read_text().splitlines()]
-    for before, code, after in zip(pieces, pieces[1:], pieces[2:], strict=False):
-        if code.rights == "r-xp" and code.inode:
-            first = before if before.rights == "r--p" and before.goes_on_in(code) else code
-            last = after if after.rights == "r--p" and code.goes_on_in(after) else code
-            kernel.make_executable(first.start, last.end)
-
-
-class _Piece(NamedTuple):
-    start: int
-    end: int
-    rights: str
-    offset: int
-    inode: int
-
-    def goes_on_in(self, other: _Piece) -> bool:
-        in_order = other.start == self.end and other.start - other.offset == self.start - self.offset
-        return in_order and other.inode == self.inode
-
-
-def _piece(line: str) -> _Piece:
-    place, rights, offset, _, inode, *_ = line.split()
-    start, _, end = place.partition("-")
-    return _Piece(int(start, 16), int(end, 16), rights, int(offset, 16), int(inode))
 
 
 def _count(subject: object) -> ctypes.c_uint32:
@@ -86,3 +59,17 @@ def fill_holes() -> list[bytes]:
             if in_order >= _POOL // size - 2:
                 break
     return kept
+
+
+def fill_chunks() -> None:
+    """The same for the C library's memory, for good: what it hands out from now on comes from its end."""
+    for size in _CHUNKS:
+        run: list[int] = []
+        for _ in range(_MOST):
+            address: int = _c_library.malloc(ctypes.c_size_t(size))
+            run = [*run, address] if run and address - run[-1] == size + 8 else [address]
+            if len(run) > _RUN:
+                break
+        if size > _KEPT_AT_HAND:  # smaller ones would be kept at hand, and not go back to the end
+            for address in reversed(run):
+                _c_library.free(ctypes.c_void_p(address))

@@ -13,8 +13,12 @@ _libc.syscall.restype = ctypes.c_long
 _syscall = _libc.syscall
 _prctl = _libc.prctl
 _prctl.argtypes = (ctypes.c_int, *[ctypes.c_ulong] * 4)
+_libc.mmap.restype = _libc.mremap.restype = ctypes.c_void_p
 
 _CLOSE_RANGE, _LAST_DESCRIPTOR, _NO_FLAGS = ctypes.c_uint(436), ctypes.c_uint(0xFFFF_FFFF), ctypes.c_uint(0)
+READ, WRITE, EXECUTE = 1, 2, 4
+_PRIVATE, _ANONYMOUS, _MAY_MOVE, _FIXED, _COLLAPSE = 2, 0x20, 1, 2, 25
+_FAILED: Final = ctypes.c_void_p(-1).value
 PR_SET_PDEATHSIG, PR_GET_DUMPABLE, PR_SET_DUMPABLE, PR_SET_SECCOMP = 1, 3, 4, 22
 PR_CAPBSET_DROP, PR_SET_SECUREBITS, PR_SET_NO_NEW_PRIVS, PR_GET_NO_NEW_PRIVS = 24, 28, 38, 39
 
@@ -62,9 +66,35 @@ def umount(target: bytes, flags: int) -> None:
     check(_libc.umount2(target, flags))
 
 
-def make_executable(start: int, end: int) -> None:
-    """mprotect(2) for reading and executing."""
-    check(_libc.mprotect(ctypes.c_void_p(start), ctypes.c_size_t(end - start), 1 | 4))
+def protect(start: int, end: int, rights: int) -> None:
+    """mprotect(2)."""
+    check(_libc.mprotect(ctypes.c_void_p(start), ctypes.c_size_t(end - start), rights))
+
+
+def map_memory(size: int) -> int:
+    """mmap(2) of private memory: its address."""
+    nowhere, everywhere = ctypes.c_int(-1), ctypes.c_long(0)
+    address: int = _libc.mmap(None, ctypes.c_size_t(size), READ | WRITE, _PRIVATE | _ANONYMOUS, nowhere, everywhere)
+    check(-1 if address == _FAILED else 0)
+    return address
+
+
+def unmap(start: int, end: int) -> None:
+    """munmap(2)."""
+    if end > start:
+        check(_libc.munmap(ctypes.c_void_p(start), ctypes.c_size_t(end - start)))
+
+
+def move(start: int, end: int, place: int) -> None:
+    """mremap(2) to a place, instead of what is there."""
+    size = ctypes.c_size_t(end - start)
+    moved = _libc.mremap(ctypes.c_void_p(start), size, size, _MAY_MOVE | _FIXED, ctypes.c_void_p(place))
+    check(-1 if moved == _FAILED else 0)
+
+
+def collapse(start: int, end: int) -> None:
+    """madvise(2), to make large pages of small ones at once. Linux 6.1."""
+    check(_libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _COLLAPSE))
 
 
 def read(path: str) -> bytes:

@@ -371,7 +371,8 @@ async def test_a_warm_sandbox_owns_little_memory(boot: Callable[..., Any]) -> No
 
 @pytest.mark.skipif(not MAY_LOOK, reason="only root may look into a process that is not dumpable")
 async def test_what_can_be_written_cannot_be_executed_and_libraries_are_mapped_in_few_pieces(tenant: Any) -> None:
-    """No mapping is both; a library's code and constants are one, and its data another or two."""
+    """No mapping is both; a library's code and constants are one, and its data another or two. Of the interpreter's own
+    code what is in large pages belongs to no file."""
     pieces: dict[str, list[str]] = {}
     for line in Path(f"/proc/{tenant.sandbox.pid}/maps").read_text().splitlines():
         _, rights, _, _, inode, *name = line.split()
@@ -380,7 +381,7 @@ async def test_what_can_be_written_cannot_be_executed_and_libraries_are_mapped_i
             pieces.setdefault(name[0], []).append(rights)
     assert pieces
     for library, found in pieces.items():
-        assert found.count("r-xp") == 1, library
+        assert found.count("r-xp") == 1 or "libpython" in library, library
         assert len(found) <= 3, (library, found)
 
 
