@@ -17,6 +17,12 @@ import importlib.util  # noqa: E402
 import json  # noqa: E402
 import socket  # noqa: E402
 import sys  # noqa: E402
+import time  # noqa: E402
+
+# The host's time zone is not known inside: a durable run must not depend on it. Taken away again once the zygote is
+# locked in, when there is no file left to read another from.
+os.environ["TZ"] = "UTC0"
+time.tzset()
 
 # Nobody inside has anybody to talk to, and asyncio would import two megabytes for it.
 sys.modules["ssl"] = sys.modules["_ssl"] = None  # type: ignore[assignment]

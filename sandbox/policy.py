@@ -36,8 +36,9 @@ class Limits:
     """Calls that one invocation may make to capabilities, with the same stretches as `cpu_ms`."""
     memory_bytes: int = 128 * MIB
     """What one sandbox may use beyond the bare interpreter."""
-    threads: int = MOST_THREADS
-    """Threads of one sandbox, its main one included. Held where there are control groups."""
+    threads: int = 32
+    """Threads of one sandbox, its main one included. Each sets aside 2 MiB of `memory_bytes` for its stack, unless the
+    tenant asks for another size with `threading.stack_size`."""
     open_files: int = MOST_OPEN_FILES
     """Descriptors of one sandbox: pipes and events, since nothing can be opened."""
     calls_in_flight: int = 1024

@@ -31,6 +31,7 @@ from typing import Any, Final, NamedTuple
 
 from cloister.ipc import values
 
+from ..lockdown import limits
 from . import disguise, files, resources
 from .profile import Package
 
@@ -119,13 +120,23 @@ def preload() -> None:
 
 
 def _forget_the_host() -> None:
-    """The host's name and its kernel: neither from a module that has asked before, nor from the system."""
+    """Its name, its kernel and its memory: neither from a module that has asked before, nor from the system."""
     known = platform.uname()
     os.uname = lambda: os.uname_result((known.system, "sandbox", "", "", known.machine))
     socket.gethostname = lambda: "sandbox"
     setattr(platform, "_uname_cache", platform.uname_result(known.system, "sandbox", "", "", known.machine))  # noqa: B010
     platform._platform_cache.clear()  # type: ignore[attr-defined]
     platform.architecture.__defaults__ = ("", "", "")
+    of_machine = os.sysconf
+    pages = {each: [each, os.sysconf_names[each]] for each in ("SC_PHYS_PAGES", "SC_AVPHYS_PAGES")}
+
+    @functools.wraps(of_machine)
+    def sysconf(name: str | int, /) -> int:
+        if name in pages["SC_AVPHYS_PAGES"]:  # the C library would answer with what lies on its stack
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+        return limits.own_memory() // mmap.PAGESIZE if name in pages["SC_PHYS_PAGES"] else of_machine(name)
+
+    os.sysconf = sysconf
 
 
 def _keep_to_memory() -> None:

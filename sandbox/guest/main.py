@@ -188,6 +188,9 @@ class Stage:
     """What a guest needs and the zygote can prepare: the loop, and the streams that a tenant prints to."""
 
     def __init__(self) -> None:
+        os.environ.pop(
+            "TZ", None
+        )  # with which the zygote was started: from here on there is no file to read another from
         self.loop = Loop()
         self.output = Output()
         self.output.install()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import resource
+import threading
 from pathlib import Path
 from typing import Final
 
@@ -23,11 +24,16 @@ FIXED: Final = (
 )
 OPEN_FILES: Final = 64
 """Descriptors that a guest may have at most: what asyncio needs, and some more for pipes between threads."""
+STACK: Final = 2 << 20
+"""What each thread sets aside of the address space: enough for recursion to end in an error of Python's, and a quarter
+of what the C library would take."""
+_inherited = ctypes.c_uint64()
 _bounds = (ctypes.c_uint64 * 2)()  # laid out before the fork, like all that a child hands to the kernel
 
 
 def bound_all(open_files: int) -> None:
     """Set the limits that are the same for every child; they inherit them from the zygote."""
+    threading.stack_size(STACK)
     for kind, limit in (*FIXED, (resource.RLIMIT_NOFILE, open_files)):
         _, hard = resource.getrlimit(kind)
         bound = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
@@ -41,7 +47,13 @@ def bound_tasks(count: int) -> None:
 
 def address_space() -> int:
     """How many bytes of address space this process has: what it inherited is not the tenant's doing."""
-    return int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _inherited.value = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    return _inherited.value
+
+
+def own_memory() -> int:
+    """How many bytes the tenant may use, from inside."""
+    return resource.getrlimit(resource.RLIMIT_AS)[0] - _inherited.value
 
 
 def limit_address_space(size: int) -> None:

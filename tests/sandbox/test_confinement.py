@@ -6,7 +6,10 @@ import os
 import platform
 import re
 import socket
+import struct
+import subprocess
 import sys
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cloister.sandbox import SandboxDied, Spawner
+from cloister.sandbox import Limits, SandboxDied, Spawner
 from cloister.sandbox.lockdown.syscalls import NUMBERS
 
 Status = Callable[[int], dict[str, str]]
@@ -25,7 +28,27 @@ LAYERS = (
 
 # ruff: noqa: ASYNC240 - a test may look into /proc
 CAPABILITIES = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16)
-MAY_LOOK = bool(CAPABILITIES & 1 << 19)
+MAY_LOOK, MAY_MOUNT = bool(CAPABILITIES & 1 << 19), bool(CAPABILITIES & 1 << 21)
+ELSEWHERE = """
+    import asyncio, ctypes, sys, time
+    from cloister.sandbox import Limits, Spawner
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    for arguments in ((None, b"/", None, 16384 | 1 << 18), (sys.argv[1].encode(), b"/etc/localtime", None, 4096)):
+        assert libc.unshare(0x20000) == 0 and libc.mount(*arguments, None) == 0, ctypes.get_errno()
+    time.tzset()
+    code = "import time\\nfrom workers import WorkerEntrypoint\\nclass Default(WorkerEntrypoint):\\n" \\
+        "    def ask(self): return time.localtime().tm_gmtoff"
+
+    async def main():
+        async with Spawner(spares=0) as spawner:
+            sandbox = await spawner.take()
+            await sandbox.boot("main.py", {"main.py": ("py", code)}, {}, Limits())
+            answer = await sandbox.call("invoke", [None, "ask", [], {}, None])
+            print(time.localtime().tm_gmtoff, sandbox.decode(answer))
+
+    asyncio.run(main())
+"""
 
 
 def require(spawner: Spawner, *layers: str) -> None:
@@ -286,6 +309,42 @@ async def test_it_learns_nothing_of_the_host(tenant: Any) -> None:
     assert os.uname().version not in about
     assert set(environment) <= {"LC_CTYPE"}
     assert isolated == 1
+
+
+async def test_the_time_zone_of_the_host_is_not_known(tenant: Any) -> None:
+    """Wherever that is, inside it is UTC, and no word of it."""
+    source = """
+    import datetime, os, time
+    def main():
+        zone = datetime.datetime.now().astimezone().tzinfo.utcoffset(None)
+        return [list(time.tzname), time.timezone, time.localtime().tm_gmtoff, zone.total_seconds(), "TZ" in os.environ]
+    """
+    assert await tenant.do(source) == [["UTC", "UTC"], 0, 0, 0.0, False]
+
+
+@pytest.mark.skipif(not MAY_MOUNT, reason="it takes a zone to be in")
+def test_nor_where_the_host_is_not_in_utc(tmp_path: Path) -> None:
+    """A host that is nine hours ahead, and what its tenant says."""
+    zone = tmp_path / "zone"
+    zone.write_bytes(b"TZif" + bytes(16) + struct.pack(">6IiBB", 0, 0, 0, 0, 1, 4, 9 * 3600, 0, 0) + b"JST\0")
+    program = [sys.executable, "-c", textwrap.dedent(ELSEWHERE), str(zone)]
+    told = subprocess.run(program, check=True, capture_output=True, text=True)
+    assert told.stdout.split() == ["32400", "0"]
+
+
+async def test_the_memory_of_the_machine_is_the_sandboxs_own(boot: Any) -> None:
+    """Which it may use; how much of the machine's is free cannot be known."""
+    tenant = await boot(limits=Limits(memory_bytes=48 << 20))
+    source = """
+    import os
+    def main():
+        return [os.sysconf(name) * os.sysconf("SC_PAGESIZE") for name in ("SC_PHYS_PAGES", 85)]
+    """
+    assert await tenant.do(source) == [48 << 20] * 2
+    assert await tenant.do("import os\ndef main(): return attempt(lambda: os.sysconf('SC_AVPHYS_PAGES'))") == (
+        "PermissionError"
+    )
+    assert await tenant.do("import os\ndef main(): return os.sysconf('SC_OPEN_MAX')") == 64
 
 
 async def test_its_sockets_say_nothing_of_the_host(boot: Callable[..., Any]) -> None:

@@ -307,6 +307,59 @@ async def test_threads_are_bounded(boot: Boot, spawner: Spawner) -> None:
     assert await tenant.do("def main(): return 'alive'") == "alive"
 
 
+async def test_as_many_threads_as_the_limit_says_run_at_once(boot: Boot) -> None:
+    """With stacks of the size that nobody has asked for, in the memory that nobody has asked for."""
+    tenant = await boot()
+    source = """
+    import threading
+    def main(count):
+        all_there = threading.Barrier(count, timeout=30)
+        threads = [threading.Thread(target=all_there.wait) for _ in range(count - 1)]
+        for thread in threads:
+            thread.start()
+        all_there.wait()
+        for thread in threads:
+            thread.join()
+        return count
+    """
+    assert await tenant.do(source, Limits().threads) == 32
+
+
+@pytest.mark.parametrize(
+    "dive",
+    [
+        "json.loads('[' * 100_000)",
+        "repr(nested)",
+        "list(map(deeper, [0]))",
+        "compile('-' * 100_000 + '1', 'x', 'eval')",
+        "copy.deepcopy(nested)",
+    ],
+)
+async def test_recursion_in_a_thread_ends_in_an_error_of_pythons(boot: Boot, dive: str) -> None:
+    """Its stack has room for as deep as the interpreter goes."""
+    tenant = await boot()
+    source = f"""
+    import copy, json, threading
+    nested = []
+    for _ in range(100_000):
+        nested = [nested]
+    def deeper(_):
+        return list(map(deeper, [0]))
+    def main():
+        told = []
+        def go():
+            try:
+                {dive}
+            except (RecursionError, MemoryError) as error:
+                told.append(type(error).__name__)
+        thread = threading.Thread(target=go)
+        thread.start()
+        thread.join()
+        return told
+    """
+    assert len(await tenant.do(source)) == 1
+
+
 async def test_descriptors_are_bounded(tenant: Any) -> None:
     """An error for the tenant, who may close some."""
     source = """
