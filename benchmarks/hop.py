@@ -7,20 +7,24 @@ libzmq at both ends.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import socket
 import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import AsyncIterator
 from typing import Literal
 
 import zmq
 from harness import ROUNDS, Row, main, rates, report, rounds, tenant
 
-from cloister.loader import Loader
+from cloister.loader import Loader, RpcTarget, WorkerCode
 
 CALLS = 2000
 TOGETHER = 32
+AT_A_TIME = 50
+"""Calls that a tenant makes in one go, so that what is compared goes on side by side."""
 
 SOCKET_ECHO = """
 import socket, sys
@@ -37,6 +41,34 @@ while True:
     if data == b"end":
         break
     end.send(data)
+"""
+BINDINGS = """
+import time
+from workers import WorkerEntrypoint
+
+class Default(WorkerEntrypoint):
+    async def one(self, db):
+        await db.get(1)
+    async def chain(self, db):
+        await db.same().same().same().same().get(1)
+    async def five(self, db):
+        for _ in range(4):
+            db = await db.same()
+        await db.get(1)
+    async def measure(self, what, count):
+        clock, found = time.perf_counter, []
+        if what == "stream":
+            began = clock()
+            async for _ in await self.env.ROWS(count):
+                found.append(clock() - began)
+                began = clock()
+            return [sum(found) / len(found)] * len(found)
+        call = getattr(self, what)
+        for _ in range(count):
+            began = clock()
+            await call(self.env.DB)
+            found.append(clock() - began)
+        return found
 """
 MESSAGE = b"x" * 64
 
@@ -86,6 +118,40 @@ async def calls(transport: Literal["sockets", "libzmq"]) -> tuple[list[list[floa
         return warm, [await call_together(loader) for _ in range(ROUNDS)]
 
 
+class Table(RpcTarget):
+    """What the host grants: a row, or itself again."""
+
+    def same(self) -> Table:
+        """A step of a chain."""
+        return self
+
+    async def get(self, key: int) -> dict[str, object]:
+        """Its end."""
+        return {"key": key, "name": "Alice"}
+
+
+async def bindings() -> dict[str, list[list[float]]]:
+    """How long a tenant waits for a binding of the host's, by its own clock: one call, a chain of five in one round
+    trip, the same five one by one, and an item of a stream."""
+    modules = {"main.py": BINDINGS}
+    found: dict[str, list[list[float]]] = {}
+    async with Loader(spares=1) as loader:
+        code = WorkerCode(main_module="main.py", modules=modules, env={"DB": Table(), "ROWS": _rows})
+        entrypoint = loader.get("tenant", lambda: code).get_entrypoint()
+        for _ in range(ROUNDS):
+            samples: dict[str, list[float]] = {what: [] for what in ("one", "chain", "five", "stream")}
+            for _, what in itertools.product(range(CALLS // AT_A_TIME), samples):
+                samples[what] += await entrypoint.measure(what, AT_A_TIME)
+            for what, times in samples.items():
+                found.setdefault(what, []).append(times)
+    return found
+
+
+async def _rows(count: int) -> AsyncIterator[dict[str, object]]:
+    for key in range(count):
+        yield {"key": key, "name": "Alice"}
+
+
 async def call_together(loader: Loader) -> float:
     """Calls a second with so many in flight over as many tenants."""
     tenants = [loader.get(f"tenant-{n}", lambda n=n: tenant(n)).get_entrypoint() for n in range(TOGETHER)]  # type: ignore[misc]
@@ -103,6 +169,7 @@ async def call_together(loader: Loader) -> float:
 async def benchmark() -> None:
     """Everything above, in rounds."""
     warm, at_once = await calls("sockets")
+    asked = await bindings()
     with_libzmq, at_once_with_libzmq = await calls("libzmq")
     zeromq = await zeromq_echo()
     raw = await socket_echo()
@@ -110,7 +177,11 @@ async def benchmark() -> None:
         "hop",
         [
             Row("warm call, host to tenant and back", warm),
-            Row("the same, libzmq at the host's end", with_libzmq),
+            Row("binding call, tenant to host and back", asked["one"]),
+            Row("a chain of five of them", asked["chain"]),
+            Row("the same five one by one", asked["five"]),
+            Row("an item of a stream, on average", asked["stream"]),
+            Row("warm call, libzmq at the host's end", with_libzmq),
             Row("limit: ZeroMQ echo, libzmq at both ends", zeromq),
             Row("limit: socketpair echo", raw),
         ],

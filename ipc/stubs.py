@@ -9,7 +9,7 @@ along with it: a chain is one round trip. The module refuses to know what is beh
 from __future__ import annotations
 
 import warnings
-from collections.abc import AsyncIterator, Coroutine, Generator, Mapping
+from collections.abc import Coroutine, Generator, Mapping
 from typing import Any, Final, NamedTuple, Protocol, Self
 
 from .errors import CapabilityError
@@ -176,7 +176,7 @@ class RemoteMethod:
 class RemoteCall:
     """A call that is made when it is awaited, once. Its attributes are methods of the result to be: a chain of calls.
 
-    As a coroutine would, it can become a task. `async for` and `async with` await it, and go on with the result.
+    As a coroutine would, it can become a task. `async with` awaits it, and disposes of the result at its end.
     """
 
     __slots__ = ("_callee", "_links", "_result", "_running")
@@ -224,11 +224,6 @@ class RemoteCall:
         if not hasattr(self, "_running"):
             self._running = self._begin()
         return self._running.throw(*error)
-
-    async def __aiter__(self) -> AsyncIterator[Any]:
-        async with self as stream:
-            async for item in stream:
-                yield item
 
     async def __aenter__(self) -> Any:
         self._result = await self

@@ -144,11 +144,14 @@ async def test_a_call_becomes_a_task_as_a_coroutine_does(root: Any) -> None:
     await call
 
 
-async def test_a_call_can_be_iterated_over_and_entered(root: Any, until: Until) -> None:
-    """`async for` reads what it returns; `async with` disposes of it at the end."""
+async def test_a_call_can_be_entered(root: Any, until: Until) -> None:
+    """`async with` disposes of what it returns at the end; and nobody takes it for a stream."""
     node = Node()
     stub, _ = root(node)
-    assert [n async for n in stub.down("a").count()] == [0, 1, 2]
+    assert [n async for n in await stub.down("a").count()] == [0, 1, 2]
+    call = stub.where()
+    assert not hasattr(call, "__aiter__")
+    await call
     async with stub.down("b") as below:
         assert await below.where() == "root/b"
     with pytest.raises(CapabilityError, match="disposed"):
