@@ -34,6 +34,8 @@ bench: $(VENV)/.installed
 # Some minutes; with its 5,000 tenants, idle.py wants a machine with 20 GiB free and 65,536 descriptors (ulimit -n).
 bench-all: bench
 	$(BIN)/python benchmarks/sleepers.py
+	$(BIN)/python benchmarks/timers.py
+	$(BIN)/python benchmarks/deaths.py
 	$(BIN)/python benchmarks/idle.py
 	$(BIN)/python benchmarks/churn.py
 	$(BIN)/python benchmarks/burst.py

@@ -112,6 +112,7 @@ async def benchmark() -> None:
         parked = await put_to_sleep(path, count)
         size = path.stat().st_size / count
         opened, first, grown = await begin_with_them(path)
+        whole = resident()
         row, found = bare(Path(name, "bare.db"), count)
         lasted, longest = await wake_them(path, count)
     say(f"{count:,} sleepers")
@@ -124,6 +125,7 @@ async def benchmark() -> None:
             ["opened, ms", f"{opened * 1000:,.0f}", f"{found * 1000:,.1f}"],
             ["first instance ended, ms", f"{first * 1000:,.0f}", ""],
             ["the host grew by, MiB", f"{grown:,.1f}", ""],
+            ["the host as a whole, MiB", f"{whole:,.1f}", ""],
             ["all due at once: ended, a second", f"{count / lasted:,.0f}", ""],
             ["meanwhile, a newcomer at the longest, ms", f"{longest * 1000:,.0f}", ""],
         ],

@@ -1,6 +1,9 @@
-"""What payloads look like on disk: as they are, or changed by a codec that the host gives, to compress or to encrypt.
+"""What tenants' data looks like on disk: as it is, or changed by a codec of the host's, which compresses or encrypts.
 
-A payload is bytes here, before and after. Names, labels, errors and code are not payloads.
+It is bytes here, before and after: params, results, streams, heartbeats, events, outputs, errors with their tracebacks,
+code, and how a rollback ended. What is looked for by SQLite stays as it is: names (of workflows, steps and types of
+events), scopes, ids of instances and events, labels, schedules, and the author and reason of an override; and so do
+times, statuses, settings of steps, sizes and the digest of code.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ from typing import Protocol
 
 
 class PayloadCodec(Protocol):
-    """Give it to an engine: `Engine(path, codec=...)`. It is called in threads, for params, results, events, outputs.
+    """Give it to an engine: `Engine(path, codec=...)`. It is called in threads.
 
     What `encode` makes is read back by `decode`, also by one of a later day: what was stored before a change of codec
     or key has to be recognised by the codec itself. No payload begins with the byte `0xC1`, so a mark that does can be

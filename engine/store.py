@@ -46,6 +46,7 @@ MAX_CHANGES = 20_000
 FORGET_EVERY = 512
 
 Row = tuple[Any, ...]
+Unseal = Callable[[bytes], bytes]
 
 _RECORD = """
 INSERT INTO steps
@@ -78,19 +79,26 @@ def pack_config(config: StepConfig) -> str | None:
     return json.dumps([config.limit, config.delay_ms, config.backoff, config.timeout_ms, *(rare if any(rare) else ())])
 
 
-def unpack_error(text: str | None) -> ErrorRecord | None:
-    return None if text is None else ErrorRecord(*json.loads(text))
+def unpack_error(stored: str | bytes | None, unseal: Unseal) -> ErrorRecord | None:
+    """An error as it is stored: text, or what a codec has made of it."""
+    return None if stored is None else ErrorRecord(*json.loads(unseal_text(stored, unseal)))
+
+
+def unseal_text(stored: str | bytes, unseal: Unseal) -> str:
+    return stored if isinstance(stored, str) else unseal(stored).decode()
 
 
 def unpack_config(text: str | None) -> StepConfig:
     return DEFAULT_CONFIG if text is None else StepConfig(*json.loads(text))
 
 
-def unpack_step(row: Row, unseal: Callable[[bytes], bytes]) -> StepRecord:
+def unpack_step(row: Row, unseal: Unseal) -> StepRecord:
     kind, name, count, state, attempts, value, error, due, config, within, size, _ = row
     resolved = unpack_config(config) if kind in {"do", "undo"} else None
     value = None if value is None else unseal(value)
-    return StepRecord(kind, name, count, state, attempts, value, unpack_error(error), due, resolved, within, size)
+    return StepRecord(
+        kind, name, count, state, attempts, value, unpack_error(error, unseal), due, resolved, within, size
+    )
 
 
 class News(NamedTuple):
@@ -134,6 +142,10 @@ class Store:
                 values.scan(self.unseal(row[0]))
             except Exception as error:
                 raise CodecMismatch(f"the codec cannot read what is stored: {type(error).__name__}: {error}") from error
+
+    def seal_text(self, text: str | None) -> str | bytes | None:
+        """What somebody's code has said in words, as it is stored."""
+        return self.seal(text.encode()) if self._sealed and text is not None else text
 
     def begin(self) -> None:
         self.execute("BEGIN IMMEDIATE")
@@ -188,7 +200,7 @@ class Store:
         """A line of the instance's history. See `schema_5.sql`."""
         self.execute(
             "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (number, self.next_number(), now, what, name, count, attempt, due, error),
+            (number, self.next_number(), now, what, name, count, attempt, due, self.seal_text(error)),
         )
         if self._number % FORGET_EVERY == 0:
             self._forget_changes(number)
@@ -271,7 +283,7 @@ class Store:
             "UPDATE instances SET status = ?, output = ?, error = ?, ended = ?, wake_at = NULL, expires = ? + coalesce("
             f"{kept}, (SELECT {kept} FROM workflows WHERE number = workflow)) WHERE number = ? AND ended IS NULL"
             " RETURNING expires, parent, awaited",
-            (status.value, output and self.seal(output), pack_error(error), now, now, number),
+            (status.value, output and self.seal(output), self.seal_text(pack_error(error)), now, now, number),
         ).fetchall()
         if not done:
             raise RunOver
@@ -330,10 +342,10 @@ class Store:
         """
         if self.counted and row[9] is not None and row[1] in {"do", "value"} and row[5] == "done":
             store_usage.check_instance(self, row[0], len(row[9]))
-        if self._sealed and row[9] is not None:
-            row = (*row[:9], self.seal(row[9]), *row[10:])
+        number, kind, name, count, _, state, attempts, due, _, value, error = row[:11]
+        if self._sealed:
+            row = (*row[:9], value and self.seal(value), self.seal_text(error), *row[11:])
         self.execute(_RECORD, (*row, None if row[-1] is None else self.next_number()))
-        number, kind, name, count, _, state, attempts, due, _, _, error = row[:11]
         if state == "retrying" and error is not None:
             self.change(number, now, "attempt", name, count, attempts, due, error)
         elif state == "waiting":
@@ -400,7 +412,7 @@ class Store:
         expired = self.execute(
             "UPDATE steps SET state = 'failed', error = ?, ended = ?, finished = ?"
             " WHERE instance = ? AND kind = 'wait' AND name = ? AND count = ? AND state = 'waiting'",
-            (pack_error(error), now, self.next_number(), *key),
+            (self.seal_text(pack_error(error)), now, self.next_number(), *key),
         )
         if expired.rowcount:
             self.touch(number)
@@ -474,10 +486,10 @@ class Store:
 
     def undo(self, number: int, error: ErrorRecord) -> None:
         """The run has failed, and takes its steps back before it ends."""
-        self.execute("UPDATE instances SET undoing = ? WHERE number = ?", (pack_error(error), number))
+        self.execute("UPDATE instances SET undoing = ? WHERE number = ?", (self.seal_text(pack_error(error)), number))
 
     def undone(self, number: int, words: str) -> None:
-        self.execute("UPDATE instances SET undone = ? WHERE number = ?", (words, number))
+        self.execute("UPDATE instances SET undone = ? WHERE number = ?", (self.seal_text(words), number))
 
     def undo_later(self, address: Address, error: ErrorRecord, now: int) -> Standing:
         """Somebody ends the instance and wants its steps taken back: its next run does that. What never ran has
@@ -497,7 +509,7 @@ class Store:
     # Code
 
     def pin(self, number: int, digest: bytes, code: bytes) -> None:
-        self.execute("INSERT INTO codes (digest, code) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, code))
+        self.execute("INSERT INTO codes (digest, code) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, self.seal(code)))
         self.execute(
             "UPDATE instances SET code = (SELECT number FROM codes WHERE digest = ?) WHERE number = ?",
             (digest, number),
@@ -510,5 +522,4 @@ class Store:
         ).fetchone()
         if row is None:
             raise JournalBreach("no code was pinned for this instance")
-        code: bytes = row[0]
-        return code
+        return self.unseal(row[0])

@@ -102,7 +102,7 @@ def export(path: Path, address: Address) -> dict[str, Any]:
     were called sensitive, and streams, are named and not shown.
     """
     with _reading(path, VERSION) as database:
-        catalogue = Catalogue(database.conn)
+        catalogue = Catalogue(database.conn, _Unread())
         number = catalogue.find(address)
         instance = _row(database, "instances", "number", number)
         steps = list(database.query("SELECT * FROM steps WHERE instance = ? ORDER BY position", [number]))
@@ -123,13 +123,29 @@ def export(path: Path, address: Address) -> dict[str, Any]:
         }
 
 
+class _Unread:
+    """Stands in for the host's codec: an error that only that could read is shown as it is stored."""
+
+    def encode(self, data: bytes) -> bytes:
+        raise AssertionError("nothing is written here")
+
+    def decode(self, data: bytes) -> bytes:
+        try:
+            json.loads(data)
+        except ValueError:
+            return json.dumps(["$sealed", base64.b64encode(data).decode()]).encode()
+        return data
+
+
 def _row(database: Database, table: str, key: str, number: int) -> dict[str, Any]:
     row = next(database[table].rows_where(f"{key} = ?", [number]))
     for name in ("workflow", "number", "code"):
         row.pop(name, None)
     for name in ("params", "output"):
         row[name] = None if row[name] is None else _decoded(row[name])
-    row["error"] = _error(row["error"])
+    row["error"], row["undoing"] = _error(row["error"]), _error(row["undoing"])
+    if isinstance(row["undone"], bytes):
+        row["undone"] = _sealed(row["undone"])
     return row
 
 
@@ -147,7 +163,9 @@ def _readable(step: dict[str, Any]) -> None:
     step["error"] = _error(step["error"])
 
 
-def _error(text: str | None) -> dict[str, str] | None:
+def _error(text: str | bytes | None) -> dict[str, str] | None:
+    if isinstance(text, bytes):
+        text = _Unread().decode(text).decode()
     return None if text is None else dict(zip(("name", "message", "trace"), json.loads(text), strict=False))
 
 
@@ -156,7 +174,11 @@ def _decoded(data: bytes) -> Any:
     try:
         return _plain(values.loads(data))
     except PayloadError:
-        return {"$sealed": base64.b64encode(data).decode()}
+        return _sealed(data)
+
+
+def _sealed(data: bytes) -> dict[str, str]:
+    return {"$sealed": base64.b64encode(data).decode()}
 
 
 def _event(data: bytes) -> dict[str, Any]:

@@ -6,7 +6,6 @@ Each verb reads a bounded number of rows and says where it stopped.
 
 from __future__ import annotations
 
-import json
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from .errors import InstanceNotFound
 from .history import STATUS_TYPES, HistoryEvent
 from .listing import Query, Summary
 from .records import FINAL, Address, ErrorRecord, Status
-from .store import unpack_error
+from .store import unpack_error, unseal_text
 
 SCAN_CHUNK = 2_000
 """Rows that one look passes over, whether they fit or not."""
@@ -63,7 +62,7 @@ class Catalogue:
         ).fetchone()
         if row is None:
             raise InstanceNotFound(f"workflow {address.workflow!r} has no instance {address.id!r}")
-        return Status(row[0]), row[1] and self._unseal(row[1]), unpack_error(row[2])
+        return Status(row[0]), row[1] and self._unseal(row[1]), self._error(row[2])
 
     def look(self, address: Address) -> tuple[tuple[Any, ...], list[tuple[Any, ...]]]:
         """For a status: (status, output, error, run, created, started, ended, wake_at, paused_at, expires, undoing,
@@ -82,10 +81,17 @@ class Catalogue:
                 " WHERE instance = ? ORDER BY position",
                 (number,),
             ).fetchall()
+        status, output, error, *more, undone = instance
         return (
-            (instance[0], instance[1] and self._unseal(instance[1]), unpack_error(instance[2]), *instance[3:], labels),
-            [(*row[:7], unpack_error(row[7])) for row in steps],
+            (status, output and self._unseal(output), self._error(error), *more, undone and self._text(undone), labels),
+            [(*row[:7], self._error(row[7])) for row in steps],
         )
+
+    def _error(self, stored: str | bytes | None) -> ErrorRecord | None:
+        return unpack_error(stored, self._unseal)
+
+    def _text(self, stored: str | bytes) -> str:
+        return unseal_text(stored, self._unseal)
 
     def search(self, workflow: str, query: Query, limit: int) -> tuple[list[tuple[int, Summary]], int | None]:
         """Up to `limit` of those that fit, newest first, with their numbers; and the number below which to go on, None
@@ -119,7 +125,7 @@ class Catalogue:
             " WHERE instance = ? AND finished > ? ORDER BY 1 LIMIT ?",
             (number, after, number, after, limit - len(events)),
         ).fetchall()
-        events += [_event(row) for row in rows]
+        events += [_event(row[:-1], self._error(row[-1])) for row in rows]
         return events, Status(row[1]) in FINAL
 
     def _summary(self, number: int) -> Summary:
@@ -168,8 +174,8 @@ def _tests(query: Query) -> tuple[str, list[Any]]:
 _KINDS = {"do": "step", "undo": "rollback_step"}
 
 
-def _event(row: tuple[Any, ...]) -> HistoryEvent:
-    number, at, what, state, name, count, attempt, due, error = row
+def _event(row: tuple[Any, ...], error: ErrorRecord | None) -> HistoryEvent:
+    number, at, what, state, name, count, attempt, due = row
     if state:
         kind = _KINDS.get(what, what)
         late = "wait_timed_out" if what == "wait" else f"{kind}_errored"
@@ -178,5 +184,5 @@ def _event(row: tuple[Any, ...]) -> HistoryEvent:
         what = "attempt_errored"
     else:
         what = STATUS_TYPES.get(what, f"{what}_started")
-    told = None if error is None else dict(zip(("name", "message"), json.loads(error), strict=False))
+    told = None if error is None else {"name": error.name, "message": error.message}
     return HistoryEvent(number, what, at, name, count, attempt, due, told)

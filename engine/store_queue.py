@@ -113,8 +113,8 @@ def _read_claim(store: Store, workflow: str, number: int) -> Claim:
         history = tuple(unpack_step(row, store.unseal) for row in store.execute(query, (number,)).fetchall())
     address = Address(workflow, scope, name)
     fired = None if schedule is None else Fired(*json.loads(schedule))
-    params = store.unseal(params)
-    return Claim(number, address, run, params, created, digest, history, claims + 1, unpack_error(undoing), fired)
+    params, undone_for = store.unseal(params), unpack_error(undoing, store.unseal)
+    return Claim(number, address, run, params, created, digest, history, claims + 1, undone_for, fired)
 
 
 def _claim(store: Store, workflow: str, number: int, now: int) -> Claim:

@@ -76,7 +76,7 @@ def override(
     """Replace the outcome of a recorded step. What the instance was doing, it does again from its records."""
     number, status = store.unfinished(address)
     value, error = outcome
-    value = None if value is None else store.seal(value)
+    value, words = None if value is None else store.seal(value), store.seal_text(error)
     _check_recorded(store, number, step)
     key = (number, *step)
     store.execute(
@@ -88,7 +88,7 @@ def override(
     store.execute(
         "UPDATE steps SET state = ?, value = ?, error = ?, size = NULL, due = NULL, ended = ?,"
         f" finished = coalesce(finished, ?) WHERE {_STEP}",
-        ("failed" if value is None else "done", value, error, now, store.next_number(), *key),
+        ("failed" if value is None else "done", value, words, now, store.next_number(), *key),
     )
     store.execute("UPDATE instances SET losses = 0 WHERE number = ?", (number,))
     store.touch(number)
@@ -107,7 +107,9 @@ def interventions(store: Store, address: Address) -> list[Intervention]:
         (number,),
     ).fetchall()
     return [
-        Intervention(at, author, reason, (kind, name, count), value and store.unseal(value), unpack_error(error))
+        Intervention(
+            at, author, reason, (kind, name, count), value and store.unseal(value), unpack_error(error, store.unseal)
+        )
         for at, author, reason, kind, name, count, value, error in rows
     ]
 

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cloister.engine import CodecMismatch, Compression, Engine, WorkflowEntrypoint
+from cloister.engine import CodecMismatch, Compression, Engine, InstanceFailed, WorkflowEntrypoint
 from cloister.engine.records import Address
 from cloister.engine.store_archive import export
+from cloister.ipc import values
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,6 +51,10 @@ def pieces() -> Iterator[bytes]:
     yield SECRET.encode() * 1000
 
 
+def fail() -> None:
+    raise LookupError(SECRET)
+
+
 async def story(event: Any, step: Any, children: Any) -> Any:
     """Every way in which a payload is stored, with a night in the middle."""
     if event.payload == "child":
@@ -66,6 +71,9 @@ async def story(event: Any, step: Any, children: Any) -> Any:
     heard = (await step.wait_for_event("w", type="t")).payload
     child = await step.child("c", children, params="child")
     first = await step.do("first", lambda: [SECRET, event.payload])
+    with pytest.raises(LookupError, match=SECRET):
+        await step.do("failing", {"retries": {"limit": 1, "delay": 0}}, fail)
+    step._journal.pin(b"digest", values.dumps(SECRET))
     await step.sleep("night", "8 hours")
     later = (await step.wait_for_event("w", type="t")).payload
     whole = await stream.read()
@@ -109,6 +117,32 @@ async def test_nothing_readable_is_on_disk_and_everything_is_there_after_a_resta
         await fork.send_event(type="t", payload=SECRET)
         await clock.advance(9 * 3600)
         assert await fork.result() == OUTPUT
+
+
+async def test_what_an_instance_ended_with_is_sealed_and_told(
+    open_engine: OpenEngine, clock: VirtualClock, path: Path
+) -> None:
+    """Its error, the attempts that failed, and why its steps could not be taken back; in status and history."""
+
+    async def body(event: Any, step: Any) -> None:
+        await step.do("taken back", lambda: None, rollback=fail, rollback_config={"retries": {"limit": 0, "delay": 0}})
+        fail()
+
+    async with open_engine(codec=Xor(7)) as engine:
+        instance = await engine.workflow("w", workflow_of(body)).create(id="i")
+        await clock.advance(60)
+        with pytest.raises(InstanceFailed, match=SECRET):
+            await instance.result()
+    async with open_engine(codec=Xor(7)) as engine:
+        instance = await engine.workflow("w", workflow_of(body)).get("i")
+        status = await instance.status()
+        assert status["error"] == {"name": "LookupError", "message": SECRET}
+        assert SECRET in status["rollback"]
+        told = [event.error async for event in instance.subscribe() if event.error is not None]
+        assert [error["message"] for error in told] == [SECRET, SECRET]
+    assert SECRET.encode() not in await asyncio.to_thread(path.read_bytes)
+    exported = await asyncio.to_thread(export, path, Address("w", "", "i"))
+    assert exported["error"]["name"] == exported["undoing"]["name"] == "$sealed"
 
 
 async def test_a_database_is_not_opened_with_another_key(open_engine: OpenEngine, path: Path) -> None:
