@@ -18,7 +18,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from statistics import fmean
 
-from cloister.sandbox.guest import library
+from cloister.sandbox.guest import library, native
 
 KIB = 1024
 KERNEL_STACK = 16 * KIB  # on x86-64 and arm64
@@ -136,8 +136,8 @@ def descriptors(pid: int | str = "self") -> int:
 @contextlib.contextmanager
 def bare_forks(count: int, *, keep: bool = False) -> Iterator[list[Fork]]:
     """So many forks of a bare interpreter; with `keep`, all are alive inside the block."""
-    imports = " ".join((*library.EAGER, *library._native_modules(), "msgpack"))
-    command = [sys.executable, "-I", "-c", FORKER, str(count), imports, " ".join(library.ABSENT), "keep" * keep]
+    imports = " ".join((*library.EAGER, *native.names(), "msgpack"))
+    command = [sys.executable, "-I", "-c", FORKER, str(count), imports, " ".join(native.ABSENT), "keep" * keep]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as forker:
         assert forker.stdout is not None
         assert forker.stdin is not None

@@ -61,6 +61,10 @@ if not told:  # the host has gone already
 packages = json.loads(told)
 sys.meta_path.append(Packages(packages["bare"], packages["whole"]))
 
+from cloister.sandbox.guest import native  # noqa: E402
+
+native.map_all()
+
 from cloister.sandbox import zygote  # noqa: E402
 
 zygote.main(control, packages["preload"], packages["folders"])

@@ -32,7 +32,8 @@ from typing import Any, Final, NamedTuple
 from cloister.ipc import values
 
 from ..lockdown import limits
-from . import disguise, files, resources
+from . import disguise, files, native, resources
+from .native import ABSENT
 from .profile import Package
 
 EAGER: Final = [
@@ -73,22 +74,6 @@ EAGER: Final = [
 ]
 """Imported by the zygote, because nearly every tenant uses them, or because they are needed after the lockdown."""
 
-ABSENT: Final = {
-    name: reason
-    for reason, names in (
-        ("there is no network; call what the host has granted", "ssl _ssl"),
-        ("there is no terminal and no screen",
-         "curses _curses _curses_panel readline tkinter _tkinter turtle turtledemo idlelib"),
-        ("it keeps its data in files; sqlite3 keeps them in memory", "dbm _dbm _gdbm"),
-        ("nothing can be installed", "venv ensurepip distutils lib2to3"),
-        ("the accounts, the log and the devices of the host are not there", "crypt _crypt spwd nis syslog ossaudiodev"),
-        ("it is part of another system's Python",
-         "msilib _msi msvcrt nt winreg winsound _winapi _wmi _overlapped _scproxy _ios_support"),
-    )
-    for name in names.split()
-}  # fmt: skip
-"""Modules that a tenant cannot import: why not."""
-
 _SEALING_TRIES: Final = 5  # the kernel waits for a sixth of a second in each
 _LEFT_OUT: Final = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
 _OURS: Final = ("attempts", "children", "dependencies", "distributions", "drift", "moments", "rollback", "streams")
@@ -110,7 +95,7 @@ class Archive(NamedTuple):
 
 def preload() -> None:
     """Import what must be there before the lockdown."""
-    for name in (*EAGER, *_native_modules()):
+    for name in (*EAGER, *native.names()):
         try:
             importlib.import_module(name)
         except ImportError:
@@ -349,11 +334,3 @@ def _zones() -> Iterator[tuple[str, bytes]]:
                 yield f"tzdata/zoneinfo/{name}", content
         yield "tzdata/zones", "\n".join(names).encode()
         return
-
-
-def _native_modules() -> Iterator[str]:
-    folder = Path(sysconfig.get_path("platstdlib")) / "lib-dynload"
-    for file in folder.glob("*.so"):
-        name = file.name.partition(".")[0]
-        if name not in ABSENT and not name.startswith(("_test", "_ctypes_test", "_xx", "xx")):
-            yield name

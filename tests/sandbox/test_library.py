@@ -14,7 +14,7 @@ import pytest
 
 from cloister.ipc import RemoteError
 from cloister.sandbox import Limits
-from cloister.sandbox.guest import library
+from cloister.sandbox.guest import library, native
 
 Boot = Callable[..., Any]
 README = Path(__file__).parent.parent.parent / "README.md"
@@ -186,9 +186,9 @@ async def test_every_module_of_the_library_is_there_but_those_in_the_table(tenan
         return told
     """
     names = sorted(sys.stdlib_module_names)
-    not_built = {name for name in names if name not in library.ABSENT and importlib.util.find_spec(name) is None}
+    not_built = {name for name in names if name not in native.ABSENT and importlib.util.find_spec(name) is None}
     told = await tenant.do(source, names)
-    absent = {name: reason for name, reason in library.ABSENT.items() if name in sys.stdlib_module_names}
+    absent = {name: reason for name, reason in native.ABSENT.items() if name in sys.stdlib_module_names}
     assert set(told) - not_built == set(absent)
     for name, reason in absent.items():
         assert told[name] == f"ModuleNotFoundError: No module named {name!r} in a sandbox: {reason}"
@@ -200,7 +200,7 @@ def test_the_table_of_absent_modules_is_the_readmes() -> None:
     """Word for word; their halves in C and what belongs to other systems is not worth a tenant's time."""
     rows = re.findall(r"^\| (`[^|]+`) \| ([^|]+) \|$", README.read_text(), re.MULTILINE)
     table = {name: reason for names, reason in rows for name in re.findall(r"`(\w+)`", names)}
-    public = {name: why for name, why in library.ABSENT.items() if not name.startswith("_") and "system's" not in why}
+    public = {name: why for name, why in native.ABSENT.items() if not name.startswith("_") and "system's" not in why}
     assert {name: why for name, why in table.items() if name in public} == public
 
 
@@ -375,8 +375,8 @@ FOLDERS = {
     "cloister.ipc": "answer capabilities codec connection errors exports failures messages packer peer stubs values"
     " zmtp",
     "cloister.sandbox": "exits guest lockdown zygote",
-    "cloister.sandbox.guest": "disguise entrypoints failure files heap importer library main mappings outcomes output"
-    " profile rehearsal resources scope steps values worker workers",
+    "cloister.sandbox.guest": "disguise entrypoints failure files heap importer library main mappings native outcomes"
+    " output profile rehearsal resources scope steps values worker workers",
     "cloister.sandbox.guest.workers": "workflows",
     "cloister.sandbox.lockdown": "identity kernel landlock limits namespaces seccomp sequence syscalls",
 }
