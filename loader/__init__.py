@@ -24,7 +24,9 @@ from cloister.ipc import CapabilityError, IpcError, RpcTarget
 from cloister.sandbox import LayerMissing, LimitExceeded, Limits, Policy, SandboxDied, SandboxError, SandboxUnavailable
 
 from .binding import DynamicWorkflowBinding, wrap_schedule, wrap_workflow_binding
+from .blocking import BlockingHost
 from .code import Data, Json, TailLine, Text, WorkerCode
+from .config import LoaderConfig
 from .dispatch import (
     DispatchContext,
     WorkflowRunner,
@@ -36,19 +38,24 @@ from .errors import (
     CodeError,
     EntrypointNotFound,
     InvalidCode,
+    LoadBackedOff,
     LoaderClosed,
     LoaderError,
     LoadFailed,
     MissingDispatcherMetadataError,
     NoCapacity,
     TenantError,
+    TenantThrottled,
+    VersionChanged,
 )
 from .events import LoaderEvent, LoaderStatistics
 from .host import Host
 from .instance import DynamicInstance
 from .loader import Loader
+from .quota import Quota
 
 __all__ = [
+    "BlockingHost",
     "CapabilityError",
     "CodeError",
     "Data",
@@ -72,9 +79,11 @@ __all__ = [
     "LayerMissing",
     "LimitExceeded",
     "Limits",
+    "LoadBackedOff",
     "LoadFailed",
     "Loader",
     "LoaderClosed",
+    "LoaderConfig",
     "LoaderError",
     "LoaderEvent",
     "LoaderStatistics",
@@ -83,6 +92,7 @@ __all__ = [
     "NonDeterminismError",
     "Rehearsal",
     "Policy",
+    "Quota",
     "RpcTarget",
     "RunInterrupted",
     "RunPostponed",
@@ -92,7 +102,9 @@ __all__ = [
     "Schedule",
     "TailLine",
     "TenantError",
+    "TenantThrottled",
     "Text",
+    "VersionChanged",
     "WorkerCode",
     "WorkerStub",
     "WorkflowLimits",

@@ -6,10 +6,9 @@ is left to go before anything else. It knows no sandboxes: entries are whatever 
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Hashable, Iterator
 from typing import Generic, TypeVar
-
-import cachetools
 
 Key = TypeVar("Key", bound=Hashable)
 Entry = TypeVar("Entry")
@@ -20,7 +19,7 @@ class PinnedLRU(Generic[Key, Entry]):
 
     def __init__(self, maxsize: int) -> None:
         self.maxsize = maxsize
-        self._idle: cachetools.LRUCache[Key, Entry] = cachetools.LRUCache(maxsize)
+        self._idle: OrderedDict[Key, Entry] = OrderedDict()  # the one that was used last at the end
         self._passing: dict[Key, Entry] = {}  # idle as well, and the first to leave
         self._pinned: dict[Key, Entry] = {}
         self._pins: dict[Key, int] = {}
@@ -40,10 +39,10 @@ class PinnedLRU(Generic[Key, Entry]):
 
     def peek(self, key: Key) -> Entry | None:
         """The entry of a key, which does not count as a use."""
-        for held in (self._pinned, self._passing):
+        for held in (self._pinned, self._passing, self._idle):
             if key in held:
                 return held[key]
-        return cachetools.Cache.__getitem__(self._idle, key) if key in self._idle else None
+        return None
 
     def pin(self, key: Key) -> Entry | None:
         """The entry of a key, held until `unpin` is called as often; None if there is none."""
@@ -71,6 +70,10 @@ class PinnedLRU(Generic[Key, Entry]):
             del self._pins[key]
             (self._passing if passing else self._idle)[key] = self._pinned.pop(key)
 
+    def idle(self, key: Key) -> bool:
+        """Whether it is here and nobody uses it."""
+        return key in self._idle or key in self._passing
+
     def remove(self, key: Key, entry: Entry) -> bool:
         """Forget an entry, in use or not; False if the key stands for another one by now."""
         if self._pinned.get(key) is entry:
@@ -86,7 +89,16 @@ class PinnedLRU(Generic[Key, Entry]):
         """Whether one more fits, and who had to leave for it: the one that was used least recently."""
         if len(self) < self.maxsize:
             return True, None
-        if self._passing:
-            key = next(iter(self._passing))
-            return True, (key, self._passing.pop(key))
-        return (True, self._idle.popitem()) if self._idle else (False, None)
+        leaver = self.leave()
+        return leaver is not None, leaver
+
+    def first_to_leave(self) -> tuple[Key, Entry] | None:
+        """Who leaves next: nobody if all are in use."""
+        return next(iter((self._passing or self._idle).items()), None)
+
+    def leave(self) -> tuple[Key, Entry] | None:
+        """The same, and it is gone from here."""
+        leaver = self.first_to_leave()
+        if leaver is not None:
+            self.remove(*leaver)
+        return leaver

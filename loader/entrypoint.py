@@ -16,13 +16,14 @@ from cloister.ipc.stubs import Link, RemoteCall, RemoteMethod
 from cloister.sandbox import Limits, SandboxClosed, SandboxError, SandboxUnavailable
 
 from .code import load_code
-from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity, TenantError
+from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity, TenantError, TenantThrottled
 from .journal import JournalTarget, history, resolved, state
 from .worker import Worker
 
 if TYPE_CHECKING:
     from .code import GetCode
-    from .loader import Key, Loader
+    from .desk import Desk
+    from .pool import Key
 
 CodePolicy = Literal["pinned", "latest", "migrate"]
 _log = logging.getLogger("cloister.loader")
@@ -32,8 +33,8 @@ _A_LONG_TIME = 24 * 3600.0
 class WorkerStub:
     """A tenant's worker, warm or not. From `Loader.get` or `Loader.load`."""
 
-    def __init__(self, loader: Loader, key: Key, get_code: GetCode) -> None:
-        self._loader = loader
+    def __init__(self, desk: Desk, key: Key, get_code: GetCode) -> None:
+        self._desk = desk
         self._key = key
         self._get_code = get_code
 
@@ -66,7 +67,8 @@ class Entrypoint:
     `env` it is a binding.
 
     A call raises `TenantError` (and `CodeError`, `EntrypointNotFound`) where the tenant is at fault, `LoadFailed` where
-    the host is, `LimitExceeded` and `SandboxDied` where the process was ended, `NoCapacity` where none was to be had.
+    the host is, `LimitExceeded` and `SandboxDied` where the process was ended, `NoCapacity` where none was to be had,
+    `TenantThrottled` where the tenant takes more than it may.
     """
 
     def __init__(
@@ -98,9 +100,13 @@ class Entrypoint:
 
     async def _perform(self, links: list[Link]) -> Any:
         stub = self._stub
-        async with stub._loader.lease(stub._key, stub._get_code) as worker:
+        desk = stub._desk
+        worker = desk.take(stub._key) or await desk.obtain(stub._key, stub._get_code)
+        try:
             limits = worker.code.limits.lower_of(self._limits)
             return await worker.invoke(self._name, links, self._props, limits)
+        finally:
+            desk.give_back(worker)
 
     async def run(self, event: WorkflowEvent, step: WorkflowStep) -> Encoded:
         """Run the tenant's workflow on an engine's behalf: the result, still encoded.
@@ -111,7 +117,7 @@ class Entrypoint:
         journal = step.journal
         try:
             return await self._run(event, journal)
-        except (LoadFailed, InvalidCode, LoaderClosed, NoCapacity, SandboxUnavailable) as error:
+        except (LoadFailed, InvalidCode, LoaderClosed, NoCapacity, TenantThrottled, SandboxUnavailable) as error:
             raise RunPostponed(str(error)) from error
         except SandboxClosed as error:  # the host's own doing, such as an eviction: it goes on elsewhere
             raise RunPostponed(str(error), at_once=True) from error
@@ -120,10 +126,10 @@ class Entrypoint:
 
     async def _run(self, event: WorkflowEvent, journal: Journal) -> Encoded:
         key, get_code = self._stub._key, self._stub._get_code
-        warm = self._stub._loader.warm(key)
+        warm = self._stub._desk.warm(key)
         if journal.code_digest is not None and (warm is None or warm.digest != journal.code_digest):
             key, get_code = await self._pinned(event, journal, warm)
-        async with self._stub._loader.lease(key, get_code, patience=_A_LONG_TIME) as worker:
+        async with self._stub._desk.lease(key, get_code, patience=_A_LONG_TIME) as worker:
             if self._code != "pinned" and journal.code_digest not in {None, worker.digest}:
                 journal.pin(worker.digest, worker.code.stored(), anew=True)
             if journal.code_digest not in {None, worker.digest}:
@@ -132,7 +138,7 @@ class Entrypoint:
 
     async def _fits(self, event: WorkflowEvent, journal: Journal) -> bool:
         """Whether the tenant's newest code comes by everything that is recorded, and so may take over."""
-        async with self._stub._loader.lease(self._stub._key, self._stub._get_code, patience=_A_LONG_TIME) as worker:
+        async with self._stub._desk.lease(self._stub._key, self._stub._get_code, patience=_A_LONG_TIME) as worker:
             try:
                 report = Rehearsal.read(await self._run_in(worker, event, journal.rehearsal()))
             except SandboxClosed:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from cloister.ipc import RemoteError
+
+if TYPE_CHECKING:
+    from .constancy import Difference
 
 
 class LoaderError(Exception):
@@ -17,8 +22,43 @@ class LoadFailed(LoaderError):
     """The host's `get_code` raised, or returned no `WorkerCode`. Nothing is cached; the next call tries again."""
 
 
+class LoadBackedOff(LoadFailed):
+    """The code did not load a moment ago and is not asked for again yet. `__cause__` is what happened then, `failures`
+    how often in a row, `retry_after_s` when the next call tries again."""
+
+    def __init__(self, tenant_id: str, failures: int, retry_after_s: float, cause: Exception) -> None:
+        self.tenant_id, self.failures, self.retry_after_s = tenant_id, failures, retry_after_s
+        times = "once" if failures == 1 else f"{failures} times in a row"
+        super().__init__(
+            f"the code of {tenant_id!r} failed to load {times} and is tried again in {retry_after_s:.2f} s; "
+            f"the last time: {type(cause).__name__}: {cause}"
+        )
+        self.__cause__ = cause
+
+
+class VersionChanged(LoadFailed):
+    """`get_code` gave other code for a version than before: the host's fault. `difference` names the modules."""
+
+    def __init__(self, tenant_id: str, version: str, difference: Difference) -> None:
+        self.tenant_id, self.version, self.difference = tenant_id, version, difference
+        super().__init__(
+            f"version {version!r} of {tenant_id!r} stood for other code before ({difference}); "
+            "give changed code a new version, or none, where a change is a redeploy"
+        )
+
+
 class NoCapacity(LoaderError):
-    """All sandboxes are in use and none came free in time. Raise `max_sandboxes`, or send less at once."""
+    """There was no room and none came free in time. The message says of what, and which number to raise."""
+
+
+class TenantThrottled(LoaderError):
+    """A tenant takes more than its `Quota` allows: its own fault, and nobody else is refused for it. `quota` is the
+    name of the ceiling, `limit` what it is, `retry_after_s` when there may be room again, None if nobody knows."""
+
+    def __init__(self, tenant_id: str, quota: str, limit: float, retry_after_s: float | None, words: str) -> None:
+        self.tenant_id, self.quota, self.limit, self.retry_after_s = tenant_id, quota, limit, retry_after_s
+        later = "" if retry_after_s is None else f"; try again in {retry_after_s:.2f} s"
+        super().__init__(f"tenant {tenant_id!r} {words}{later}")
 
 
 class LoaderClosed(LoaderError):

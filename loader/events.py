@@ -16,9 +16,10 @@ _BACKLOG = 4096
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoaderEvent:
-    """`boot` (with where its time went), `evict`, `died` or `limit` (with the reason in words)."""
+    """`boot` (with where its time went), `evict`, `died` or `limit` (with the reason in words), `redeploy` (with the
+    modules that differ)."""
 
-    kind: Literal["boot", "evict", "died", "limit"]
+    kind: Literal["boot", "evict", "died", "limit", "redeploy"]
     tenant_id: str
     sandbox: int
     reason: str = ""
@@ -42,6 +43,8 @@ class SandboxStatistics:
     boot_ms: float
     cpu_ms: int
     memory_bytes: int
+    users: int = 0
+    """Calls and runs that hold it."""
     dropped_log_lines: int
 
 
@@ -53,10 +56,23 @@ class LoaderStatistics:
     in_use: int
     booting: int
     spares: int
+    calls: int = 0
+    """Direct calls in flight."""
+    queued: int = 0
+    """Direct calls that wait for their turn."""
+    waiting: int = 0
+    """Calls and runs that wait for room."""
+    failing: int = 0
+    """Tenants and versions whose last load failed."""
+    memory_bytes: int = 0
+    """What the warm ones take, as last measured."""
     boots: int
     hits: int
     evictions: int
     deaths: int
+    redeploys: int = 0
+    refused: int = 0
+    """Calls that were beyond their tenant's quota."""
     dropped_log_lines: int
     sandboxes: tuple[SandboxStatistics, ...] = ()
     """Each warm sandbox, where that was asked for."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import inspect
 import os
+import signal
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
@@ -15,10 +17,13 @@ from cloister.sandbox import Policy
 
 from .binding import DynamicWorkflowBinding, wrap_schedule, wrap_workflow_binding
 from .code import WorkerCode
+from .config import LoaderConfig
 from .dispatch import create_dynamic_workflow_entrypoint
 from .entrypoint import CodePolicy, Entrypoint, WorkerStub
 from .errors import LoaderClosed
 from .loader import Loader
+from .quota import Quotas, Weights
+from .stop import Stop
 
 _UNFINISHED = sorted(set(Status) - FINAL)
 FetchCode = Callable[[str], WorkerCode | Awaitable[WorkerCode]]
@@ -30,7 +35,8 @@ class Host:
     `get_code(tenant_id)` gives a tenant's code. Each tenant finds its own workflow binding in its env as `WORKFLOWS`;
     what it creates there is run by the class `entrypoint` of its own code. For `concurrency`, `limits`, `retention` and
     `schedules`, of which each has the tenant's id as its scope, see `cloister.engine.Engine.workflow`; for `code`,
-    `WorkerStub.get_entrypoint`.
+    `WorkerStub.get_entrypoint`; for `config`, `quotas` and the numbers that take precedence, `Loader`. The weights of
+    `quotas` hold for runs that resume as well, unless `limits` has its own.
     """
 
     def __init__(
@@ -44,9 +50,12 @@ class Host:
         limits: WorkflowLimits | None = None,
         retention: object = None,
         schedules: Sequence[Schedule] = (),
-        max_sandboxes: int = 256,
-        spares: int = 4,
+        max_sandboxes: int | None = None,
+        spares: int | None = None,
+        admission_timeout: float | None = None,
         policy: Policy | None = None,
+        config: LoaderConfig | None = None,
+        quotas: Quotas | None = None,
         code: CodePolicy = "pinned",
         transport: Literal["sockets", "libzmq"] = "sockets",
         engine: Engine | None = None,
@@ -55,10 +64,16 @@ class Host:
         self._code_policy = code
         self._entrypoint = entrypoint
         self._name = workflow_name
-        self._options: dict[str, Any] = {"concurrency": concurrency, "limits": limits, "retention": retention}
         self._schedules = [wrap_schedule(schedule, {"tenant_id": schedule.scope}) for schedule in schedules]
         self.engine = engine or Engine(path)
-        self.loader = Loader(max_sandboxes=max_sandboxes, spares=spares, policy=policy, transport=transport)
+        self.loader = Loader(
+            max_sandboxes=max_sandboxes, spares=spares, admission_timeout=admission_timeout, policy=policy,
+            config=config, quotas=quotas, transport=transport,
+        )  # fmt: skip
+        limits = limits or WorkflowLimits()
+        if quotas is not None and not limits.weights:
+            limits = dataclasses.replace(limits, weights=Weights(self.loader.quota))
+        self._options: dict[str, Any] = {"concurrency": concurrency, "limits": limits, "retention": retention}
         self._stack = AsyncExitStack()
         self._workflows: Workflow | None = None
 
@@ -94,6 +109,32 @@ class Host:
         if self._workflows is None:
             raise LoaderClosed("use the host inside `async with Host(...) as host`")
         return wrap_workflow_binding(self._workflows, {"tenant_id": tenant_id})
+
+    def evict(self, tenant_id: str) -> bool:
+        """End the tenant's sandboxes at once. See `Loader.evict`."""
+        return self.loader.evict(tenant_id)
+
+    async def redeploy(self, tenant_id: str) -> bool:
+        """Switch the tenant to what `get_code` gives now. See `Loader.redeploy`."""
+        return await self.loader.redeploy(tenant_id)
+
+    async def drain(self, tenant_id: str | None = None, *, timeout: float | None = None) -> bool:
+        """Let calls and runs come to their end, of one tenant or of all. See `Loader.drain`. A run that does not is put
+        aside, and goes on when its host is opened again."""
+        return await self.loader.drain(tenant_id, timeout=timeout)
+
+    async def serve(self, *signals: signal.Signals) -> bool:
+        """Until one of the signals comes, SIGTERM and SIGINT without any; then drain, for `config.drain_s` at most, or
+        until another one comes. True if everything came to its end in time."""
+        async with Stop(signals or (signal.SIGTERM, signal.SIGINT)) as stop:
+            await stop.asked()
+            draining = asyncio.ensure_future(self.drain())
+            hurry = asyncio.ensure_future(stop.asked())
+            await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
+            hurry.cancel()
+            if not draining.done():
+                await self.drain(timeout=0)
+            return await draining
 
     async def rehearse(self, tenant_id: str, code: WorkerCode) -> dict[str, Rehearsal]:
         """Before a deploy: whether each unfinished instance of the tenant could go on with this code, by its id. Their

@@ -1,346 +1,231 @@
 """The loader: a tenant's id in, somewhere to call out. Warm where possible, booted where not, never twice at once.
 
-It knows what code is and where sandboxes come from. It refuses to know what a workflow is: `entrypoint` does.
+It ties the parts together: who may call (`desk`), where sandboxes live (`house`), how they come to be (`boots`). It
+refuses to know what a workflow is: `entrypoint` does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import importlib
-import time
-from collections import OrderedDict
 from collections.abc import AsyncIterator, Iterator
 from types import TracebackType
-from typing import Final, Literal, NamedTuple, Self
+from typing import Any, Literal, Self
 
 from cloister.ipc.link import Transport
 from cloister.ipc.sockets import Sockets
-from cloister.sandbox import LATE_GRACE, LimitExceeded, Policy, SandboxClosed
+from cloister.sandbox import Policy
 
-from .cache import PinnedLRU
-from .code import GetCode, WorkerCode, load_code
+from .boots import Boots
+from .code import GetCode, WorkerCode
+from .config import LoaderConfig
+from .desk import Desk
 from .entrypoint import WorkerStub
-from .errors import LoaderClosed, LoadFailed, NoCapacity
-from .events import Announcements, LoaderEvent, LoaderStatistics, SandboxStatistics
-from .lease import Lease
+from .errors import LoaderClosed
+from .events import LoaderEvent, LoaderStatistics, SandboxStatistics
+from .house import House
+from .pool import Key
 from .profiles import Profiles
+from .quota import Quota, Quotas
+from .tenants import Tenant, Tenants
+from .upkeep import Upkeep
 from .worker import Worker
 
-BACKGROUND: Final = 30.0
-"""Seconds for which work given to `wait_until` keeps its sandbox from being evicted."""
-
-
-class Key(NamedTuple):
-    """What a warm worker is found by. `digest` is that of the code it is pinned to, empty for the newest."""
-
-    tenant_id: str
-    version: str | None = None
-    digest: bytes = b""
-    one_off: bool = False
+__all__ = ["Key", "Loader"]
 
 
 class Loader:
-    """Keeps up to `max_sandboxes` tenants warm, and `spares` blank sandboxes ready for the next ones.
+    """Keeps tenants warm, up to `max_sandboxes` sandboxes, and `spares` blank ones ready for the next ones.
 
-    An async context manager. `admission_timeout` is how many seconds a call waits for room when every sandbox is in
-    use, before `NoCapacity`. `transport` is what moves the bytes of the wire at the host's end: plain sockets, or
-    libzmq, which does it in a thread of its own.
+    An async context manager. `config` holds every number there is; `max_sandboxes`, `spares` and `admission_timeout`
+    (seconds) take precedence over its. `quotas` is asked for the quota of a tenant when it comes, and may be None or
+    return None for that of the configuration. `transport` is what moves the bytes of the wire at the host's end: plain
+    sockets, or libzmq, which does it in a thread of its own.
     """
 
     def __init__(
         self,
         *,
-        max_sandboxes: int = 256,
-        spares: int = 4,
+        max_sandboxes: int | None = None,
+        spares: int | None = None,
         policy: Policy | None = None,
-        admission_timeout: float = 30.0,
+        admission_timeout: float | None = None,
         transport: Literal["sockets", "libzmq"] = "sockets",
+        config: LoaderConfig | None = None,
+        quotas: Quotas | None = None,
     ) -> None:
-        if max_sandboxes < 1 or spares < 0:
-            raise ValueError("max_sandboxes must be at least 1, and spares at least 0")
         if transport not in {"sockets", "libzmq"}:
             raise ValueError(f"transport is 'sockets' or 'libzmq', not {transport!r}")
+        given: dict[str, Any] = {
+            "max_sandboxes": max_sandboxes, "spares": spares, "admission_timeout": admission_timeout,
+        }  # fmt: skip
+        given = {name: value for name, value in given.items() if value is not None}
+        self.config = dataclasses.replace(config, **given) if config is not None else LoaderConfig(**given)
         self._profiles = Profiles(
-            spares=spares, policy=policy or Policy(), transport=Sockets if transport == "sockets" else _libzmq
+            spares=self.config.spares,
+            policy=policy or Policy(),
+            transport=Sockets if transport == "sockets" else _libzmq,
         )
-        self._cache: PinnedLRU[Key, Worker] = PinnedLRU(max_sandboxes)
-        self._patience = admission_timeout
-        self._waiting: OrderedDict[asyncio.Future[None], Key] = OrderedDict()
-        self._announcements = Announcements()
-        self._open = False
+        self._tenants = Tenants(self.config.quota, quotas, self._now)
+        self._boots = Boots(self.config, self._profiles, self._now)
+        self._house = House(self.config, self._tenants, self._boots)
+        self._pools = self._house.pools
+        self._desk = Desk(self.config, self._house, self._tenants)
+        self._upkeep = Upkeep(self.config, self._house, self._tenants)
+        self._opened = False
         self._closing: asyncio.Task[None] | None = None
-        self._boot_tasks: dict[Worker, asyncio.Task[None]] = {}
         self._one_off = 0
-        self._booting = self._boots = self._hits = self._evictions = self._deaths = self._dropped = 0
 
     async def __aenter__(self) -> Self:
-        if self._closing is not None or self._open:
+        if self._opened:
             raise LoaderClosed("this loader was opened before; make another one")
         await self._profiles.open()
-        self._open = True
+        self._opened, self._house.closed = True, None
+        self._upkeep.start()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._closing is None:
-            self._open = False
+            self._shut("use the loader inside `async with Loader(...) as loader`")
             self._closing = asyncio.ensure_future(self._close())
         await asyncio.shield(self._closing)  # whoever asks, and gives up asking: it is closed to the end
 
     async def _close(self) -> None:
-        for waiter in self._waiting:
-            if not waiter.done():
-                waiter.set_exception(LoaderClosed("the loader was closed"))
-        boots = list(self._boot_tasks.values())
-        for worker, boot in list(self._boot_tasks.items()):
-            worker.fail(LoaderClosed("the loader was closed"))
-            boot.cancel()
-        if boots:
-            await asyncio.wait(boots)
+        self._upkeep.stop()
+        closed = LoaderClosed("the loader was closed")
+        self._boots.turns.refuse(closed)
+        await self._house.close(closed)
         await self._profiles.close()
 
     def get(self, tenant_id: str, get_code: GetCode, *, version: str | None = None) -> WorkerStub:
         """The tenant's worker, at once and without awaiting. `get_code` is called only when the code is needed.
 
-        With `version`, workers of different versions are kept apart.
+        With `version`, workers of different versions are kept apart, and each stands for one code: when `get_code`
+        gives other code for it than before, that is `VersionChanged`. Without, other code is a redeploy, and takes
+        over at the tenant's next boot, or when `redeploy` is called.
         """
         if not isinstance(tenant_id, str) or not tenant_id:
             raise ValueError(f"a tenant id is text that is not empty, not {tenant_id!r}")
-        return WorkerStub(self, Key(tenant_id, version), get_code)
+        key = Key(tenant_id, version)
+        if (pool := self._pools.get(key)) is not None:
+            pool.get_code = get_code
+        return WorkerStub(self._desk, key, get_code)
 
     def load(self, code: WorkerCode) -> WorkerStub:
         """A worker that is nobody's: a fresh sandbox of its own, which is the first to leave when it is idle."""
         self._one_off += 1
-        return WorkerStub(self, Key(f"one-off {self._one_off}", one_off=True), lambda: code)
+        return WorkerStub(self._desk, Key(f"one-off {self._one_off}", one_off=True), lambda: code)
 
     def evict(self, tenant_id: str) -> bool:
         """End the tenant's sandboxes at once, in use or not: durable runs replay, direct calls fail. True if any."""
-        return (
-            sum(self._remove(key, worker, "evicted") for key, worker in self._cache if key.tenant_id == tenant_id) > 0
-        )
+        return self._house.evict(tenant_id) > 0
+
+    async def redeploy(self, tenant_id: str, get_code: GetCode | None = None) -> bool:
+        """Switch the tenant to the code that it has now: True when that serves, False if it was not warm.
+
+        The code is asked for (with `get_code`, or the one that was given last), booted and imported beside the old
+        one; then new calls go to it, running ones finish where they are, and the old sandboxes end. When it does not
+        load, that is raised, and the old one goes on. Versions and pinned code stay what they are.
+        """
+        self._house.check_open()
+        self._boots.forgive(tenant_id)
+        tenant = self._tenants.known(tenant_id)
+        if tenant is None or self._pools.get(Key(tenant_id)) is None:
+            return False
+        async with tenant.redeploying:
+            pool = self._pools.get(Key(tenant_id))
+            if pool is None:
+                return False
+            await self._house.replace(pool, get_code)
+        return True
+
+    async def drain(self, tenant_id: str | None = None, *, timeout: float | None = None) -> bool:
+        """Let what runs come to its end, for `timeout` seconds (`config.drain_s` without); True if all did.
+
+        Of one tenant: its sandboxes take no new calls, and end with their last; new calls boot new ones. Of all: no
+        call is taken any more, and none can be again. What is not done in time is ended as by `evict`.
+        """
+        if tenant_id is None:
+            self._shut("the loader is draining: it takes no new calls")
+        tenants: list[Tenant | None] = [*self._tenants] if tenant_id is None else [self._tenants.known(tenant_id)]
+        pools = {pool for tenant in tenants if tenant is not None for pool in tenant.pools}
+        leaving = [worker for pool in pools for worker in self._house.retire(pool, "drained")]
+        left = {worker.over for worker in leaving if not worker.over.done()}
+        if left:
+            _, left = await asyncio.wait(left, timeout=self.config.drain_s if timeout is None else timeout)
+        return self._house.remove(leaving, "drained: it did not finish in time") == 0
+
+    def quota(self, tenant_id: str) -> Quota:
+        """What a tenant may take."""
+        return self._tenants.quota(tenant_id)
 
     def subscribe(self) -> AsyncIterator[LoaderEvent]:
-        """Boots, evictions, deaths and limits from now on."""
-        return self._announcements.subscribe()
+        """Boots, evictions, deaths, limits and redeploys from now on."""
+        return self._house.register.announcements.subscribe()
 
     def statistics(self, *, detail: bool = False) -> LoaderStatistics:
         """How things stand. With `detail` each warm sandbox too, which the kernel is asked about one by one."""
+        house, desk = self._house, self._desk
         return LoaderStatistics(
             sandboxes=tuple(self._look_at_each()) if detail else (),
-            warm=len(self._cache),
-            in_use=self._cache.pinned,
-            booting=self._booting,
+            warm=len(house.room),
+            in_use=house.room.in_use,
+            booting=self._boots.going_on,
             spares=sum(spawner.spares for spawner in self._profiles),
-            boots=self._boots,
-            hits=self._hits,
-            evictions=self._evictions,
-            deaths=self._deaths,
-            dropped_log_lines=self._dropped,
+            calls=desk.calls.inside,
+            queued=desk.calls.waiting,
+            waiting=len(house.lobby),
+            failing=self._boots.failing,
+            memory_bytes=house.room.bytes,
+            boots=house.register.boots,
+            hits=house.register.hits,
+            evictions=house.register.evictions,
+            deaths=house.register.deaths,
+            redeploys=house.register.redeploys,
+            refused=desk.refused,
+            dropped_log_lines=house.register.dropped,
             layers=dict(self._profiles.plain.layers),
         )
 
     def _look_at_each(self) -> Iterator[SandboxStatistics]:
-        for key, worker in self._cache:
+        for worker in self._house:
             if worker.ready.done() and not worker.gone:
                 sandbox = worker.sandbox
                 yield SandboxStatistics(
-                    tenant_id=key.tenant_id,
+                    tenant_id=worker.tenant_id,
                     sandbox=sandbox.number,
                     phases=sandbox.phases,
                     boot_ms=worker.boot_ms,
                     cpu_ms=round(sandbox.cpu_seconds() * 1000),
                     memory_bytes=sandbox.memory_bytes(),
+                    users=worker.users,
                     dropped_log_lines=sandbox.tail.dropped,
                 )
 
     def memory(self) -> dict[str, int]:
         """The proportional share of memory of each warm tenant in bytes, read from the kernel: not a cheap question."""
         found: dict[str, int] = {}
-        for key, worker in self._cache:
+        for worker in self._house:
             if worker.ready.done() and not worker.gone:
-                found[key.tenant_id] = found.get(key.tenant_id, 0) + worker.sandbox.memory_bytes()
+                found[worker.tenant_id] = found.get(worker.tenant_id, 0) + worker.sandbox.memory_bytes()
         return found
 
     def warm(self, key: Key) -> Worker | None:
-        """The worker of a key if it has its code and lives, without using it."""
-        worker = self._cache.peek(key)
-        return worker if worker is not None and worker.ready.done() and not worker.gone else None
+        """The worker of a key that would be used next, if it has its code and lives; it is not used by that."""
+        return self._house.warm(key)
 
-    def lease(self, key: Key, get_code: GetCode, *, patience: float | None = None) -> Lease:
-        """A worker that stays warm while the lease is held. `LoadFailed`, `NoCapacity`, `SandboxUnavailable`."""
-        return Lease(
-            lambda: self._obtain(key, get_code, self._patience if patience is None else patience),
-            lambda worker: self._let_go(key, worker),
-        )
+    def _shut(self, words: str) -> None:
+        """No call is taken any more."""
+        self._house.closed = words
+        for waiting in (self._desk.calls, self._house.lobby):
+            waiting.refuse(LoaderClosed(words))
 
-    async def _obtain(self, key: Key, get_code: GetCode, patience: float) -> Worker:
-        deadline = None
-        while True:
-            if not self._open:
-                raise LoaderClosed("use the loader inside `async with Loader(...) as loader`")
-            worker = self._cache.peek(key)
-            if worker is not None and worker.doubtful:
-                await asyncio.sleep(LATE_GRACE)
-                continue
-            worker = self._cache.pin(key)
-            if worker is not None and not worker.gone:
-                self._hits += 1
-                self._admit()
-                return worker
-            if worker is not None:
-                self._cache.remove(key, worker)
-            fits, leaver = self._cache.make_room()
-            if leaver is not None:
-                self._leave(*leaver, "evicted")
-            if fits:
-                worker = Worker(
-                    key.tenant_id, lambda worker: self._idle(key, worker), lambda worker: self._gone(key, worker)
-                )
-                self._cache.add(key, worker)
-                boot = self._boot_tasks[worker] = asyncio.ensure_future(self._boot(key, worker, get_code))
-                boot.add_done_callback(lambda done: done.cancelled() or done.exception())
-                self._admit(key)
-                return worker
-            first = deadline is None
-            deadline = asyncio.get_running_loop().time() + patience if deadline is None else deadline
-            await self._room(key, deadline, first, patience)
-
-    async def _boot(self, key: Key, worker: Worker, get_code: GetCode) -> None:
-        """One boot at a time for each key: whoever comes meanwhile finds the worker and waits for it."""
-        self._booting += 1
-        try:
-            code = await load_code(get_code)
-            sandbox = await (await self._profiles.spawner(code.preload)).take()
-            if worker.evicted:
-                sandbox.kill(SandboxClosed("its worker was evicted before it had booted"))
-                raise LoadFailed(f"the worker was {worker.evicted} while it was booting")
-            worker.start(code, sandbox)
-        except BaseException as error:
-            self._cache.remove(key, worker)
-            self._admit()
-            worker.fail(error if isinstance(error, Exception) else LoaderClosed("the boot was cancelled"))
-            raise
-        finally:
-            self._booting -= 1
-            self._boot_tasks.pop(worker, None)
-        self._boots += 1
-        worker.imported.add_done_callback(lambda _: self._booted(key, worker))
-
-    def _booted(self, key: Key, worker: Worker) -> None:
-        if worker.announced:
-            return
-        worker.announced = True
-        sandbox = worker.sandbox
-        self._announcements.announce(
-            LoaderEvent(
-                kind="boot",
-                tenant_id=key.tenant_id,
-                sandbox=sandbox.number,
-                phases=sandbox.phases,
-                boot_ms=worker.boot_ms or (time.perf_counter() - worker.began) * 1000,
-                cpu_ms=round(sandbox.cpu_seconds() * 1000),
-            )
-        )
-
-    def _let_go(self, key: Key, worker: Worker) -> None:
-        if worker.busy:  # work goes on after the answer: this pin is let go of when it is done, or has had its time
-            worker.held_for_background += 1
-            asyncio.get_running_loop().call_later(BACKGROUND, self._let_go_of_background, key, worker)
-        else:
-            self._cache.unpin(key, worker, passing=key.one_off)
-            self._admit()
-
-    def _let_go_of_background(self, key: Key, worker: Worker) -> None:
-        if worker.held_for_background:
-            worker.held_for_background -= 1
-            self._cache.unpin(key, worker, passing=key.one_off)
-            self._admit()
-
-    def _idle(self, key: Key, worker: Worker) -> None:
-        if not worker.busy:
-            while worker.held_for_background:
-                worker.held_for_background -= 1
-                self._cache.unpin(key, worker, passing=key.one_off)
-            self._admit()
-
-    def _gone(self, key: Key, worker: Worker) -> None:
-        """The worker's sandbox died, or its code did not load."""
-        if self._cache.remove(key, worker):
-            self._admit()
-            if not worker.evicted and worker.ready.exception() is None:
-                self._deaths += 1
-                self._dropped += worker.sandbox.tail.dropped
-                reason, end = worker.sandbox.end
-                kind: Literal["limit", "died"] = "limit" if issubclass(end, LimitExceeded) else "died"
-                self._booted(key, worker)
-                usage = worker.sandbox.usage
-                self._announcements.announce(
-                    LoaderEvent(
-                        kind=kind,
-                        tenant_id=key.tenant_id,
-                        sandbox=worker.sandbox.number,
-                        reason=reason,
-                        cpu_ms=usage.cpu_ms,
-                        memory_bytes=usage.memory_bytes,
-                    )
-                )
-
-    def _remove(self, key: Key, worker: Worker, reason: str) -> bool:
-        if not self._cache.remove(key, worker):
-            return False
-        self._leave(key, worker, reason)
-        self._admit()
-        return True
-
-    def _leave(self, key: Key, worker: Worker, reason: str) -> None:
-        self._evictions += 1
-        number, cpu_ms = -1, 0
-        if worker.ready.done() and worker.ready.exception() is None:
-            self._booted(key, worker)  # it may have answered before anybody was told that it had booted
-            number, cpu_ms = worker.sandbox.number, round(worker.sandbox.cpu_seconds() * 1000)
-        worker.end(reason)
-        if (boot := self._boot_tasks.get(worker)) is not None:
-            worker.fail(SandboxClosed(f"the sandbox was {reason} while it was booting"))
-            boot.cancel()
-        self._announcements.announce(
-            LoaderEvent(kind="evict", tenant_id=key.tenant_id, sandbox=number, reason=reason, cpu_ms=cpu_ms)
-        )
-
-    async def _room(self, key: Key, deadline: float, first_time: bool, patience: float) -> None:
-        """Wait for a turn to look for room. Whoever has had one in vain is the next to have another."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting[turn] = key
-        if not first_time:
-            self._waiting.move_to_end(turn, last=False)
-        try:
-            async with asyncio.timeout_at(deadline):
-                await turn
-        except BaseException as error:
-            self._waiting.pop(turn, None)
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._admit()  # it came too late for this one
-            if isinstance(error, TimeoutError):
-                raise NoCapacity(
-                    f"all {self._cache.maxsize} sandboxes were in use for {patience:g} s; "
-                    "raise max_sandboxes, or call less at once"
-                ) from None
-            raise
-
-    def _admit(self, key: Key | None = None) -> None:
-        """Whoever has waited longest may look for room, and so may all who wait for this key, which is there by now.
-
-        Each who gets in lets the next one look.
-        """
-        for turn in [turn for turn, wanted in self._waiting.items() if wanted == key] if key is not None else ():
-            self._waiting.pop(turn)
-            if not turn.done():
-                turn.set_result(None)
-        while self._waiting:
-            turn, _ = self._waiting.popitem(last=False)
-            if not turn.done():
-                turn.set_result(None)
-                return
+    @staticmethod
+    def _now() -> float:
+        return asyncio.get_running_loop().time()
 
 
 def _libzmq() -> Transport:

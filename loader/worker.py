@@ -8,7 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cloister.ipc import CapabilityError, CodecError, PayloadError, RemoteError, values
 from cloister.ipc.stubs import Link
@@ -16,6 +16,9 @@ from cloister.sandbox import LimitExceeded, LogLine, Sandbox, SandboxClosed, San
 
 from .code import TailLine, WorkerCode
 from .errors import CodeError, EntrypointNotFound, LoaderError, LoadFailed, TenantError
+
+if TYPE_CHECKING:
+    from .pool import Pool
 
 _log = logging.getLogger("cloister.tail")
 _LEVELS = {"stderr": logging.WARNING, "warning": logging.WARNING, "error": logging.ERROR, "debug": logging.DEBUG}
@@ -27,8 +30,19 @@ class Worker:
     Calls follow the code down the same wire and are answered after it, so the first one costs no round trip more.
     """
 
-    def __init__(self, tenant_id: str, on_idle: Callable[[Worker], None], on_gone: Callable[[Worker], None]) -> None:
-        self.tenant_id = tenant_id
+    def __init__(self, pool: Pool, on_idle: Callable[[Worker], None], on_gone: Callable[[Worker], None]) -> None:
+        self.pool = pool
+        self.tenant_id = pool.key.tenant_id
+        self.users = 0
+        """Calls and runs that hold it."""
+        self.idle_since = 0.0
+        self.retired = ""
+        """Why it takes no new calls and ends with the last that it has, if so."""
+        self.measured_bytes = 0
+        self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Done when it has left."""
+        self._up = False
+        self._cpu_seen = 0.0
         self.code: WorkerCode
         self.sandbox: Sandbox
         self.boot_ms = self.began = 0.0
@@ -45,6 +59,25 @@ class Worker:
     def digest(self) -> bytes:
         """The digest of its code, which direct calls have no use for."""
         return self.code.digest
+
+    @property
+    def open(self) -> bool:
+        """Whether it has its code, and a call can be expected to be answered."""
+        return self._up and self.sandbox.open
+
+    @property
+    def idle(self) -> bool:
+        """Whether nobody holds it."""
+        return not self.users and not self.held_for_background
+
+    def newly_used(self) -> float:
+        """Seconds of CPU time since this was last asked."""
+        if not self._up:
+            return 0.0
+        ended = self.sandbox.usage.cpu_ms / 1000
+        used = max(ended or self.sandbox.cpu_seconds(), self._cpu_seen)
+        new, self._cpu_seen = used - self._cpu_seen, used
+        return new
 
     @property
     def busy(self) -> bool:
@@ -79,6 +112,7 @@ class Worker:
 
     def _sent(self) -> None:
         self.ready.set_result(None)
+        self._up = True
         if self.evicted:
             self.end(self.evicted)
 

@@ -36,6 +36,11 @@ class Precedence:
         self._since = self._used = 0.0
         self._looking = self._gives_way = self._over = False
 
+    @property
+    def computes(self) -> bool:
+        """Whether it was last seen to keep a core busy, and no call has begun since."""
+        return self._gives_way
+
     def begin(self) -> None:
         """A call begins: whatever was before, it goes first until it is seen to compute."""
         if self._gives_way:

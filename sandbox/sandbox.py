@@ -140,6 +140,16 @@ class Sandbox:
         return self._sentence is None and not self._cut_off and not self.died.done()
 
     @property
+    def open(self) -> bool:
+        """Whether a call in it can be expected to be answered: it is alive, and no call has overrun its time."""
+        return not self._late and self._sentence is None and not self._cut_off and not self._ended
+
+    @property
+    def computing(self) -> bool:
+        """Whether it was last seen to keep a core busy, so that a call in it would have to wait."""
+        return self._precedence.computes
+
+    @property
     def doubtful(self) -> bool:
         """Whether a call in it has overrun its time, and it is yet to be seen whether it stops."""
         return self._late > 0 and self.alive
@@ -152,6 +162,12 @@ class Sandbox:
     def memory_bytes(self) -> int:
         """Its proportional share of memory."""
         return self._process.memory_bytes()
+
+    def charged_bytes(self) -> int:
+        """What its control group is charged for, or its proportional share; where neither may be looked at, what is
+        resident, which counts what it shares with its zygote."""
+        charged = self._group.charged_bytes() if self._group is not None else 0
+        return charged or self._process.memory_bytes() or self._process.resident_bytes()
 
     def cpu_seconds(self) -> float:
         """The CPU time it has used."""

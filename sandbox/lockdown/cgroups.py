@@ -20,6 +20,7 @@ from . import kernel
 
 _PREFIX: Final = "cloister-"
 _MEMORY_LIMIT: Final = {1: "memory.limit_in_bytes", 2: "memory.max"}
+_MEMORY_USAGE: Final = {1: "memory.usage_in_bytes", 2: "memory.current"}
 _MEMORY_EVENTS: Final = {1: "memory.oom_control", 2: "memory.events"}
 _KILLS: Final = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 _numbers = itertools.count()  # one process may have several hosts
@@ -68,6 +69,13 @@ class Group:
         for folder in self.folders:
             with contextlib.suppress(OSError):
                 os.rmdir(folder)  # noqa: PTH106 - as the other calls here
+
+    def charged_bytes(self) -> int:
+        """What all processes of the group use together, 0 if nobody can say."""
+        try:
+            return int(kernel.read(f"{self.folders[0]}/{_MEMORY_USAGE[self.version]}"))
+        except (OSError, ValueError):
+            return 0
 
     def has_killed(self) -> bool:
         """Whether the kernel has killed in this group for want of memory since it was last asked."""

@@ -127,7 +127,7 @@ async def with_a_loader() -> None:
         events: AsyncIterator[LoaderEvent] = loader.subscribe()
         async for event in events:
             assert_type(event, LoaderEvent)
-            assert_type(event.kind, Literal["boot", "evict", "died", "limit"])
+            assert_type(event.kind, Literal["boot", "evict", "died", "limit", "redeploy"])
             assert_type(event.reason, str)
             break
         statistics = loader.statistics()

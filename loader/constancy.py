@@ -1,0 +1,90 @@
+"""What the code of a tenant and version was when it was last loaded, and in which modules it differs now.
+
+A version that was named stands for one code: other code under its name is an error. Where none was named, other code is
+a redeploy. Both hold for as long as the loader lives, for those that it remembers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+import cachetools
+
+from cloister.ipc import values
+
+from .code import Json, Module, WorkerCode
+from .errors import VersionChanged
+
+Key = TypeVar("Key", bound=Hashable)
+
+
+@dataclass(frozen=True, slots=True)
+class Print:
+    """By what code is known again within one process: each module, and what else decides how it behaves."""
+
+    modules: dict[str, int]
+    rest: int
+
+    @classmethod
+    def of(cls, code: WorkerCode) -> Print:
+        """That of some code. Python's own hashes are keyed at random, kept with the text, and cost next to nothing."""
+        rest = (code.main_module, code.compatibility_date, frozenset(code.compatibility_flags), frozenset(code.preload))
+        return cls({name: _hash(module) for name, module in code.modules.items()}, hash(rest))
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Names of modules, sorted. `rest`: main module, compatibility or preloaded modules differ."""
+
+    changed: tuple[str, ...]
+    added: tuple[str, ...]
+    removed: tuple[str, ...]
+    rest: bool
+
+    @classmethod
+    def between(cls, old: Print, new: Print) -> Difference:
+        """What the newer has that the older had not."""
+        both = old.modules.keys() & new.modules.keys()
+        changed = (name for name in both if old.modules[name] != new.modules[name])
+        return cls(
+            tuple(sorted(changed)),
+            tuple(sorted(new.modules.keys() - both)),
+            tuple(sorted(old.modules.keys() - both)),
+            old.rest != new.rest,
+        )
+
+    def __str__(self) -> str:
+        parts = [
+            f"{name} {', '.join(names)}"
+            for name, names in (("changed", self.changed), ("added", self.added), ("removed", self.removed))
+            if names
+        ]
+        return "; ".join([*parts, *(["other main module, compatibility or preload"] if self.rest else [])])
+
+
+class Constancy(Generic[Key]):
+    """Of the `remembered` keys that were loaded last."""
+
+    def __init__(self, remembered: int) -> None:
+        self._prints: cachetools.LRUCache[Key, Print] = cachetools.LRUCache(remembered)
+
+    def note(self, key: Key, code: WorkerCode) -> Difference | None:
+        """It is loaded: how it differs from what it was, if it does."""
+        found, known = Print.of(code), self._prints.get(key)
+        self._prints[key] = found
+        return None if known is None or known == found else Difference.between(known, found)
+
+    def hold(self, key: Key, tenant_id: str, version: str, code: WorkerCode) -> None:
+        """It is to be loaded under a version: `VersionChanged` if that stood for other code."""
+        found = Print.of(code)
+        known = self._prints.setdefault(key, found)
+        if known != found:
+            raise VersionChanged(tenant_id, version, Difference.between(known, found))
+
+
+def _hash(module: Module) -> int:
+    if isinstance(module, Json):
+        return hash((Json, values.dumps(module.content)))
+    return hash((type(module), module))  # text and bytes of the same content have one hash
