@@ -69,7 +69,7 @@ class FairQueue(Generic[Owner, Item]):
         self._size += 1
         if first:
             line.items.move_to_end(item, last=False)
-            line.mark, line.listed = min(line.mark, self._mark), False
+            line.mark, line.listed = self._mark - 1, False
         self._list(owner, line)
 
     def remove(self, owner: Owner, item: Item) -> bool:
