@@ -60,6 +60,10 @@ class Answer:
         """Whether there is an answer."""
         return self._done and self._error is None
 
+    def done(self) -> bool:
+        """Whether there is one, or none will come."""
+        return self._done
+
     def result(self) -> bytes:
         """What it was settled with."""
         if self._error is not None:

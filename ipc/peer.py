@@ -44,7 +44,8 @@ class Peer:
     ours was given up, and whether because its time was over. `on_call` hears of each call of theirs, and of how many it
     is if it is a chain; what it raises is the answer. `trace` gives the traceback of what is raised here; without it
     neither that nor causes are told. `trusted` says whether what arrives is read without checking it first, and
-    `on_read` hears how many elements each value had that was checked; `hook` is applied to each map that is read.
+    `on_read` hears how many elements each value had that was checked; `hook` is applied to each map that is read,
+    and `dress` to each stub that came, which may be given to the reader as something else.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class Peer:
         *,
         trusted: bool = False,
         hook: values.Hook | None = None,
+        dress: Callable[[Stub], Any] = lambda stub: stub,
         fatal: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
         trace: failures.Trace | None = None,
         rebuild: failures.Rebuild = failures.rebuild,
@@ -69,6 +71,7 @@ class Peer:
         self._send = send
         self._trusted = trusted
         self._hook = hook
+        self._dress = dress
         self._fatal = fatal
         self._trace = trace
         self._rebuild = rebuild
@@ -161,6 +164,7 @@ class Peer:
             found = resolve(reference, self, self.exports)
             if isinstance(found, Stub):
                 stubs.append(found)
+                return self._dress(found)
             return found
 
         if not self._trusted:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from cloister.ipc import values
+from cloister.ipc import RpcTarget, values
 from cloister.ipc.errors import IpcError
 from cloister.sandbox import Limits, check_preload
 
@@ -64,13 +64,14 @@ class WorkerCode:
     """What runs for a tenant.
 
     `modules` maps paths to source text (`.py`), `Text`, `Data` or `Json`. `env` holds plain values, `RpcTarget`s,
-    functions and wrapped workflow bindings. `global_outbound=None` means no network at all, which is all there is.
+    functions and wrapped workflow bindings. `global_outbound=None` means no network at all; a `Fetcher`, or anything
+    that has a `fetch`, serves `workers.fetch`, and `urllib`, `requests` and `httpx` in the tenant's code.
     """
 
     main_module: str
     modules: Mapping[str, Module]
     env: Mapping[str, Any] = field(default_factory=dict)
-    global_outbound: None = None
+    global_outbound: RpcTarget | None = None
     tails: tuple[Tail, ...] = ()
     limits: Limits = field(default_factory=Limits)
     compatibility_date: str = ""
@@ -89,8 +90,8 @@ class WorkerCode:
         size = sum(_check_module(name, module) for name, module in self.modules.items())
         if size > MAX_CODE_BYTES:
             raise InvalidCode(f"the modules take {size:,} bytes in all; at most {MAX_CODE_BYTES:,} can be loaded")
-        if self.global_outbound is not None:
-            raise InvalidCode("global_outbound must be None: a tenant has no network, only the bindings in env")
+        if self.global_outbound is not None and not callable(getattr(self.global_outbound, "fetch", None)):
+            raise InvalidCode("global_outbound is None, for no network at all, or has a fetch(), as a Fetcher has")
         try:
             check_preload("preload", self.preload)
         except ValueError as error:
@@ -121,6 +122,7 @@ class WorkerCode:
                 made = {name: _module(kind, content) for name, (kind, content) in modules}
                 return WorkerCode(
                     main_module=main, modules=made, env=self.env, tails=self.tails, limits=self.limits,
+                    global_outbound=self.global_outbound,
                     compatibility_date=date, compatibility_flags=tuple(flags),
                     preload=tuple(name for names in preload for name in names),
                 )  # fmt: skip

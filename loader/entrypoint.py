@@ -7,6 +7,8 @@ and a sandbox that dies on the way is no news to the run but an interruption.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from cloister.engine import Encoded, Journal, Rehearsal, RunInterrupted, RunPostponed, WorkflowEvent, WorkflowStep
@@ -17,6 +19,7 @@ from cloister.sandbox import Limits, SandboxClosed, SandboxError, SandboxUnavail
 
 from .code import load_code
 from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity, TenantError, TenantThrottled
+from .http.messages import Malformed, Request, Response, Sent
 from .journal import JournalTarget, history, resolved, state
 from .worker import Worker
 
@@ -90,10 +93,13 @@ class Entrypoint:
         """What it becomes where it is granted to another tenant, as a binding: its methods, and nothing else."""
         return Served(self, self._public, {})
 
-    def _public(self, name: str) -> RemoteMethod:
+    def _public(self, name: str) -> Callable[..., Any]:
         if not name or name.startswith("_"):
             raise CapabilityError(f"no method {name!r} may be called from outside")
-        return RemoteMethod(self, name)
+        return self._fetched if name == "fetch" else RemoteMethod(self, name)
+
+    async def _fetched(self, resource: object, **options: object) -> Sent:
+        return (await self.fetch(Request.received(resource, options))).sent()
 
     def _then(self, link: Link) -> RemoteCall:
         return RemoteCall(self, [link])
@@ -107,6 +113,37 @@ class Entrypoint:
             return await worker.invoke(self._name, links, self._props, limits)
         finally:
             desk.give_back(worker)
+
+    async def fetch(self, request: Request | str, /, **options: Any) -> Response:
+        """Have a request answered: `await entrypoint.fetch("https://shop.example/", method="POST", body=b"...")`.
+
+        The sandbox stays until the body of the response was read or closed.
+        """
+        asked = request if isinstance(request, Request) else Request(request, **options)
+        async with AsyncExitStack() as use:
+            worker = await self._use(use)
+            try:
+                response = Response.received(await self._event(worker, "fetch", asked.sent()))
+            except Malformed as error:
+                raise TenantError("Malformed", f"fetch() gave {error}") from error
+            if response.whole is None:
+                response.hold(use.pop_all())
+        return response
+
+    async def handle(self, event: Literal["queue", "tail"], subject: Any) -> Any:
+        """Hand it a batch of messages, or what other workers did."""
+        async with AsyncExitStack() as use:
+            return await self._event(await self._use(use), event, subject)
+
+    async def _use(self, use: AsyncExitStack) -> Worker:
+        desk = self._stub._desk
+        worker = desk.take(self._stub._key) or await desk.obtain(self._stub._key, self._stub._get_code)
+        use.callback(desk.give_back, worker)
+        return worker
+
+    async def _event(self, worker: Worker, event: str, subject: object) -> Any:
+        limits = worker.code.limits.lower_of(self._limits)
+        return await worker.handle(self._name, event, subject, self._props, limits)
 
     async def run(self, event: WorkflowEvent, step: WorkflowStep) -> Encoded:
         """Run the tenant's workflow on an engine's behalf: the result, still encoded.

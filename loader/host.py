@@ -21,6 +21,7 @@ from .config import LoaderConfig
 from .dispatch import create_dynamic_workflow_entrypoint
 from .entrypoint import CodePolicy, Entrypoint, WorkerStub
 from .errors import LoaderClosed
+from .http.asgi import Application, HttpLimits, asgi
 from .loader import Loader
 from .quota import Quotas, Weights
 from .stop import Stop
@@ -103,6 +104,10 @@ class Host:
     def tenant(self, tenant_id: str) -> Entrypoint:
         """The tenant's default entrypoint."""
         return self.worker(tenant_id).get_entrypoint()
+
+    def asgi(self, tenant_id: str, *, limits: HttpLimits | None = None) -> Application:
+        """The tenant's `fetch` as an ASGI application, to be mounted under Starlette or FastAPI."""
+        return asgi(self.tenant(tenant_id), limits=limits)
 
     def workflows(self, tenant_id: str) -> DynamicWorkflowBinding:
         """The tenant's workflow binding."""

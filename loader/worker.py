@@ -103,7 +103,7 @@ class Worker:
         sandbox.died.add_done_callback(lambda _: self._on_gone(self))
         modules = {name: (kind, content) for name, (kind, content) in code.portable().items()}
         self.imported = asyncio.ensure_future(
-            self._boot(sandbox.boot(code.main_module, modules, code.env, code.limits))
+            self._boot(sandbox.boot(code.main_module, modules, code.env, code.limits, code.global_outbound))
         )
         self.imported.add_done_callback(lambda _: self._ended_import())
         asyncio.get_running_loop().call_soon(
@@ -124,6 +124,11 @@ class Worker:
             arguments[1] = ".".join(link.name for link in links)
             arguments.append([[args, kwargs] for _, args, kwargs in links[1:]])
         payload = await self._answered(self.sandbox.call("invoke", arguments, limits))
+        return _read(self.sandbox.decode, payload)
+
+    async def handle(self, entrypoint: str | None, event: str, subject: Any, props: Any, limits: Any) -> Any:
+        """Hand it an event: a request, a batch of messages, what other workers did."""
+        payload = await self._answered(self.sandbox.call("handle", [entrypoint, event, subject, props], limits))
         return _read(self.sandbox.decode, payload)
 
     def run(self, arguments: list[Any], limits: Any) -> tuple[Callable[[], None], Awaitable[bytes]]:

@@ -185,9 +185,17 @@ class Sandbox:
                 self.phases = Phases((forked - asked) // 1000, (confined - forked) // 1000, (ready - confined) // 1000)
 
     async def boot(
-        self, main: str, modules: Mapping[str, tuple[str, Any]], env: Mapping[str, Any], limits: Limits
+        self,
+        main: str,
+        modules: Mapping[str, tuple[str, Any]],
+        env: Mapping[str, Any],
+        limits: Limits,
+        outbound: object = None,
     ) -> None:
-        """Give a blank sandbox its tenant: code, bindings and limits. Raises what the tenant's import raises."""
+        """Give a blank sandbox its tenant: code, bindings, limits, and the capability that stands for the network.
+
+        Raises what the tenant's import raises.
+        """
         self.limits = limits
         self._meter.reset(limits.bytes_per_second)
         self.tail.bound(limits.output_bytes_per_second)
@@ -195,7 +203,7 @@ class Sandbox:
         self._limit_group(limits)
         self._peer.connection.bound(incoming=limits.calls_in_flight)
         bounds = [self._address_space + limits.memory_bytes, limits.open_files, limits.calls_in_flight]
-        await self.call("boot", [main, dict(modules), dict(env), bounds], limits)
+        await self.call("boot", [main, dict(modules), dict(env), bounds, outbound], limits)
 
     def call(self, method: str, arguments: list[Any], limits: Limits | None = None) -> Coroutine[Any, Any, bytes]:
         """Call the guest: the encoded result, to await at once. `SandboxDied`, `LimitExceeded`, or what was raised

@@ -80,6 +80,7 @@ class Tenant(importlib.abc.Loader):
             name = module.__name__
             linecache.cache[path] = (lambda: self.get_source(name),)  # what `linecache.lazycache` does in more pages
             exec(self.get_code(module.__name__), module.__dict__)
+            connect(module)
 
     def get_code(self, name: str) -> types.CodeType:
         """The compiled source of a module."""
@@ -134,8 +135,22 @@ class Tenant(importlib.abc.Loader):
         return frozenset(self._modules)
 
 
+CONNECTS = frozenset(
+    {"http.client", "urllib3.connection", "requests.adapters", "certifi.core", "httpx._transports.default"}
+)
+"""Modules that would open sockets, or look for what is needed to."""
+
+
+def connect(module: types.ModuleType) -> None:
+    """One of them that was just imported reaches the network by way of the host from now on."""
+    if module.__name__ in CONNECTS:
+        importlib.import_module(f"{__package__}.transports").connect(module)
+
+
 def install(tenant: Tenant) -> None:
     """Put the tenant's modules before everything but what is built in, also before what was imported already."""
+    for name in CONNECTS & sys.modules.keys():
+        connect(sys.modules[name])
     sys.meta_path.insert(2, tenant)
     for name in tenant.names:
         if name.partition(".")[0] not in {"workers", "cloister"} and sys.modules.pop(name, None) is not None:

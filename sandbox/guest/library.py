@@ -33,6 +33,7 @@ from cloister.ipc import values
 
 from ..lockdown import limits
 from . import disguise, files, native, resources
+from .importer import connect
 from .native import ABSENT
 from .profile import Package
 
@@ -47,6 +48,7 @@ EAGER: Final = [
     "enum",
     "functools",
     "hashlib",
+    "http",
     "inspect",
     "io",
     "itertools",
@@ -76,7 +78,8 @@ EAGER: Final = [
 
 _SEALING_TRIES: Final = 5  # the kernel waits for a sixth of a second in each
 _LEFT_OUT: Final = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
-_OURS: Final = ("attempts", "children", "dependencies", "distributions", "drift", "moments", "rollback", "streams")
+_OURS: Final = ("attempts", "bound", "children", "dependencies", "distributions", "drift", "handlers", "http",
+                "moments", "rollback", "streams", "transports")  # fmt: skip
 """Modules of the guest's that few tenants need."""
 _NO_ZONES: Final = {"posix", "right", "localtime", "posixrules"}
 """Other forms of the same zones, and which of them is the host's."""
@@ -229,6 +232,7 @@ class Library(importlib.abc.Loader):
         """Run the module's code in it."""
         module.__file__ = disguise.place(module.__name__, self.is_package(module.__name__))
         exec(self.get_code(module.__name__), module.__dict__)
+        connect(module)
 
     def get_code(self, name: str) -> types.CodeType:
         """The compiled code of a module."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cloister.ipc import values, zmtp
+from cloister.ipc.stubs import Stub
 from cloister.ipc.connection import Connection
 from cloister.ipc.peer import Peer
 
@@ -46,6 +47,15 @@ class GuestPeer(Peer):
             return await super().call(target, method, payload, timeout=timeout)
         finally:
             run.busy -= 1
+
+
+def dress(stub: Stub) -> Any:
+    """What the host sent, as an object of the class that it says it is of."""
+    if "workers.class" not in stub._attributes:
+        return stub
+    from . import http
+
+    return http.dress(stub)
 
 
 class Wire:
@@ -99,17 +109,17 @@ class Wire:
         """How many bytes wait for the host to take them."""
         return len(self._unsent)
 
-    def readable(self) -> None:
-        """There is something to read, or the end."""
+    def readable(self) -> bool:
+        """There is something to read, or the end: whether it was not the end."""
         try:
             data = self._socket.recv(_CHUNK)
         except (BlockingIOError, InterruptedError):
-            return
+            return True
         except OSError:
             data = b""
         if not data:
             self._loop.stop()
-            return
+            return False
         frames, reply = self._reader.feed(data)
         if reply:
             self.write(reply)
@@ -118,6 +128,17 @@ class Wire:
             self.write(early)
         for frame in frames:
             self.peer.deliver(frame)
+        return True
+
+    def pump(self, timeout: float | None) -> None:
+        """Wait for something to read, and read it, while the loop is held up."""
+        poll = select.poll()
+        poll.register(self.descriptor, select.POLLIN | (select.POLLOUT if self._unsent else 0))
+        for _, what in poll.poll(None if timeout is None else max(timeout, 0) * 1000):
+            if what & select.POLLOUT:
+                self._flush()
+            if what & ~select.POLLOUT and not self.readable():
+                os._exit(exits.CUT_OFF)  # nobody is left to wait for
 
     def _flush(self) -> None:
         with self._writing:
@@ -225,6 +246,7 @@ class Stage:
             hook=JsDict,
             trace=failure.trace,
             rebuild=failure.rebuild,
+            dress=dress,
             on_closed=lambda _: self.loop.stop(),
         )
         peer.exports.grant(Worker(self.output, connection))
@@ -243,6 +265,7 @@ class Stage:
             lambda what, error: output.say("error", f"{what}\n{failure.trace(error)}"),
         )
         scope.set_background(background)
+        scope.pump, scope.loop = wire.pump, loop
         loop.set_exception_handler(lambda _, context: output.say("error", _unhandled(context)))
         loop.add_reader(wire.descriptor, wire.readable)
         account["ready"] = time.monotonic_ns()

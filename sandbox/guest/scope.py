@@ -98,6 +98,12 @@ class Env(JsDict):
 
 
 _env = Env()
+outbound: Any = None
+"""What the host granted for the network at large, None where it granted nothing."""
+pump: Callable[[float | None], None]
+"""Takes what the host sends while the loop is held up, waiting for so many seconds at most."""
+loop: asyncio.AbstractEventLoop
+"""The loop that the host is talked to on."""
 
 
 def env() -> Env:
@@ -105,10 +111,12 @@ def env() -> Env:
     return _env
 
 
-def set_env(bindings: Mapping[str, Any]) -> None:
+def set_env(bindings: Mapping[str, Any], network: Any = None) -> None:
     """Called once, before the tenant's code is imported."""
+    global outbound
     _env.clear()
     _env.update(bindings)
+    outbound = network
 
 
 class Background:

@@ -1,9 +1,10 @@
 """The one capability that the host finds in every guest: take the tenant's code, then call into it.
 
-boot(main, modules, env, bounds)                       import the tenant's main module; bounds are of address space,
+boot(main, modules, env, bounds, outbound)             import the tenant's main module; bounds are of address space,
                                                        descriptors and calls to the host in flight
 invoke(entrypoint, method, args, kwargs, props, rest)  call a method of an entrypoint; a chain of calls has the names
                                                        of all in `method`, and the other arguments in `rest`
+handle(entrypoint, event, subject, props)              hand it an event: a request, a batch of messages, tail events
 run(entrypoint, event, payload, history, defaults, journal, number)
                                                        run a workflow, answering recorded steps from its history
 idle(number)                                           whether that run does nothing but wait for its journal
@@ -47,7 +48,7 @@ class Worker:
         return {}
 
     async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
-        """One of the three calls above."""
+        """One of the calls above."""
         arguments, stubs = channel.decode(payload)
         if method == "boot":
             self._boot(*arguments)
@@ -61,6 +62,8 @@ class Worker:
         try:
             if method == "run":
                 return values.dumps(await self._run(*arguments))  # to be stored: no capability outlives the run
+            if method == "handle":
+                return channel.encode(await self._handle(*arguments))
             return channel.encode(await self._invoke(*arguments))
         finally:
             scope.calls.count -= 1
@@ -68,7 +71,9 @@ class Worker:
             for stub in stubs:
                 stub.dispose()
 
-    def _boot(self, main: str, modules: dict[str, Any], env: dict[str, Any], bounds: list[int]) -> None:
+    def _boot(
+        self, main: str, modules: dict[str, Any], env: dict[str, Any], bounds: list[int], outbound: Any = None
+    ) -> None:
         address_space, open_files, calls = bounds
         limits.limit_address_space(address_space)
         if open_files < limits.OPEN_FILES:
@@ -77,7 +82,7 @@ class Worker:
         tenant = importer.Tenant({name: (kind, content) for name, (kind, content) in modules.items()})
         failure.tenant_paths = tenant.paths
         importer.install(tenant)
-        scope.set_env(env)
+        scope.set_env(env, outbound)
         try:
             module = tenant.import_main(main)
         except (SystemExit, KeyboardInterrupt) as end:
@@ -94,8 +99,13 @@ class Worker:
         self, name: str | None, method: str, args: list[Any], kwargs: dict[str, Any], props: Any, rest: Any = None
     ) -> Any:
         first = method if rest is None else method.partition(".")[0]
-        result = await _result(entrypoints.method(self._make(name, props), first), *args, **kwargs)
-        return result if rest is None else await _result(follow, result, method, rest, begun=1)
+        found = await result(entrypoints.method(self._make(name, props), first), *args, **kwargs)
+        return found if rest is None else await result(follow, found, method, rest, begun=1)
+
+    async def _handle(self, name: str | None, event: str, subject: Any, props: Any) -> Any:
+        from . import handlers
+
+        return await handlers.HANDLERS[event](entrypoints.method(self._make(name, props), event), subject)
 
     async def _run(
         self,
@@ -145,12 +155,12 @@ class Worker:
     async def _guarded(workflow: Any, event: JsDict, step: WorkflowStep, run: scope.Run) -> Any:
         scope.current_run.set(run)
         try:
-            return await _result(workflow.run, event, step)
+            return await result(workflow.run, event, step)
         except scope.Suspended as end:
             raise asyncio.CancelledError from end
 
 
-async def _result(function: Any, *args: Any, **kwargs: Any) -> Any:
+async def result(function: Any, *args: Any, **kwargs: Any) -> Any:
     """What a tenant's function gives, be it a coroutine or not."""
     try:
         result = function(*args, **kwargs)

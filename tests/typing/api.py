@@ -122,7 +122,7 @@ async def with_a_loader() -> None:
         assert_type(entrypoint.greet, RemoteMethod)
         assert_type(entrypoint.cart(1), RemoteCall)
         assert_type(await entrypoint.greet("Ann", loud=True), Any)
-        assert_type(await stub.get_entrypoint().fetch({"url": "/"}), Any)
+        assert_type((await stub.get_entrypoint().fetch("https://shop.example/")).status, int)
         assert_type(loader.evict("t-42"), bool)
         events: AsyncIterator[LoaderEvent] = loader.subscribe()
         async for event in events:

@@ -7,7 +7,9 @@ from typing import Any
 from .. import scope
 from ..entrypoints import RpcTarget, WorkerEntrypoint, WorkflowEntrypoint
 
-__all__ = ["RpcTarget", "WorkerEntrypoint", "WorkflowEntrypoint", "env", "waitUntil", "wait_until"]
+__all__ = ["Headers", "Request", "Response", "RpcTarget", "WorkerEntrypoint", "WorkflowEntrypoint", "env", "fetch",
+           "waitUntil", "wait_until"]  # fmt: skip
+_LATER = frozenset({"FetchResponse", "Headers", "Request", "Response", "fetch"})
 
 
 def __getattr__(name: str) -> Any:
@@ -15,4 +17,9 @@ def __getattr__(name: str) -> Any:
         return scope.env()
     if name in {"wait_until", "waitUntil"}:
         return scope.wait_until
+    if name in _LATER:
+        from .. import http
+
+        found = globals()[name] = getattr(http, name)
+        return found
     raise AttributeError(f"module 'workers' has no attribute {name!r}")

@@ -1,0 +1,83 @@
+"""Where a name leads, and whether a tenant may be led there: the address that was checked is the one connected to.
+
+A name that resolves to something else a moment later is of no use to anybody, since nobody asks again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Final
+
+import httpcore
+
+Resolve = Callable[[str, int], Awaitable[list[str]]]
+"""A host and a port: its addresses, best first."""
+_NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """As the system does."""
+    loop = asyncio.get_running_loop()
+    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(place[0]) for *_, place in found))
+
+
+def public(address: str) -> bool:
+    """Whether an address is one of the internet's, in whatever it may be wrapped."""
+    if "%" in address:
+        return False
+    ip = ipaddress.ip_address(address)
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = [ip.ipv4_mapped, ip.sixtofour, *(ip.teredo or ())]
+        if ip in _NAT64:
+            inner.append(ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF))
+        if any(one is not None and not public(str(one)) for one in inner):
+            return False
+    return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
+
+
+class CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Connects to addresses that were checked. With `private`, to any."""
+
+    def __init__(self, *, private: bool, resolve: Resolve) -> None:
+        self._inner = httpcore.AnyIOBackend()
+        self._private = private
+        self._resolve = resolve
+
+    async def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        """Connect to the first address that may be and can be. `PermissionError`, `ConnectionError`."""
+        try:
+            async with asyncio.timeout(timeout):
+                found = await self._resolve(host, port)
+        except OSError as error:
+            raise ConnectionError(f"{host} has no address: {error}") from error
+        allowed = [address for address in found if self._private or public(address)]
+        if found and not allowed:
+            raise PermissionError(f"{host} is not on the internet, and other networks are not granted")
+        failure: Exception = ConnectionError(f"{host} has no address")
+        for address in allowed:
+            try:
+                return await self._inner.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
+                failure = error
+        raise failure
+
+    async def connect_unix_socket(
+        self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
+    ) -> httpcore.AsyncNetworkStream:
+        """Nobody is led there."""
+        raise PermissionError("a path is no address")
+
+    async def sleep(self, seconds: float) -> None:
+        """Between retries."""
+        await asyncio.sleep(seconds)

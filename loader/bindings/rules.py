@@ -1,0 +1,108 @@
+"""Which places a tenant may reach, and with which headers of the host's: values, and one function from a URL to a rule.
+
+A URL is taken apart once. What was checked is what the connection is made from, so no two readers can disagree.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Final, NamedTuple
+from urllib.parse import quote, urlsplit
+
+from .secrets import SecretText
+
+_PORTS: Final = {"http": 80, "https": 443}
+_HOST: Final = re.compile(
+    r"[a-z0-9_]([a-z0-9_\-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_\-]*[a-z0-9_])?)*|[0-9a-f:.]*:[0-9a-f:.]*"
+)
+_SAFE: Final = "!#$%&'()*+,/:;=?@[]~"
+
+
+class Place(NamedTuple):
+    """A URL taken apart. `target` is path and query."""
+
+    scheme: str
+    host: str
+    port: int
+    target: str
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, the port where it is not the usual one."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{self.scheme}://{host}" + ("" if self.port == _PORTS[self.scheme] else f":{self.port}")
+
+    @property
+    def url(self) -> str:
+        """All of it."""
+        return self.origin + self.target
+
+
+def place(url: str) -> Place:
+    """Take a URL apart. `TypeError` if there is more than one way to."""
+    if re.search(r"[\x00-\x20\x7f\\]", url):
+        raise TypeError(f"Invalid URL: {url!r:.200}")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+        host = (parts.hostname or "").rstrip(".").encode("idna").decode("ascii").lower()
+    except (ValueError, UnicodeError) as error:
+        raise TypeError(f"Invalid URL: {url!r:.200}") from error
+    if parts.scheme not in _PORTS or not _HOST.fullmatch(host) or port == 0:
+        raise TypeError(f"Invalid URL: {url!r:.200}")
+    if "@" in parts.netloc:
+        raise TypeError("a URL with a user and a password is not fetched; send an Authorization header")
+    query = f"?{quote(parts.query, safe=_SAFE)}" if parts.query else ""
+    return Place(parts.scheme, host, port or _PORTS[parts.scheme], (quote(parts.path, safe=_SAFE) or "/") + query)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """One place that may be reached.
+
+    `origin` is a scheme, a host and perhaps a port: `https://api.example.com`, `https://*.example.com` for what is below
+    a domain, `https://*` for every host. `headers` are added to each request, over the tenant's own: text, or what
+    `secret_header` gives, which the tenant never sees. `private`: it may lead to addresses not of the internet.
+    """
+
+    origin: str
+    methods: tuple[str, ...] = ()
+    """Those that are allowed; none means all."""
+    headers: Mapping[str, str | SecretText] = field(default_factory=dict)
+    private: bool = False
+    _known: tuple[str, str, int] = field(init=False, repr=False, compare=False, default=("", "", 0))
+
+    def __post_init__(self) -> None:
+        scheme, separator, rest = self.origin.partition("://")
+        wild = rest.startswith("*")
+        host = rest.removeprefix("*").removeprefix(".") if wild else rest
+        try:
+            known = place(f"{scheme}://{host if host and not host.startswith(':') else f'any{host}'}")
+        except TypeError:
+            known = None  # told below
+        if not separator or known is None or known.target != "/" or rest.endswith("/"):
+            raise ValueError(
+                f"a rule's origin is like https://example.com or https://*.example.com, not {self.origin!r}"
+            )
+        every = rest == "*" or rest.startswith("*:")
+        pattern = "*" if every else f"*.{known.host}" if wild else known.host
+        object.__setattr__(self, "_known", (scheme, pattern, known.port))
+
+    def fits(self, where: Place) -> bool:
+        """Whether it is this place's."""
+        scheme, pattern, port = self._known
+        wild = pattern == "*" or (pattern.startswith("*.") and where.host.endswith(pattern[1:]))
+        return (scheme, port) == (where.scheme, where.port) and (wild or pattern == where.host)
+
+
+def find(rules: Sequence[Rule], where: Place, method: str) -> Rule:
+    """The first rule that fits. `PermissionError` says what does not."""
+    fitting = [rule for rule in rules if rule.fits(where)]
+    if not fitting:
+        raise PermissionError(f"{where.origin} is not among the places that this worker may reach")
+    for rule in fitting:
+        if not rule.methods or method in rule.methods:
+            return rule
+    raise PermissionError(f"{method} is not allowed at {where.origin}")

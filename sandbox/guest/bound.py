@@ -1,0 +1,102 @@
+"""Bindings that a tenant's code speaks to as to Cloudflare's: a database whose statements are made without asking, and
+objects whose content is read like a body.
+
+Not imported by the guest itself: it is kept with the standard library, for those who ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cloister.ipc.stubs import Stub
+
+from .http import Bodied
+from .values import JsDict
+
+
+class Database:
+    """A database of the tenant's own: `await db.prepare(query).bind(*params).all()`."""
+
+    __module__ = "workers"
+
+    def __init__(self, stub: Stub) -> None:
+        self._stub = stub
+
+    def prepare(self, query: str) -> Statement:
+        """A statement, which costs nothing yet."""
+        return Statement(self._stub, query, ())
+
+    async def batch(self, statements: list[Statement]) -> list[Any]:
+        """Several of them as one transaction: each result, or nothing of it was done."""
+        results: list[Any] = await self._stub.batch([[one.query, list(one.params)] for one in statements])
+        return results
+
+    async def sql(self, query: str, *params: Any) -> list[Any]:
+        """One statement; the rows it gives."""
+        rows: list[Any] = await self._stub.sql(query, *params)
+        return rows
+
+    async def exec(self, script: str) -> Any:
+        """Several statements in one text, without parameters."""
+        return await self._stub.exec(script)
+
+
+class Statement:
+    """A query, and the parameters that were bound to it."""
+
+    __module__ = "workers"
+
+    def __init__(self, stub: Stub, query: str, params: tuple[Any, ...]) -> None:
+        self._stub, self.query, self.params = stub, query, params
+
+    def bind(self, *params: Any) -> Statement:
+        """The same with these parameters."""
+        return Statement(self._stub, self.query, params)
+
+    async def run(self) -> Any:
+        """Rows, and what it changed: `{results, success, meta}`."""
+        (result,) = await self._stub.batch([[self.query, list(self.params)]])
+        return result
+
+    all = run
+
+    async def first(self, column: str | None = None) -> Any:
+        """The first row, or one column of it; None if there is none."""
+        rows = (await self.run()).results
+        if not rows or column is None:
+            return rows[0] if rows else None
+        if column not in rows[0]:
+            raise KeyError(f"there is no column {column!r}")
+        return rows[0][column]
+
+    async def raw(self, options: Mapping[str, Any] | None = None, *, columnNames: bool = False) -> list[Any]:  # noqa: N803
+        """The rows as lists, after the names of the columns if those are asked for."""
+        rows = (await self.run()).results
+        named = columnNames or bool((options or {}).get("columnNames"))
+        return ([list(rows[0])] if rows and named else []) + [list(row.values()) for row in rows]
+
+
+class Object(Bodied):
+    """What lies in a bucket under a key; its content is read like a body, if that was asked for."""
+
+    __module__ = "workers"
+
+    def __init__(self, attributes: Mapping[str, Any], stub: Stub) -> None:
+        self._about = JsDict({name: value for name, value in attributes.items() if name.isidentifier()})
+        self._about.pop("body", None)
+        self._receive(attributes, stub)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return vars(self)["_about"][name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __repr__(self) -> str:
+        return f"<Object {self.key!r}, {self.size:,} bytes>"
+
+
+def dress(kind: str, stub: Stub) -> Any:
+    """What the host sent, as an object of its class."""
+    return Database(stub) if kind == "Database" else Object(stub._attributes, stub) if kind == "Object" else stub

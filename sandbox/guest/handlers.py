@@ -1,0 +1,90 @@
+"""Events that a worker is handed, beside calls of its methods: a request, a batch of messages, what others did.
+
+Not imported by the guest itself: it is kept with the standard library, for those who ask.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any, Final
+
+from .http import FetchResponse
+from .values import JsDict
+from .worker import result
+
+
+async def fetch(method: Callable[..., Any], request: Any) -> FetchResponse:
+    """A request to answer. Called with as much of it as the method wants to have."""
+    answer = await result(method, *_wanted(method, [request]))
+    if not isinstance(answer, FetchResponse):
+        raise TypeError(f"fetch() must return a Response, not {type(answer).__name__}")
+    return answer
+
+
+async def queue(method: Callable[..., Any], about: JsDict) -> dict[str, Any]:
+    """A batch of messages to take: which are to come again after how many milliseconds, None for the usual delay."""
+    batch = MessageBatch(about)
+    await result(method, batch, None, None)
+    return {message.id: message.again for message in batch.messages if message.again is not False}
+
+
+async def tail(method: Callable[..., Any], events: list[Any]) -> None:
+    """What other workers did."""
+    await result(method, *_wanted(method, [events]))
+
+
+HANDLERS: Final[dict[str, Callable[..., Any]]] = {"fetch": fetch, "queue": queue, "tail": tail}
+
+
+class Message:
+    """One message of a batch. Neither acknowledged nor sent back, it counts as acknowledged when the batch is done."""
+
+    __module__ = "workers"
+
+    def __init__(self, about: JsDict) -> None:
+        self.id, self.body, self.attempts, self.timestamp = about.id, about.body, about.attempts, about.timestamp
+        self.again: float | bool | None = False
+        self._decided = False
+
+    def ack(self) -> None:
+        """It is done with, whatever becomes of the rest. The first word counts."""
+        self._decided = True
+
+    def retry(self, options: Any = None, *, delay_seconds: float | None = None) -> None:
+        """Let it come again."""
+        if not self._decided:
+            self._decided = True
+            delay = (options or {}).get("delaySeconds", delay_seconds)
+            self.again = None if delay is None else delay * 1000
+
+
+class MessageBatch:
+    """Messages of one queue."""
+
+    __module__ = "workers"
+
+    def __init__(self, about: JsDict) -> None:
+        self.queue: str = about.queue
+        self.messages = [Message(message) for message in about.messages]
+
+    def ack_all(self) -> None:
+        """All are done with, but for those about which something was said."""
+        for message in self.messages:
+            message.ack()
+
+    def retry_all(self, options: Any = None, *, delay_seconds: float | None = None) -> None:
+        """Let all come again, but for those about which something was said."""
+        for message in self.messages:
+            message.retry(options, delay_seconds=delay_seconds)
+
+    ackAll, retryAll = ack_all, retry_all  # noqa: N815 - the names of the SDK
+
+
+def _wanted(method: Callable[..., Any], arguments: list[Any]) -> list[Any]:
+    """The arguments that fit into its signature, from the left."""
+    parameters = inspect.signature(method).parameters.values()
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return arguments
+    places = [one for one in parameters if one.kind in {one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD}]
+    return arguments[: len(places)]

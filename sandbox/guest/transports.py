@@ -1,0 +1,279 @@
+"""Libraries that would open a socket, connected to what the host granted for the network instead.
+
+`http.client` is the lowest place that `urllib` and `urllib3` (and so `requests`) have in common: it is given something
+that it takes for a socket. `httpx` has a place of its own for this, its transports. Encryption is the host's business,
+so that `https` works without `ssl`. Not imported by the guest itself: it is kept with the standard library, and is
+asked for when one of these modules was imported.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import sys
+import time
+import types
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, Final
+
+from . import http, scope
+
+_HOPS: Final = frozenset({"transfer-encoding", "connection", "keep-alive"})
+
+
+def connect(module: types.ModuleType) -> None:
+    """One of these modules was just imported."""
+    _CONNECT[module.__name__](module)
+
+
+def blocking(work: Coroutine[Any, Any, Any], timeout: float | None = None) -> Any:
+    """What a coroutine gives that waits for nothing but the host, without giving the loop its turn meanwhile.
+
+    On another thread than the loop's, which goes on there. `TimeoutError` after so many seconds.
+    """
+    if asyncio._get_running_loop() is None:
+        return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, timeout), scope.loop).result()
+    end = None if timeout is None else time.monotonic() + timeout
+    try:
+        while True:
+            answer = work.send(None)
+            answer._asyncio_future_blocking = False
+            while not answer.done():
+                left = None if end is None else end - time.monotonic()
+                if left is not None and left <= 0:
+                    raise TimeoutError("timed out")
+                scope.pump(left)
+    except StopIteration as done:
+        return done.value
+    finally:
+        work.close()
+
+
+async def exchange(method: str, url: str, headers: http.Pairs, body: Any) -> http.Response:
+    """Ask the host, which follows no redirect: the library knows how it likes to."""
+    kept = [(name, value) for name, value in headers if name.lower() not in {*_HOPS, "content-length", "host"}]
+    request = http.Request(url, method=method, headers=kept, redirect="manual")
+    if body:
+        request.body = http.Stream(body)
+    return await http.outbound().fetch(request)  # type: ignore[no-any-return]
+
+
+class Pipe:
+    """What `http.client` takes for a connected socket: it collects a request, and has the answer to it."""
+
+    def __init__(self, scheme: str, host: str, port: int | None, timeout: Any) -> None:
+        http.outbound()  # without one the connection fails, as it would without a network
+        self._origin = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port or (80, 443)[scheme == 'https']}"
+        self._sent = bytearray()
+        self._answer: io.BufferedReader | None = None
+        self.settimeout(timeout)
+
+    def sendall(self, data: Any) -> None:
+        """A part of the request. With the last one the host is asked."""
+        self._sent += data
+        head, end, rest = bytes(self._sent).partition(b"\r\n\r\n")
+        if end:
+            self._ask(head.decode("latin-1"), rest)
+
+    send = sendall
+
+    def settimeout(self, timeout: Any) -> None:
+        """Seconds to wait for each answer of the host's."""
+        self._timeout = timeout if isinstance(timeout, int | float) else None
+
+    def makefile(self, *_: object, **__: object) -> io.BufferedReader:
+        """The answer."""
+        if self._answer is None:
+            raise ConnectionError("an answer is waited for to a request that was not sent")
+        return self._answer
+
+    def _ask(self, head: str, body: bytes) -> None:
+        first, *lines = head.split("\r\n")
+        headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        framing = {name.lower(): value for name, value in headers}
+        if "transfer-encoding" in framing:
+            if not body.endswith(b"0\r\n\r\n"):
+                return
+            body = b"".join(_chunks(body))
+        elif len(body) < int(framing.get("content-length", 0)):
+            return
+        self._sent.clear()
+        method, target, _ = first.split(" ", 2)
+        url = target if "://" in target else self._origin + target
+        response = blocking(exchange(method, url, headers, body), self._timeout)
+        self._answer = io.BufferedReader(Answer(response, self._timeout))
+
+    def close(self, *_: object) -> None:
+        """Nothing is open."""
+
+    shutdown = setsockopt = close
+
+
+class Answer(io.RawIOBase):
+    """A response, written out as a server would have it."""
+
+    def __init__(self, response: http.Response, timeout: float | None) -> None:
+        head = [f"HTTP/1.1 {response.status} {response.status_text}", "Connection: close"]
+        head += [f"{name}: {value}" for name, value in response.headers.pairs if name.lower() not in _HOPS]
+        self._kept = "\r\n".join([*head, "", ""]).encode("latin-1", "replace")
+        self._body, self._timeout = response.body, timeout
+
+    def readable(self) -> bool:
+        """Of course."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Some of it."""
+        if not self._kept and self._body is not None:
+            self._kept = blocking(self._body.next(), self._timeout)["value"] or b""
+        piece = self._kept[: len(buffer)]
+        self._kept = self._kept[len(piece) :]
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def _chunks(data: bytes) -> Iterator[bytes]:
+    """A body that was sent in chunks."""
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        length = int(size.split(b";")[0] or b"0", 16)
+        if not length:
+            return
+        yield data[:length]
+        data = data[length + 2 :]
+
+
+def _http_client(module: Any) -> None:
+    def connected(scheme: str) -> Callable[[Any], None]:
+        def connect(self: Any) -> None:
+            self.sock = Pipe(scheme, self.host, self.port, self.timeout)
+
+        return connect
+
+    class HTTPSConnection(module.HTTPConnection):  # type: ignore[misc]
+        """Encrypted by the host."""
+
+        default_port = 443
+        connect = connected("https")
+
+        def __init__(self, host: str, port: int | None = None, **options: Any) -> None:
+            known = {name: options[name] for name in ("timeout", "source_address", "blocksize") if name in options}
+            super().__init__(host, port, **known)
+
+    module.HTTPConnection.connect = connected("http")
+    module.HTTPSConnection = HTTPSConnection
+    module._create_https_context = lambda _version: None
+    module.__all__.append("HTTPSConnection")
+
+
+def _urllib3(module: Any) -> None:
+    class HTTPSConnection(module.HTTPConnection):  # type: ignore[misc]
+        """Encrypted by the host."""
+
+        default_port = 443
+        is_verified = True
+
+        def __init__(self, host: str, port: int | None = None, **options: Any) -> None:
+            known = ("timeout", "source_address", "blocksize", "socket_options", "proxy", "proxy_config")
+            super().__init__(host, port or 443, **{name: options[name] for name in known if name in options})
+
+        def set_cert(self, *_: object, **__: object) -> None:
+            """The host has its own."""
+
+        def _new_conn(self) -> Pipe:
+            return Pipe("https", self.host, self.port, self.timeout)
+
+    module.HTTPConnection._new_conn = lambda self: Pipe("http", self.host, self.port, self.timeout)
+    module.HTTPSConnection = module.VerifiedHTTPSConnection = HTTPSConnection
+
+
+def _certifi(module: Any) -> None:
+    module.where = lambda: "cacert.pem"  # which nobody reads
+
+
+def _requests(module: Any) -> None:
+    module.HTTPAdapter.cert_verify = lambda *_: None  # the host does
+
+
+@contextlib.contextmanager
+def _told_by_httpx(request: Any) -> Iterator[None]:
+    """What the host tells, as errors of `httpx`."""
+    errors: Any = sys.modules["httpx"]
+    try:
+        yield
+    except TimeoutError as error:
+        raise errors.ReadTimeout(str(error), request=request) from error
+    except OSError as error:
+        raise errors.ConnectError(str(error), request=request) from error
+
+
+def _httpx(module: Any) -> None:
+    def asked(request: Any, body: Any) -> Coroutine[Any, Any, http.Response]:
+        return exchange(request.method, str(request.url), request.headers.multi_items(), body)
+
+    def answered(response: http.Response, stream: Any) -> Any:
+        reason = {"http_version": b"HTTP/1.1", "reason_phrase": response.status_text.encode("latin-1", "replace")}
+        headers = [pair for pair in response.headers.pairs if pair[0].lower() not in _HOPS]
+        return module.Response(response.status, headers=headers, stream=stream, extensions=reason)
+
+    def timeout(request: Any) -> Any:
+        return request.extensions.get("timeout", {}).get("read")
+
+    class Pieces(module.SyncByteStream):  # type: ignore[misc]
+        def __init__(self, body: http.Stream | None, request: Any) -> None:
+            self._body, self._request = body, request
+
+        def __iter__(self) -> Iterator[bytes]:
+            with _told_by_httpx(self._request):
+                while self._body is not None:
+                    piece = blocking(self._body.next(), timeout(self._request))["value"]
+                    if not piece:
+                        return
+                    yield piece
+
+    class AsyncPieces(module.AsyncByteStream):  # type: ignore[misc]
+        def __init__(self, body: http.Stream | None, request: Any) -> None:
+            self._body, self._request = body, request
+
+        async def __aiter__(self) -> AsyncIterator[bytes]:
+            with _told_by_httpx(self._request):
+                while self._body is not None:
+                    async with asyncio.timeout(timeout(self._request)):
+                        piece = (await self._body.next())["value"]
+                    if not piece:
+                        return
+                    yield piece
+
+    def handle(_: Any, request: Any) -> Any:
+        with _told_by_httpx(request):
+            response = blocking(asked(request, b"".join(request.stream)), timeout(request))
+            return answered(response, Pieces(response.body, request))
+
+    async def handle_async(_: Any, request: Any) -> Any:
+        with _told_by_httpx(request):
+            body: Any = b"".join([part async for part in request.stream])
+            async with asyncio.timeout(timeout(request)):
+                response = await asked(request, body)
+            return answered(response, AsyncPieces(response.body, request))
+
+    async def aclose(_: Any, *__: object) -> None:
+        pass
+
+    async def enter(transport: Any) -> Any:
+        return transport
+
+    for transport in (module.HTTPTransport, module.AsyncHTTPTransport):
+        transport.__init__ = transport.close = transport.__exit__ = lambda *_, **__: None
+        transport.__enter__ = lambda self: self
+        transport.aclose, transport.__aexit__, transport.__aenter__ = aclose, aclose, enter
+        transport.handle_request, transport.handle_async_request = handle, handle_async
+
+
+_CONNECT: Final[dict[str, Callable[[Any], None]]] = {
+    "http.client": _http_client,
+    "urllib3.connection": _urllib3,
+    "certifi.core": _certifi,
+    "requests.adapters": _requests,
+    "httpx._transports.default": _httpx,
+}
