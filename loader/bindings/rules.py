@@ -62,9 +62,9 @@ def place(url: str) -> Place:
 class Rule:
     """One place that may be reached.
 
-    `origin` is a scheme, a host and perhaps a port: `https://api.example.com`, `https://*.example.com` for what is below
-    a domain, `https://*` for every host. `headers` are added to each request, over the tenant's own: text, or what
-    `secret_header` gives, which the tenant never sees. `private`: it may lead to addresses not of the internet.
+    `origin` is a scheme, a host and perhaps a port: `https://api.example.com`, `https://*.example.com` for what is
+    below a domain, `https://*` for every host. `headers` are added to each request, over the tenant's: text, or what
+    `secret_header` gives, which the tenant never sees. `private`: it may lead to addresses that are not public.
     """
 
     origin: str
@@ -82,7 +82,7 @@ class Rule:
             known = place(f"{scheme}://{host if host and not host.startswith(':') else f'any{host}'}")
         except TypeError:
             known = None  # told below
-        if not separator or known is None or known.target != "/" or rest.endswith("/"):
+        if not rest or not separator or known is None or known.target != "/" or rest.endswith("/"):
             raise ValueError(
                 f"a rule's origin is like https://example.com or https://*.example.com, not {self.origin!r}"
             )

@@ -16,7 +16,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Final, Self
 
 from cloister.ipc import CapabilityError, Stub, values
-from cloister.ipc.capabilities import Channel
+from cloister.ipc.stubs import Channel
 
 INLINE: Final = 256 * 1024
 """Bytes of a body that travel with its head."""

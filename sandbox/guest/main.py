@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from cloister.ipc import values, zmtp
-from cloister.ipc.stubs import Stub
 from cloister.ipc.connection import Connection
 from cloister.ipc.peer import Peer
+from cloister.ipc.stubs import Stub
 
 from .. import exits
 from . import failure, scope

@@ -1,0 +1,484 @@
+"""The way out: where it leads, where it doesn't, what it adds, and what it keeps from a tenant."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+import pytest
+
+from cloister.loader import InvalidCode, TenantError, WorkerStub
+from cloister.loader.bindings import Egress, Fetcher, FetchLimits, Rule, Secrets, secret_header
+from cloister.loader.bindings.addresses import public
+from cloister.loader.bindings.rules import find, place
+
+Make = Callable[..., WorkerStub]
+
+ASKS = """
+from workers import Request, Response, WorkerEntrypoint, fetch
+
+class Default(WorkerEntrypoint):
+    async def ask(self, url, options={}):
+        try:
+            response = await fetch(url, **options)
+            return [response.status, await response.text()]
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+
+    async def head(self, url):
+        response = await fetch(url)
+        return [response.url, response.redirected, response.headers.items()]
+
+    async def stream(self, url):
+        async def body():
+            for number in range(5):
+                yield f"{number}"
+        response = await fetch(Request(url, method="POST", body=body()))
+        return [piece async for piece in response.body]
+
+    async def part(self, url):
+        async for piece in (await fetch(url)).body:
+            return piece
+
+    async def smuggle(self, url, name, value):
+        request = Request(url)
+        request._headers.pairs.append((name, value))
+        try:
+            return (await self.env.API.fetch(request)).status
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+"""
+
+
+@contextlib.asynccontextmanager
+async def asking(worker: Make, allow: list[Any], **options: Any) -> AsyncIterator[Any]:
+    """A tenant whose network is a fetcher."""
+    async with Fetcher(allow=allow, **options) as fetcher:
+        yield worker(ASKS, global_outbound=fetcher, env={"API": fetcher}).get_entrypoint()
+
+
+def at(server: Any, **options: Any) -> Rule:
+    """A rule that leads to the server of the test."""
+    return Rule(origin=server.url, private=True, **options)
+
+
+async def test_a_tenant_has_no_network_unless_it_is_granted_one(worker: Make) -> None:
+    """And is told so; a host that grants something else is told too."""
+    told = await worker(ASKS).get_entrypoint().ask("https://example.com/")
+    assert told.startswith("PermissionError: [Errno 13] this worker is not permitted to reach the network")
+    with pytest.raises(InvalidCode, match="global_outbound"):
+        worker(ASKS, global_outbound="https://example.com")
+
+
+async def test_what_is_allowed_is_fetched(worker: Make, server: Any) -> None:
+    """With method, headers and body as they were given, and no more than HTTP needs."""
+    async with asking(worker, [at(server)]) as tenant:
+        options = {"method": "PUT", "headers": {"X-One": 1}, "body": "text"}
+        assert await tenant.ask(f"{server.url}/a?b=c d#e".replace(" ", "%20"), options) == [200, "PUT /a?b=c%20d text"]
+        assert server.requests == [
+            f"PUT /a?b=c%20d HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\nX-One: 1\r\n"
+            "content-type: text/plain;charset=UTF-8\r\nContent-Length: 4\r\n\r\n".encode()
+        ]
+
+
+async def test_bodies_stream_both_ways(worker: Make, server: Any) -> None:
+    """Neither has to be complete before it is passed on."""
+    gate = asyncio.Event()
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    async with asking(worker, [at(server)]) as tenant:
+        server.answer = lambda *_: [head, b"5\r\nfirst\r\n", gate, b"3\r\nend\r\n0\r\n\r\n"]
+        assert await tenant.part(server.url) == b"first"
+        gate.set()
+        server.answer = lambda _, __, body: ok(body)
+        assert b"".join(await tenant.stream(server.url)) == b"01234"
+        assert b"Transfer-Encoding: chunked" in server.requests[1]
+
+
+async def test_a_binding_fetches_as_the_network_does(worker: Make, server: Any) -> None:
+    """One tenant may have several, each with rights of its own."""
+    source = """
+    from workers import Request, WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self, url):
+            first = await self.env.API.fetch(url, method="POST", body="a")
+            second = await self.env.API.fetch(Request(url, method="POST", body="b"))
+            return [await first.text(), await second.text(), type(first).__name__]
+    """
+    async with Fetcher(allow=[at(server)]) as fetcher:
+        tenant = worker(source, env={"API": fetcher}).get_entrypoint()
+        assert await tenant.main(server.url) == ["POST / a", "POST / b", "Response"]
+
+
+@pytest.mark.parametrize(
+    ("origin", "url", "fits"),
+    [
+        ("https://a.example", "https://a.example/x", True),
+        ("https://a.example", "https://A.EXAMPLE./x", True),
+        ("https://a.example", "https://a.example:443/", True),
+        ("https://a.example", "http://a.example/", False),
+        ("https://a.example", "https://a.example:444/", False),
+        ("https://a.example", "https://b.a.example/", False),
+        ("https://a.example", "https://a.example.evil.test/", False),
+        ("https://*.a.example", "https://b.a.example/", True),
+        ("https://*.a.example", "https://c.b.a.example/", True),
+        ("https://*.a.example", "https://a.example/", False),
+        ("https://*.a.example", "https://evila.example/", False),
+        ("https://*", "https://anything.example/", True),
+        ("https://*:8443", "https://anything.example:8443/", True),
+        ("https://*", "http://anything.example/", False),
+        ("http://[::1]:80", "http://[::1]/", True),
+        ("https://münchen.example", "https://xn--mnchen-3ya.example/", True),
+    ],
+)
+def test_rules_are_of_scheme_host_and_port(origin: str, url: str, fits: bool) -> None:
+    """However the URL is written."""
+    assert Rule(origin=origin).fits(place(url)) is fits
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://a@b.example/", "https://a:b@c.example/", "ftp://a.example/", "file:///etc/passwd", "https://",
+     "//a.example",
+     "https://a.example\\@b.example/", "https://a b/", "https://a.example/\r\nX: y", "https://a.example:0/",
+     "https://a.example:99999/", "https://a_/../b\x00", "gopher://a.example", "https://[::1", "https://a..example/",
+     "javascript:alert(1)", "https://a.example%2eb/", "https://-a.example/"],
+)  # fmt: skip
+def test_urls_that_could_be_read_in_two_ways_are_refused(url: str) -> None:
+    """Before anything is compared."""
+    with pytest.raises(TypeError):
+        place(url)
+
+
+@pytest.mark.parametrize(
+    "origin", ["a.example", "https://a.example/", "https://a.example/x", "ftp://a.example", "https://"]
+)
+def test_a_rule_that_says_nothing_clear_is_refused(origin: str) -> None:
+    """When it is made."""
+    with pytest.raises(ValueError, match="origin"):
+        Rule(origin=origin)
+
+
+def test_methods_are_part_of_a_rule() -> None:
+    """The first rule of a place that has the method is the one."""
+    rules = [Rule(origin="https://a.example", methods=("GET",)), Rule(origin="https://a.example", methods=("POST",))]
+    assert find(rules, place("https://a.example"), "POST") is rules[1]
+    with pytest.raises(PermissionError, match=r"^DELETE is not allowed at https://a\.example$"):
+        find(rules, place("https://a.example"), "DELETE")
+
+
+@pytest.mark.parametrize(
+    ("address", "is_public"),
+    [
+        ("93.184.216.34", True), ("2606:4700::1111", True), ("127.0.0.1", False), ("10.1.2.3", False),
+        ("0.0.0.0", False),
+        ("169.254.169.254", False), ("100.64.0.1", False), ("192.168.0.1", False), ("224.0.0.1", False), ("::", False),
+        ("255.255.255.255", False), ("::1", False), ("fe80::1", False), ("fc00::1", False), ("::ffff:127.0.0.1", False),
+        ("::ffff:93.184.216.34", True), ("2002:7f00:1::", False), ("64:ff9b::7f00:1", False), ("ff02::1", False),
+        ("64:ff9b::5db8:d822", True), ("fe80::1%eth0", False), ("198.18.0.1", False), ("240.0.0.1", False),
+        ("fd00:ec2::254", False), ("2001:0:7f00:1::", False),
+    ],
+)  # fmt: skip
+def test_which_addresses_are_the_internets(address: str, is_public: bool) -> None:
+    """Loopback, private, link-local, shared and reserved ones are not, in whatever they are wrapped."""
+    assert public(address) is is_public
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::1]", "[::ffff:127.0.0.1]", "0"])
+async def test_no_name_leads_to_a_private_address(worker: Make, server: Any, host: str) -> None:
+    """Though the rule allows every host: what is connected to is looked at, and not what it is called."""
+    async with asking(worker, [Rule(origin=f"http://*:{server.port}")]) as tenant:
+        told = await tenant.ask(f"http://{host}:{server.port}/")
+        assert told.startswith(("PermissionError: ", "ConnectionError: ")), told
+        assert server.requests == []
+
+
+async def test_the_address_that_was_checked_is_the_one_connected_to(worker: Make, server: Any) -> None:
+    """A name that leads elsewhere when it is asked for again is asked for once."""
+    answers = iter([["127.0.0.1"], ["93.184.216.34", "127.0.0.1"]])
+    asked: list[str] = []
+
+    async def resolve(host: str, port: int) -> list[str]:
+        asked.append(host)
+        return next(answers)
+
+    rule = Rule(origin=f"http://rebind.example:{server.port}")
+    async with asking(worker, [rule], resolve=resolve) as tenant:
+        told = await tenant.ask(f"http://rebind.example:{server.port}/")
+        assert told == "PermissionError: rebind.example is not on the internet, and other networks are not granted"
+    assert (asked, server.requests) == (["rebind.example"], [])
+
+
+async def test_each_redirect_is_checked_anew(worker: Make, server: Any) -> None:
+    """One that leads to what is not allowed is not followed."""
+    server.answer = lambda *_: ok("", "Location: http://169.254.169.254/latest", status="302 Found")
+    async with asking(worker, [at(server)]) as tenant:
+        told = await tenant.ask(server.url)
+        assert told == "PermissionError: http://169.254.169.254 is not among the places that this worker may reach"
+        assert await tenant.ask(server.url, {"redirect": "manual"}) == [302, ""]
+        assert (await tenant.ask(server.url, {"redirect": "error"})).startswith("ConnectionError: ")
+
+
+async def test_redirects_are_followed_so_far(worker: Make, server: Any) -> None:
+    """A form that was posted becomes a question; what was put is put again."""
+
+    def answer(method: str, target: str, body: bytes) -> bytes:
+        number = int(target[1:] or 0)
+        if number < 3:
+            return ok("", f"Location: /{number + 1}", status="307 Temporary Redirect" if number else "302 Found")
+        return ok(f"{method} {target} {body.decode()}")
+
+    server.answer = answer
+    async with asking(worker, [at(server)], limits=FetchLimits(redirects=3)) as tenant:
+        assert await tenant.ask(server.url, {"method": "POST", "body": "b"}) == [200, "GET /3 "]
+        assert await tenant.ask(f"{server.url}/1", {"method": "PUT", "body": "b"}) == [200, "PUT /3 b"]
+        assert (await tenant.head(server.url))[:2] == [f"{server.url}/3", True]
+    async with asking(worker, [at(server)], limits=FetchLimits(redirects=2)) as tenant:
+        assert await tenant.ask(server.url) == "ConnectionError: more than 2 redirects"
+
+
+async def test_credentials_do_not_follow_a_redirect_elsewhere(worker: Make, server: Any) -> None:
+    """Neither the tenant's nor the host's: each place has its own rule."""
+    other = server.url.replace("127.0.0.1", "localhost")
+    server.answer = lambda _, target, __: (
+        ok("", f"Location: {other}/there", status="302 Found") if target == "/" else ok("x")
+    )
+    rules = [at(server, headers={"X-Key": "host's"}), Rule(origin=other, private=True)]
+    async with asking(worker, rules) as tenant:
+        await tenant.ask(server.url, {"headers": {"authorization": "mine", "cookie": "a=b", "x-other": "stays"}})
+    first, second = server.requests
+    assert b"X-Key: host's" in first
+    assert b"authorization: mine" in first
+    assert b"X-Key" not in second
+    assert b"mine" not in second
+    assert b"a=b" not in second
+    assert b"x-other: stays" in second
+
+
+async def test_headers_of_the_hosts_are_added_and_cannot_be_overridden(worker: Make, server: Any) -> None:
+    """A secret goes with the request, and the tenant never has it."""
+    secrets = Secrets({"KEY": "s3cret"})
+    rule = at(server, headers={"Authorization": secret_header(secrets, "KEY", "Bearer {}")})
+    assert "s3cret" not in repr(rule)
+    async with asking(worker, [rule]) as tenant:
+        await tenant.ask(server.url, {"headers": {"AUTHORIZATION": "mine", "x-a": "b"}})
+    assert b"Authorization: Bearer s3cret\r\n" in server.requests[0]
+    assert b"mine" not in server.requests[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("x-a", "b\r\nX-Injected: c"), ("x-a", "b\nc"), ("x-a\r\nX-Injected", "c"), ("x a", "b"), ("", "b"),
+     ("x-a", "b\0"),
+     ("x-a:", "b"), ("x-ä", "b"), ("x-a", "\u2028")],
+)  # fmt: skip
+async def test_no_header_smuggles_another(worker: Make, server: Any, name: str, value: str) -> None:
+    """A tenant that makes its own requests by force is refused by the host."""
+    async with asking(worker, [at(server)]) as tenant:
+        assert (await tenant.smuggle(server.url, name, value)).startswith("TypeError: a header that cannot be sent")
+        assert server.requests == []
+
+
+@pytest.mark.parametrize(
+    "name", ["Transfer-Encoding", "Content-Length", "Host", "Connection", "Upgrade", "TE", "Expect"]
+)
+async def test_framing_is_the_hosts(worker: Make, server: Any, name: str) -> None:
+    """A request is framed once; the tenant's own idea of it is dropped."""
+    async with asking(worker, [at(server)]) as tenant:
+        assert await tenant.smuggle(server.url, name, "chunked") == 200
+    assert server.requests == [f"GET / HTTP/1.1\r\nHost: 127.0.0.1:{server.port}\r\n\r\n".encode()]
+
+
+async def test_bytes_are_limited_both_ways(worker: Make, server: Any) -> None:
+    """What is said to be longer, and what turns out to be."""
+    limits = FetchLimits(request_bytes=1000, response_bytes=1000)
+    async with asking(worker, [at(server)], limits=limits) as tenant:
+        assert (await tenant.ask(server.url, {"method": "POST", "body": "x" * 980}))[0] == 200
+        told = await tenant.ask(server.url, {"method": "POST", "body": "x" * 1001})
+        assert told == "PermissionError: the body of the request is longer than 1,000 bytes"
+        server.answer = lambda *_: ok("x" * 1001)
+        assert await tenant.ask(server.url) == "PermissionError: the response is longer than 1,000 bytes"
+        server.answer = lambda *_: b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n" + b"x" * 100_000
+        assert "the response is longer than 1,000 bytes" in await tenant.ask(server.url)
+
+
+async def test_time_is_limited(worker: Make, server: Any) -> None:
+    """For the head, and for what follows it."""
+    never = asyncio.Event()
+    limits = FetchLimits(total_s=0.2)
+    async with asking(worker, [at(server)], limits=limits) as tenant:
+        server.answer = lambda *_: [never]
+        assert await tenant.ask(server.url) == f"TimeoutError: {server.url} took too long"
+        server.answer = lambda *_: [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", never]
+        assert await tenant.ask(server.url) == f"TimeoutError: {server.url} took too long"
+    never.set()
+
+
+async def test_a_body_that_is_compressed_is_passed_on_as_it_is(worker: Make, server: Any) -> None:
+    """So that a bomb bursts in the sandbox, under its limits; libraries of the tenant's unpack what they asked for."""
+    packed = gzip.compress(b"a" * 100_000)
+    server.answer = lambda *_: ok(packed, "Content-Encoding: gzip")
+    async with Fetcher(allow=[at(server)]) as fetcher:
+        assert await worker(ASKS, global_outbound=fetcher).get_entrypoint().part(server.url) == packed
+
+
+async def test_what_a_server_says_badly_is_an_error_of_the_network(worker: Make, server: Any) -> None:
+    """Nonsense, and an end too early; a tenant can tell neither from a broken line."""
+    async with asking(worker, [at(server)]) as tenant:
+        for nonsense in (b"nonsense\r\n\r\n", b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc", b""):
+            server.answer = lambda *_, said=nonsense: said
+            assert (await tenant.ask(server.url)).startswith(f"ConnectionError: {server.url}: ")
+
+
+async def test_every_request_is_on_record(worker: Make, server: Any) -> None:
+    """Also one that was refused; without queries and headers, which may hold what nobody else should read."""
+    log: list[Egress] = []
+    secrets = Secrets({"KEY": "s3cret"})
+    rule = at(server, headers={"Authorization": secret_header(secrets, "KEY")})
+    async with asking(worker, [rule], log=log.append) as tenant:
+        await tenant.ask(f"{server.url}/a?token=t", {"method": "POST", "body": "body"})
+        await tenant.ask("https://elsewhere.example/")
+    assert [(one.method, one.url, one.status, one.sent_bytes, one.received_bytes) for one in log] == [
+        ("POST", f"{server.url}/a", 200, 4, len("POST /a?token=t body")),
+        ("GET", "https://elsewhere.example/", None, 0, 0),
+    ]
+    assert log[1].error == "https://elsewhere.example is not among the places that this worker may reach"
+    assert "s3cret" not in repr(log)
+
+
+async def test_a_tenant_waits_for_its_turn(worker: Make, server: Any) -> None:
+    """So many requests of one fetcher are under way at once; one that is given up gives its turn back."""
+    gate, under_way, most = asyncio.Event(), 0, 0
+
+    def answer(*_: object) -> list[Any]:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        if under_way == 2:
+            gate.set()
+        return [gate, ok("x")]
+
+    server.answer = answer
+    source = ASKS + "\n    async def many(self, url):\n        import asyncio\n"
+    source += "        return len(await asyncio.gather(*(self.ask(url) for _ in range(6))))\n"
+    async with Fetcher(allow=[at(server)], limits=FetchLimits(at_once=2)) as fetcher:
+        assert await worker(source, global_outbound=fetcher).get_entrypoint().many(server.url) == 6
+
+
+async def test_a_tenant_can_call_nothing_but_fetch(worker: Make, server: Any) -> None:
+    """Neither what closes it for everybody nor what it is made of."""
+    source = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self, name):
+            return await getattr(self.env.API, name)()
+    """
+    async with Fetcher(allow=[at(server)]) as fetcher:
+        tenant = worker(source, env={"API": fetcher}).get_entrypoint()
+        for name in ("aclose", "close", "rules", "limits"):
+            with pytest.raises(TenantError, match="has no method"):
+                await tenant.main(name)
+
+
+LIBRARIES = {
+    "urllib": """
+        import urllib.request
+        return urllib.request.urlopen(urllib.request.Request(url, data=b"data", headers={"X-A": "b"})).read().decode()
+    """,
+    "http.client": """
+        import http.client, urllib.parse
+        connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc)
+        connection.request("POST", "/", body=iter([b"da", b"ta"]), headers={"X-A": "b"}, encode_chunked=True)
+        return connection.getresponse().read().decode()
+    """,
+    "urllib3": """
+        import urllib3
+        return urllib3.PoolManager().request("POST", url, body=b"data", headers={"X-A": "b"}).data.decode()
+    """,
+    "requests": """
+        import requests
+        return requests.post(url, data=b"data", headers={"X-A": "b"}).text
+    """,
+    "requests, a session in a thread": """
+        import asyncio, requests
+        with requests.Session() as session:
+            post = lambda: session.post(url, data=b"data", headers={"X-A": "b"}).text
+            first, second = await asyncio.gather(asyncio.to_thread(post), asyncio.to_thread(post))
+            return first if first == second else [first, second]
+    """,
+    "httpx": """
+        import httpx
+        return httpx.post(url, content=b"data", headers={"X-A": "b"}).text
+    """,
+    "httpx, asynchronous": """
+        import httpx
+        async with httpx.AsyncClient() as client:
+            return (await client.post(url, content=b"data", headers={"X-A": "b"})).text
+    """,
+}
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+async def test_libraries_that_a_tenant_brings_reach_the_network(
+    loader: Any, tenant: str, code: Any, libraries: Any, server: Any, name: str
+) -> None:
+    """Unchanged, and where they fail they fail as they do elsewhere."""
+    body = LIBRARIES[name].replace("\n        ", "\n            ")
+    source = f"""
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def post(self, url):
+            {body.strip()}
+
+        async def fails(self, url):
+            try:
+                await self.post(url)
+            except OSError as error:
+                return ["OSError", type(error).__name__]
+            except Exception as error:
+                return [type(error).__mro__[-4].__name__, type(error).__name__]
+    """
+    async with Fetcher(allow=[at(server)]) as fetcher:
+        made = code(source, global_outbound=fetcher)
+        made = type(made)(main_module="main.py", modules={**libraries, **made.modules}, global_outbound=fetcher)
+        worker = loader.get(tenant, lambda: made).get_entrypoint()
+        assert await worker.post(f"{server.url}/") == "POST / data"
+        assert b"X-A: b" in server.requests[0].replace(b"x-a", b"X-A")
+        expected = {
+            "urllib": ["OSError", "URLError"],
+            "http.client": ["OSError", "PermissionError"],
+            "urllib3": ["HTTPError", "ProtocolError"],
+            "httpx": ["HTTPError", "ConnectError"],
+        }
+        kind = expected.get(name.partition(",")[0], ["OSError", "ConnectionError"])
+        assert await worker.fails("http://elsewhere.example/") == kind
+
+
+async def test_encrypted_places_need_no_encryption_inside(loader: Any, tenant: str, code: Any, libraries: Any) -> None:
+    """The host speaks TLS: a tenant's `https` gets as far as the host's answer, though there is no `ssl` module."""
+    source = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self, url):
+            import httpx, requests, urllib.request
+            found = []
+            for way in (lambda: urllib.request.urlopen(url), lambda: requests.get(url), lambda: httpx.get(url)):
+                try:
+                    way()
+                except Exception as error:
+                    found.append("is not among the places" in str(error))
+            return found
+    """
+    async with Fetcher(allow=[]) as fetcher:
+        made = code(source)
+        made = type(made)(main_module="main.py", modules={**libraries, **made.modules}, global_outbound=fetcher)
+        assert await loader.get(tenant, lambda: made).get_entrypoint().main("https://a.example/") == [True] * 3
+
+
+def ok(body: str | bytes, *headers: str, status: str = "200 OK") -> bytes:
+    """A response."""
+    data = body.encode() if isinstance(body, str) else body
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(data)}", "Connection: close", *headers, "", ""]
+    return "\r\n".join(lines).encode() + data
