@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import random
 from typing import Any
 
+import pytest
+
+from cloister.engine import store_queue
 from cloister.loader import Host, Limits, WorkerCode
 
 HEAD = "import asyncio\nfrom workers import WorkflowEntrypoint\n"
@@ -39,6 +43,28 @@ class TenantWorkflow(WorkflowEntrypoint):
     assert await stage.outcome(instance) == "work"
     assert len(stage.ledger.entries) >= 3
     assert set(stage.ledger.entries) == {"work"}
+
+
+async def test_an_engine_that_forgets_which_outcome_came_first_is_found_out(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong on purpose: its history is in the order in which steps began."""
+    real = store_queue._read_claim
+
+    def in_order_of_beginning(store: Any, *rest: Any) -> Any:
+        claim = real(store, *rest)
+        began = [
+            tuple(row)
+            for row in store.execute("SELECT kind, name, count FROM steps WHERE instance = ? ORDER BY position",
+                                     (claim.number,))
+        ]  # fmt: skip
+        key = [(record.kind, record.name, record.count) for record in claim.history]
+        history = [claim.history[key.index(each)] for each in began if each in key]
+        return dataclasses.replace(claim, history=tuple(history))
+
+    monkeypatch.setattr(store_queue, "_read_claim", in_order_of_beginning)
+    with pytest.raises(AssertionError):
+        await test_the_winner_of_a_race_is_the_winner_in_every_replay(stage)
 
 
 async def test_branches_that_wake_together_ask_in_the_same_order_again(stage: Any) -> None:
