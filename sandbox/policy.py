@@ -37,7 +37,8 @@ class Limits:
     memory_bytes: int = 128 * MIB
     """What one sandbox may use beyond the bare interpreter."""
     threads: int = 32
-    """Threads of one sandbox, its main one included. Each sets aside 2 MiB of `memory_bytes` for its stack, unless the
+    """Threads of one sandbox, its main one included. One more is an error in the tenant's code, and the end of the
+    sandbox where no control group counts them. Each sets aside 2 MiB of `memory_bytes` for its stack, unless the
     tenant asks for another size with `threading.stack_size`."""
     open_files: int = MOST_OPEN_FILES
     """Descriptors of one sandbox: pipes and events, since nothing can be opened."""

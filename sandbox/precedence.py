@@ -21,7 +21,8 @@ class CallAt(Protocol):
 
 
 class Precedence:
-    """That of one process. `busy` says whether a call is going on in it; `give_way` is told each change."""
+    """That of one process. `busy` says whether a call is going on in it; `give_way` is told each change. `on_look` sees
+    to what else is to be looked at while it is at work."""
 
     def __init__(
         self,
@@ -31,8 +32,10 @@ class Precedence:
         *,
         busy: Callable[[], bool],
         give_way: Callable[[bool], None],
+        on_look: Callable[[], None] = lambda: None,
     ) -> None:
         self._cpu, self._now, self._call_at, self._busy, self._give_way = cpu, now, call_at, busy, give_way
+        self._on_look = on_look
         self._since = self._used = 0.0
         self._looking = self._gives_way = self._over = False
 
@@ -59,7 +62,9 @@ class Precedence:
         self._call_at(self._since + WINDOW, self._look)
 
     def _look(self) -> None:
-        if self._over:
+        if not self._over:
+            self._on_look()
+        if self._over:  # perhaps for what was seen
             return
         computes = self._cpu() - self._used > (self._now() - self._since) / 2
         self._decide(computes)

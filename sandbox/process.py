@@ -73,6 +73,13 @@ class Process:
             waited = 0.0
         return self.cpu_seconds() + waited
 
+    def threads(self) -> int:
+        """How many it has, 0 when it has ended."""
+        try:
+            return os.stat(f"/proc/{self.pid}/task").st_nlink - 2  # noqa: PTH116 - looked at often
+        except OSError:
+            return 0
+
     def memory_bytes(self) -> int:
         """Its proportional share of memory, 0 when it has ended or may not be looked at."""
         try:

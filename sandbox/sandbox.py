@@ -108,6 +108,7 @@ class Sandbox:
             loop.call_at,
             busy=lambda: self._in_flight > 0,
             give_way=process.give_way,
+            on_look=self._count_threads,
         )
         self._peer = Peer(
             Connection(),
@@ -283,11 +284,17 @@ class Sandbox:
     def tend(self) -> None:
         """Look at what it does while nothing is asked of it. To be called from time to time."""
         self._watch.look()
+        self._count_threads()
         if self._link.unfinished_for() > UNFINISHED:
             words = f"the sandbox broke the protocol: a frame that was not finished within {UNFINISHED:.0f} s"
             self.kill(ProtocolViolation(words))
         if self._link.unread_for() > UNREAD:
             self.kill(ProtocolViolation(f"the sandbox read nothing of what waits for it for {UNREAD:.0f} s"))
+
+    def _count_threads(self) -> None:
+        """Where no group does, which would refuse them: some thousand have room in what memory it may use."""
+        if self._group is None and self._process.threads() > self.limits.threads:
+            self.kill(LimitExceeded(f"the sandbox exceeded {self.limits.threads} threads"))
 
     def _strayed(self) -> None:
         self.kill(LimitExceeded(f"the sandbox exceeded {self.limits.cpu_ms:,} ms of CPU while it answered nothing"))

@@ -71,11 +71,12 @@ REFUSED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Test:
-    """One argument of a call: its value under `mask` must be one of `values`."""
+    """One argument of a call: its value under `mask` must be one of `values`. Its own answer goes before the rule's."""
 
     argument: int
     values: tuple[int, ...]
     mask: int = 0xFFFF_FFFF_FFFF_FFFF
+    otherwise: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,8 @@ class Rule:
     otherwise: int = errno.EPERM
 
 
+_KINDS_OF_MEMORY: Final = 0x13_C013
+"""MAP_SHARED, _PRIVATE, _FIXED, _NORESERVE, _POPULATE, _STACK, _FIXED_NOREPLACE."""
 _LOW: Final = 0xFFFF_FFFF
 """The lower half of an argument, for those that the kernel takes as an `int`: it does not look at the upper one."""
 
@@ -94,18 +97,20 @@ def checked(own_pid: int) -> dict[str, Rule]:
     """The calls that are allowed with certain arguments only."""
     own_clocks = Test(0, (0,), mask=_LOW & ~0xF)  # no process's by its number, no device's by a descriptor
     return {
-        # No PROT_EXEC: no code that was not loaded before the lockdown. No stack that grows into others, and none of
-        # the host's huge pages, which nobody counts.
-        "mmap": Rule((Test(2, (0,), mask=4), Test(3, (0,), mask=0x40100))),
+        # No PROT_EXEC: no code that was not loaded before the lockdown. Memory only, no descriptor's; shared or not, at
+        # an address or not, reserved or filled; no stack that grows into others, none of the host's huge pages.
+        "mmap": Rule((Test(2, (0,), mask=4), Test(3, (0x20,), mask=_LOW & ~_KINDS_OF_MEMORY))),
         "mprotect": Rule((Test(2, (0,), mask=4),)),
         "mremap": Rule((Test(3, (0, 1), mask=_LOW),)),  # larger or smaller, and elsewhere if need be
         # Advice that the C library and numpy give. Not MADV_MERGEABLE: by the time a write to a merged page takes, one
         # tenant would learn what another has in memory.
         "madvise": Rule((Test(2, (0, 1, 2, 3, 4, 8, 14, 15), mask=_LOW),)),
         "clone": Rule((Test(0, (0x3D0F00,)),)),  # exactly the flags of a thread of the C library
-        # Wait, wake, and what older C libraries' conditions need; private to the process or not, by either clock. None
-        # of the kind that inherits priorities, which the kernel got wrong more than once.
-        "futex": Rule((Test(1, (0, 1, 3, 4, 9, 10), mask=_LOW & ~0x180),)),
+        # Wait, wake, and what older C libraries' conditions need, by either clock. None of the kind that inherits
+        # priorities, which the kernel got wrong more than once. Private to the process: by others siblings could wake
+        # each other, on any page of a library that they share. Who waits for the end of a thread uses one such, and
+        # is told to look again until it has ended.
+        "futex": Rule((Test(1, (0, 1, 3, 4, 9, 10), mask=_LOW & ~0x180), Test(1, (0x80,), 0x80, errno.EAGAIN))),
         "sched_getaffinity": Rule((Test(0, (0,), mask=_LOW),)),  # os.cpu_count, of itself
         "clock_gettime": Rule((own_clocks,)),
         "clock_getres": Rule((own_clocks,)),
@@ -200,8 +205,8 @@ def _jump_if_equal(constant: int, if_true: int, if_false: int) -> bytes:
 def _assemble(rule: Rule) -> bytes:
     """Both halves of each argument are compared: a test that saw only the lower one could be passed by."""
     code = _return(_ALLOW)
-    refuse = _return(_ERRNO | rule.otherwise)
     for test in reversed(rule.tests):
+        refuse = _return(_ERRNO | (rule.otherwise if test.otherwise is None else test.otherwise))
         code = _half(test, 32, _half(test, 0, code, refuse), refuse)
     return code
 

@@ -53,7 +53,8 @@ AT_ONCE = 4
 LONGEST = 25
 """Seconds after which what should have been ended from outside long ago is given up, and told as what it is."""
 MODULES = (
-    "cmd code filecmp mailbox netrc plistlib poplib pstats sched shelve smtplib tabnanny timeit trace zipapp".split()
+    "cmd code filecmp mailbox netrc plistlib poplib pstats pyclbr quopri sched shelve smtplib stringprep tabnanny "
+    "timeit trace wave zipapp".split()
 )
 """What a neighbour has not imported yet: one for each attack on what all import from."""
 

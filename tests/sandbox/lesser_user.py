@@ -147,6 +147,11 @@ class Default(WorkerEntrypoint):
     def spin(self):
         while True: pass
     def fill(self): return len(bytearray(1 << 30))
+    def multiply(self):
+        threads = [threading.Thread(target=threading.Event().wait, args=(20,)) for _ in range(40)]
+        for thread in threads:
+            thread.start()
+        threading.Event().wait()
 """
 
 
@@ -182,7 +187,7 @@ async def attempt_all() -> dict[str, Any]:
         wanted = ("NoNewPrivs", "Seccomp", "Cap")
         report["status"] = dict(line.split(":\t", 1) for line in status if line.startswith(wanted))
         report["ends"] = {}
-        for method in ("leave", "crash", "trace", "spin", "fill"):
+        for method in ("leave", "crash", "trace", "spin", "fill", "multiply"):
             try:
                 await call(method, await boot())
             except (SandboxError, RemoteError) as error:

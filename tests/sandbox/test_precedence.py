@@ -109,6 +109,15 @@ def test_nothing_is_done_when_the_process_is_gone() -> None:
     assert (machine.told, machine.timers) == ([], [])
 
 
+def test_what_is_seen_at_a_look_may_be_its_end() -> None:
+    """Then it goes first again, and nobody looks any more."""
+    machine = Machine()
+    machine.precedence._on_look = machine.precedence.stop
+    machine.call()
+    machine.pass_time(3, busy=1.0)
+    assert (machine.told, machine.timers) == ([], [])
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may undo it")
 async def test_a_sandbox_that_spins_gives_way_with_all_its_threads(tenant: Any, until: Until) -> None:
     """To every process that does not, until it is called again."""
@@ -132,8 +141,7 @@ async def test_a_sandbox_that_spins_gives_way_with_all_its_threads(tenant: Any, 
         return int(group.read_text().split()[-1]) if group.exists() else None
 
     grouped = share_of_the_session() is not None
-    await until(lambda: priorities() == [10, 10])
-    assert share_of_the_session() == (10 if grouped else None)
+    await until(lambda: (priorities(), share_of_the_session()) == ([10, 10], 10 if grouped else None))
     tenant.sandbox._precedence.begin()
     assert priorities() == [0, 0]
     assert share_of_the_session() == (0 if grouped else None)

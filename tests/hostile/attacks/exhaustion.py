@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import _thread
 import asyncio
+import ctypes
+import errno
+import fcntl
 import hashlib
 import mmap
 import os
 import re
 import select
+import signal
 import socket
 import threading
 import time
 import zlib
 
 from . import LATE, SPENT, Bait, attack
-from .calls import call
+from .calls import call, checked, libc
 
 MIB = 1 << 20
+MAP_DROPPABLE, MAP_LOCKED, MAP_HUGETLB = 0x8, 0x2000, 0x40000
 FULL = "LimitExceeded: the sandbox exceeded 128 MiB of memory"
 """What comes bit by bit is ended by the limit on address space or by the kernel, whichever is reached first."""
 
@@ -180,9 +185,9 @@ def fill_memory_past_the_interpreter(bait: Bait) -> int:
     return len(mmap.mmap(-1, 1 << 30))
 
 
-@attack("RuntimeError: can't start new thread")
+@attack("RuntimeError: can't start new thread", "LimitExceeded: the sandbox exceeded 32 threads")
 def start_threads_without_end(bait: Bait) -> int:
-    """That do nothing but be there, with as little of a stack as can be. Where no group counts them, memory ends it."""
+    """That do nothing but be there, with as little of a stack as can be. Where no group counts them, the host does."""
     gate, started = threading.Lock(), 0
     threading.stack_size(65536)
 
@@ -255,3 +260,79 @@ def nest_what_waits_without_end(bait: Bait) -> int:
 def lock_memory(bait: Bait) -> int:
     """So that the machine cannot use it for anything else."""
     return call("mlock", id(bait) & ~4095, 4096)
+
+
+@attack("EPERM")
+def lock_all_memory(bait: Bait) -> int:
+    """What there is, and what will be."""
+    return call("mlockall", 1)
+
+
+@attack("EPERM")
+def lock_memory_as_it_is_mapped(bait: Bait) -> int:
+    """By a flag of the call that everybody may make."""
+    return _map(MAP_LOCKED)
+
+
+@attack("EPERM", proof="itself")
+def map_pages_that_the_host_has_set_aside(bait: Bait) -> int:
+    """Which no limit counts."""
+    return _map(MAP_HUGETLB)
+
+
+@attack("EPERM")
+def map_memory_that_may_be_dropped(bait: Bait) -> int:
+    """The newest kind, a corner of the kernel."""
+    return _map(MAP_DROPPABLE)
+
+
+def _map(flags: int) -> int:
+    address = libc.mmap(None, ctypes.c_size_t(4096), 3, flags | 0x20 | (0 if flags == MAP_DROPPABLE else 2), -1, 0)
+    return checked(-1 if address == ctypes.c_void_p(-1).value else 0)
+
+
+@attack("EPERM")
+def enlarge_a_pipe(bait: Bait) -> int:
+    """To a mebibyte of the kernel's memory each."""
+    one, _ = os.pipe()
+    return fcntl.fcntl(one, fcntl.F_SETPIPE_SZ, 1 << 20)
+
+
+@attack("EPERM")
+def enlarge_a_buffer(bait: Bait) -> None:
+    """Of a socket, so that more can be sent ahead."""
+    one, _ = socket.socketpair()
+    one.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 22)
+
+
+@attack("EAGAIN", proof="resource")
+def have_signals_wait_without_end(bait: Bait) -> int:
+    """Each is memory of the kernel's, counted for the user."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGRTMAX})
+    for _ in range(100):
+        call("tgkill", os.getpid(), threading.get_native_id(), signal.SIGRTMAX)
+    return 100
+
+
+@attack("EPERM")
+def reserve_room_on_what_it_holds(bait: Bait) -> None:
+    """Of a disk, should one of its descriptors lead to one."""
+    try:
+        os.posix_fallocate(0, 0, 1)
+    except OSError as error:
+        if error.errno not in {errno.ENODEV, errno.EBADF, errno.ESPIPE, errno.EINVAL}:
+            raise
+
+
+@attack(SPENT, endless=True)
+def spin_when_the_first_thread_has_ended(bait: Bait) -> None:
+    """So that whoever looks at the process by its first thread sees one that is over."""
+    threading.Thread(target=_spin).start()
+    call("exit", 0)
+
+
+@attack(LATE, endless=True)
+def end_the_first_thread(bait: Bait) -> None:
+    """And leave another that sleeps, so that the process neither answers nor ends."""
+    threading.Thread(target=time.sleep, args=(10_000,)).start()
+    call("exit", 0)

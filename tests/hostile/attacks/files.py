@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from . import Bait, attack
-from .calls import call
+from .calls import call, reached
 
 HERE = -100  # AT_FDCWD
 
@@ -286,3 +286,38 @@ def import_from_a_folder(bait: Bait) -> str:
     sys.path_importer_cache.clear()
     __import__("planted")
     return str(sys.modules["planted"].__file__)
+
+
+@attack("EPERM")
+def touch_what_it_holds(bait: Bait) -> None:
+    """The times of a file are a place to leave a word in."""
+    os.utime(0)
+
+
+@attack("EPERM")
+def change_who_may_open_what_it_holds(bait: Bait) -> None:
+    """A descriptor is enough for that, here that of the connection."""
+    os.fchmod(3, 0o600)
+
+
+@attack("EPERM")
+def ask_what_disk_it_is_on(bait: Bait) -> os.statvfs_result:
+    """By descriptor, and how full that is."""
+    return os.fstatvfs(0)
+
+
+@attack("EPERM")
+def cut_what_it_holds(bait: Bait) -> str:
+    """To nothing."""
+    try:
+        os.ftruncate(0, 0)
+    except OSError as error:
+        if isinstance(error, PermissionError):
+            raise
+    return "the kernel looked"
+
+
+@attack("EPERM")
+def open_by_a_files_handle(bait: Bait) -> str:
+    """The way out of containers that were given one right too many."""
+    return reached("open_by_handle_at", -100, bytes(8), 0)

@@ -348,3 +348,154 @@ def call_the_kernel_with_short_pointers(bait: Bait) -> str:
     """By the table of the x32 machine, should this kernel have one."""
     checked(libc.syscall(ctypes.c_long(0x40000000 + 39)))
     return "returned"
+
+
+@attack("EPERM", proof="root")
+def change_how_something_is_mounted(bait: Bait) -> str:
+    """By the newest call for it."""
+    return reached("mount_setattr", -1, b"", 0x1000, 0, 0)
+
+
+@attack("EPERM", proof="root")
+def configure_a_file_system(bait: Bait) -> str:
+    """That was opened before."""
+    return reached("fsconfig", -1, 6, 0, 0, 0)
+
+
+@attack("EPERM", proof="root")
+def pick_a_file_system(bait: Bait) -> int:
+    """That is there."""
+    return call("fspick", -100, b"/", 0)
+
+
+@attack("EPERM")
+def list_the_mounts(bait: Bait) -> str:
+    """Without /proc."""
+    return reached("statmount", 0, 0, 0, 0)
+
+
+@attack("EPERM")
+def wait_in_the_newer_way(bait: Bait) -> str:
+    """On many words of memory at once."""
+    return reached("futex_waitv", 0, 0, 0, 0, 0)
+
+
+@attack("EPERM")
+def wake_in_the_newer_way(bait: Bait) -> str:
+    """Whoever waits on a word of memory."""
+    return reached("futex_wake", 0, 0, 0, 0)
+
+
+@attack("EPERM")
+def inherit_a_priority(bait: Bait) -> int:
+    """By a lock of the kind whose code in the kernel was wrong more than once."""
+    return call("futex", ctypes.create_string_buffer(8), 0x80 | 8, 0, 0, 0, 0)
+
+
+@attack("EPERM")
+def read_where_locks_are_kept(bait: Bait) -> int:
+    """Which tells an address of its own, or of anybody's."""
+    return call("get_robust_list", 0, ctypes.create_string_buffer(8), ctypes.create_string_buffer(8))
+
+
+@attack("EPERM")
+def change_a_register_of_segments(bait: Bait) -> int:
+    """Or the shadow stack: here it is asked for."""
+    return call("arch_prctl", 0x1003, ctypes.create_string_buffer(8))
+
+
+@attack("EPERM")
+def switch_on_tracing_of_calls(bait: Bait) -> int:
+    """By which a process answers its own system calls, past the filter's view of them."""
+    return call("prctl", 59, 0, 0, 0, 0)
+
+
+@attack("EPERM")
+def switch_off_the_processors_clock(bait: Bait) -> int:
+    """For itself; or ask whether it is on."""
+    return call("prctl", 25, ctypes.create_string_buffer(8), 0, 0, 0)
+
+
+@attack("EPERM")
+def change_how_the_processor_speculates(bait: Bait) -> int:
+    """Which is what keeps tenants from reading each other; here it is asked for."""
+    return call("prctl", 52, 0, 0, 0, 0)
+
+
+@attack("EPERM")
+def have_equal_pages_merged(bait: Bait) -> int:
+    """All of them, so that the time a write takes tells what neighbours have in memory."""
+    return call("prctl", 67, 0, 0, 0, 0)  # or, for the proof, not
+
+
+@attack("EPERM")
+def share_a_core_with_a_neighbour(bait: Bait) -> str:
+    """Or take care to: by the cookie that keeps others off it."""
+    return reached("prctl", 62, 0, 0, 0, 0)
+
+
+@attack("EPERM")
+def ask_what_is_in_memory(bait: Bait) -> int:
+    """Of the files that all have mapped: which of them others have used."""
+    page = mmap.mmap(-1, PAGE)
+    address = ctypes.addressof(ctypes.c_char.from_buffer(page))
+    return call("mincore", address, PAGE, ctypes.create_string_buffer(8))
+
+
+@attack("EPERM")
+def ask_what_is_cached(bait: Bait) -> str:
+    """The same by descriptor."""
+    return reached("cachestat", -1, 0, 0, 0)
+
+
+@attack("EPERM")
+def read_without_waiting_for_a_disk(bait: Bait) -> str:
+    """The same by trying."""
+    return reached("preadv2", -1, 0, 0, 0, 0, 8)
+
+
+@attack("EPERM")
+def move_pages_to_another_node(bait: Bait) -> str:
+    """Or learn on which they lie."""
+    return reached("move_pages", 0, 0, 0, 0, 0, 0)
+
+
+@attack("EPERM")
+def have_the_whole_machine_write_to_disk(bait: Bait) -> int:
+    """And everybody wait for that."""
+    return call("sync")
+
+
+@attack("EPERM", proof="root")
+def hang_up_on_everybody(bait: Bait) -> int:
+    """At the terminal, of which the proof has none."""
+    return call("vhangup")
+
+
+@attack("EPERM")
+def ask_what_guards_it(bait: Bait) -> str:
+    """Which modules, and with what words."""
+    return reached("lsm_get_self_attr", 100, 0, ctypes.create_string_buffer(8), 0)
+
+
+@attack("EPERM")
+def seal_its_memory(bait: Bait) -> int:
+    """So that nothing of it can be changed any more."""
+    return call("mseal", 0, 0, 0)
+
+
+@attack("EPERM")
+def have_a_word_cleared_at_its_end(bait: Bait) -> int:
+    """Wherever it lies, by the kernel."""
+    return call("set_tid_address", 0)
+
+
+@attack("done: 'refused'", proof="itself")
+def look_at_the_clock_of_a_device(bait: Bait) -> str:
+    """By descriptor, which such clocks are named by; and at those that are younger than this text."""
+    for clock in [(~number << 3) | 3 for number in range(64)] + list(range(16, 64)):
+        try:
+            return f"read {time.clock_gettime(clock)}"
+        except PermissionError:
+            continue
+    return "refused"

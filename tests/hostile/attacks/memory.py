@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import os
@@ -144,6 +145,37 @@ def throw_away_what_siblings_share(bait: Bait) -> str:
         checked(libc.madvise(ctypes.c_void_p(page), ctypes.c_size_t(4096), 9))
         return "thrown away"
     return "found nothing"
+
+
+@attack("EAGAIN")
+def wake_whoever_waits_on_a_shared_page(bait: Bait) -> int:
+    """Every process on the machine has some of the C library's: who could wake and wait there could talk."""
+    return call("futex", _word(), 1, 1, 0, 0, 0)
+
+
+@attack("EAGAIN")
+def wait_on_a_shared_page(bait: Bait) -> str:
+    """The other half of it."""
+    word = _word()
+    try:
+        call("futex", word, 0, ctypes.c_uint32.from_address(word).value, struct.pack("qq", 0, 1000), 0, 0)
+    except TimeoutError:
+        return "waited"
+    return "woken"
+
+
+def _word() -> int:
+    return (ctypes.cast(libc.getpid, ctypes.c_void_p).value or 0) & ~4095
+
+
+@attack("EPERM")
+def map_what_it_holds(bait: Bait) -> int:
+    """Should one of its descriptors be memory that others have too."""
+    number = 0
+    with contextlib.suppress(OSError):
+        number = os.open(bait.file, os.O_RDONLY)
+    address = libc.mmap(None, ctypes.c_size_t(4096), 1, 1, number, ctypes.c_long(0))
+    return checked(-1 if address == ctypes.c_void_p(-1).value else 0)
 
 
 @attack("done: []")

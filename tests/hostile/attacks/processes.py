@@ -15,7 +15,7 @@ import subprocess
 import time
 
 from . import KILLED, LATE, SPENT, Bait, attack
-from .calls import call, libc
+from .calls import call, libc, reached
 
 CHILD_TELLS = int(signal.SIGCHLD)
 NEW_USER, NEW_UTS = 0x10000000, 0x04000000
@@ -452,3 +452,72 @@ def be_traced(bait: Bait) -> int:
 def trace_a_neighbour(bait: Bait) -> int:
     """And so become it."""
     return call("ptrace", 0x4206, bait.victim, 0, 0)  # seizing does not stop it
+
+
+@attack("EPERM")
+def be_run_in_time_of_its_own(bait: Bait) -> str:
+    """By the call that sets everything about that at once."""
+    return reached("sched_setattr", 0, 0, 0)
+
+
+@attack("EPERM")
+def ask_how_a_neighbour_is_run(bait: Bait) -> int:
+    """And so learn that it is there."""
+    return call("sched_getattr", bait.victim, ctypes.create_string_buffer(64), 64, 0)
+
+
+@attack("EPERM")
+def go_first_at_the_disk(bait: Bait) -> int:
+    """Before its neighbours; or ask who does."""
+    return call("ioprio_get", 1, bait.victim)
+
+
+@attack("EPERM")
+def free_a_neighbours_memory(bait: Bait) -> str:
+    """As if it were dying."""
+    return reached("process_mrelease", -1, 0)
+
+
+@attack("EPERM")
+def wait_for_a_neighbour(bait: Bait) -> str:
+    """And so learn of its end."""
+    return reached("waitid", 3, -1, 0, 4, 0)
+
+
+@attack("EPERM")
+def be_told_of_its_parents_end_otherwise(bait: Bait) -> int:
+    """By a signal that it can ignore."""
+    return call("prctl", 1, signal.SIGUSR1, 0, 0, 0)
+
+
+@attack("EPERM")
+def act_on_files_as_another(bait: Bait) -> int:
+    """By the user id that only files know."""
+    return call("setfsuid", 0xFFFF_FFFF)
+
+
+@attack("EPERM")
+def put_a_descriptor_in_anothers_place(bait: Bait) -> int:
+    """Such as that of its connection."""
+    return call("dup3", 0, 63, 0)
+
+
+@attack("EPERM")
+def lock_what_it_holds(bait: Bait) -> int:
+    """Which others may hold too, and see that it is locked."""
+    return call("flock", 0, 6)
+
+
+@attack("EPERM")
+def ask_for_word_of_a_folder(bait: Bait) -> int:
+    """Which is a signal, and a lease on what is in it."""
+    folder = os.open("/", os.O_RDONLY) if _unconfined() else 0
+    return fcntl.fcntl(folder, fcntl.F_NOTIFY, 0)
+
+
+def _unconfined() -> bool:
+    try:
+        os.close(os.open("/", os.O_RDONLY))
+    except OSError:
+        return False
+    return True
