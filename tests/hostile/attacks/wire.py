@@ -178,14 +178,14 @@ def _peer() -> Any:
     return importlib.import_module("workers").env.ECHO._channel
 
 
-@attack("RemoteError: CapabilityError: capability 777 is not granted on this connection", proof="itself")
+@attack("CapabilityError: capability 777 is not granted on this connection", proof="itself")
 async def call_what_was_not_granted(bait: Bait) -> Any:
     """A number that another tenant may well have."""
     peer = _peer()
     return await peer.call(777, "open", peer.encode([[], {}]))
 
 
-@attack("RemoteError: CapabilityError: capability 1 is not granted on this connection", proof="itself")
+@attack("CapabilityError: capability 1 is not granted on this connection", proof="itself")
 async def call_what_it_has_let_go_of(bait: Bait) -> Any:
     """A number that was its own, and may be another's by now."""
     stub, peer = importlib.import_module("workers").env.ECHO, _peer()
