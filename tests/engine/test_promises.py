@@ -36,6 +36,7 @@ from cloister.engine import (
 )
 from cloister.engine import journal as journal_module
 from cloister.engine.journal import LiveJournal
+from cloister.engine.retry import judge
 from cloister.engine.sharing import Shares
 from cloister.engine.store import Store
 from cloister.engine.store_catalogue import Catalogue
@@ -110,7 +111,6 @@ async def attempts_and_losses(path: Path, clock: VirtualClock) -> None:
 
 
 def one_retry_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
-    judge = journal_module.judge
     monkeypatch.setattr(
         journal_module,
         "judge",
