@@ -44,14 +44,15 @@ class Process:
 
     def give_way(self, gives_way: bool) -> None:
         """Let everybody else go first, all its threads; or no longer, which only root may undo."""
-        if self._alive():  # then its number is its own, and the group it leads is its own too
+        if self.alive():  # then its number is its own, and the group it leads is its own too
             nice = _GIVES_WAY if gives_way else 0
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PGRP, self.pid, nice)
             with contextlib.suppress(OSError):  # where each session has its share, the session has to give way too
                 kernel.write(f"/proc/{self.pid}/autogroup", b"%d" % nice)
 
-    def _alive(self) -> bool:
+    def alive(self) -> bool:
+        """Whether the kernel says that it lives."""
         if self._pidfd < 0:
             return False
         poll = select.poll()

@@ -150,6 +150,10 @@ class Sandbox:
         """Whether it was last seen to keep a core busy, so that a call in it would have to wait."""
         return self._precedence.computes
 
+    def confirmed_alive(self) -> bool:
+        """The same as the kernel knows it, of whose knowledge nobody may have been told yet."""
+        return self.alive and self._process.alive()
+
     @property
     def doubtful(self) -> bool:
         """Whether a call in it has overrun its time, and it is yet to be seen whether it stops."""

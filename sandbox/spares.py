@@ -50,7 +50,7 @@ class Spares:
         self._demand.taken(self._now())
         while self._waiting:
             spare = self._waiting.popleft()
-            if spare.alive:
+            if spare.confirmed_alive():
                 self.fill(REFILL_AFTER if self._waiting else 0.0)
                 return spare
         return None

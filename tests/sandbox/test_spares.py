@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from cloister.sandbox import Policy, Sandbox, Spawner
+from cloister.sandbox import Limits, Policy, Sandbox, Spawner
 from cloister.sandbox.spares import AT_ONCE
 
 Until = Callable[[Callable[[], object]], Any]
@@ -90,6 +91,21 @@ async def test_a_spare_that_dies_is_replaced_without_anybody_asking(
         assert spawner.spares == 0
         later(spawner, 0, monkeypatch)
         await until(lambda: spawner.spares == 2)
+
+
+async def test_whoever_takes_never_gets_one_that_is_dead(open_spawner: OpenSpawner, until: Until) -> None:
+    """Also when nobody has been told of its death yet: the kernel is asked."""
+    async with open_spawner(spares=2) as spawner:
+        await until(lambda: spawner.spares == 2)
+        for spare in spawner._spares:
+            spare._process.kill()
+            while spare._process.alive():
+                time.sleep(0.001)  # noqa: ASYNC251 - the loop is not to hear of it
+        assert spawner.spares == 2
+        taken = await spawner.take()
+        await taken.boot("main.py", {"main.py": ("py", "")}, {}, Limits())
+        assert taken.alive
+        await taken.close("enough")
 
 
 async def test_without_spares_none_is_ever_kept(open_spawner: OpenSpawner) -> None:
