@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from cloister.ipc import values
@@ -40,12 +40,14 @@ from .records import (
 )
 from .rules import MAX_EVENTS
 from .store_children import Kin
+from .store_rows import Row, Rows
 
 RESERVE = 65_536
 MAX_CHANGES = 20_000
 FORGET_EVERY = 512
+MOST_CODES = 1024
+"""Of how many codes it is remembered that they are kept."""
 
-Row = tuple[Any, ...]
 Unseal = Callable[[bytes], bytes]
 
 _RECORD = """
@@ -59,6 +61,7 @@ ON CONFLICT DO UPDATE SET state = excluded.state, attempts = excluded.attempts, 
                           error = excluded.error, size = excluded.size, ended = excluded.ended,
                           finished = excluded.finished
 """
+_CHANGE = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _TABLES = """
 SELECT name, (SELECT coalesce(group_concat(name, ', '), 'rowid') FROM pragma_table_info(tables.name) WHERE pk)
 FROM sqlite_master AS tables WHERE type = 'table'
@@ -117,7 +120,9 @@ class Store:
         self._sealed = codec is not None
         codec = codec or Plain()
         self.seal, self.unseal = codec.encode, codec.decode
-        self.execute = connection.execute
+        self._run = connection.execute
+        self._records, self._changes = Rows(_RECORD), Rows(_CHANGE)
+        self._codes: dict[bytes, int] = {}
         self._number: int = self.execute("SELECT value FROM counter").fetchone()[0]
         self._reserved = self._number
         self._expiring: int | None = None
@@ -147,6 +152,17 @@ class Store:
         """What somebody's code has said in words, as it is stored."""
         return self.seal(text.encode()) if self._sealed and text is not None else text
 
+    def execute(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = (), /) -> sqlite3.Cursor:
+        """Run one statement, after the rows that are on their way."""
+        self._insert_rows()
+        return self._run(statement, parameters)
+
+    def _insert_rows(self) -> None:
+        if self._records:
+            self._records.insert(self._run)
+        if self._changes:
+            self._changes.insert(self._run)
+
     def begin(self) -> None:
         self.execute("BEGIN IMMEDIATE")
         if len(self.counted) < len(self.quotas):
@@ -156,7 +172,8 @@ class Store:
         self.execute("COMMIT")
 
     def guard(self, authorise: Callable[[int, str | None, str | None, str | None, str | None], int] | None) -> None:
-        """Have statements asked about, or no longer."""
+        """Have statements asked about, or no longer. Those before are not."""
+        self._insert_rows()
         self._connection.set_authorizer(authorise)
 
     def tidy(self) -> int:
@@ -167,7 +184,7 @@ class Store:
         """Higher than every number that was ever given to an instance or an outcome."""
         if self._number == self._reserved:
             self._reserved += RESERVE
-            self.execute("UPDATE counter SET value = ?", (self._reserved,))
+            self._run("UPDATE counter SET value = ?", (self._reserved,))
         self._number += 1
         return self._number
 
@@ -198,10 +215,8 @@ class Store:
         attempt: int | None = None, due: int | None = None, error: str | None = None,
     ) -> None:  # fmt: skip
         """A line of the instance's history. See `schema_5.sql`."""
-        self.execute(
-            "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            (number, self.next_number(), now, what, name, count, attempt, due, self.seal_text(error)),
-        )
+        row = (number, self.next_number(), now, what, name, count, attempt, due, self.seal_text(error))
+        self._changes.add(row)
         if self._number % FORGET_EVERY == 0:
             self._forget_changes(number)
         self.touch(number)
@@ -243,7 +258,7 @@ class Store:
         number = self.next_number()
         status, started = ("running", now) if claim else ("queued", None)
         retention = creation.retention
-        made = self.execute(
+        made = self._run(
             "INSERT INTO instances (number, workflow, scope, id, status, params, created, started, claims,"
             " keep_success, keep_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
             (number, key, scope, creation.id, status, self.seal(creation.params), now, started, claim,
@@ -279,22 +294,25 @@ class Store:
         (`childless` says that there are none). Whoever awaits it is answered.
         """
         kept = "keep_success" if status is Status.COMPLETE else "keep_error"
-        done = self.execute(
+        done = self._run(
             "UPDATE instances SET status = ?, output = ?, error = ?, ended = ?, wake_at = NULL, expires = ? + coalesce("
             f"{kept}, (SELECT {kept} FROM workflows WHERE number = workflow)) WHERE number = ? AND ended IS NULL"
-            " RETURNING expires, parent, awaited",
+            " RETURNING expires, parent, awaited, EXISTS (SELECT 1 FROM events WHERE instance = instances.number)"
+            " OR EXISTS (SELECT 1 FROM event_ids WHERE instance = instances.number)",
             (status.value, output and self.seal(output), self.seal_text(pack_error(error)), now, now, number),
         ).fetchall()
         if not done:
             raise RunOver
-        self.expect(done[0][0])
+        expires, parent, awaited, has_events = done[0]
+        self.expect(expires)
         self.change(number, now, status.value, error=pack_error(error))
-        if done[0][1] is not None:
-            store_children.answer(self, done[0][1:], status, output, error, now)
+        if parent is not None:
+            store_children.answer(self, (parent, awaited), status, output, error, now)
         if not childless:
             store_children.end_all(self, number, store_children.PARENT_ENDED, now)
-        self.execute("DELETE FROM events WHERE instance = ?", (number,))
-        self.execute("DELETE FROM event_ids WHERE instance = ?", (number,))
+        if has_events:
+            self.execute("DELETE FROM events WHERE instance = ?", (number,))
+            self.execute("DELETE FROM event_ids WHERE instance = ?", (number,))
 
     # Standing
 
@@ -345,7 +363,7 @@ class Store:
         number, kind, name, count, _, state, attempts, due, _, value, error = row[:11]
         if self._sealed:
             row = (*row[:9], value and self.seal(value), self.seal_text(error), *row[11:])
-        self.execute(_RECORD, (*row, None if row[-1] is None else self.next_number()))
+        self._records.add((*row, None if row[-1] is None else self.next_number()))
         if state == "retrying" and error is not None:
             self.change(number, now, "attempt", name, count, attempts, due, error)
         elif state == "waiting":
@@ -363,46 +381,12 @@ class Store:
             (number, event_type),
         ).fetchone()
         if row is None:
-            self.record(
-                now,
-                number,
-                "wait",
-                name,
-                count,
-                position,
-                "waiting",
-                0,
-                due,
-                event_type,
-                None,
-                None,
-                None,
-                within,
-                None,
-                now,
-                None,
-            )
+            rest: Row = (event_type, None, None, None, within, None, now, None)
+            self.record(now, number, "wait", name, count, position, "waiting", 0, due, *rest)
             return None
         event = self.unseal(row[1])
-        self.record(
-            now,
-            number,
-            "wait",
-            name,
-            count,
-            position,
-            "done",
-            0,
-            due,
-            event_type,
-            event,
-            None,
-            None,
-            within,
-            None,
-            now,
-            now,
-        )
+        rest = (event_type, event, None, None, within, None, now, now)
+        self.record(now, number, "wait", name, count, position, "done", 0, due, *rest)
         self.execute("DELETE FROM events WHERE number = ?", (row[0],))
         return event
 
@@ -509,11 +493,13 @@ class Store:
     # Code
 
     def pin(self, number: int, digest: bytes, code: bytes) -> None:
-        self.execute("INSERT INTO codes (digest, code) VALUES (?, ?) ON CONFLICT DO NOTHING", (digest, self.seal(code)))
-        self.execute(
-            "UPDATE instances SET code = (SELECT number FROM codes WHERE digest = ?) WHERE number = ?",
-            (digest, number),
-        )
+        if digest not in self._codes:
+            row = (digest, self.seal(code))
+            self._run("INSERT INTO codes (digest, code) VALUES (?, ?) ON CONFLICT DO NOTHING", row)
+            if len(self._codes) >= MOST_CODES:
+                self._codes.clear()
+            self._codes[digest] = self._run("SELECT number FROM codes WHERE digest = ?", (digest,)).fetchone()[0]
+        self._run("UPDATE instances SET code = ? WHERE number = ?", (self._codes[digest], number))
 
     def code(self, number: int) -> bytes:
         row = self.execute(

@@ -438,7 +438,7 @@ def rewriting(old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
                 met.extend([sql] * (old in sql))
                 return execute(sql.replace(old, new), *more)
 
-            self.execute = rewritten
+            self._run = rewritten
 
         monkeypatch.setattr(Store, "__init__", init)
         patch.met = met  # type: ignore[attr-defined]
@@ -471,7 +471,7 @@ def no_fence(monkeypatch: pytest.MonkeyPatch) -> None:
 def early_acknowledgement(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(self: Writer) -> None:
         self._store = self._open_store()
-        self._tell(lambda: self._opened.set_result(None))
+        self._handover.tell(lambda: self._opened.set_result(None))
         while batch := self._gather():
             store = self._store
             store.begin()
@@ -481,11 +481,11 @@ def early_acknowledgement(monkeypatch: pytest.MonkeyPatch) -> None:
                     results.append(verb(store, *args))
                 except Exception as refusal:  # noqa: BLE001 - as the real one does
                     results.append(refusal)
-            self._tell(self._acknowledge, batch, results, store.news())
+            self._handover.tell(self._acknowledge, batch, results, store.news())
             time.sleep(0.01)
             store.commit()
         self._store.close()
-        self._tell(lambda: self._ended.set_result(None))
+        self._handover.tell(lambda: self._ended.set_result(None))
 
     monkeypatch.setattr(Writer, "_work", work)
 

@@ -1,0 +1,45 @@
+"""Rows on their way into a table, many to a statement.
+
+Each statement costs the thread that writes Python's lock, for which it has to wait while the event loop is busy. So
+rows that nobody has asked about yet are kept until somebody does, or the transaction ends. It knows no table.
+"""
+
+from __future__ import annotations
+
+from itertools import chain
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MOST: Final = 64
+"""Rows in a statement. There is one for each power of two up to here, prepared once."""
+
+Row = tuple[Any, ...]
+
+
+class Rows:
+    """Those for one table, in order. Made from the statement that inserts one of them."""
+
+    def __init__(self, statement: str) -> None:
+        self._head, values, rest = statement.partition("VALUES ")
+        row, parenthesis, self._tail = rest.partition(")")
+        self._row = row + parenthesis
+        assert values
+        self._waiting: list[Row] = []
+        self.add = self._waiting.append
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def insert(self, execute: Callable[[str, Row], object]) -> None:
+        """Insert what waits."""
+        waiting, done = tuple(self._waiting), 0
+        self._waiting.clear()
+        while left := len(waiting) - done:
+            count = min(1 << left.bit_length() - 1, MOST)
+            rows = waiting[done : done + count]
+            execute(
+                f"{self._head}VALUES {', '.join([self._row] * count)}{self._tail}", tuple(chain.from_iterable(rows))
+            )
+            done += count
