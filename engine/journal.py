@@ -66,7 +66,7 @@ class LiveJournal(Recorder):
             raise JournalBreach("the instance is tied to other code already")
         if self.code_digest != digest and not self.frozen:
             self.code_digest = digest
-            self._writer.submit(Store.pin, self._number, digest, code).add_done_callback(self._check_stored)
+            self._writer.submit_unhurried(Store.pin, self._number, digest, code).add_done_callback(self._check_stored)
 
     def rehearsal(self) -> LiveJournal:
         """The same history, on which nothing can be recorded, tied to no code."""

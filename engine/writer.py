@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import queue
 import threading
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from .database import LOG_BYTES
 from .errors import EngineClosed, EngineError, StorageError
+from .handover import Handover
 
 if TYPE_CHECKING:
     from .store import News, Store
@@ -41,7 +41,7 @@ class Writer:
     def __init__(self, open_store: Callable[[], Store]) -> None:
         self._open_store = open_store
         self._store: Store | None = None
-        self._queue: queue.SimpleQueue[_Operation | None] = queue.SimpleQueue()
+        self._handover: Handover[_Operation] = Handover()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="cloister-writer", daemon=True)
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -56,29 +56,47 @@ class Writer:
     async def open(self) -> None:
         """Start the thread; raises what opening the store raises."""
         self._thread.start()
-        await self._opened
+        try:
+            await self._opened
+        except BaseException:
+            self._thread.join()
+            self._handover.closed()
+            raise
 
     async def close(self) -> None:
         """Let everything that was submitted be committed, then close the store."""
         self._closing = True
-        self._queue.put(None)
+        self._handover.close()
         await self._ended
         self._thread.join()
+        self._handover.closed()
 
     def submit(self, verb: Callable[Concatenate[Store, P], T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Queue a verb. The future is done once its transaction is durable; `StorageError` if that failed."""
-        assert not kwargs
+        return self._submit(self._handover.put, verb, args, kwargs)
+
+    def submit_unhurried(
+        self, verb: Callable[Concatenate[Store, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> asyncio.Future[T]:
+        """The same for what nobody waits for: it shares the commit of what comes next, or has its own before long."""
+        return self._submit(self._handover.put_unhurried, verb, args, kwargs)
+
+    def _submit(
+        self, put: Callable[[_Operation], None], verb: Callable[..., T], args: tuple[Any, ...], none: dict[str, Any]
+    ) -> asyncio.Future[T]:
+        assert not none
         if self._closing:
             raise EngineClosed
         future: asyncio.Future[T] = self._loop.create_future()
         self.pending += 1
-        self._queue.put((verb, args, future))
+        put((verb, args, future))
         return future
 
     async def idle(self) -> bool:
         """Return when nothing that was submitted is unacknowledged, and whether that had to be waited for."""
         waited = False
         while self.pending:
+            self._handover.hurry()
             waited = True
             future: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(future)
@@ -110,32 +128,23 @@ class Writer:
         try:
             self._store = self._open_store()
         except BaseException as error:  # noqa: BLE001 - it is raised where the engine is opened
-            self._tell(_fail, self._opened, error)
+            self._handover.tell(_fail, self._opened, error)
             return
-        self._tell(_succeed, self._opened)
+        self._handover.tell(_succeed, self._opened)
         while batch := self._gather():
             results = self._commit(batch)
-            self._tell(self._acknowledge, batch, results, self._store and self._store.news())
+            self._handover.tell(self._acknowledge, batch, results, self._store and self._store.news())
             self._tidy()
         if self._store is not None:
             self._store.close()
-        self._tell(_succeed, self._ended)
+        self._handover.tell(_succeed, self._ended)
 
     def _gather(self) -> list[_Operation]:
         """Everything that waits, up to a bound; nothing when it is time to end."""
-        first = self._queue.get()
-        if first is None:
-            return []
-        if self._queue.qsize() + 1 < self._size and self._size > FEW:
+        self._handover.wait()
+        if len(self._handover) < self._size and self._size > FEW:
             time.sleep(GATHER_SECONDS)  # those that were answered together come back together, and a sync is dearer
-        batch = [first]
-        with contextlib.suppress(queue.Empty):
-            while len(batch) < MAX_BATCH:
-                operation = self._queue.get_nowait()
-                if operation is None:
-                    self._queue.put(None)
-                    break
-                batch.append(operation)
+        batch = self._handover.take(MAX_BATCH)
         self._size = len(batch)
         return batch
 
@@ -179,10 +188,6 @@ class Writer:
             self._alarm = 2 * size
         elif size <= LOG_BYTES:
             self._alarm = LOG_BYTES
-
-    def _tell(self, callback: Callable[..., object], *args: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has gone; nobody is left to hear it
-            self._loop.call_soon_threadsafe(callback, *args)
 
 
 def _succeed(future: asyncio.Future[None]) -> None:
