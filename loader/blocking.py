@@ -12,6 +12,7 @@ import concurrent.futures
 import inspect
 import os
 import threading
+import weakref
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from types import TracebackType
 from typing import Any, Self, TypeVar
@@ -24,6 +25,11 @@ from .host import FetchCode, Host
 from .instance import DynamicInstance
 
 Result = TypeVar("Result")
+
+
+_at_exit: Callable[[Callable[[], object]], object] = getattr(threading, "_register_atexit", atexit.register)
+"""Where to say what is to be done when the process exits: ahead of what ends the pools of threads, without which an
+engine cannot be closed any more. What `atexit` calls comes after that."""
 
 
 class Blocking:
@@ -74,7 +80,7 @@ class BlockingHost:
             except BaseException:
                 self._end()
                 raise
-            atexit.register(self.close)
+            _at_exit(_closing(weakref.ref(self)))
         return self
 
     def close(self) -> None:
@@ -83,7 +89,6 @@ class BlockingHost:
             host, self._host = self._host, None
             if host is None or self._process != os.getpid():
                 return
-            atexit.unregister(self.close)
             try:
                 self._wait(_leave(host))
             finally:
@@ -185,6 +190,14 @@ async def _next(found: AsyncIterator[Any]) -> Any:
 async def _settled(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     result = function(*args, **kwargs)
     return await result if inspect.isawaitable(result) else result
+
+
+def _closing(ref: weakref.ref[BlockingHost]) -> Callable[[], None]:
+    def close() -> None:
+        if (host := ref()) is not None:
+            host.close()
+
+    return close
 
 
 async def _leave(host: Host) -> None:

@@ -133,13 +133,11 @@ class Host:
         until another one comes. True if everything came to its end in time."""
         async with Stop(signals or (signal.SIGTERM, signal.SIGINT)) as stop:
             await stop.asked()
-            draining = asyncio.ensure_future(self.drain())
-            hurry = asyncio.ensure_future(stop.asked())
+            draining, hurry = asyncio.ensure_future(self.drain()), asyncio.ensure_future(stop.asked())
             await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
             hurry.cancel()
-            if not draining.done():
-                await self.drain(timeout=0)
-            return await draining
+            in_time = draining.done() or await self.drain(timeout=0)
+            return await draining and in_time
 
     async def rehearse(self, tenant_id: str, code: WorkerCode) -> dict[str, Rehearsal]:
         """Before a deploy: whether each unfinished instance of the tenant could go on with this code, by its id. Their
