@@ -311,7 +311,7 @@ def rewriting(old: str, new: str) -> Wrong:
 
             return init
 
-        monkeypatch.setattr(Store, "__init__", patched(Store.__init__, "execute"))
+        monkeypatch.setattr(Store, "__init__", patched(Store.__init__, "_run"))
         monkeypatch.setattr(Catalogue, "__init__", patched(Catalogue.__init__, "_execute"))
         patch.met = met  # type: ignore[attr-defined]
 
