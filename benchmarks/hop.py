@@ -51,10 +51,6 @@ class Default(WorkerEntrypoint):
         await db.get(1)
     async def chain(self, db):
         await db.same().same().same().same().get(1)
-    async def five(self, db):
-        for _ in range(4):
-            db = await db.same()
-        await db.get(1)
     async def measure(self, what, count):
         clock, found = time.perf_counter, []
         if what == "stream":
@@ -132,14 +128,14 @@ class Table(RpcTarget):
 
 async def bindings() -> dict[str, list[list[float]]]:
     """How long a tenant waits for a binding of the host's, by its own clock: one call, a chain of five in one round
-    trip, the same five one by one, and an item of a stream."""
+    trip, and an item of a stream."""
     modules = {"main.py": BINDINGS}
     found: dict[str, list[list[float]]] = {}
     async with Loader(spares=1) as loader:
         code = WorkerCode(main_module="main.py", modules=modules, env={"DB": Table(), "ROWS": _rows})
         entrypoint = loader.get("tenant", lambda: code).get_entrypoint()
         for _ in range(ROUNDS):
-            samples: dict[str, list[float]] = {what: [] for what in ("one", "chain", "five", "stream")}
+            samples: dict[str, list[float]] = {what: [] for what in ("one", "chain", "stream")}
             for _, what in itertools.product(range(CALLS // AT_A_TIME), samples):
                 samples[what] += await entrypoint.measure(what, AT_A_TIME)
             for what, times in samples.items():
@@ -179,7 +175,6 @@ async def benchmark() -> None:
             Row("warm call, host to tenant and back", warm),
             Row("binding call, tenant to host and back", asked["one"]),
             Row("a chain of five of them", asked["chain"]),
-            Row("the same five one by one", asked["five"]),
             Row("an item of a stream, on average", asked["stream"]),
             Row("warm call, libzmq at the host's end", with_libzmq),
             Row("limit: ZeroMQ echo, libzmq at both ends", zeromq),

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import inspect
 import logging
+import types
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 from .errors import CapabilityError, CodecError, PayloadError
-from .stubs import MAX_LINKS, Channel, Link, RemoteCall, RemoteMethod, Stub
+from .stubs import MAX_LINKS, Channel, RemoteCall, RemoteMethod, Stub
 
 _log = logging.getLogger("cloister.ipc")
 MAX_NOTES: Final = 16
@@ -134,32 +135,37 @@ def spread(link: Any) -> tuple[list[Any], dict[str, Any]]:
     raise PayloadError("a call carries a list of arguments and a map of named ones")
 
 
-async def follow(reached: Any, path: str, links: Any, *, begun: int = 0) -> Any:
+async def follow(reached: Any, path: str, arguments: Any, *, begun: int = 0) -> Any:
     """Make the calls of a chain, each on the result of the one before, and give back what the last one returns.
 
     `reached` is what the first `begun` of the names in `path` have led to. What is raised has a note of the place.
     """
     names = path.split(".")
-    if not isinstance(links, list) or len(links) + begun != len(names) or len(names) > MAX_LINKS:
+    if not isinstance(arguments, list) or len(arguments) + 2 * begun != 2 * len(names) or len(names) > MAX_LINKS:
         raise PayloadError(f"a chain carries the arguments of each of its calls, at most {MAX_LINKS}")
     passed: list[RpcTarget] = []
+    place = begun
     try:
-        for place, (name, link) in enumerate(zip(names[begun:], links, strict=True), begun):
-            try:
-                args, kwargs = spread(link)
-                if isinstance(reached, RemoteCall):  # the rest of the chain goes on to whoever has the object
-                    reached = reached._then(Link(name, (*args,), kwargs))
-                    continue
+        for place in range(begun, len(names)):
+            at, name = 2 * (place - begun), names[place]
+            args, kwargs = spread([arguments[at] or [], arguments[at + 1] or {}])
+            if isinstance(reached, RemoteCall):  # the rest of the chain goes on to whoever has the object
+                reached = reached._then((name, (*args,), kwargs))
+                continue
+            if isinstance(reached, RpcTarget):
+                reached = _public_method(reached, name)(*args, **kwargs)
+            else:
                 reached = _reach(reached, name).invoke(name, args, kwargs)
-                if not isinstance(reached, RemoteCall) and inspect.isawaitable(reached):
-                    reached = await reached
-            except Exception as error:
-                _note(error, f"in call {place + 1} of {len(names)}: {path}")
-                raise
+            if not isinstance(reached, RpcTarget | RemoteCall) and inspect.isawaitable(reached):
+                reached = await reached
             if isinstance(reached, RpcTarget) and place + 1 < len(names):
                 _hold(reached)
                 passed.append(reached)
         return await reached if isinstance(reached, RemoteCall) else reached
+    except Exception as error:
+        if not isinstance(reached, RemoteCall):  # in whose answer the place is noted
+            _note(error, f"in call {place + 1} of {len(names)}: {path}")
+        raise
     finally:
         for target in passed:
             _let_go(target)
@@ -199,11 +205,16 @@ def _let_go(target: RpcTarget) -> None:
 
 
 def _public_method(target: RpcTarget, name: str) -> Callable[..., Any]:
-    hidden = name.startswith("_") or hasattr(RpcTarget, name)
-    method = None if hidden else next((vars(kind)[name] for kind in type(target).__mro__ if name in vars(kind)), None)
-    if not inspect.isroutine(method):
-        raise CapabilityError(f"{type(target).__name__} has no method {name!r} that may be called from outside")
-    return getattr(target, name)  # type: ignore[no-any-return]
+    if not name.startswith("_") and name not in _OWN:
+        for kind in type(target).__mro__:
+            if (method := kind.__dict__.get(name)) is not None:
+                if type(method) is types.FunctionType or inspect.isroutine(method):
+                    return getattr(target, name)  # type: ignore[no-any-return]
+                break
+    raise CapabilityError(f"{type(target).__name__} has no method {name!r} that may be called from outside")
+
+
+_OWN: Final = frozenset(vars(RpcTarget))
 
 
 def _remote_method(stub: Stub, name: str) -> Callable[..., Any]:

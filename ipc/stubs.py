@@ -9,8 +9,8 @@ along with it: a chain is one round trip. The module refuses to know what is beh
 from __future__ import annotations
 
 import warnings
-from collections.abc import Coroutine, Generator, Mapping
-from typing import Any, Final, NamedTuple, Protocol, Self
+from collections.abc import Coroutine, Generator, Mapping, Sequence
+from typing import Any, Final, Protocol, Self
 
 from .errors import CapabilityError
 
@@ -39,12 +39,8 @@ class Channel(Protocol):
         Safe from any thread."""
 
 
-class Link(NamedTuple):
-    """One call of a chain."""
-
-    name: str
-    args: tuple[object, ...]
-    kwargs: dict[str, object]
+Link = tuple[str, tuple[object, ...], dict[str, object]]
+"""One call of a chain: name, arguments by place and by name."""
 
 
 class Callee(Protocol):
@@ -78,7 +74,7 @@ class Stub:
         return RemoteMethod(self, name)
 
     def __call__(self, *args: object, **kwargs: object) -> RemoteCall:
-        return RemoteCall(self, [Link("", args, kwargs)])
+        return RemoteCall(self, [("", args, kwargs)])
 
     def _then(self, link: Link) -> RemoteCall:
         return RemoteCall(self, [link])
@@ -90,8 +86,8 @@ class Stub:
             method, args, kwargs = links[0]
             payload = channel.encode([args, kwargs])
         else:
-            method = ".".join([link.name for link in links])
-            payload = channel.encode([[args, kwargs] for _, args, kwargs in links])
+            method, arguments = flat(links)
+            payload = channel.encode(arguments)
         return channel.decode(await channel.call(self._target, method, payload))[0]
 
     def _check(self) -> None:
@@ -167,7 +163,7 @@ class RemoteMethod:
         self._name = name
 
     def __call__(self, *args: object, **kwargs: object) -> RemoteCall:
-        return self._subject._then(Link(self._name, args, kwargs))
+        return self._subject._then((self._name, args, kwargs))
 
     def __repr__(self) -> str:
         return f"<method {self._name} of {self._subject!r}>"
@@ -193,13 +189,14 @@ class RemoteCall:
         return RemoteMethod(self, name)
 
     def __call__(self, *args: object, **kwargs: object) -> RemoteCall:
-        return self._then(Link("", args, kwargs))
+        return self._then(("", args, kwargs))
 
     def _then(self, link: Link) -> RemoteCall:
         links = self._take()
         if len(links) >= MAX_LINKS:
             raise CapabilityError(f"a chain has at most {MAX_LINKS} calls; await it in between")
-        return RemoteCall(self._callee, [*links, link])
+        links.append(link)
+        return RemoteCall(self._callee, links)
 
     def _take(self) -> list[Link]:
         links, self._links = self._links, None
@@ -237,10 +234,18 @@ class RemoteCall:
             warnings.warn(f"{self!r} was never awaited, so it was not made", RuntimeWarning, stacklevel=2)
 
     def __repr__(self) -> str:
-        return f"<call of {'.'.join(link.name for link in self._links or ()) or 'a function'}>"
+        return f"<call of {flat(self._links or ())[0] or 'a function'}>"
 
 
 Coroutine.register(RemoteCall)
+
+
+def flat(links: Sequence[Link]) -> tuple[str, list[Any]]:
+    """A chain as it is sent: the names with dots between, and for each call its arguments as two values, or None."""
+    arguments: list[Any] = []
+    for _, args, kwargs in links:
+        arguments += (args or None, kwargs or None)
+    return ".".join([link[0] for link in links]), arguments
 
 
 def dispose(value: Any) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from cloister.ipc import CapabilityError, CodecError, PayloadError, RemoteError, values
-from cloister.ipc.stubs import Link
+from cloister.ipc.stubs import Link, flat
 from cloister.sandbox import LimitExceeded, LogLine, Sandbox, SandboxClosed, SandboxError
 
 from .code import TailLine, WorkerCode
@@ -119,10 +119,10 @@ class Worker:
     async def invoke(self, entrypoint: str | None, links: list[Link], props: Any, limits: Any) -> Any:
         """Call a method of an entrypoint, and in the same breath what the chain has after it."""
         method, args, kwargs = links[0]
-        arguments = [entrypoint, method, args, kwargs, props]
+        arguments: list[Any] = [entrypoint, method, args, kwargs, props]
         if len(links) > 1:
-            arguments[1] = ".".join(link.name for link in links)
-            arguments.append([[args, kwargs] for _, args, kwargs in links[1:]])
+            arguments[1], (_, _, *rest) = flat(links)
+            arguments.append(rest)
         payload = await self._answered(self.sandbox.call("invoke", arguments, limits))
         return _read(self.sandbox.decode, payload)
 

@@ -189,7 +189,7 @@ async def test_private_names_are_as_private_within_a_chain(root: Any) -> None:
     await call
     taker = pair.guest if stub._channel is pair.guest else pair.host
     for name in ("_private", "__init__", "rpc_disposed", "path"):
-        payload = values.dumps([[["a"], {}], [[], {}]])
+        payload = values.dumps([["a"], None, None, {}])
         with pytest.raises(CapabilityError, match="no method"):
             await taker.call(stub._target, f"down.{name}", payload)
 
@@ -228,14 +228,14 @@ async def test_a_chain_is_bounded_on_either_side(open_pair: OpenPair) -> None:
     with pytest.raises(CapabilityError, match="at most 16"):
         call.down("more")
     calls = MAX_LINKS + 1
-    path, payload = ".".join(["down"] * calls), values.dumps([[["x"], {}]] * calls)
+    path, payload = ".".join(["down"] * calls), values.dumps([["x"], None] * calls)
     with pytest.raises(PayloadError, match="at most 16"):
         await pair.guest.call(stub._target, path, payload)
 
 
 @pytest.mark.parametrize(
     "links",
-    [None, [], [[["a"], {}]], [[["a"], {}]] * 3, [[["a"], {}], [[]]], [[["a"], {}], None], [["a"], {}], {"a": 1}],
+    [None, [], [["a"], {}], [["a"], {}] * 3, [["a"], {}, []], [["a"], [1], [], {}], ["a", {}, [], {}], {"a": 1}],
 )
 async def test_a_chain_that_does_not_fit_its_names_is_refused(open_pair: OpenPair, links: object) -> None:
     """Fewer or more arguments than names, or something else."""
