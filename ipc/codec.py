@@ -1,58 +1,69 @@
-"""Messages as frames: two bytes of length, a short msgpack list, then the payload as it is.
+"""Messages as frames: a head of a fixed form, then what varies.
 
-    | length of header, 16 bit | header: [kind, field, ...] | payload: opaque bytes |
+    | kind, 8 bit | numbers, 64 bit each | length of the name, 16 bit | name | payload: opaque bytes |
 
-The payload is never read here. The header is short and flat, so that decoding a hostile one costs next to nothing. The
-table says everything about the form of each message; what does not fit it is a `RemoteProtocolError`.
+The table says which of these each message has; what does not fit it is a `RemoteProtocolError`. There is one way to
+write each message. The payload is never read here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final
-
-import msgpack
+import struct
+from typing import Any, Final, NamedTuple
 
 from .errors import CodecError, RemoteProtocolError
 from .messages import Call, Cancel, Failure, Goodbye, Hello, Message, Note, Release, Result
-from .packer import Packer
 
 MAX_FRAME: Final = 16 * 1024 * 1024 + 1024
+MAX_PAYLOAD: Final = MAX_FRAME - 1024
 MAX_NAME: Final = 128
-MAX_HEADER: Final = 4 * MAX_NAME + 64
-MAX_NUMBER: Final = 2**53
+MAX_NUMBER: Final = 2**64
+_MAX_NAME_BYTES: Final = 4 * MAX_NAME
 
-KINDS: Final[tuple[tuple[type[Any], tuple[type, ...], bool], ...]] = (
-    # message, types of the header's fields, whether a payload follows
-    (Hello, (int,), True),
-    (Call, (int, int, str), True),
-    (Result, (int,), True),
-    (Failure, (int,), True),
-    (Cancel, (int,), False),
-    (Release, (int, int), False),
-    (Note, (str,), True),
-    (Goodbye, (), True),
+KINDS: Final[tuple[tuple[type[Any], int, bool, bool], ...]] = (
+    # message, how many numbers, whether a name follows, whether a payload follows
+    (Hello, 1, False, True),
+    (Call, 2, True, True),
+    (Result, 1, False, True),
+    (Failure, 1, False, True),
+    (Cancel, 1, False, False),
+    (Release, 2, False, False),
+    (Note, 0, True, True),
+    (Goodbye, 0, False, True),
 )
-_NUMBER: Final = {kind: (number, has_payload) for number, (kind, _, has_payload) in enumerate(KINDS)}
-_FORMS: Final = [(kind, [int, *types], has_payload) for kind, types, has_payload in KINDS]
-"""The same as `decode` compares it: the kind's own number is the first field."""
-_pack = Packer()
+
+
+class _Form(NamedTuple):
+    kind: type[Any]
+    number: int
+    head: struct.Struct
+    has_name: bool
+    has_payload: bool
+
+
+_FORMS: Final = [
+    _Form(kind, number, struct.Struct(f">B{'Q' * numbers}{'H' * has_name}"), has_name, has_payload)
+    for number, (kind, numbers, has_name, has_payload) in enumerate(KINDS)
+]
+_BY_KIND: Final = {form.kind: form for form in _FORMS}
 
 
 def encode(message: Message) -> bytes:
     """The frame of a message. `CodecError` if `decode` would not take it."""
-    number, has_payload = _NUMBER[type(message)]
-    fields: tuple[Any, ...] = message[:-1] if has_payload else message
-    payload: bytes = message[-1] if has_payload else b""  # type: ignore[assignment]
-    if not _in_range(fields):
-        raise CodecError(f"a name of more than {MAX_NAME} characters, or a number out of range, cannot be sent")
+    _, number, head, has_name, has_payload = _BY_KIND[type(message)]
+    fields: tuple[Any, ...] = message
+    name = payload = b""
+    if has_payload:
+        fields, payload = fields[:-1], fields[-1]
+        if len(payload) > MAX_PAYLOAD:
+            raise CodecError(f"the message takes {len(payload):,} bytes; at most {MAX_PAYLOAD:,} can be sent")
+    if has_name:
+        name = _name_to_send(fields[-1])
+        fields = *fields[:-1], len(name)
     try:
-        header: bytes = _pack((number, *fields))
-    except UnicodeEncodeError as error:
-        raise CodecError(f"a name cannot be sent: {error}") from error
-    if len(payload) > MAX_FRAME - 1024:
-        raise CodecError(f"the message takes {len(payload):,} bytes; at most {MAX_FRAME - 1024:,} can be sent")
-    return len(header).to_bytes(2, "big") + header + payload
+        return head.pack(number, *fields) + name + payload
+    except struct.error as error:
+        raise CodecError(f"a number out of range cannot be sent: {error}") from error
 
 
 def decode(frame: bytes) -> Message:
@@ -60,35 +71,49 @@ def decode(frame: bytes) -> Message:
     size = len(frame)
     if size > MAX_FRAME:
         raise RemoteProtocolError(f"a frame of {size:,} bytes; at most {MAX_FRAME:,} are taken")
-    end = 2 + int.from_bytes(frame[:2], "big")
-    if not 3 <= end <= size or end > MAX_HEADER + 2:
-        raise RemoteProtocolError("a frame whose header has an impossible length")
-    try:
-        header = msgpack.unpackb(frame[2:end], max_array_len=4, max_map_len=0, max_ext_len=0, max_bin_len=0)
-    except Exception as error:  # msgpack raises a dozen kinds, and each of them means the same here
-        raise RemoteProtocolError("a frame whose header is not msgpack") from error
-    if type(header) is not list or not header or type(header[0]) is not int or not 0 <= header[0] < len(KINDS):
+    if not size or frame[0] >= len(_FORMS):
         raise RemoteProtocolError("a frame of an unknown kind")
-    if frame[3] != header[0]:  # `kind_of` would take it for another
-        raise RemoteProtocolError("a frame whose header is longer than it need be")
-    kind, types, has_payload = _FORMS[header[0]]
-    if [*map(type, header)] != types or not _in_range(header):
-        raise RemoteProtocolError(f"a {kind.__name__} whose fields have the wrong types or sizes")
+    kind, _, head, has_name, has_payload = _FORMS[frame[0]]
+    end = head.size
+    if end > size:
+        raise RemoteProtocolError(f"a {kind.__name__} that ends too early")
+    fields = head.unpack_from(frame)[1:]
+    if has_name:
+        start, end = end, end + fields[-1]
+        if end > size:
+            raise RemoteProtocolError(f"a {kind.__name__} that ends too early")
+        if end - start > _MAX_NAME_BYTES:  # which costs more to read than to send
+            raise RemoteProtocolError(f"a {kind.__name__} whose name has more than {MAX_NAME} characters")
+        fields = *fields[:-1], _name_received(kind, frame[start:end])
     if has_payload:
-        header.append(frame[end:])
+        if size - end > MAX_PAYLOAD:
+            raise RemoteProtocolError(f"a {kind.__name__} with more than {MAX_PAYLOAD:,} bytes of payload")
+        fields = *fields, frame[end:]
     elif end != size:
         raise RemoteProtocolError(f"a {kind.__name__} with a payload")
-    message: Message = tuple.__new__(kind, header[1:])  # the table has counted its fields
+    message: Message = tuple.__new__(kind, fields)  # the table has counted them
     return message
 
 
 def kind_of(frame: bytes) -> type[Message] | None:
     """What a frame says it is, without reading more of it. Nothing, if it says nothing that is known."""
-    return KINDS[frame[3]][0] if len(frame) > 3 and frame[3] < len(KINDS) else None  # after two lengths
+    return KINDS[frame[0]][0] if frame and frame[0] < len(KINDS) else None
 
 
-def _in_range(fields: Iterable[int | str]) -> bool:
-    for field in fields:
-        if len(field) > MAX_NAME if isinstance(field, str) else not 0 <= field < MAX_NUMBER:
-            return False
-    return True
+def _name_to_send(name: str) -> bytes:
+    if len(name) > MAX_NAME:
+        raise CodecError(f"a name of more than {MAX_NAME} characters cannot be sent")
+    try:
+        return name.encode()
+    except UnicodeEncodeError as error:
+        raise CodecError(f"a name cannot be sent: {error}") from error
+
+
+def _name_received(kind: type[Any], data: bytes) -> str:
+    try:
+        name = data.decode()
+    except UnicodeDecodeError as error:
+        raise RemoteProtocolError(f"a {kind.__name__} whose name is not text") from error
+    if len(name) > MAX_NAME:
+        raise RemoteProtocolError(f"a {kind.__name__} whose name has more than {MAX_NAME} characters")
+    return name

@@ -215,7 +215,7 @@ async def test_a_flood_ends_the_sandbox_and_nobody_else_waits_for_it(boot: Boot,
     call = asyncio.ensure_future(hostile.do(WIRE + body, limits=Limits(wall_ms=30_000)))
     while not call.done():
         assert await neighbour.do("def main(): return 1") == 1
-    with pytest.raises(Exception, match=r"sent more than 4,194,304 bytes in a second|made twice|impossible length"):
+    with pytest.raises(Exception, match=r"sent more than 4,194,304 bytes in a second|made twice|a Hello while"):
         await call
 
 
