@@ -328,8 +328,8 @@ async def test_whatever_a_tenant_raises_is_an_answer(
 FRAMES = {
     "garbage": (b"\xff\xffjunk", "broke the protocol"),
     "an empty one": (b"", "broke the protocol"),
-    "an unknown kind": (b"\x00\x03\x92\x63\x01", "broke the protocol"),
-    "an answer to nothing": (b"\x00\x06\x92\x02\xce\x7f\xff\xff\xff", "broke the protocol"),
+    "an unknown kind": (b"\x63" + bytes(16), "broke the protocol"),
+    "an answer to nothing": (b"\x02" + bytes(4) + b"\x7f\xff\xff\xff", "broke the protocol"),
 }
 SENDS = """
     import asyncio

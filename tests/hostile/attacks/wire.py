@@ -44,22 +44,22 @@ async def _say(*messages: Any) -> NoReturn:
     raise AssertionError("nobody sets it")
 
 
-@attack(BROKE + "a frame whose header has an impossible length", endless=True)
+@attack(BROKE + "a frame of an unknown kind", endless=True)
 async def say_nothing_at_length(bait: Bait) -> None:
     """A message without anything in it."""
     await _say(b"")
 
 
-@attack(BROKE + "a frame whose header has an impossible length", endless=True)
+@attack(BROKE + "a Result that ends too early", endless=True)
 async def say_what_is_no_message(bait: Bait) -> None:
-    """Any seven bytes."""
-    await _say(b"garbage")
+    """Seven bytes where there have to be eight."""
+    await _say(b"\x02garbage")
 
 
 @attack(BROKE + "a frame of an unknown kind", endless=True)
 async def say_a_message_of_no_kind(bait: Bait) -> None:
     """That the protocol does not have."""
-    await _say(b"\x00\x02\x91\x63")
+    await _say(b"\x63" + bytes(16))
 
 
 @attack(BROKE + "a Hello while the connection is ready", endless=True)
