@@ -34,7 +34,9 @@ def milliseconds(value: object, *, what: str = "duration") -> int:
 
 
 def moment(value: object, now: int) -> int:
-    """A `datetime` (naive means this host's zone) or milliseconds since the epoch, not before `now`."""
+    """A `datetime` (naive means this host's zone) or milliseconds since the epoch. One that has passed is as good as
+    another: whether it has when it is asked for depends on how long the instance was kept waiting before.
+    """
     match value:
         case bool():
             when = None
@@ -46,8 +48,6 @@ def moment(value: object, now: int) -> int:
             when = None
     if when is None:
         raise InvalidDuration(f"{value!r:.80} is no point in time: a datetime, or milliseconds since the epoch")
-    if when < now:
-        raise InvalidDuration(f"cannot sleep until {value!s:.80}: that is in the past")
     if when - now > LONGEST_MS:
         raise InvalidDuration(f"cannot sleep until {value!s:.80}: that is more than 365 days ahead")
     return when

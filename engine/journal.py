@@ -44,6 +44,7 @@ from .store import Store
 from .store_children import Child
 
 DEFAULT_WAIT = "24 hours"
+SHORTEST_WAIT_MS = 1_000
 _VERDICTS: Final[dict[str, Literal["done", "retry", "failed"]]] = {
     "done": "done",
     "retrying": "retry",
@@ -268,6 +269,10 @@ class LiveJournal(Recorder):
                 return self._outcome_of_wait(key)
             event: bytes | None = None
             if known is None:
+                if allowed < SHORTEST_WAIT_MS:
+                    raise InvalidDuration(
+                        f"timeout {timeout!r:.40} is less than a second; an event is waited for longer"
+                    )
                 now = self._clock.now()
                 known = Known("waiting", 0, now + allowed, DEFAULT_CONFIG)
                 if self._mocks is not None and (told := self._mocks.wait(name, type, now, allowed)) is not None:

@@ -41,7 +41,7 @@ async def failed(context: steps.Context, error: Exception, late: bool) -> Failed
     else:
         report = told(error)
     hopeless = isinstance(error, NonRetryableError | StreamError) or report[0] in _REFUSALS
-    retries = context["config"]["retries"]
+    retries = context.__dict__["resolved"]["retries"]
     if hopeless or "delay" in retries or context["attempt"] > retries["limit"]:
         return b"", report, not hopeless, None
     try:
@@ -60,14 +60,14 @@ async def watched(context: steps.Context, timer: asyncio.Timeout) -> None:
     this process cannot end it.
     """
     hidden, step = context.__dict__, context["step"]
-    allowed = context["config"]["heartbeatTimeout"]
+    allowed = context.__dict__["resolved"]["heartbeatTimeout"]
     hidden["timer"], hidden["end"] = timer, timer.when()
     await hidden["journal"].ask("started", step["name"], step["count"], context["attempt"], allowed)
     _renew(context)
 
 
 def _renew(context: steps.Context) -> None:
-    hidden, allowed = context.__dict__, context["config"].get("heartbeatTimeout")
+    hidden, allowed = context.__dict__, context.__dict__["resolved"].get("heartbeatTimeout")
     if allowed is not None and not hidden["timer"].expired():
         next_by = asyncio.get_running_loop().time() + allowed / 1000
         with contextlib.suppress(RuntimeError):  # its time is over, and it does not listen
@@ -75,7 +75,7 @@ def _renew(context: steps.Context) -> None:
 
 
 def _late(context: steps.Context) -> str:
-    hidden, config = context.__dict__, context["config"]
+    hidden, config = context.__dict__, context.__dict__["resolved"]
     if "end" in hidden and hidden["timer"].when() < hidden["end"]:
         return f"There was no heartbeat for {config['heartbeatTimeout']}ms"
     return f"Execution timed out after {config['timeout']}ms"

@@ -260,8 +260,10 @@ class Step:
                 config, settings = await journal.configure(self._config)
         hidden = {"journal": journal, "said": [said], "given": self._config}
         while True:
-            context = Context(step=JsDict(name=name, count=count), attempt=attempt, config=config or journal.defaults)
-            context.__dict__ = {**hidden, "earlier": hidden["said"][0]}
+            resolved = config or journal.defaults
+            shown = JsDict(resolved, retries=JsDict(resolved["retries"]))  # the author may do with it what he likes
+            context = Context(step=JsDict(name=name, count=count), attempt=attempt, config=shown)
+            context.__dict__ = {**hidden, "resolved": resolved, "earlier": hidden["said"][0]}
             known = await journal.ask("begin", name, count) if journal.state.get("supervised") else None
             value, error, retryable, more = known or await self._attempt(context, arguments)
             try:
@@ -283,7 +285,7 @@ class Step:
     ) -> tuple[bytes, list[str] | None, bool, dict[str, Any] | None]:
         """One run of the body: its encoded value, or its error and whether another attempt makes sense; and what is
         rarely said."""
-        journal, config = self._owner._journal, context["config"]
+        journal, config = self._owner._journal, context.__dict__["resolved"]
         count, attempt = context["step"]["count"], context["attempt"]
         loop = asyncio.get_running_loop()
         noted = attempt > 1  # the host has told the number of this one, and counts it

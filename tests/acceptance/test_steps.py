@@ -362,10 +362,8 @@ async def test_sleep_until_wakes_at_the_moment_and_never_before(stage: Any) -> N
                 await self.env.LEDGER.note("2 h")
                 await step.sleep_until("number", base + 3 * 3_600_000)
                 await self.env.LEDGER.note("3 h")
-                try:
-                    await step.sleep_until("past", base)
-                except Exception as error:
-                    return str(error)
+                await step.sleep_until("past", base)
+                return "awake"
     """)
     base = stage.clock.now()
     instance = await binding.create(params=base)
@@ -378,7 +376,7 @@ async def test_sleep_until_wakes_at_the_moment_and_never_before(stage: Any) -> N
         return status in {"complete", "errored"}
 
     await stage.until(over, step=60)
-    assert "past" in await instance.result()
+    assert await instance.result() == "awake"
     seen: dict[str, int] = {}
     for entry, time in zip(stage.ledger.entries, stage.ledger.times, strict=True):
         seen.setdefault(entry, time)
@@ -778,3 +776,53 @@ async def test_a_body_that_blocks_is_not_mistaken_for_a_run_that_only_waits(
         assert await instance.result() == ["rendered"]
         assert len(notes) <= 1
         assert host.loader.statistics().deaths == 0
+
+
+async def test_what_a_body_does_to_its_context_concerns_nobody_else(stage: Any) -> None:
+    """Neither the next attempt nor any other step, of the same configuration or of none."""
+    binding = stage.bind("""
+        import asyncio
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                async def body(ctx):
+                    seen = [ctx.config.timeout, ctx.config.retries.limit, ctx.step.name, ctx.attempt]
+                    ctx.config["timeout"] = 1
+                    ctx.config["retries"]["limit"] = 0
+                    ctx.step["name"], ctx["attempt"] = "another", 9
+                    await asyncio.sleep(0.01)
+                    if seen[-1] == 1:
+                        raise ValueError
+                    return seen
+                config = {"retries": {"limit": 1, "delay": 0}, "timeout": "1 minute"}
+                steps = ["a"], ["b"], ["c", config], ["d", config]
+                return [await step.do(*given, body) for given in steps]
+    """)
+    assert await stage.outcome(await binding.create()) == [
+        [600_000, 5, "a", 2],
+        [600_000, 5, "b", 2],
+        [60_000, 1, "c", 2],
+        [60_000, 1, "d", 2],
+    ]
+
+
+async def test_an_event_is_waited_for_for_a_second_at_least(stage: Any) -> None:
+    """And for a year at most; what is neither is refused in words."""
+    binding = stage.bind("""
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                said = []
+                for timeout in (999, 0, "366 days", "soon", 1000):
+                    try:
+                        await step.wait_for_event("w", "t", timeout=timeout)
+                    except Exception as error:
+                        said.append(str(error))
+                return said
+    """)
+    short, none, long, odd, late = await stage.outcome(await binding.create(), step=1)
+    assert "less than a second" in short
+    assert "less than a second" in none
+    assert "up to 365 days" in long
+    assert "'soon'" in odd
+    assert "timed out after 1000ms" in late
