@@ -27,6 +27,7 @@ import msgpack
 from cloister import ipc
 
 from .errors import SandboxUnavailable
+from .process import require_handles
 from .sandbox import Usage
 
 START_TIMEOUT = 30.0
@@ -61,6 +62,7 @@ class Nursery:
     async def open(cls, on_died: Died, preload: tuple[str, ...] = ()) -> Nursery:
         """Start a zygote that has imported some packages, and wait until it is locked in. `SandboxUnavailable` says why
         it did not come up."""
+        require_handles()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         bootstrap = (Path(__file__).parent / "bootstrap.py").read_text()
         with theirs:

@@ -7,6 +7,7 @@ reading only.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import select
@@ -16,6 +17,7 @@ from typing import Final
 
 import psutil
 
+from .errors import SandboxUnavailable
 from .exits import CUT_OFF, NOT_CONFINED, OUT_OF_MEMORY
 from .lockdown import kernel
 
@@ -23,6 +25,24 @@ _PID: Final = re.compile(rb"^Pid:\s*(\d+)$", re.MULTILINE)
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _GIVES_WAY: Final = 10
 """Its nice value: a tenth of the time of those with 0, when there is not enough for all."""
+
+
+def require_handles() -> None:
+    """`SandboxUnavailable` where a process cannot be held by a descriptor: nothing could be ended for certain."""
+    try:
+        pidfd = os.pidfd_open(os.getpid())
+        try:
+            signal.pidfd_send_signal(pidfd, 0)
+        finally:
+            os.close(pidfd)
+    except OSError as error:
+        if error.errno not in {errno.ENOSYS, errno.EPERM}:
+            raise
+        raise SandboxUnavailable(
+            f"a process cannot be held by a descriptor here ({error.strerror}): none could be ended for certain; it "
+            "takes a kernel of 5.3 or newer, and in a container a seccomp profile that lets pidfd_open and "
+            "pidfd_send_signal through"
+        ) from error
 
 
 class Process:

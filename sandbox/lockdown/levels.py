@@ -17,7 +17,8 @@ LEVELS: Final = {
 _NAMESPACES: Final = (
     "run as root, or allow user namespaces: sysctl -w user.max_user_namespaces=15000, on Debian also "
     "kernel.unprivileged_userns_clone=1, on Ubuntu also kernel.apparmor_restrict_unprivileged_userns=0; in a container "
-    "--cap-add SYS_ADMIN --security-opt apparmor=unconfined"
+    "--cap-add SYS_ADMIN --security-opt apparmor=unconfined, and a seccomp profile that lets unshare, setns, mount and "
+    "pivot_root through, as Docker's and Podman's own do with that capability"
 )
 _GROUPS: Final = (
     "run as root; or have memory and pids delegated, as by Delegate=memory pids in the unit of systemd, and keep the "

@@ -18,8 +18,86 @@ from rich.console import Console
 from cloister.loader import doctor
 from cloister.sandbox.lockdown.levels import LEVELS, REMEDIES
 from cloister.sandbox.lockdown.sequence import LAYERS
+from cloister.sandbox.lockdown.syscalls import NUMBERS as NUMBERS_HERE
 
 COMMAND = [sys.executable, "-W", "error", "-c", "from cloister.loader.cli import main; main()", "doctor"]
+
+
+REFUSING = """
+import ctypes, struct, sys
+code = struct.pack("<HBBI", 0x20, 0, 0, 0)
+for each in sys.argv.pop(1).split(","):
+    number, answer = map(int, each.split("="))
+    code += struct.pack("<HBBIHBBI", 0x15, 0, 1, number, 0x06, 0, 0, 0x50000 | answer)
+code = ctypes.create_string_buffer(code + struct.pack("<HBBI", 0x06, 0, 0, 0x7FFF0000))
+program = struct.pack("HxxxxxxQ", len(code) // 8, ctypes.addressof(code))
+libc = ctypes.CDLL(None)
+assert libc.prctl(38, ctypes.c_ulong(1), ctypes.c_ulong(0), ctypes.c_ulong(0), ctypes.c_ulong(0)) == 0
+assert libc.prctl(22, ctypes.c_ulong(2), program, ctypes.c_ulong(0), ctypes.c_ulong(0)) == 0
+from cloister.loader.cli import main
+main()
+"""
+"""A system, or a container, that answers some calls with an error."""
+NUMBERS = NUMBERS_HERE[platform.machine()] | {
+    "pidfd_send_signal": 424, "pidfd_open": 434, "close_range": 436, "landlock_create_ruleset": 444,
+}  # fmt: skip
+
+
+def examined_where(refused: dict[str, int]) -> dict[str, Any]:
+    """What it says where these calls are answered so."""
+    answers = ",".join(f"{NUMBERS[name]}={answer}" for name, answer in refused.items())
+    command = [sys.executable, "-W", "error", "-c", REFUSING, answers, "doctor", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert result.stderr == ""
+    told: dict[str, Any] = json.loads(result.stdout)
+    assert result.returncode == (0 if told["runs"] else 1)
+    return told
+
+
+@pytest.mark.parametrize("refused", ["unshare", "mount", "pivot_root"])
+def test_a_container_that_gives_no_namespaces(refused: str) -> None:
+    """Tenants run there, at a lower level, and the calls that its profile has to let through are named."""
+    told = examined_where({refused: errno.EPERM})
+    assert (told["runs"], told["strict"]) == (True, False)
+    assert told["level"] == "c"
+    root = next(layer for layer in told["layers"] if layer["name"] == "root")
+    assert not root["available"]
+    assert refused in root["remedy"]
+
+
+@pytest.mark.parametrize(
+    ("refused", "answer", "layer", "why"),
+    [
+        (
+            "landlock_create_ruleset",
+            errno.ENOSYS,
+            "landlock",
+            "this kernel has no Landlock, or the container's profile",
+        ),
+        ("landlock_create_ruleset", errno.EOPNOTSUPP, "landlock", "switched off when it starts"),
+        ("landlock_create_ruleset", errno.EPERM, "landlock", "the container's profile refuses it"),
+        ("close_range", errno.ENOSYS, "descriptors", "Function not implemented"),
+    ],
+)
+def test_a_system_that_is_too_old_for_a_layer_that_must_be_there(
+    refused: str, answer: int, layer: str, why: str
+) -> None:
+    """Nothing runs there, and it says which layer it is, why it is not there, and what gets it."""
+    told = examined_where({refused: answer})
+    assert (told["runs"], told["level"]) == (False, "")
+    found = next(each for each in told["layers"] if each["name"] == layer)
+    assert why in found["state"]
+    assert refused in found["remedy"]
+
+
+@pytest.mark.parametrize("refused", ["pidfd_open", "pidfd_send_signal"])
+@pytest.mark.parametrize("answer", [errno.ENOSYS, errno.EPERM])
+def test_a_system_without_descriptors_of_processes(refused: str, answer: int) -> None:
+    """Nothing runs there, since nothing could be ended for certain; it says so, and what it takes."""
+    told = examined_where({refused: answer})
+    assert not told["runs"]
+    assert "kernel of 5.3 or newer" in told["why_not"]
+    assert refused in told["why_not"]
 
 
 @pytest.fixture(scope="module")
