@@ -11,6 +11,7 @@ look at that little; the rest waits in the kernel, and then with the guest. Noth
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import socket
 from typing import Final
@@ -70,12 +71,24 @@ class SocketLink(Link):
             if len(self._unsent) + len(data) > most:
                 raise TooManyCalls("the sandbox does not read: its queue is full")
             self._unsent += data
-            return
-        sent = self._send(data)
-        if sent < len(data):
-            self._unsent = bytearray(memoryview(data)[sent:])
-            self._taken = self._loop.time()
-            NOBODYS.run(self._loop.add_writer, self._descriptor, self._writable)
+        elif len(data) <= _SMALL and getattr(self._loop, "_ready", None):
+            self._unsent = bytearray(data)  # whoever else goes on in this turn may have something for it too
+            self._loop.call_soon(self._send_together)
+        elif (sent := self._send(data)) < len(data):
+            self._keep(bytearray(memoryview(data)[sent:]))
+
+    def _keep(self, data: bytearray) -> None:
+        """Send the rest when the guest has read something."""
+        self._unsent, self._taken = data, self._loop.time()
+        NOBODYS.run(self._loop.add_writer, self._descriptor, self._writable)
+
+    def _send_together(self) -> None:
+        """Each piece would wake the guest and cost a system call."""
+        if (unsent := self._unsent) is not None:
+            self._unsent = None
+            with contextlib.suppress(ConnectionClosed):  # that it is gone is told after what it said last
+                if (sent := self._send(unsent)) < len(unsent):
+                    self._keep(unsent[sent:])
 
     def _writable(self) -> None:
         assert self._unsent is not None

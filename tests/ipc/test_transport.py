@@ -437,3 +437,46 @@ async def test_what_a_guest_says_is_part_of_nobodys_request(make: Make, tmp_path
             await guest.say(b"hello")
         await until(lambda: len(heard) == 2)
     assert heard == ["nobody", "nobody"]
+
+
+async def test_what_several_say_to_a_guest_in_one_turn_goes_together(tmp_path: Path) -> None:
+    """In order, and in one piece: each piece would wake the guest."""
+
+    async def say(guest: Guest, frame: bytes) -> None:
+        guest.link.send(frame)
+
+    async with guests(tmp_path, 2, Sockets) as (_, both):
+        await asyncio.gather(*(say(guest, b"%d" % n) for n in range(10) for guest in both))
+        for guest in both:
+            data = await asyncio.get_running_loop().sock_recv(guest.connection, 65536)
+            assert data == b"".join(zmtp.message(b"%d" % n) for n in range(10))
+
+
+async def test_a_large_frame_among_them_keeps_its_place(tmp_path: Path) -> None:
+    """Even if the guest cannot take it at once."""
+    frames = [b"first", bytes(2 << 20), b"last"]
+
+    async def say(guest: Guest, frame: bytes) -> None:
+        guest.link.send(frame)
+
+    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+        await asyncio.gather(*(say(guest, frame) for frame in frames))
+        heard: list[bytes] = []
+        while len(heard) < len(frames):
+            data = await asyncio.get_running_loop().sock_recv(guest.connection, 1 << 20)
+            heard += guest.reader.feed(data)[0]
+        assert heard == frames
+
+
+async def test_a_guest_that_goes_before_they_are_sent_is_told_of_as_gone(tmp_path: Path, until: Until) -> None:
+    """Once, after its last words."""
+    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+        await guest.say(b"last words")
+        guest.connection.close()
+
+        async def say() -> None:
+            guest.link.send(b"too late")
+
+        await asyncio.gather(say(), say())
+        await until(lambda: guest.lost)
+        assert (guest.heard, guest.lost, guest.error) == ([b"last words"], 1, None)
