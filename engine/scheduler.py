@@ -99,8 +99,8 @@ class Scheduler:
         longest = retention.longest_ms()
         for schedule in schedules:  # what is wrong with one is said now, not when it fires
             schedule.creation(0, longest)
-        occasion = Occasion(workflow_name, longest, clock, self._insist, self.queued, self._spawn)
-        self._timetable = Timetable(schedules, occasion)
+        occasion = Occasion(workflow_name, longest, clock, self._insist, self.queued, self._spawn, writer.submit)
+        self.timetable = Timetable(schedules, occasion)
         self._spawn(self._recover(first))
 
     async def _recover(self, first: asyncio.Future[None]) -> None:
@@ -110,12 +110,12 @@ class Scheduler:
             await self._nap()
             await self._insist(store_queue.recover, self.workflow_name, self.clock.now(), self.retention)
         self.queued()
-        await self._timetable.open()
+        await self.timetable.open()
 
     async def close(self) -> None:
         """Stop the runs without counting them as lost; they are queued for the next owner of the database."""
         self._closed = True
-        self._timetable.close()
+        self.timetable.close()
         if self._timer is not None:
             self._timer.cancel()
         for nap in self._naps:

@@ -6,19 +6,22 @@ What was missed while no host was there is made up for once, by its latest firin
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import zoneinfo
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from cronsim import CronSim, CronSimError
 
+from cloister.ipc import values
+
 from .errors import InvalidSchedule
 from .options import Creation, Retention, read_labels
-from .records import Fired
+from .records import Encoded, Fired
 from .rules import check_name, encode
-from .store_schedules import fire, register
+from .store_schedules import add, fire, register, remove
 
 if TYPE_CHECKING:
     from .clock import Clock, Timer
@@ -100,6 +103,20 @@ class Schedule:
         for firing in CronSim(self.cron, when):
             yield int(firing.timestamp() * 1000)
 
+    def pack(self, longest_ms: int) -> bytes:
+        """What is to be kept of one that is added; whatever is wrong with it is said now."""
+        creation = self.creation(0, longest_ms)
+        kept = [creation.retention.success_ms, creation.retention.error_ms]
+        return values.dumps([self.cron, self.zone, creation.params, dict(creation.labels), kept])
+
+    @classmethod
+    def unpack(cls, scope: str, data: bytes) -> Schedule:
+        """The same again."""
+        cron, zone, params, labels, kept = values.loads(data, trusted=True)
+        spelled = zip(("success_retention", "error_retention"), kept, strict=True)
+        retention = {name: value for name, value in spelled if value is not None}
+        return cls(cron, zone=zone, scope=scope, params=Encoded(params), labels=labels, retention=retention)
+
     def creation(self, moment: int, longest_ms: int) -> Creation:
         """The instance of one firing."""
         return Creation(
@@ -142,26 +159,58 @@ class Occasion:
     insist: Insist
     queued: Callable[[], None]
     spawn: Callable[[Coroutine[Any, Any, None]], object]
+    submit: Callable[..., Awaitable[Any]]
+    """Write, or raise what keeps that from being stored."""
 
 
 class Timetable:
     """The schedules of one workflow while its host is alive: one timer for each."""
 
     def __init__(self, schedules: tuple[Schedule, ...], occasion: Occasion) -> None:
-        self._schedules, self._occasion = schedules, occasion
+        self._schedules = {(schedule.scope, schedule.name): schedule for schedule in schedules}
+        self._occasion = occasion
         self._timers: dict[tuple[str, str], Timer] = {}
+        self._opened = asyncio.Event()
         self._closed = False
 
     async def open(self) -> None:
         """Make up for what was missed, and wait for what is to come."""
-        names = [(schedule.scope, schedule.name) for schedule in self._schedules]
         occasion = self._occasion
-        seen = await occasion.insist(register, occasion.workflow_name, names, occasion.clock.now())
-        for schedule in self._schedules if seen is not None else ():
-            await self._fire(schedule, (seen or {})[schedule.scope, schedule.name])
+        known = await occasion.insist(register, occasion.workflow_name, list(self._schedules), occasion.clock.now())
+        for each in known or ():
+            if each.definition is not None:
+                self._schedules[each.scope, each.name] = Schedule.unpack(each.scope, each.definition)
+        self._opened.set()
+        for each in known or ():
+            if (schedule := self._schedules.get((each.scope, each.name))) is not None:
+                await self._fire(schedule, each.at)
+
+    async def listed(self, scope: str | None) -> list[Schedule]:
+        """Those there are, of one scope or of all."""
+        await self._opened.wait()
+        return [schedule for schedule in self._schedules.values() if scope in {None, schedule.scope}]
+
+    async def add(self, schedule: Schedule) -> None:
+        """From now on it fires, under every host to come, until it is removed. Durable on return."""
+        await self._opened.wait()
+        occasion, now = self._occasion, self._occasion.clock.now()
+        definition = schedule.pack(occasion.longest_retention_ms)
+        place = schedule.scope, schedule.name
+        await occasion.submit(add, occasion.workflow_name, *place, definition, now)
+        self._schedules[place] = Schedule.unpack(schedule.scope, definition)
+        await self._fire(self._schedules[place], now)
+
+    async def remove(self, scope: str, name: str) -> None:
+        """It fires no more. What it has created goes on."""
+        await self._opened.wait()
+        await self._occasion.submit(remove, self._occasion.workflow_name, scope, name)
+        self._schedules.pop((scope, name), None)
+        if (timer := self._timers.pop((scope, name), None)) is not None:
+            timer.cancel()
 
     def close(self) -> None:
         self._closed = True
+        self._opened.set()
         for timer in self._timers.values():
             timer.cancel()
 
@@ -180,7 +229,8 @@ class Timetable:
                 occasion.queued()
         seen = max(seen, now)
         following = schedule.next_after(seen)
-        if following is not None and not self._closed:
+        there = self._schedules.get((schedule.scope, schedule.name)) is schedule
+        if following is not None and there and not self._closed:
             timer = occasion.clock.call_at(following, lambda: self._ring(schedule, seen))
             self._timers[schedule.scope, schedule.name] = timer
 

@@ -7,6 +7,7 @@ exist.
 from __future__ import annotations
 
 import asyncio
+import builtins
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
@@ -23,6 +24,7 @@ from .options import Creation
 from .records import Address
 from .rules import check_known_id, check_name
 from .scheduler import Scheduler
+from .schedules import Schedule
 from .store_catalogue import Catalogue
 from .store_children import Child
 
@@ -200,6 +202,21 @@ class Workflow:
                 await self._scheduler.clock.sleep((error.retry_after_ms or 0) / 1000)
             else:
                 return True
+
+    async def add_schedule(self, schedule: Schedule | str, /) -> None:
+        """Have instances created by the clock from now on, also by the hosts to come, until it is removed; durable on
+        return. `InvalidSchedule` if there is one of its name in its scope, or if that has 100.
+        """
+        await self._scheduler.timetable.add(schedule if isinstance(schedule, Schedule) else Schedule(schedule))
+
+    async def remove_schedule(self, schedule: Schedule | str, /, *, scope: str = "") -> None:
+        """Take away one that was added: itself, or its `name`. What it has created goes on."""
+        place = (schedule.scope, schedule.name) if isinstance(schedule, Schedule) else (scope, schedule)
+        await self._scheduler.timetable.remove(*(check_name(each, what="scope or schedule") for each in place))
+
+    async def schedules(self, *, scope: str | None = None) -> builtins.list[Schedule]:
+        """Those there are, given at registration or added; of one scope, or of all."""
+        return await self._scheduler.timetable.listed(scope)
 
     def _read(self, options: Mapping[str, Any]) -> Creation:
         return Creation.read(options, longest_ms=self.longest_retention_ms)

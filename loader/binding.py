@@ -6,6 +6,7 @@ and outputs of a tenant pass through as the bytes they are.
 
 from __future__ import annotations
 
+import builtins
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, overload
@@ -125,6 +126,19 @@ class DynamicWorkflowBinding(Answering):
     async def bulk(self, action: str, /, **filters: Any) -> dict[str, int]:
         """Do one thing to all of this tenant's that fit. See `cloister.engine.Workflow.bulk`."""
         return await self._raw().bulk(action, scope=self.scope, **filters)
+
+    async def add_schedule(self, schedule: Schedule, /) -> None:
+        """Have this tenant's instances created by the clock. See `cloister.engine.Workflow.add_schedule`."""
+        params = self.wrapped({"params": schedule.params})["params"]
+        await self._raw().add_schedule(dataclasses.replace(schedule, scope=self.scope, params=params))
+
+    async def remove_schedule(self, name: str, /) -> None:
+        """Take away one of this tenant's that was added."""
+        await self._raw().remove_schedule(name, scope=self.scope)
+
+    async def schedules(self) -> builtins.list[Schedule]:
+        """This tenant's; their params have the envelope around them."""
+        return await self._raw().schedules(scope=self.scope)
 
     async def get(self, id: str) -> DynamicInstance:  # noqa: A002 - the name it has everywhere
         """One of this tenant's instances. Another's, and one that never was, are told of in the same words."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloister.engine import Engine, InvalidInstanceId, InvalidSchedule, Schedule, WorkflowEntrypoint
+from cloister.engine import Engine, InvalidInstanceId, InvalidSchedule, Schedule, StorageError, WorkflowEntrypoint
 from cloister.engine.store import Store
 from cloister.engine.testing import VirtualClock
 
@@ -236,3 +236,96 @@ async def test_closing_the_engine_stops_its_schedules(open_engine: OpenEngine, c
         engine.workflow("w", Tick, schedules=["0 * * * *", "30 * * * *"])
         await clock.advance(HOUR)
     assert clock._timers == []
+
+
+# Added and removed while a host runs
+
+
+async def test_a_schedule_that_is_added_fires_under_every_host_until_it_is_removed(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """With all that it was given; those that are given with the workflow come and go beside it."""
+    daily = Schedule(
+        "30 * * * *", zone="Europe/Berlin", scope="t", params={"x": 1}, labels={"kind": "added"}, retention="1 day"
+    )
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Tick, schedules=["0 * * * *"])
+        await workflow.add_schedule(daily)
+        await workflow.add_schedule("15 * * * *")
+        await clock.advance(HOUR)
+        assert len(await fired(workflow, labels={"kind": "added"}, scope="t")) == 1
+        assert len(await fired(workflow)) == 3
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Tick)
+        assert {(each.scope, each.name) for each in await workflow.schedules()} == {
+            ("t", "30 * * * * Europe/Berlin"),
+            ("", "15 * * * *"),
+        }
+        assert [each.cron for each in await workflow.schedules(scope="t")] == ["30 * * * *"]
+        await clock.advance(HOUR)
+        ids = await fired(workflow, labels={"kind": "added"}, scope="t")
+        assert len(ids) == 2
+        instance = await workflow.get(ids[-1], scope="t")
+        assert (await instance.result())[2] == {"x": 1}
+        status = await instance.status()
+        assert status["expires"] == status["ended"] + 86_400_000
+        await workflow.remove_schedule(daily)
+        await clock.advance(2 * HOUR)
+        assert len(await fired(workflow, scope="t")) == 2
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Tick)
+        await clock.advance(HOUR)
+        assert len(await fired(workflow, scope="t")) == 2
+        assert [each.cron for each in await workflow.schedules()] == ["15 * * * *"]
+
+
+async def test_what_an_added_schedule_missed_is_made_up_for_once(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """By its latest firing, as of any other."""
+    async with open_engine() as engine:
+        await engine.workflow("w", Tick).add_schedule("0 * * * *")
+    await clock.advance(24 * HOUR)
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Tick)
+        await clock.run_until_idle()
+        assert len(await fired(workflow)) == 1
+
+
+async def test_what_cannot_be_added_or_removed_is_said(
+    open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch, clock: VirtualClock
+) -> None:
+    """One that is there, one too many, one that is no schedule, one that was not added."""
+    monkeypatch.setattr("cloister.engine.store_schedules.MAX_ADDED", 2)
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Tick, schedules=["0 1 * * *"])
+        for there in ("0 1 * * *", "0 2 * * *"):
+            if there == "0 2 * * *":
+                await workflow.add_schedule(there)
+            with pytest.raises(InvalidSchedule, match="already"):
+                await workflow.add_schedule(there)
+        await workflow.add_schedule("0 3 * * *")
+        with pytest.raises(InvalidSchedule, match="as many as it may"):
+            await workflow.add_schedule("0 4 * * *")
+        await workflow.add_schedule(Schedule("0 4 * * *", scope="t"))
+        with pytest.raises(InvalidSchedule, match="no cron expression"):
+            await workflow.add_schedule("0 99 * * *")
+        with pytest.raises(Exception, match="retention"):
+            await workflow.add_schedule(Schedule("0 5 * * *", scope="u", retention="40 days"))
+        for unknown in ("0 1 * * *", "0 9 * * *"):
+            with pytest.raises(InvalidSchedule, match="was added"):
+                await workflow.remove_schedule(unknown)
+        assert len(await workflow.schedules()) == 4
+
+
+async def test_a_schedule_that_could_not_be_stored_does_not_fire(
+    open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever adds it is told."""
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Tick)
+        await workflow.schedules()
+        with monkeypatch.context() as broken:
+            broken.setattr(Store, "commit", lambda self: 1 / 0)
+            with pytest.raises(StorageError):
+                await workflow.add_schedule("0 * * * *")
+        await clock.advance(3 * HOUR)
+        assert await fired(workflow) == []

@@ -407,8 +407,13 @@ async def test_a_schedule_of_a_tenant_runs_the_tenants_own_code(
     schedules = [Schedule("*/5 * * * *", scope=name, params={"of": name}) for name in ("ann", "bob")]
     engine = Engine(path, clock=clock)
     async with Host(path, get_code=get_code, engine=engine, schedules=schedules, spares=1) as host:
+        await host.workflows("cat").add_schedule(Schedule("*/5 * * * *", params={"of": "cat"}))
+        await host.workflows("dan").add_schedule(Schedule("*/5 * * * *", params={"of": "dan"}))
+        await host.workflows("dan").remove_schedule("*/5 * * * *")
+        assert [each.cron for each in await host.workflows("cat").schedules()] == ["*/5 * * * *"]
         await clock.advance(300)
-        for name in ("ann", "bob"):
+        assert (await host.workflows("dan").list()).instances == ()
+        for name in ("ann", "bob", "cat"):
             (fired,) = (await host.workflows(name).list()).instances
             output = await (await host.workflows(name).get(fired.id)).result()
             assert output == [name, {"of": name}, "*/5 * * * *", fired.created]
