@@ -43,7 +43,7 @@ class Jail:
     last_capability: int = field(default_factory=identity.last_capability)
     has_ids_to_give: bool = field(default_factory=identity.has_ids_to_give)
     pids: namespaces.PidNamespaces | None = None
-    filter: seccomp.Filter | None = None
+    filter: seccomp.Rest | None = None
     own_ids: bool = False
 
     def active(self, layer: str) -> bool:
@@ -138,8 +138,9 @@ def _make_rules(_: Jail) -> None:
     _move(landlock.deny_everything(), RULES)
 
 
-def _assemble_filter(jail: Jail) -> None:
-    jail.filter = seccomp.Filter(jail.active("root"))
+def _enter_filter(jail: Jail) -> None:
+    seccomp.Filter(seccomp.common()).install()
+    jail.filter = seccomp.Rest(jail.active("root"))
 
 
 def _share(kind: str) -> Callable[[Jail], None]:
@@ -190,7 +191,7 @@ def _enter_rules(_: Jail, __: Slot) -> None:
     landlock.restrict(RULES)
 
 
-def _install_filter(jail: Jail, _: Slot) -> None:
+def _complete_filter(jail: Jail, _: Slot) -> None:
     if jail.filter is None:
         raise PermissionError("there is no filter")
     jail.filter.of_process(os.getpid()).install()
@@ -246,7 +247,7 @@ LAYERS: Final = (
     Layer("landlock", "opening paths, sockets and signals to others, as far as the kernel knows how, past the filter",
           _make_rules, _enter_rules),
     Layer("seccomp", "every system call but some seventy, so that the kernel offers less to attack",
-          _assemble_filter, _install_filter),
+          _enter_filter, _complete_filter),
 )
 # fmt: on
 

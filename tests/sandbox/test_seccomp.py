@@ -82,20 +82,26 @@ def run(code: bytes, number: int, arguments: tuple[int, ...] = (), *, arch: int)
                 raise AssertionError(f"an instruction that is not used: {operation:#x}")
 
 
+def both(parts: tuple[bytes, bytes], number: int, arguments: tuple[int, ...] = (), *, arch: int) -> Verdict:
+    """The kernel's part where there are two filters: what is stricter counts, and of two errors the later one's."""
+    first, second = (run(part, number, arguments, arch=arch) for part in parts)
+    return KILL if KILL in {first, second} else first if second == ALLOW else second
+
+
 class Machine:
-    """The filter of one machine, and what it says."""
+    """The filters of one machine, and what they say."""
 
     def __init__(self, name: str, *, empty_root: bool = True) -> None:
         self.name = name
         self.numbers = NUMBERS[name]
-        self._code = seccomp.program(OWN_PID, empty_root=empty_root)
+        self._parts = seccomp.common(), seccomp.rest(OWN_PID, empty_root=empty_root)
 
     def verdict(self, call: str | int, *arguments: int) -> Verdict:
         number = self.numbers[call] if isinstance(call, str) else call
-        return run(self._code, number, arguments, arch=ARCH[self.name])
+        return both(self._parts, number, arguments, arch=ARCH[self.name])
 
     def raw(self, number: int, arch: int) -> Verdict:
-        return run(self._code, number, arch=arch)
+        return both(self._parts, number, arch=arch)
 
 
 @pytest.fixture(params=list(ARCH))
@@ -132,10 +138,40 @@ def test_the_lists_do_not_contradict_each_other() -> None:
     assert sum(map(len, lists)) == len(set().union(*lists))
 
 
+def test_one_part_decides_and_the_other_lets_pass(machine: Machine) -> None:
+    """What a zygote needs passes the part that it is under itself, and all the rest passes the one of its children."""
+    before = {machine.numbers[name] for name in seccomp.BEFORE & machine.numbers.keys()}
+    for number in range(1024):
+        for arguments in ((), (1,) * 6, (2**64 - 1,) * 6, (0, 0, 4, 0, 0, 0)):
+            common, rest = (run(part, number, arguments, arch=ARCH[machine.name]) for part in machine._parts)
+            assert (common if number in before else rest) == ALLOW, number
+            assert number in before or (common == ALLOW) is (machine.verdict(number, *arguments) == ALLOW), number
+
+
+def test_a_zygote_can_do_no_more_than_fork_and_confine(machine: Machine) -> None:
+    """It is under the larger part itself: no file, no socket, no program, no signal, no code that is mapped anew."""
+    numbers = {**NEVER[machine.name], **machine.numbers}
+    for name in (
+        "openat",
+        "socket",
+        "connect",
+        "execve",
+        "kill",
+        "pidfd_send_signal",
+        "mount",
+        "ptrace",
+        "io_uring_setup",
+    ):
+        assert run(machine._parts[0], numbers[name], arch=ARCH[machine.name]) != ALLOW, name
+    for name in ("mmap", "mprotect"):
+        assert run(machine._parts[0], numbers[name], (0, 4096, 5, 0x22), arch=ARCH[machine.name]) == errno.EPERM
+    assert len(seccomp.BEFORE) <= 21
+
+
 def test_every_name_in_the_lists_has_a_number_on_some_machine() -> None:
     """Or a typing mistake would quietly refuse, or fail to kill, what was meant."""
     known = set().union(*NUMBERS.values())
-    assert {*seccomp.ALLOWED, *seccomp.KILLED, *seccomp.REFUSED, *seccomp.checked(1)} <= known
+    assert {*seccomp.ALLOWED, *seccomp.KILLED, *seccomp.REFUSED, *seccomp.BEFORE, *seccomp.checked(1)} <= known
 
 
 def test_numbers_are_told_apart() -> None:
@@ -302,8 +338,9 @@ def test_where_files_can_be_seen_no_call_may_look_at_a_path(build: Callable[...,
 
 def test_the_filter_is_a_tree(machine: Machine) -> None:
     """The way to any verdict is short, since it is gone for each call, and for every number when it is installed."""
-    steps = {number: trace(machine._code, number, ARCH[machine.name]) for number in machine.numbers.values()}
-    assert max(steps.values()) <= 45
+    for code in machine._parts:
+        steps = {number: trace(code, number, ARCH[machine.name]) for number in machine.numbers.values()}
+        assert max(steps.values()) <= 45
 
 
 def trace(code: bytes, number: int, arch: int) -> int:
@@ -349,13 +386,13 @@ def test_the_numbers_are_the_kernels(name: str) -> None:
 
 def test_a_filter_is_for_one_process(machine: Machine) -> None:
     """Where a process knows itself by another number than 1, its filter is the same but for that number."""
-    first = seccomp.Filter(empty_root=True)
-    assert bytes(first._code) == seccomp.program(1, empty_root=True)
+    first = seccomp.Rest(empty_root=True)
+    assert bytes(first._code) == seccomp.rest(1, empty_root=True)
     assert first.of_process(1) is first
     for number in (2, OWN_PID, (1 << 22) - 1):
-        assert bytes(first.of_process(number)._code) == seccomp.program(number, empty_root=True)
-    bare = seccomp.Filter(empty_root=False).of_process(OWN_PID)
-    assert bytes(bare._code) == seccomp.program(OWN_PID, empty_root=False)
+        assert bytes(first.of_process(number)._code) == seccomp.rest(number, empty_root=True)
+    bare = seccomp.Rest(empty_root=False).of_process(OWN_PID)
+    assert bytes(bare._code) == seccomp.rest(OWN_PID, empty_root=False)
 
 
 # Landlock
