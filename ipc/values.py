@@ -37,6 +37,7 @@ Hook = Callable[[dict[str, Any]], Any]
 _REFERENCE_DEPTH: Final = 3  # how deep the reference to a capability with plain attributes is itself
 _AS_IT_IS = frozenset({type(None), bool, float, str, bytes})
 _SCALARS = _AS_IT_IS | {int}
+_LISTS: Final = (list, tuple)
 _MIN_INT, _MAX_INT = -(2**63), 2**64
 
 
@@ -226,7 +227,7 @@ def _plain(value: object, export: Export | None, depth: int) -> Any:
             key if type(key) is str else _key(key): item if type(item) in _AS_IT_IS else _plain(item, export, depth - 1)
             for key, item in value.items()
         }
-    if isinstance(value, list | tuple):
+    if isinstance(value, _LISTS):
         return [item if type(item) in _AS_IT_IS else _plain(item, export, depth - 1) for item in value]
     return _extension(value, export, depth)
 

@@ -55,6 +55,8 @@ _ELEMENT = 256  # what each element of a value counts besides: it takes the host
 _LONGEST_NOTE = 65_536
 _LINE = codec.encode(Note("log", b""))  # how the guest's own code begins a line of its log
 
+_BLANK = Limits()  # what holds until there is code
+
 
 @dataclass(frozen=True, slots=True)
 class Phases:
@@ -79,7 +81,7 @@ class Sandbox:
         loop = asyncio.get_running_loop()
         self.number = number
         self.phases = Phases(0, 0, 0)
-        self.limits = Limits()
+        self.limits = _BLANK
         self.died: asyncio.Future[str] = loop.create_future()
         """Done when the process is gone: of what, in words."""
         self.background = 0

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import Protocol
+from typing import Final, Protocol
 
 _SHORTEST = 0.005
 """Seconds between two looks: what a limit may be overshot by, beside the scheduler's share."""
@@ -21,6 +21,8 @@ _A_LITTLE = 0.05
 """Part of a core that a process may use uncounted between calls."""
 _TIDYING = 0.001
 """Seconds that it may use so after each answer."""
+
+_CORES: Final = os.cpu_count() or 1  # which the C library reads from a file each time
 
 
 class Timer(Protocol):
@@ -59,7 +61,7 @@ class Account:
         self._strayed: Callable[[], None] = lambda: None
         self._timer: Timer | None = None
         self._due = math.inf
-        self._cores = os.cpu_count() or 1
+        self._cores = _CORES
 
     def begin(self, limit_ms: int | None, over: Callable[[], None], may_ask: int | None = None) -> Charge:
         """A call begins; `over` is called, once, if it uses more than its limit of CPU."""

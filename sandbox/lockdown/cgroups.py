@@ -46,10 +46,15 @@ class Group:
 
     def entrances(self) -> tuple[int, ...]:
         """Descriptors through which a process joins, for the caller to close."""
+        try:
+            return self._open_all()
+        except FileNotFoundError:
+            self._make_anew()
+            return self._open_all()
+
+    def _open_all(self) -> tuple[int, ...]:
         opened: list[int] = []
         try:
-            if not all(map(os.path.exists, self.folders)):
-                self._make_anew()
             opened.extend(os.open(f"{folder}/cgroup.procs", os.O_WRONLY | os.O_CLOEXEC) for folder in self.folders)
         except OSError:
             for descriptor in opened:
