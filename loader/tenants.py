@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from .errors import LoadFailed, TenantThrottled
 from .quota import CPU_WINDOW, Bucket, Quota, Quotas
@@ -16,22 +16,18 @@ if TYPE_CHECKING:
     from .pool import Key, Pool
 
 
+_AHEAD: Final = 16
+"""Direct calls that a tenant may have in flight whatever the host has to do."""
+
+
 class Tenant:
-    """One tenant's record. `calls` counts direct calls in flight, `pools` holds its sandboxes, one for each version."""
+    """One tenant's record. `calls` counts direct calls in flight, of which there may be `most` now; `pools` holds its
+    sandboxes, one pool for each version."""
 
     __slots__ = (
-        "_cpu",
-        "_rate",
-        "_redeploying",
-        "calls",
-        "metered",
-        "most",
-        "owner",
-        "pools",
-        "quota",
-        "waiting",
-        "weight",
-    )
+        "_cpu", "_rate", "_redeploying", "answered", "calls", "least", "metered", "most", "owner", "pools", "quota",
+        "waiting", "watched", "weight",
+    )  # fmt: skip
 
     def __init__(self, owner: str | Key, quota: Quota, now: float) -> None:
         self.owner = owner
@@ -39,7 +35,9 @@ class Tenant:
         self.pools: set[Pool] = set()
         self._redeploying: asyncio.Lock | None = None
         self.quota = quota
-        self.most, self.weight = quota.concurrency, quota.weight
+        self.weight = quota.weight
+        self.least = self.most = min(quota.concurrency, _AHEAD)
+        self.answered = self.watched = False
         rate, share = quota.calls_per_second, quota.cpu_share
         self._rate = Bucket(rate, max(rate, 1.0), now) if rate is not None else None
         self._cpu = Bucket(share, share * CPU_WINDOW, now) if share is not None else None
@@ -49,6 +47,10 @@ class Tenant:
     def tenant_id(self) -> str:
         """Whose record it is."""
         return self.owner if isinstance(self.owner, str) else self.owner.tenant_id
+
+    def narrow(self, most: int) -> None:
+        """It may have so many calls in flight, within what it may have in any case and its ceiling."""
+        self.most = min(max(most, self.least), self.quota.concurrency)
 
     @property
     def redeploying(self) -> asyncio.Lock:

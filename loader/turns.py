@@ -7,10 +7,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from typing import Final
 
 from .errors import LoaderError
 from .fair import FairQueue
 from .tenants import Tenant
+
+_LOOK: Final = 0.01
+"""Seconds between two looks at a tenant whose calls wait."""
+_LATE: Final = 0.002
+"""Seconds by which the loop is late when it has no time to spare."""
 
 
 class Turns:
@@ -42,6 +48,7 @@ class Turns:
         loop = asyncio.get_running_loop()
         turn: asyncio.Future[None] = loop.create_future()
         self._queue.push(tenant, turn, tenant.weight)
+        self.hold_up(tenant)
         tenant.waiting += 1
         timer = loop.call_later(patience, _refuse, turn, refusal)
         try:
@@ -59,6 +66,7 @@ class Turns:
         """Go out; whose turn it is comes in."""
         self.go_out(tenant)
         if len(self._queue):
+            self.answered(tenant)
             self._queue.wake(tenant)
             self._let_in()
 
@@ -72,6 +80,12 @@ class Turns:
     def may(self, tenant: Tenant) -> bool:
         """Whether one more of this tenant's may be inside, if there is room."""
         return True
+
+    def hold_up(self, tenant: Tenant) -> None:
+        """One of this tenant's has to wait."""
+
+    def answered(self, tenant: Tenant) -> None:
+        """One of this tenant's has gone out while others wait."""
 
     def come_in(self, tenant: Tenant) -> None:
         """One more."""
@@ -95,10 +109,15 @@ def _refuse(turn: asyncio.Future[None], refusal: Callable[[], LoaderError]) -> N
 
 
 class Calls(Turns):
-    """Direct calls, of which a tenant has a ceiling of its own."""
+    """Direct calls. A tenant whose calls come faster than they are answered has few in flight, and the rest wait.
+
+    How few depends on whether the host has time to spare: every few milliseconds the number doubles, up to the tenant's
+    ceiling, if the loop is on time or none of them was answered, and halves if it is late. So calls that only wait for
+    something are soon all in flight, and a flood of quick ones leaves the loop to the others.
+    """
 
     def may(self, tenant: Tenant) -> bool:
-        """As long as it is below its ceiling."""
+        """As long as it is below what it may have in flight now."""
         return tenant.calls < tenant.most
 
     def come_in(self, tenant: Tenant) -> None:
@@ -110,3 +129,33 @@ class Calls(Turns):
         """Likewise."""
         self.inside -= 1
         tenant.calls -= 1
+
+    def answered(self, tenant: Tenant) -> None:
+        """Some of the tenant's calls that were in flight are so no more."""
+        tenant.answered = True
+
+    def hold_up(self, tenant: Tenant) -> None:
+        """See to it that it may have more in flight, if that does no harm."""
+        if not tenant.watched:
+            tenant.watched = True
+            self._look_later(tenant)
+
+    def _look_later(self, tenant: Tenant) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + _LOOK
+        loop.call_at(due, self._look, tenant, due)
+
+    def _look(self, tenant: Tenant, due: float) -> None:
+        late = asyncio.get_running_loop().time() - due
+        if not self.queued(tenant):
+            tenant.narrow(2 * tenant.calls)
+        elif late < _LATE or not tenant.answered:
+            tenant.narrow(2 * tenant.most)
+        else:
+            tenant.narrow(tenant.most // 2)
+        tenant.answered = False
+        self._queue.wake(tenant)
+        self._let_in()
+        tenant.watched = self.queued(tenant) > 0 or tenant.most > tenant.least
+        if tenant.watched:
+            self._look_later(tenant)
