@@ -51,6 +51,20 @@ class DynamicInstance(Answering):
         """See `cloister.engine.Instance.rehearse`. For the host."""
         return await self._instance.rehearse(entrypoint)
 
+    async def fork(
+        self, options: Mapping[str, Any] | None = None, /, *, from_step: object = None, **more: Any
+    ) -> DynamicInstance:
+        """See `cloister.engine.Instance.fork`. For the host."""
+        return DynamicInstance(await self._instance.fork(options, from_step=from_step, **more))
+
+    async def override(self, step: object, *, author: str, reason: str, **outcome: Any) -> None:
+        """See `cloister.engine.Instance.override`. For the host."""
+        await self._instance.override(step, author=author, reason=reason, **outcome)
+
+    async def interventions(self) -> list[dict[str, Any]]:
+        """See `cloister.engine.Instance.interventions`. For the host."""
+        return await self._instance.interventions()
+
     async def send_event(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """See `cloister.engine.Instance.send_event`."""
         await self._instance.send_event(options, **more)

@@ -7,19 +7,23 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 README = Path(__file__).parent.parent / "README.md"
 
 
-def test_the_example_prints_what_the_readme_says(tmp_path: Path) -> None:
-    """Both sides of the complete example work when they are pasted, and print what stands under them."""
+@pytest.mark.parametrize(
+    ("tenant", "host"), [("tenant.py", "host.py"), ("trip.py", "agency.py")], ids=["complete", "workflows"]
+)
+def test_an_example_prints_what_the_readme_says(tmp_path: Path, tenant: str, host: str) -> None:
+    """Both sides work when they are pasted, and print what stands under them."""
     text = README.read_text()
-    files = re.findall(r"<!-- example: (\S+) -->\n```python\n(.*?)```", text, re.DOTALL)
-    assert {name for name, _ in files} == {"tenant.py", "host.py"}
-    for name, code in files:
-        (tmp_path / name).write_text(code)
-    promised = re.search(r"run `python host.py`:\n\n```\n(.*?)```", text, re.DOTALL)
+    files = dict(re.findall(r"<!-- example: (\S+) -->\n```python\n(.*?)```", text, re.DOTALL))
+    for name in (tenant, host):
+        (tmp_path / name).write_text(files[name])
+    promised = re.search(rf"run `python {host}`:\n\n```\n(.*?)```", text, re.DOTALL)
     assert promised is not None
-    result = subprocess.run([sys.executable, "host.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    result = subprocess.run([sys.executable, host], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert result.stderr == ""
     assert result.stdout == promised[1]
 
