@@ -18,7 +18,9 @@ from .errors import (
     RemoteProtocolError,
     TooManyCalls,
 )
+from .observation import Seen
 from .peer import Peer
+from .revocation import Grant, expiring, revocable
 from .stubs import Stub
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Connection",
     "ConnectionClosed",
     "DeadlineExceeded",
+    "Grant",
     "IpcError",
     "LocalProtocolError",
     "PayloadError",
@@ -35,6 +38,9 @@ __all__ = [
     "RemoteError",
     "RemoteProtocolError",
     "RpcTarget",
+    "Seen",
     "Stub",
     "TooManyCalls",
+    "expiring",
+    "revocable",
 ]

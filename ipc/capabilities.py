@@ -122,7 +122,7 @@ def serve(subject: object) -> Capability | None:
             twin = subject.dup()  # whoever gets it may keep it for longer than this side does
             key = id(twin._channel), twin._target
             return Served(twin, lambda name: _remote_method(twin, name), twin._attributes, key)
-        case Capability():
+        case Capability() if not isinstance(subject, RemoteCall):
             return subject
     return None
 

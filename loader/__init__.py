@@ -20,9 +20,10 @@ from cloister.engine import (
     WorkflowLimits,
     current_attempt,
 )
-from cloister.ipc import CapabilityError, IpcError, RpcTarget
+from cloister.ipc import CapabilityError, Grant, IpcError, RpcTarget, expiring, revocable
 from cloister.sandbox import LayerMissing, LimitExceeded, Limits, Policy, SandboxDied, SandboxError, SandboxUnavailable
 
+from .audit import CapabilityCall
 from .binding import DynamicWorkflowBinding, wrap_schedule, wrap_workflow_binding
 from .blocking import BlockingHost
 from .code import Data, Json, TailLine, Text, WorkerCode
@@ -55,7 +56,11 @@ from .loader import Loader
 from .quota import Quota
 
 __all__ = [
+    "revocable",
+    "expiring",
+    "Grant",
     "BlockingHost",
+    "CapabilityCall",
     "CapabilityError",
     "CodeError",
     "Data",

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from cloister.sandbox import LATE_GRACE, SandboxClosed
 
+from .audit import Audit
 from .boots import Boots
 from .code import GetCode
 from .config import LoaderConfig
@@ -29,6 +30,7 @@ class House:
     def __init__(self, config: LoaderConfig, tenants: Tenants, boots: Boots) -> None:
         self._config, self._tenants, self._boots = config, tenants, boots
         self.register = Register()
+        self.audit: Audit | None = None
         self.pools: dict[Key, Pool] = {}
         self.room = Room(config)
         self.lobby = Lobby(self.room.refusal)
@@ -163,7 +165,7 @@ class House:
         """One more worker of this pool, that is used and begins to boot; None if there is no room for it."""
         if not self.room.for_one_more(pool.tenant) or not self._make_room():
             return None
-        worker = Worker(pool, self._idle, self._gone)
+        worker = Worker(pool, self._idle, self._gone, self.audit)
         worker.users = 1
         self.room.add(worker)
         if not pool.candidate:

@@ -17,6 +17,7 @@ from cloister.ipc.link import Transport
 from cloister.ipc.sockets import Sockets
 from cloister.sandbox import Policy
 
+from .audit import Audit
 from .boots import Boots
 from .code import GetCode, WorkerCode
 from .config import LoaderConfig
@@ -41,7 +42,8 @@ class Loader:
     An async context manager. `config` holds every number there is; `max_sandboxes`, `spares` and `admission_timeout`
     (seconds) take precedence over its. `quotas` is asked for the quota of a tenant when it comes, and may be None or
     return None for that of the configuration. `transport` is what moves the bytes of the wire at the host's end: plain
-    sockets, or libzmq, which does it in a thread of its own.
+    sockets, or libzmq, which does it in a thread of its own. `audit` hears of every call that a tenant makes of a
+    capability (`CapabilityCall`), within the event loop.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Loader:
         transport: Literal["sockets", "libzmq"] = "sockets",
         config: LoaderConfig | None = None,
         quotas: Quotas | None = None,
+        audit: Audit | None = None,
     ) -> None:
         if transport not in {"sockets", "libzmq"}:
             raise ValueError(f"transport is 'sockets' or 'libzmq', not {transport!r}")
@@ -70,6 +73,7 @@ class Loader:
         self._tenants = Tenants(self.config.quota, quotas, self._now)
         self._boots = Boots(self.config, self._profiles, self._now)
         self._house = House(self.config, self._tenants, self._boots)
+        self._house.audit = audit
         self._pools = self._house.pools
         self._desk = Desk(self.config, self._house, self._tenants)
         self._upkeep = Upkeep(self.config, self._house, self._tenants)

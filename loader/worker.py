@@ -14,6 +14,7 @@ from cloister.ipc import CapabilityError, CodecError, PayloadError, RemoteError,
 from cloister.ipc.stubs import Link, flat
 from cloister.sandbox import LimitExceeded, LogLine, Sandbox, SandboxClosed, SandboxError
 
+from .audit import Audit, observer
 from .code import TailLine, WorkerCode
 from .errors import CodeError, EntrypointNotFound, LoaderError, LoadFailed, TenantError
 
@@ -30,7 +31,13 @@ class Worker:
     Calls follow the code down the same wire and are answered after it, so the first one costs no round trip more.
     """
 
-    def __init__(self, pool: Pool, on_idle: Callable[[Worker], None], on_gone: Callable[[Worker], None]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        on_idle: Callable[[Worker], None],
+        on_gone: Callable[[Worker], None],
+        audit: Audit | None = None,
+    ) -> None:
         self.pool = pool
         self.tenant_id = pool.key.tenant_id
         self.users = 0
@@ -53,6 +60,7 @@ class Worker:
         self.held_for_background = 0
         self._on_idle = on_idle
         self._on_gone = on_gone
+        self._audit = audit
         self.imported: asyncio.Task[None]
 
     @functools.cached_property
@@ -99,6 +107,8 @@ class Worker:
         self.began = time.perf_counter()
         self.code, self.sandbox = code, sandbox
         sandbox.tail.listener = self._tail
+        if self._audit is not None:
+            sandbox.observe(observer(self._audit, self))
         sandbox.on_background = lambda: self._on_idle(self)
         sandbox.died.add_done_callback(lambda _: self._on_gone(self))
         modules = {name: (kind, content) for name, (kind, content) in code.portable().items()}

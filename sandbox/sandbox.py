@@ -21,11 +21,13 @@ from cloister.ipc import (
     Peer,
     RemoteError,
     RemoteProtocolError,
+    Seen,
     codec,
     values,
 )
 from cloister.ipc.link import Link
 from cloister.ipc.messages import Failure, Note, Result
+from cloister.ipc.observation import observe
 
 from .errors import LimitExceeded, ProtocolViolation, SandboxClosed, SandboxDied, SandboxError
 from .exits import CUT_OFF, OUT_OF_MEMORY
@@ -227,6 +229,10 @@ class Sandbox:
         """The same for a durable run: a function that starts the count of CPU time anew, and what to await."""
         payload, charge = self._peer.encode(arguments), self._begin(limits)
         return lambda: self._watch.restart(charge), self._answered(method, payload, limits, charge)
+
+    def observe(self, hear: Callable[[Seen], None]) -> None:
+        """Have somebody hear of each call that it makes of a capability, the engine's own left out."""
+        observe(self._peer, hear, self._loop.time)
 
     async def idle(self, run: int) -> bool:
         """Whether a durable run that is going on in here does nothing but wait for its journal."""

@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import gc
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -15,11 +15,15 @@ from cloister.ipc import RemoteError
 from cloister.loader import (
     CapabilityError,
     EntrypointNotFound,
+    LimitExceeded,
+    Limits,
     Loader,
     RpcTarget,
+    SandboxError,
     TenantError,
     WorkerCode,
     WorkerStub,
+    revocable,
 )
 
 Code = Callable[..., WorkerCode]
@@ -512,3 +516,470 @@ async def test_an_argument_that_cannot_be_sent_is_the_callers_error(worker: Make
             await entrypoint.echo(bad)
         assert not isinstance(caught.value, TenantError)
     assert await entrypoint.echo("fine") == "fine"
+
+
+# Chains
+
+
+class Database(RpcTarget):
+    """Leads to its tables, by way of a function where that is wanted."""
+
+    def __init__(self) -> None:
+        self.rows = {"x": {1: "one"}}
+
+    def table(self, name: str) -> Rows:
+        return Rows(self.rows[name])
+
+    def find(self) -> Callable[[str], Rows]:
+        return self.table
+
+
+class Rows(RpcTarget):
+    """One table."""
+
+    def __init__(self, rows: dict[int, str]) -> None:
+        self.rows = rows
+
+    async def get(self, key: int) -> str:
+        return self.rows[key]
+
+
+CHAINS = """
+    from workers import WorkerEntrypoint, RpcTarget
+    class Cart(RpcTarget):
+        def __init__(self, name):
+            self.name, self.items = name, []
+        async def add(self, item):
+            self.items.append(item)
+            return self
+        def count(self):
+            return len(self.items)
+        def fail(self):
+            raise LookupError("no such item")
+    class Default(WorkerEntrypoint):
+        async def get(self, table, key):
+            return await self.env.DB.table(table).get(key)
+        async def found(self, table, key):
+            return await self.env.DB.find()(table).get(key)
+        async def outcome(self, table, key):
+            try:
+                return await self.env.DB.table(table).get(key)
+            except Exception as error:
+                return [type(error).__name__, str(error), error.__notes__]
+        async def many(self, calls):
+            import asyncio
+            tasks = [asyncio.create_task(self.env.DB.table("x").get(1)) for _ in range(calls)]
+            return [await task for task in tasks]
+        def cart(self, name):
+            return Cart(name)
+        async def echo(self, value):
+            return value
+        async def apply(self, function, *args):
+            return await function(*args)
+"""
+
+
+async def test_a_chain_from_a_tenant_is_one_round_trip(worker: MakeWorker) -> None:
+    """As its calls tell; what lies between is never granted."""
+    entrypoint = worker(CHAINS, env={"DB": Database()}).get_entrypoint()
+    assert await entrypoint.get("x", 1) == "one"
+    assert await entrypoint.found("x", 1) == "one"
+    assert await entrypoint.many(50) == ["one"] * 50
+
+
+async def test_an_error_within_a_chain_says_where(worker: MakeWorker) -> None:
+    """With the class that it has."""
+    entrypoint = worker(CHAINS, env={"DB": Database()}).get_entrypoint()
+    kind, _, notes = await entrypoint.outcome("x", 2)
+    assert (kind, notes) == ("KeyError", ["in call 2 of 2: table.get"])
+    kind, text, notes = await entrypoint.outcome("y", 1)
+    assert (kind, text, notes) == ("KeyError", "'y'", ["in call 1 of 2: table.get"])
+
+
+async def test_a_chain_into_a_tenant_is_one_round_trip(worker: MakeWorker) -> None:
+    """From the entrypoint on; an error has the tenant's lines, and the place."""
+    entrypoint = worker(CHAINS).get_entrypoint()
+    assert await entrypoint.cart("c").add("tea").add("milk").count() == 2
+    with pytest.raises(TenantError, match="LookupError: no such item") as told:
+        await entrypoint.cart("c").add("tea").fail().count()
+    assert told.value.__notes__ == ["in call 3 of 4: cart.add.fail.count"]
+    assert 'raise LookupError("no such item")' in told.value.trace
+    with pytest.raises(TenantError, match=r"CapabilityError.*'more' cannot be called on a int"):
+        await entrypoint.cart("c").count().more()
+
+
+async def test_each_call_of_a_chain_is_a_subrequest(worker: MakeWorker) -> None:
+    """So that a chain buys a tenant nothing but the wait."""
+    entrypoint = worker(CHAINS, env={"DB": Database()}, limits=Limits(subrequests=9)).get_entrypoint()
+    assert await entrypoint.many(4) == ["one"] * 4
+    with pytest.raises(TenantError, match="limit of subrequests"):
+        await entrypoint.many(5)
+
+
+async def test_floods_of_long_chains_end_their_sandbox(worker: MakeWorker) -> None:
+    """Each call of them counts as a message."""
+    source = """
+        import asyncio
+        from workers import WorkerEntrypoint
+        from cloister.ipc.values import dumps
+        class Default(WorkerEntrypoint):
+            async def flood(self):
+                stub = self.env.ACCOUNT
+                path, payload = ".".join(["sibling"] * 16), dumps([["x"], None] * 16)
+                for _ in range(100):
+                    await asyncio.gather(*(stub._channel.call(stub._target, path, payload) for _ in range(100)))
+    """
+    limits = Limits(bytes_per_second=4 << 20, subrequests=None)
+    with pytest.raises(LimitExceeded, match="bytes in a second"):
+        await worker(source, env={"ACCOUNT": Account("a")}, limits=limits).get_entrypoint().flood()
+
+
+# Entrypoints of other tenants
+
+
+async def test_an_entrypoint_of_another_tenant_is_a_binding(worker: MakeWorker) -> None:
+    """In env, props and arguments; with values, callbacks, objects and chains through it, and nothing private."""
+    shop = worker(CHAINS, env={"DB": Database()})
+    source = """
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def buy(self):
+                return [await self.env.SHOP.get("x", 1), await self.env.SHOP.cart("c").add("tea").count()]
+            async def by_props(self):
+                return await self.ctx.props["shop"].echo({"deep": [1]})
+            async def by_argument(self, shop):
+                cart = await shop.cart("c")
+                await cart.add("tea")
+                return await cart.count()
+            async def callback(self):
+                function = lambda n: n + 1
+                called = await self.env.SHOP.apply(function, 41)
+                return [called, await self.env.SHOP.echo(function) is function]
+            async def outcome(self, name):
+                try:
+                    return await getattr(self.env.SHOP, name)()
+                except Exception as error:
+                    return [type(error).__name__, str(error)]
+            async def forge(self, name):
+                stub = self.env.SHOP
+                from cloister.ipc.values import dumps
+                try:
+                    return await stub._channel.call(stub._target, name, dumps([[], {}]))
+                except Exception as error:
+                    return type(error).__name__
+    """
+    entrypoint = shop.get_entrypoint()
+    buyer = worker(source, env={"SHOP": entrypoint})
+    client = buyer.get_entrypoint(props={"shop": entrypoint})
+    assert await client.buy() == ["one", 1]
+    assert await client.by_props() == {"deep": [1]}
+    assert await client.by_argument(entrypoint) == 1
+    assert await client.callback() == [42, True]
+    kind, text = await client.outcome("missing")
+    assert (kind, "Method missing does not exist" in text) == ("TypeError", True)
+    for name in ("_perform", "_stub", "__class__", "", "_then"):
+        assert await client.forge(name) == "CapabilityError"
+
+
+async def test_two_tenants_that_call_each_other_without_end_are_bounded(
+    loader: Loader, code: Code, tenant: str
+) -> None:
+    """By the calls that either may have in flight; both live on."""
+    source = """
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def ping(self, n):
+                return await self.env.OTHER.ping(n + 1)
+            async def hello(self):
+                return "hello"
+    """
+    names = [f"{tenant}-a", f"{tenant}-b"]
+    limits = Limits(calls_in_flight=20)
+    env: list[dict[str, Any]] = [{}, {}]
+    stubs = [loader.get(name, lambda n=n: code(source, env=env[n], limits=limits)) for n, name in enumerate(names)]  # type: ignore[misc]
+    for n in range(2):
+        env[n]["OTHER"] = stubs[1 - n].get_entrypoint()
+    with pytest.raises(TenantError, match="in flight"):
+        await stubs[0].get_entrypoint().ping(0)
+    assert [await stub.get_entrypoint().hello() for stub in stubs] == ["hello", "hello"]
+
+
+# Streams
+
+
+STREAMS = """
+    import asyncio
+    from workers import WorkerEntrypoint
+    made, ended = 0, []
+    class Default(WorkerEntrypoint):
+        async def count(self, n):
+            global made
+            try:
+                for i in range(n):
+                    made += 1
+                    yield i
+            finally:
+                ended.append("count")
+        def plain(self, n):
+            yield from range(n)
+        async def state(self):
+            return [made, ended]
+        async def total(self, stream):
+            return sum([n async for n in stream])
+        async def size(self, stream):
+            return sum([len(chunk) async for chunk in stream])
+        async def some(self, stream, n):
+            found = []
+            async for item in stream:
+                found.append(item)
+                if len(found) == n:
+                    break
+            return found
+        async def relay(self, stream):
+            async for item in stream:
+                yield [item, item]
+        async def caught(self, stream):
+            found = []
+            try:
+                async for item in stream:
+                    found.append(item)
+            except Exception as error:
+                return [found, type(error).__name__, str(error)]
+        async def bound(self):
+            return await self.total(await self.env.ROWS(10))
+        async def slow(self):
+            yield 1
+            await asyncio.sleep(3600)
+"""
+
+
+async def numbers(count: int, closed: list[int] | None = None) -> AsyncIterator[int]:
+    """The host's stream."""
+    n = -1
+    try:
+        for n in range(count):
+            yield n
+    finally:
+        if closed is not None:
+            closed.append(n)
+
+
+async def test_generators_are_streams_in_both_directions(worker: MakeWorker) -> None:
+    """As arguments, as results, of bindings, and through a tenant; of plain values and of bytes, of any length."""
+    entrypoint = worker(STREAMS, env={"ROWS": numbers}).get_entrypoint()
+    assert [n async for n in await entrypoint.count(1000)] == list(range(1000))
+    assert [n async for n in await entrypoint.plain(5)] == list(range(5))
+    assert await entrypoint.total(numbers(1000)) == 499_500
+    assert await entrypoint.bound() == 45
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for _ in range(40):
+            yield bytes(1 << 20)
+
+    assert await entrypoint.size(chunks()) == 40 << 20
+
+
+async def test_what_a_tenant_makes_is_made_as_it_is_read(worker: MakeWorker, eventually: Any) -> None:
+    """And no longer when the host lets go of it."""
+    entrypoint = worker(STREAMS).get_entrypoint()
+    async with entrypoint.count(1_000_000) as stream:
+        assert [await anext(stream) for _ in range(3)] == [0, 1, 2]
+        made, ended = await entrypoint.state()
+        assert made < 100
+        assert ended == []
+
+    async def closed() -> bool:
+        return bool((await entrypoint.state())[1] == ["count"])
+
+    await eventually(closed)
+
+
+async def test_what_a_host_makes_ends_with_the_call_that_it_was_given_to(worker: MakeWorker, eventually: Any) -> None:
+    """The generator is closed where it stands; an error of it has its class."""
+    entrypoint = worker(STREAMS).get_entrypoint()
+    closed: list[int] = []
+    assert await entrypoint.some(numbers(1_000_000, closed), 3) == [0, 1, 2]
+    await eventually(lambda: closed)
+    assert closed[0] < 100
+
+    async def breaks() -> AsyncIterator[int]:
+        yield 1
+        raise LookupError("the end of the shelf")
+
+    assert await entrypoint.caught(breaks()) == [[1], "LookupError", "the end of the shelf"]
+
+
+async def test_a_stream_dies_with_its_sandbox_and_says_so(loader: Loader, code: Code, tenant: str) -> None:
+    """On either side of it."""
+    closed: list[int] = []
+    entrypoint = loader.get(tenant, lambda: code(STREAMS)).get_entrypoint()
+    stream, relay = await entrypoint.slow(), await entrypoint.relay(numbers(1_000_000, closed))
+    assert await anext(stream) == 1
+    with pytest.raises(RemoteError, match=r"dup\(\) it in time"):  # an argument lives as long as its call
+        await anext(relay)
+    waiting = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0)
+    loader.evict(tenant)
+    with pytest.raises(SandboxError, match="evicted"):
+        await waiting
+
+
+# Disposal and errors
+
+
+async def test_an_object_hears_when_the_last_of_its_stubs_is_gone(loader: Loader, code: Code, tenant: str) -> None:
+    """By `dispose()`, at the end of a block, or because the sandbox that held it has ended."""
+    gone: list[str] = []
+
+    class Session(RpcTarget):
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def rpc_disposed(self) -> None:
+            gone.append(self.name)
+            raise ValueError("which harms nobody")
+
+    source = """
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def block(self):
+                async with self.env.OPEN("block") as session:
+                    pass
+                with await self.env.OPEN("with") as session:
+                    pass
+                return await self.env.OPEN("result")
+            async def keep(self):
+                global kept
+                kept = await self.env.OPEN("kept")
+    """
+    entrypoint = loader.get(tenant, lambda: code(source, env={"OPEN": lambda name: Session(name)})).get_entrypoint()
+    await entrypoint.block()
+    await entrypoint.keep()
+    assert gone == ["block", "with", "result"]
+    loader.evict(tenant)
+    assert gone == ["block", "with", "result", "kept"]
+
+
+async def test_an_error_of_a_tenant_comes_with_notes_causes_and_its_own_lines(worker: MakeWorker) -> None:
+    """Bounded and printable, whatever the tenant puts into it; none of it is taken for a class."""
+    source = r"""
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def fail(self):
+                try:
+                    {}["k"]
+                except KeyError as error:
+                    error.add_note("looked in the drawer")
+                    worse = ValueError("no sale")
+                    worse.add_note("the till was empty")
+                    raise worse from error
+            async def hostile(self):
+                error = type("\u202eEvil" * 100, (Exception,), {})("\x1b[2J\x00" * 5000)
+                error.__notes__ = ["n\x1b" * 10_000] * 100
+                cause = error
+                for _ in range(100):
+                    cause.__cause__ = type("Cause", (Exception,), {})("c" * 100_000)
+                    cause = cause.__cause__
+                cause.__cause__ = error
+                raise error
+    """
+    entrypoint = worker(source).get_entrypoint()
+    with pytest.raises(TenantError, match=r"^ValueError: no sale") as told:
+        await entrypoint.fail()
+    assert told.value.__notes__ == ["the till was empty"]
+    cause = told.value.__cause__
+    assert isinstance(cause, RemoteError)
+    assert (cause.name, cause.message, cause.__notes__) == ("KeyError", "'k'", ["looked in the drawer"])
+    assert "raise worse from error" in told.value.trace
+    with pytest.raises(TenantError) as hostile:
+        await entrypoint.hostile()
+    links = 0
+    error: BaseException | None = hostile.value
+    while isinstance(error, RemoteError):
+        texts = [error.name, error.message, error.trace, *getattr(error, "__notes__", ())]
+        assert max(map(len, texts)) <= 32_768
+        assert all(char.isprintable() or char in "\n\t" for text in texts for char in text)
+        assert len(texts) < 20
+        links, error = links + 1, error.__cause__
+    assert links <= 9
+
+
+async def test_an_error_of_the_hosts_has_its_notes_and_keeps_its_causes_to_itself(worker: MakeWorker) -> None:
+    """What a library of the host's said to it is not the tenant's to read."""
+
+    def fail() -> None:
+        error = ValueError("not today")
+        error.add_note("ask again tomorrow")
+        raise error from OSError("password=hunter2")
+
+    source = """
+        import traceback
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def caught(self):
+                try:
+                    await self.env.FAIL()
+                except ValueError as error:
+                    return [error.__notes__, traceback.format_exc()]
+    """
+    notes, everything = await worker(source, env={"FAIL": fail}).get_entrypoint().caught()
+    assert notes == ["ask again tomorrow"]
+    assert "hunter2" not in everything
+
+
+async def test_errors_of_the_protocol_keep_their_class_inside(worker: MakeWorker) -> None:
+    """A tenant can tell a capability that was taken back from a method that failed."""
+    grant = revocable(Account("Ann"))
+    entrypoint = worker(CALLER, env={"ACCOUNT": grant}).get_entrypoint()
+    assert await entrypoint.outcome("ACCOUNT", "peek") == ["returned", 0]
+    grant.revoke("the plan ended")
+    kind, name, text = await entrypoint.outcome("ACCOUNT", "peek")
+    assert (kind, name, text) == ("CapabilityError", "CapabilityError", "the capability was revoked: the plan ended")
+
+
+async def test_callers_that_give_up_leave_nothing_behind(worker: MakeWorker, eventually: Any) -> None:
+    """A result with an object in it that comes too late, an argument of a call that was refused."""
+    gone: list[int] = []
+
+    class Thing(RpcTarget):
+        def rpc_disposed(self) -> None:
+            gone.append(1)
+
+    async def late() -> Thing:
+        await asyncio.sleep(0.01)
+        return Thing()
+
+    source = """
+        import asyncio
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def impatient(self):
+                for _ in range(5):
+                    try:
+                        await asyncio.wait_for(self.env.LATE(), 0.001)
+                    except TimeoutError:
+                        pass
+                await asyncio.sleep(0.1)
+            async def mine(self):
+                return len(self.env.LATE._channel.exports)
+            async def refused(self):
+                for _ in range(5):
+                    for call in (self.env.LATE.missing(lambda: 1), self.env.LATE(lambda: 1)):
+                        try:
+                            await call
+                        except Exception:
+                            pass
+    """
+    entrypoint = worker(source, env={"LATE": late}).get_entrypoint()
+    before = await entrypoint.mine()
+    await entrypoint.impatient()
+    await entrypoint.refused()
+
+    async def settled() -> bool:
+        return bool(await entrypoint.mine() == before)
+
+    await eventually(settled)
+    for _ in range(5):
+        with pytest.raises(TenantError):
+            await entrypoint.missing(Thing())
+    await eventually(lambda: len(gone) % 5 == 0 and len(gone) >= 5)
