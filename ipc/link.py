@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Final, Protocol
 
 from . import zmtp
@@ -21,24 +21,30 @@ NOBODYS: Final = contextvars.Context()
 """What is done because a guest has spoken is part of nobody's request, whoever it was for whom the guest was made."""
 _COMMAND: Final = 4096
 """What a command counts in bytes when there are several of them at once."""
+_HEAP: Final = 32
+"""How many messages in one piece are a heap of them."""
 OnFrame = Callable[[bytes], None]
+OnAhead = Callable[[float, Callable[[], Iterable[bytes]]], None]
 OnLost = Callable[[RemoteProtocolError | None], None]
 
 
 class Link(ABC):
     """The way to one guest.
 
-    `on_bytes` hears of every piece that arrives, before what is in it is handed to `on_frame`. `on_lost` is called
-    once: with nothing when the guest has ended the connection, with an error when what it says is no ZMTP.
+    `on_bytes` hears of every piece that arrives, before what is in it is handed to `on_frame`. Of a heap of
+    messages `on_ahead` hears first: how many there are likely to be, with those that wait behind them where the
+    transport can see that, and a way to have the first bytes of each. `on_lost` is called once: with nothing when the
+    guest has ended the connection, with an error when what it says is no ZMTP.
     """
 
-    __slots__ = ("_begun", "_loop", "_reader", "on_bytes", "on_frame", "on_lost")
+    __slots__ = ("_begun", "_loop", "_reader", "on_ahead", "on_bytes", "on_frame", "on_lost")
 
     def __init__(self, on_frame: OnFrame, on_lost: OnLost) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = zmtp.Reader()
         self._begun = math.inf
         self.on_bytes: Callable[[int], None] = _nobody
+        self.on_ahead: OnAhead = _nobody
         self.on_frame = on_frame
         self.on_lost = on_lost
 
@@ -62,6 +68,14 @@ class Link(ABC):
     def _write(self, data: bytes) -> None:
         """Send bytes in order, now or as soon as the guest takes them."""
 
+    def _waiting(self) -> int:
+        """How many bytes have come and are yet to be taken, as far as that can be known."""
+        return 0
+
+    def _peek(self) -> bytes:
+        """Those bytes, which stay where they are."""
+        return b""
+
     def _take(self, data: bytes) -> None:
         """Bytes have arrived. What one guest says must never keep the others' from being read, whatever comes of it."""
         try:
@@ -74,6 +88,9 @@ class Link(ABC):
                 self._begun = math.inf
             elif frames or self._begun == math.inf:
                 self._begun = self._loop.time()
+            if len(frames) > _HEAP:
+                behind = self._waiting() * len(frames) / len(data)
+                self.on_ahead(len(frames) + behind, lambda: (*frames, *self._reader.heads(self._peek())))
             for frame in frames:
                 self.on_frame(frame)
             if reply:
@@ -100,5 +117,5 @@ class Transport(Protocol):
         """Close every link. Harmless when repeated."""
 
 
-def _nobody(_: int) -> None:
+def _nobody(*_: object) -> None:
     """Hears of pieces while nobody counts them."""

@@ -5,15 +5,19 @@ and back, which costs as much again as the rest of a call, and keep 20 KiB of qu
 protocol all the same. The host connects, so no guest can be taken for another.
 
 Each guest is read a little at a time, so that one that floods makes the others wait for no longer than it takes to
-look at that little; the rest waits in the kernel, and then with the guest. Nothing here ever waits.
+look at that little; the rest waits in the kernel, and then with the guest. Who has sent so much ahead that it is too
+much is not listened to for as long as that would take. Nothing here ever waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import fcntl
 import math
 import socket
+import sys
+import termios
 from typing import Final
 
 from . import zmtp
@@ -120,6 +124,17 @@ class SocketLink(Link):
             self._take(data)
         elif self in self._links:
             self._lose(None)
+
+    def _waiting(self) -> int:
+        if self not in self._links:
+            return 0
+        return int.from_bytes(fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
+
+    def _peek(self) -> bytes:
+        try:
+            return self._socket.recv(_LARGE_PIECE, socket.MSG_PEEK)
+        except OSError:  # there is nothing, or it has been closed
+            return b""
 
 
 class Sockets:

@@ -9,6 +9,7 @@ frames hold.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from typing import Final
 
 from .codec import MAX_FRAME
@@ -92,6 +93,14 @@ class Reader:
         if at:
             del buffer[:at]
         return messages, replies
+
+    def heads(self, data: bytes) -> Iterator[bytes]:
+        """The first four bytes of each message that begins in what is yet to be fed. What is no message ends it."""
+        ahead, at = bytes(self._buffer) + data, 0
+        while at + 2 <= len(ahead) and not ahead[at] & ~_LONG:
+            start = at + (9 if ahead[at] else 2)
+            at = start + int.from_bytes(ahead[at + 1 : start], "big")
+            yield ahead[start : min(start + 4, at)]
 
     def _next(self, at: int) -> tuple[int, int, int] | None:
         """The flags, start and end of the next frame that is complete."""

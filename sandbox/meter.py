@@ -18,14 +18,17 @@ class Meter:
 
     def take(self, amount: float) -> bool:
         """Take some out. False, and nothing is taken, if there is not as much."""
-        if amount > self._left:
-            now = self._now()
-            self._left = min(self._left + (now - self._seen) * self.rate, self.rate)
-            self._seen = now
-            if amount > self._left:
-                return False
+        if amount > self._left and amount > self.refill():
+            return False
         self._left -= amount
         return True
+
+    def refill(self) -> float:
+        """How much there is in it by now. `take` asks only when it is short, and too much would have come by then."""
+        now = self._now()
+        self._left = min(self._left + (now - self._seen) * self.rate, self.rate)
+        self._seen = now
+        return self._left
 
     def reset(self, rate: float) -> None:
         """Go on at another rate, with a full bucket."""

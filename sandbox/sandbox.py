@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -126,6 +126,7 @@ class Sandbox:
             on_closed=self._closed,
         )
         link.on_bytes = self._arrived
+        link.on_ahead = self._look_ahead
         link.on_frame = self._deliver
         link.on_lost = self._lose
 
@@ -317,8 +318,19 @@ class Sandbox:
                 self._group.limit(limits.memory_bytes, limits.threads)
 
     def _arrived(self, size: int) -> None:
+        self._meter.refill()
         if not self._meter.take(max(size, _PIECE)):
             self._flooded()
+
+    def _look_ahead(self, likely: float, heads: Callable[[], Iterable[bytes]]) -> None:
+        """Whoever has sent too much ahead is ended for it before the host has listened to all of it."""
+        room = self._meter.refill()
+        if likely * _MESSAGE > room:
+            for head in heads():
+                room -= _MESSAGE if codec.kind_of(head) not in _ANSWERS else 0
+                if room < 0:
+                    self._flooded()
+                    return
 
     def _deliver(self, frame: bytes) -> None:
         kind = codec.kind_of(frame)

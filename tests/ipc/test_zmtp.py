@@ -52,6 +52,24 @@ def test_messages_survive_any_cutting(frames: list[bytes], chance: random.Random
     assert got == frames
 
 
+@given(st.lists(st.binary(max_size=600), max_size=10), st.integers(0, 3000))
+def test_what_is_yet_to_come_can_be_counted(frames: list[bytes], at: int) -> None:
+    """The beginnings of all messages that were not given yet, wherever what was fed ended."""
+    stream = b"".join(map(zmtp.message, frames))
+    reader = zmtp.Reader()
+    reader.feed(zmtp.GREETING + COMMAND_READY)
+    given, _ = reader.feed(stream[:at])
+    assert list(reader.heads(stream[at:])) == [frame[:4] for frame in frames[len(given) :]]
+
+
+def test_what_is_no_message_ends_the_count() -> None:
+    """Commands and garbage are seen to when they are read."""
+    reader = zmtp.Reader()
+    assert list(reader.heads(zmtp.message(b"first") + COMMAND_READY + zmtp.message(b"second"))) == [b"firs"]
+    assert list(reader.heads(b"\x02")) == []
+    assert list(reader.heads(b"\xff" * 100)) == []
+
+
 def test_it_is_ready_when_the_peer_has_said_so_and_not_before() -> None:
     """Messages have to wait for that, in both directions."""
     reader = zmtp.Reader()

@@ -46,6 +46,8 @@ def test_a_meter_gives_what_comes_in_a_second_and_no_more() -> None:
     assert [meter.take(51), meter.take(50), meter.take(1)] == [False, True, False]
     now[0] = 1000.0
     assert [meter.take(100), meter.take(1)] == [True, False]
+    now[0] = 2000.0
+    assert (meter.refill(), meter.take(100), meter.take(1)) == (100, True, False), "a rest is no credit"
     meter.reset(5)
     assert [meter.take(6), meter.take(5)] == [False, True]
 
@@ -217,6 +219,16 @@ async def test_a_flood_ends_the_sandbox_and_nobody_else_waits_for_it(boot: Boot,
         assert await neighbour.do("def main(): return 1") == 1
     with pytest.raises(Exception, match=r"sent more than 4,194,304 bytes in a second|made twice|a Hello while"):
         await call
+
+
+async def test_who_has_sent_too_much_ahead_is_ended_before_the_host_has_listened_to_it(boot: Boot) -> None:
+    """A kernel keeps thousands of small messages, which are counted before any of them is looked at."""
+    hostile = await boot(limits=Limits(bytes_per_second=4 * MIB))
+    note = "zmtp.message(codec.encode(Note('log', values.dumps(['info', 'x', 1, 1]))))"
+    body = f"def main():\n    flood = {note} * 6000\n    write(flood)\n    import time; time.sleep(60)"
+    with pytest.raises(LimitExceeded, match="sent more than"):
+        await hostile.do(WIRE + body)
+    assert hostile.lines == []
 
 
 async def test_pieces_of_a_byte_are_counted_for_more(boot: Boot, until: Until) -> None:
