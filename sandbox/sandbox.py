@@ -52,6 +52,7 @@ LAST_WORDS = 0.05
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _WORKER = 0  # the capability that every guest has
 _PIECE, _MESSAGE = 256, 6144  # what any piece on the wire counts at least; what an unasked message in it counts more
+_LEAST_BELIEVED = 0.9  # of how much there seems to have been sent ahead
 _ANSWERS = frozenset({Result, Failure})
 _ELEMENT = 256  # what each element of a value counts besides: it takes the host as long to check as it does to read it
 _LONGEST_NOTE = 65_536
@@ -103,6 +104,7 @@ class Sandbox:
         self._cut_off = self._ended = False
         self._late = 0
         self._put_down = False
+        self._believed = 1.0
         self._meter = Meter(self.limits.bytes_per_second, loop.time)
         self.tail = Tail(self.limits.output_bytes_per_second, loop.time)
         self._watch = Account(process.cpu_seconds, loop.time, loop.call_at)
@@ -323,14 +325,21 @@ class Sandbox:
             self._flooded()
 
     def _look_ahead(self, likely: float, heads: Callable[[], Iterable[bytes]]) -> None:
-        """Whoever has sent too much ahead is ended for it before the host has listened to all of it."""
-        room = self._meter.refill()
-        if likely * _MESSAGE > room:
-            for head in heads():
-                room -= _MESSAGE if codec.kind_of(head) not in _ANSWERS else 0
-                if room < 0:
-                    self._flooded()
-                    return
+        """Whoever has sent too much ahead is ended for it before the host has listened to all of it.
+
+        They are counted when there seem to be too many, and where there are not, that is borne in mind: a count takes
+        milliseconds.
+        """
+        room = self._meter.refill() / _MESSAGE
+        if likely * self._believed <= room:
+            return
+        counted = 0
+        for head in heads():
+            counted += codec.kind_of(head) not in _ANSWERS
+            if counted > room:
+                self._flooded()
+                return
+        self._believed = max(counted / likely, _LEAST_BELIEVED)
 
     def _deliver(self, frame: bytes) -> None:
         kind = codec.kind_of(frame)
