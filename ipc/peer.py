@@ -229,7 +229,6 @@ class Peer:
         task = _start(self._respond(call), self._loop)
         if not task.done():
             self._answering[call.call] = task
-            task.add_done_callback(lambda _: self._answering.pop(call.call, None))
 
     async def _respond(self, call: Call) -> None:
         answer: Result | Failure
@@ -246,6 +245,7 @@ class Peer:
             answer = Failure(call.call, failures.tell(error, self._trace))
         finally:
             self._held -= len(call.payload)
+            self._answering.pop(call.call, None)
         if self._closed is None:
             try:
                 frame = self.connection.answer(answer)

@@ -224,11 +224,18 @@ def _plain(value: object, export: Export | None, depth: int) -> Any:
         raise CodecError(f"the value is nested more than {MAX_DEPTH} deep, or contains itself")
     if isinstance(value, dict):
         return {
-            key if type(key) is str else _key(key): item if type(item) in _AS_IT_IS else _plain(item, export, depth - 1)
+            key if type(key) is str else _key(key): item
+            if (kind := type(item)) in _AS_IT_IS or (kind is int and _MIN_INT <= item < _MAX_INT)
+            else _plain(item, export, depth - 1)
             for key, item in value.items()
         }
     if isinstance(value, _LISTS):
-        return [item if type(item) in _AS_IT_IS else _plain(item, export, depth - 1) for item in value]
+        return [
+            item
+            if (kind := type(item)) in _AS_IT_IS or (kind is int and _MIN_INT <= item < _MAX_INT)
+            else _plain(item, export, depth - 1)
+            for item in value
+        ]
     return _extension(value, export, depth)
 
 

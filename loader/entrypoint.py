@@ -6,6 +6,7 @@ and a sandbox that dies on the way is no news to the run but an interruption.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 CodePolicy = Literal["pinned", "latest", "migrate"]
 _log = logging.getLogger("cloister.loader")
 _A_LONG_TIME = 24 * 3600.0
+_durable = functools.lru_cache(Limits.without_wall)  # the same few, for each run
 
 
 class WorkerStub:
@@ -168,7 +170,7 @@ class Entrypoint:
             key, get_code = await self._pinned(event, journal, warm)
         async with self._stub._desk.lease(key, get_code, patience=_A_LONG_TIME) as worker:
             if self._code != "pinned" and journal.code_digest not in {None, worker.digest}:
-                journal.pin(worker.digest, worker.code.stored(), anew=True)
+                journal.pin(worker.digest, worker.stored, anew=True)
             if journal.code_digest not in {None, worker.digest}:
                 raise RunPostponed("the tenant's code was changed while it was being loaded")
             return await self._run_in(worker, event, journal)
@@ -200,7 +202,7 @@ class Entrypoint:
 
     async def _run_in(self, worker: Worker, event: WorkflowEvent, journal: Journal) -> Encoded:
         if journal.code_digest is None:
-            journal.pin(worker.digest, worker.code.stored())
+            journal.pin(worker.digest, worker.stored)
         limits = worker.code.limits.lower_of(self._limits)
         target = JournalTarget(journal)
         about = {
@@ -211,9 +213,9 @@ class Entrypoint:
         if event.schedule is not None:
             about["schedule"] = {"cron": event.schedule.cron, "scheduledTime": event.schedule.scheduled_ms}
         arguments = [self._name, about, event.encoded_payload, history(journal), resolved(), target]
-        target.on_record, answer = worker.run([*arguments, target.number, state(journal)], limits.without_wall())
+        target.on_record, answer = worker.run([*arguments, target.number, state(journal)], _durable(limits))
         journal.only_waits = lambda: worker.sandbox.idle(target.number)
-        async with target.watch(worker.exceed):
+        with target.watch(worker.exceed):
             return Encoded(await answer)
 
     def __repr__(self) -> str:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import itertools
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
 from cloister.engine import (
@@ -100,8 +101,8 @@ class JournalTarget:
             self._recorded.add(key)
             self.on_record()
 
-    @asynccontextmanager
-    async def watch(self, end: Callable[[str], None]) -> AsyncIterator[None]:
+    @contextmanager
+    def watch(self, end: Callable[[str], None]) -> Iterator[None]:
         """End the worker when the run neither asks nor answers for longer than any of its steps may take."""
         loop = asyncio.get_running_loop()
         timer: asyncio.TimerHandle
@@ -334,6 +335,7 @@ def state(journal: Journal) -> dict[str, Any]:
     return told
 
 
+@functools.cache
 def resolved() -> dict[str, Any]:
     """The configuration of a step that gives none."""
     return _shown(StepConfig())

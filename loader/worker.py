@@ -68,6 +68,11 @@ class Worker:
         """The digest of its code, which direct calls have no use for."""
         return self.code.digest
 
+    @functools.cached_property
+    def stored(self) -> bytes:
+        """Its code as it is kept beside the runs that need it."""
+        return self.code.stored()
+
     @property
     def open(self) -> bool:
         """Whether it has its code, and a call can be expected to be answered."""

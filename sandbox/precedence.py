@@ -49,16 +49,16 @@ class Precedence:
         if self._gives_way:
             self._decide(False)
         if not self._looking:
-            self._look_later()
+            self._look_later(self._now(), self._cpu())
 
     def stop(self) -> None:
         """It is to end, or has ended: at its own pace, since a process that gives way takes its time to die as well."""
         self._over = True
         self._decide(False)
 
-    def _look_later(self) -> None:
+    def _look_later(self, now: float, cpu: float) -> None:
         self._looking = True
-        self._since, self._used = self._now(), self._cpu()
+        self._since, self._used = now, cpu
         self._call_at(self._since + WINDOW, self._look)
 
     def _look(self) -> None:
@@ -66,10 +66,11 @@ class Precedence:
             self._on_look()
         if self._over:  # perhaps for what was seen
             return
-        computes = self._cpu() - self._used > (self._now() - self._since) / 2
+        now, cpu = self._now(), self._cpu()
+        computes = cpu - self._used > (now - self._since) / 2
         self._decide(computes)
         if computes or self._busy():
-            self._look_later()
+            self._look_later(now, cpu)
         else:
             self._looking = False
 
