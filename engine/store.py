@@ -61,6 +61,10 @@ ON CONFLICT DO UPDATE SET state = excluded.state, attempts = excluded.attempts, 
                           error = excluded.error, size = excluded.size, ended = excluded.ended,
                           finished = excluded.finished
 """
+_INSTANCE = (
+    "INSERT INTO instances (number, workflow, scope, id, status, params, created, started, claims,"
+    " keep_success, keep_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+)
 _CHANGE = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _TABLES = """
 SELECT name, (SELECT coalesce(group_concat(name, ', '), 'rowid') FROM pragma_table_info(tables.name) WHERE pk)
@@ -247,7 +251,19 @@ class Store:
         """Queue those that do not exist yet; which were."""
         key = self.key(workflow)
         store_usage.check(self, key, scope, sum(len(creation.params) for creation in creations))
-        return [self._insert(key, scope, creation, now, False) is not None for creation in creations]
+        rows, before = Rows(_INSTANCE), self._number
+        for creation in creations:
+            rows.add(self._new(key, scope, creation, now, False))
+        numbers = range(before + 1, self._number + 1)
+        if rows.insert(self._run) < len(creations):
+            made = self._run("SELECT number FROM instances WHERE number > ? AND number <= ?", (before, self._number))
+            new = {number for (number,) in made}
+        else:
+            new = set(numbers)
+        for number, creation in zip(numbers, creations, strict=True):
+            if creation.labels and number in new:
+                self._label(number, key, scope, creation)
+        return [number in new for number in numbers]
 
     def insert(self, workflow: str, scope: str, creation: Creation, now: int) -> int | None:
         """Queue a new instance: its number, None if there is one of that id."""
@@ -255,22 +271,25 @@ class Store:
         return self._insert(self.key(workflow), scope, creation, now, False)
 
     def _insert(self, key: int, scope: str, creation: Creation, now: int, claim: bool) -> int | None:
-        number = self.next_number()
-        status, started = ("running", now) if claim else ("queued", None)
-        retention = creation.retention
-        made = self._run(
-            "INSERT INTO instances (number, workflow, scope, id, status, params, created, started, claims,"
-            " keep_success, keep_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
-            (number, key, scope, creation.id, status, self.seal(creation.params), now, started, claim,
-             retention.success_ms, retention.error_ms),
-        )  # fmt: skip
-        if not made.rowcount:
+        row = self._new(key, scope, creation, now, claim)
+        if not self._run(_INSTANCE, row).rowcount:
             return None
+        number: int = row[0]
         if claim:
-            self.change(number, now, status)
-        for label in creation.labels:
-            self.execute("INSERT INTO labels VALUES (?, ?, ?, ?, ?)", (key, scope, *label, number))
+            self.change(number, now, "running")
+        self._label(number, key, scope, creation)
         return number
+
+    def _new(self, key: int, scope: str, creation: Creation, now: int, claim: bool) -> Row:
+        """The row of a new instance, in the order of `_INSTANCE`."""
+        status, started = ("running", now) if claim else ("queued", None)
+        params, kept = self.seal(creation.params), creation.retention
+        number = self.next_number()
+        return number, key, scope, creation.id, status, params, now, started, claim, kept.success_ms, kept.error_ms
+
+    def _label(self, number: int, key: int, scope: str, creation: Creation) -> None:
+        for label in creation.labels:
+            self._run("INSERT INTO labels VALUES (?, ?, ?, ?, ?)", (key, scope, *label, number))
 
     def find(self, address: Address) -> tuple[int, Status]:
         row = self.execute(

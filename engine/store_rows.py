@@ -10,6 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable
 
 MOST: Final = 64
@@ -32,14 +33,14 @@ class Rows:
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def insert(self, execute: Callable[[str, Row], object]) -> None:
-        """Insert what waits."""
-        waiting, done = tuple(self._waiting), 0
+    def insert(self, execute: Callable[[str, Row], sqlite3.Cursor]) -> int:
+        """Insert what waits; how many rows came of it."""
+        waiting, done, made = tuple(self._waiting), 0, 0
         self._waiting.clear()
         while left := len(waiting) - done:
             count = min(1 << left.bit_length() - 1, MOST)
             rows = waiting[done : done + count]
-            execute(
-                f"{self._head}VALUES {', '.join([self._row] * count)}{self._tail}", tuple(chain.from_iterable(rows))
-            )
+            statement = f"{self._head}VALUES {', '.join([self._row] * count)}{self._tail}"
+            made += execute(statement, tuple(chain.from_iterable(rows))).rowcount
             done += count
+        return made
