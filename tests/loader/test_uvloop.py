@@ -4,8 +4,6 @@ uvloop, which shares none of asyncio's internals."""
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 import textwrap
 from collections.abc import Iterator
 from typing import Any
@@ -25,10 +23,9 @@ from cloister.loader import (
     WorkerCode,
     wrap_workflow_binding,
 )
-from cloister.loader.loader import Key
 
 PROGRAM = textwrap.dedent("""
-    import asyncio
+    import asyncio, os
     from workers import WorkerEntrypoint, WorkflowEntrypoint
 
     class Default(WorkerEntrypoint):
@@ -36,6 +33,7 @@ PROGRAM = textwrap.dedent("""
         async def twice(self, function, value): return await function(await function(value))
         async def get(self, key): return await self.env.STORE.get(key)
         async def fail(self): raise LookupError("nothing there")
+        async def end(self): os._exit(3)
         async def wait(self): await asyncio.Event().wait()
         def spin(self):
             while True: pass
@@ -60,6 +58,8 @@ def runner() -> Iterator[asyncio.Runner]:
     others = set(psutil.Process().children())
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         yield runner
+    left = set(psutil.Process().children()) - others
+    psutil.wait_procs(left, timeout=10)
     assert set(psutil.Process().children()) <= others
 
 
@@ -119,9 +119,7 @@ async def test_a_death_is_told_and_the_next_call_has_another_sandbox(entrypoint:
     """To all that were waiting."""
     calls = [asyncio.ensure_future(entrypoint.wait()) for _ in range(3)]
     assert await entrypoint.echo("warm") == "warm"
-    worker = entrypoint._stub._loader.warm(Key("tenant"))
-    os.kill(worker.sandbox.pid, signal.SIGKILL)
-    for error in await asyncio.gather(*calls, return_exceptions=True):
+    for error in await asyncio.gather(entrypoint.end(), *calls, return_exceptions=True):
         assert isinstance(error, SandboxDied)
     assert await entrypoint.echo("again") == "again"
 
