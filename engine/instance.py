@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from cloister.ipc import values
 
-from .errors import InstanceAlreadyExists, InstanceFailed
+from .errors import InstanceAlreadyExists, InstanceFailed, revive
 from .history import HistoryEvent, check_cursor, check_types, follow
 from .options import Creation
 from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
@@ -20,7 +20,7 @@ from .rehearsal import Rehearsal, rehearse
 from .rules import bounded_error, check_count, check_name, encode
 from .scheduler import End, Scheduler
 from .store import pack_error
-from .store_catalogue import Catalogue
+from .store_catalogue import Catalogue, Whole
 from .store_queue import peek
 from .store_surgery import interventions
 
@@ -81,6 +81,20 @@ class Instance:
             "labels": labels,
             "steps": steps,
         }
+
+    async def step_result(self, step: object) -> Any:
+        """What a step returned (its name, or a dict of `name`, `count` and `type`): a stream all in one piece, of an
+        event the payload, and of a sensitive step "[REDACTED]". What it failed with is raised; `StepNotFound` if it has
+        come to nothing yet.
+        """
+        key = _step_key(step)
+        found = await self._scheduler.reader.ask(Catalogue.outcome, self._address, key)
+        match found:
+            case ErrorRecord():
+                raise revive(found)
+            case Whole(data):
+                return data
+        return values.loads(EventRecord.decode(found).payload if key[0] == "wait" else found, trusted=True)
 
     def _running(self) -> dict[Key, int]:
         """Steps in progress, which are in memory only, and since when."""

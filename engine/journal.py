@@ -105,7 +105,12 @@ class LiveJournal(Recorder):
         if self._mocks is None:
             return None
         known = self._known.get(key)
-        return self._mocks.outcome(name, count, self._next_attempt(key), known.config if known else StepConfig())
+        config, attempt = known.config if known else StepConfig(), self._next_attempt(key)
+        outcome = self._mocks.outcome(name, count, attempt, config)
+        if outcome is not None and outcome.size is not None:
+            for number, piece in enumerate(self._mocks.pieces(name, count)):
+                await self.put_chunk(name, count, attempt, number, piece)
+        return outcome
 
     async def attempt(self, name: str, count: int, kind: StepKind = "do") -> int:
         key = self._key(kind if kind == "undo" else "do", name, count)

@@ -13,7 +13,7 @@ from cloister.ipc import values
 
 from .errors import WaitTimeout
 from .records import ErrorRecord, EventRecord, Outcome
-from .rules import describe
+from .rules import MAX_CHUNK, describe
 
 if TYPE_CHECKING:
     from .records import StepConfig
@@ -27,6 +27,7 @@ class _Planned:
 
     times: int
     value: bytes | None = None
+    stream: bytes | None = None
     error: ErrorRecord | None = None
     late: bool = False
 
@@ -47,6 +48,10 @@ class Mocks:
     def step_result(self, name: str, result: Any, *, count: int | None = None) -> None:
         """The step returns this without running. Once for a step."""
         self._plan(name, count, _Planned(_EVER, value=values.dumps(result)))
+
+    def step_stream(self, name: str, data: bytes, *, count: int | None = None) -> None:
+        """The step returns a stream of this without running. Once for a step."""
+        self._plan(name, count, _Planned(_EVER, stream=data))
 
     def step_error(
         self, name: str, error: Exception | tuple[str, str], *, count: int | None = None, times: int | None = None
@@ -82,8 +87,16 @@ class Mocks:
                 if plan.times > 0:
                     plan.times -= plan.times < _EVER
                     error = _timeout(config) if plan.late else plan.error
+                    if plan.stream is not None:
+                        return Outcome(name, count, attempt, size=len(plan.stream))
                     return Outcome(name, count, attempt, None, plan.value, error)
         return None
+
+    def pieces(self, name: str, count: int) -> list[bytes]:
+        """The stream that a step returns, if that is decided, as it is recorded."""
+        plans = [*self._steps.get((name, count), ()), *self._steps.get((name, None), ())]
+        data = next((plan.stream for plan in plans if plan.stream is not None), b"")
+        return [data[start : start + MAX_CHUNK] for start in range(0, len(data), MAX_CHUNK)]
 
     def wait(self, name: str, event_type: str, now: int, allowed_ms: int) -> EventRecord | WaitTimeout | None:
         """What a wait comes to, if that is decided."""

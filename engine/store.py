@@ -88,7 +88,11 @@ def pack_config(config: StepConfig) -> str | None:
 
 def unpack_error(stored: str | bytes | None, unseal: Unseal) -> ErrorRecord | None:
     """An error as it is stored: text, or what a codec has made of it."""
-    return None if stored is None else ErrorRecord(*json.loads(unseal_text(stored, unseal)))
+    return None if stored is None else read_error(stored, unseal)
+
+
+def read_error(stored: str | bytes, unseal: Unseal) -> ErrorRecord:
+    return ErrorRecord(*json.loads(unseal_text(stored, unseal)))
 
 
 def unseal_text(stored: str | bytes, unseal: Unseal) -> str:

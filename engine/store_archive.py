@@ -21,9 +21,7 @@ from .database import VERSION, Ownership, connect, connect_to_read, copy, inspec
 from .errors import StorageError
 from .records import Address, EventRecord
 from .store import unpack_config
-from .store_catalogue import Catalogue
-
-REDACTED = "[REDACTED]"
+from .store_catalogue import REDACTED, Catalogue
 
 
 @contextlib.contextmanager

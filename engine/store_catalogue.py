@@ -9,17 +9,26 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
+
+from cloister.ipc import values
 
 from .codecs import PayloadCodec, Plain
-from .errors import InstanceNotFound
+from .errors import InstanceNotFound, StepNotFound
 from .history import STATUS_TYPES, HistoryEvent
 from .listing import Query, Summary
-from .records import FINAL, Address, ErrorRecord, Status
-from .store import unpack_error, unseal_text
+from .records import FINAL, Address, ErrorRecord, Key, Status
+from .store import read_error, unpack_config, unpack_error, unseal_text
 
+REDACTED = "[REDACTED]"
 SCAN_CHUNK = 2_000
 """Rows that one look passes over, whether they fit or not."""
+
+
+class Whole(NamedTuple):
+    """All of a stream."""
+
+    data: bytes
 
 
 class Catalogue:
@@ -92,6 +101,35 @@ class Catalogue:
 
     def _text(self, stored: str | bytes) -> str:
         return unseal_text(stored, self._unseal)
+
+    def outcome(self, address: Address, key: Key) -> bytes | Whole | ErrorRecord:
+        """What a step came to: the encoded result, the bytes of a stream, or the error. `StepNotFound` if it has come
+        to nothing yet.
+        """
+        with self._snapshot():
+            number = self.find(address)
+            row = self._execute(
+                "SELECT state, value, size, error, config FROM steps WHERE instance = ? AND kind = ? AND name = ?"
+                " AND count = ?",
+                (number, *key),
+            ).fetchone()
+            if row is None or row[0] not in {"done", "failed"}:
+                raise StepNotFound(
+                    f"{key[0]} {key[1]!r} number {key[2]} has no outcome yet; see the steps in `status()`"
+                )
+            _, value, size, error, config = row
+            if error is not None:
+                return read_error(error, self._unseal)
+            if unpack_config(config).sensitive:
+                return values.dumps(REDACTED)
+            if size is not None:
+                return Whole(self._stream(number, key))
+            return values.dumps(None) if value is None else self._unseal(value)
+
+    def _stream(self, number: int, key: Key) -> bytes:
+        query = "SELECT data FROM chunks WHERE instance = ? AND name = ? AND count = ? ORDER BY number"
+        rows = self._execute(query, (number, *key[1:])).fetchall()
+        return b"".join(self._unseal(data) for (data,) in rows)
 
     def search(self, workflow: str, query: Query, limit: int) -> tuple[list[tuple[int, Summary]], int | None]:
         """Up to `limit` of those that fit, newest first, with their numbers; and the number below which to go on, None

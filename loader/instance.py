@@ -51,6 +51,10 @@ class DynamicInstance(Answering):
         """See `cloister.engine.Instance.rehearse`. For the host."""
         return await self._instance.rehearse(entrypoint)
 
+    async def step_result(self, step: object) -> Any:
+        """See `cloister.engine.Instance.step_result`. For the host."""
+        return await self._instance.step_result(step)
+
     async def fork(
         self, options: Mapping[str, Any] | None = None, /, *, from_step: object = None, **more: Any
     ) -> DynamicInstance:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cloister.engine import Engine, InstanceAlreadyExists, InstanceFinished, WaitTimeout, WorkflowEntrypoint
-from cloister.engine.testing import Mocks, crash_after_every_commit
+from cloister.engine import (
+    Engine,
+    InstanceAlreadyExists,
+    InstanceFinished,
+    StepNotFound,
+    WaitTimeout,
+    WorkflowEntrypoint,
+)
+from cloister.engine.testing import Mocks, crash_after_every_commit, until_status, until_step
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -193,3 +201,62 @@ async def test_a_story_that_depends_on_who_tells_it_is_caught(tmp_path: Path) ->
 
     with pytest.raises(AssertionError, match=r"after commit \d+ comes to 0, and not to 1"):
         await crash_after_every_commit(tmp_path, play)
+
+
+# What a test waits for
+
+
+async def test_a_test_waits_for_a_status_and_for_a_step(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """Those that were over before it asked are found, and it does not wait for what cannot come."""
+
+    class Night(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> None:
+            await step.do("first", lambda: [1])
+            await step.do("secret", {"sensitive": "output"}, lambda: "secret")
+            stream = await step.do("stream", lambda: (b"x" * 200_000 for _ in range(2)))
+            assert stream.size == 400_000
+            with contextlib.suppress(LookupError):
+                await step.do("fails", {"retries": {"limit": 0, "delay": 0}}, lambda: [][0])
+            heard = await step.wait_for_event("w", type="t")
+            await step.do("late", lambda: heard.payload)
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Night).create()
+        waiting = asyncio.ensure_future(until_status(instance, "waiting", "complete"))
+        late = asyncio.ensure_future(until_step(instance, "late"))
+        await clock.advance(1)
+        assert await waiting == "waiting"
+        assert await until_step(instance, "first") == [1]
+        assert await until_step(instance, "secret") == "[REDACTED]"
+        assert await instance.step_result("stream") == b"x" * 400_000
+        with pytest.raises(IndexError):
+            await until_step(instance, "fails")
+        with pytest.raises(StepNotFound, match="no outcome yet"):
+            await instance.step_result({"name": "w", "type": "wait"})
+        await instance.send_event(type="t", payload="news")
+        await clock.advance(1)
+        assert await late == "news"
+        assert await instance.step_result({"name": "w", "type": "wait"}) == "news"
+        with pytest.raises(AssertionError, match="has ended complete"):
+            await until_status(instance, "paused")
+        with pytest.raises(AssertionError, match="without coming to step"):
+            await until_step(instance, "first", count=2)
+        with pytest.raises(ValueError, match="no status"):
+            await until_status(instance, "asleep")
+
+
+async def test_a_mocked_stream_is_recorded_and_read_as_a_real_one(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """Of any size, without running the step, and in a replay."""
+    mocks, data = Mocks(evict=True), bytes(range(256)) * 4_000
+    mocks.step_stream("s", data)
+
+    class Reader(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> Any:
+            stream = await step.do("s", lambda: 1 / 0)
+            await step.sleep("night", "8 hours")
+            return [stream.size, await stream.read() == data]
+
+    async with open_engine(mocks=mocks) as engine:
+        instance = await engine.workflow("w", Reader).create()
+        await clock.advance(9 * 3600)
+        assert await instance.result() == [len(data), True]

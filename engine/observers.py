@@ -1,0 +1,39 @@
+"""What a test waits for: that an instance comes to a status, and what one of its steps came to.
+
+They follow its history, so that nothing is missed that was over before somebody asked; and they do not wait for what
+cannot come any longer.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .history import STATUS_TYPES
+from .records import FINAL
+
+if TYPE_CHECKING:
+    from .instance import Instance
+
+
+async def until_status(instance: Instance, *statuses: str) -> str:
+    """Return once the instance is in one of these statuses, which one; `AssertionError` if it has ended in another."""
+    if strange := set(statuses) - STATUS_TYPES.keys():
+        raise ValueError(f"{min(strange)!r} is no status; there are {', '.join(STATUS_TYPES)}")
+    found = ""
+    async for _ in instance.subscribe(types=list(STATUS_TYPES.values())):
+        found = str((await instance.status())["status"])
+        if found in statuses:
+            return found
+        if found in FINAL:
+            break
+    raise AssertionError(f"instance {instance.id!r} has ended {found}, and comes to {' or '.join(statuses)} no more")
+
+
+async def until_step(instance: Instance, name: str, *, count: int = 1) -> Any:
+    """Return what a step returned once it has, or raise what it failed with; `AssertionError` if the instance has ended
+    without coming to it.
+    """
+    async for event in instance.subscribe(types=["step_completed", "step_errored"]):
+        if (event.name, event.count) == (name, count):
+            return await instance.step_result({"name": name, "count": count})
+    raise AssertionError(f"instance {instance.id!r} has ended without coming to step {name!r} number {count}")
