@@ -11,7 +11,7 @@ import contextlib
 import contextvars
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Final, Protocol
 
 from . import zmtp
@@ -24,7 +24,7 @@ _COMMAND: Final = 4096
 _HEAP: Final = 32
 """How many messages in one piece are a heap of them."""
 OnFrame = Callable[[bytes], None]
-OnAhead = Callable[[float, Callable[[], Iterable[bytes]]], None]
+OnAhead = Callable[[float, Callable[[], bytes]], None]
 OnLost = Callable[[RemoteProtocolError | None], None]
 
 
@@ -33,7 +33,7 @@ class Link(ABC):
 
     `on_bytes` hears of every piece that arrives, before what is in it is handed to `on_frame`. Of a heap of
     messages `on_ahead` hears first: how many there are likely to be, with those that wait behind them where the
-    transport can see that, and a way to have the first bytes of each. `on_lost` is called once: with nothing when the
+    transport can see that, and a way to have the fourth byte of each. `on_lost` is called once: with nothing when the
     guest has ended the connection, with an error when what it says is no ZMTP.
     """
 
@@ -90,7 +90,7 @@ class Link(ABC):
                 self._begun = self._loop.time()
             if len(frames) > _HEAP:
                 behind = self._waiting() * len(frames) / len(data)
-                self.on_ahead(len(frames) + behind, lambda: (*frames, *self._reader.heads(self._peek())))
+                self.on_ahead(len(frames) + behind, lambda: _fourth(frames) + self._reader.ahead(self._peek()))
             for frame in frames:
                 self.on_frame(frame)
             if reply:
@@ -115,6 +115,10 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Close every link. Harmless when repeated."""
+
+
+def _fourth(frames: list[bytes]) -> bytes:
+    return bytes(frame[3] if len(frame) > 3 else 255 for frame in frames)
 
 
 def _nobody(*_: object) -> None:

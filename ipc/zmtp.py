@@ -9,7 +9,6 @@ frames hold.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
 from typing import Final
 
 from .codec import MAX_FRAME
@@ -94,13 +93,22 @@ class Reader:
             del buffer[:at]
         return messages, replies
 
-    def heads(self, data: bytes) -> Iterator[bytes]:
-        """The first four bytes of each message that begins in what is yet to be fed. What is no message ends it."""
-        ahead, at = bytes(self._buffer) + data, 0
-        while at + 2 <= len(ahead) and not ahead[at] & ~_LONG:
-            start = at + (9 if ahead[at] else 2)
-            at = start + int.from_bytes(ahead[at + 1 : start], "big")
-            yield ahead[start : min(start + 4, at)]
+    def ahead(self, data: bytes) -> bytes:
+        """The fourth byte of each message that begins in what is yet to be fed, 255 of one that has none. What is no
+        message ends it."""
+        stream, at, found = bytes(self._buffer) + data + bytes([255]) * 12, 0, bytearray()
+        end = len(stream) - 12
+        while at + 2 <= end:
+            flags = stream[at]
+            if not flags:
+                size, start = stream[at + 1], at + 2
+            elif flags == _LONG:
+                size, start = int.from_bytes(stream[at + 1 : at + 9], "big"), at + 9
+            else:
+                break
+            found.append(stream[start + 3] if size > 3 else 255)
+            at = start + size
+        return bytes(found)
 
     def _next(self, at: int) -> tuple[int, int, int] | None:
         """The flags, start and end of the next frame that is complete."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -54,6 +54,7 @@ _WORKER = 0  # the capability that every guest has
 _PIECE, _MESSAGE = 256, 6144  # what any piece on the wire counts at least; what an unasked message in it counts more
 _LEAST_BELIEVED = 0.9  # of how much there seems to have been sent ahead
 _ANSWERS = frozenset({Result, Failure})
+_MARKS_OF_ANSWERS = [mark for mark, (kind, *_) in enumerate(codec.KINDS) if kind in _ANSWERS]  # see `codec.kind_of`
 _ELEMENT = 256  # what each element of a value counts besides: it takes the host as long to check as it does to read it
 _LONGEST_NOTE = 65_536
 _LINE = codec.encode(Note("log", b""))  # how the guest's own code begins a line of its log
@@ -324,22 +325,19 @@ class Sandbox:
         if not self._meter.take(max(size, _PIECE)):
             self._flooded()
 
-    def _look_ahead(self, likely: float, heads: Callable[[], Iterable[bytes]]) -> None:
+    def _look_ahead(self, likely: float, marks: Callable[[], bytes]) -> None:
         """Whoever has sent too much ahead is ended for it before the host has listened to all of it.
 
         They are counted when there seem to be too many, and where there are not, that is borne in mind: a count takes
         milliseconds.
         """
         room = self._meter.refill() / _MESSAGE
-        if likely * self._believed <= room:
-            return
-        counted = 0
-        for head in heads():
-            counted += codec.kind_of(head) not in _ANSWERS
+        if likely * self._believed > room:
+            found = marks()
+            counted = len(found) - sum(map(found.count, _MARKS_OF_ANSWERS))
             if counted > room:
                 self._flooded()
-                return
-        self._believed = max(counted / likely, _LEAST_BELIEVED)
+            self._believed = max(counted / likely, _LEAST_BELIEVED)
 
     def _deliver(self, frame: bytes) -> None:
         kind = codec.kind_of(frame)

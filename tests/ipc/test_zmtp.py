@@ -54,20 +54,20 @@ def test_messages_survive_any_cutting(frames: list[bytes], chance: random.Random
 
 @given(st.lists(st.binary(max_size=600), max_size=10), st.integers(0, 3000))
 def test_what_is_yet_to_come_can_be_counted(frames: list[bytes], at: int) -> None:
-    """The beginnings of all messages that were not given yet, wherever what was fed ended."""
+    """A byte of each message that was not given yet, wherever what was fed ended."""
     stream = b"".join(map(zmtp.message, frames))
     reader = zmtp.Reader()
     reader.feed(zmtp.GREETING + COMMAND_READY)
     given, _ = reader.feed(stream[:at])
-    assert list(reader.heads(stream[at:])) == [frame[:4] for frame in frames[len(given) :]]
+    assert reader.ahead(stream[at:]) == bytes(frame[3] if len(frame) > 3 else 255 for frame in frames[len(given) :])
 
 
 def test_what_is_no_message_ends_the_count() -> None:
-    """Commands and garbage are seen to when they are read."""
+    """Commands and garbage are seen to when they are read, and what has not come in full counts too."""
     reader = zmtp.Reader()
-    assert list(reader.heads(zmtp.message(b"first") + COMMAND_READY + zmtp.message(b"second"))) == [b"firs"]
-    assert list(reader.heads(b"\x02")) == []
-    assert list(reader.heads(b"\xff" * 100)) == []
+    assert reader.ahead(zmtp.message(b"first") + COMMAND_READY + zmtp.message(b"second")) == b"s"
+    assert reader.ahead(b"\x02") == reader.ahead(b"\xff" * 100) == b""
+    assert reader.ahead(b"\x02" + bytes(7)) == reader.ahead(b"\x00\x09ab") == b"\xff"
 
 
 def test_it_is_ready_when_the_peer_has_said_so_and_not_before() -> None:
