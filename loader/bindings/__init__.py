@@ -4,8 +4,39 @@ What a tenant may call are public methods; whose data they reach follows from th
 it says. Each stands on something embedded: SQLite, a folder, the network of the host.
 """
 
+from .consumer import Consumer, Delivering
+from .databases import Database, DatabaseLimits, Databases, SqlError
 from .fetcher import Egress, Fetcher, FetchLimits
+from .keys import KeyValue, KeyValueStore
+from .objects import Bucket, ObjectStore
+from .queues import Queue, QueueStore
 from .rules import Rule
 from .secrets import Secrets, SecretText, secret_header
+from .shelf import StorageQuota, StorageQuotaExceeded, StoreClosed
+from .tools import Tools
 
-__all__ = ["Egress", "FetchLimits", "Fetcher", "Rule", "SecretText", "Secrets", "secret_header"]
+__all__ = [
+    "Bucket",
+    "Consumer",
+    "Database",
+    "DatabaseLimits",
+    "Databases",
+    "Delivering",
+    "Egress",
+    "FetchLimits",
+    "Fetcher",
+    "KeyValue",
+    "KeyValueStore",
+    "ObjectStore",
+    "Queue",
+    "QueueStore",
+    "Rule",
+    "SecretText",
+    "Secrets",
+    "SqlError",
+    "StorageQuota",
+    "StorageQuotaExceeded",
+    "StoreClosed",
+    "Tools",
+    "secret_header",
+]

@@ -11,11 +11,12 @@ import contextlib
 import json
 import re
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final, Self
 
 from cloister.ipc import CapabilityError, Stub, values
+from cloister.ipc.streams import RemoteStream
 from cloister.ipc.stubs import Channel
 
 INLINE: Final = 256 * 1024
@@ -84,7 +85,7 @@ class Sent:
 
     def dropped(self) -> None:
         """Nobody over there will read on."""
-        if isinstance(self._body, AsyncGenerator):
+        if self._body is not None and not isinstance(self._body, bytes):
             asyncio.get_running_loop().create_task(_close(self._body))
 
 
@@ -222,7 +223,7 @@ class Response(Message):
 
     async def aclose(self) -> None:
         """Let go of what is left of it. Harmless when repeated."""
-        if isinstance(self._body, AsyncGenerator):
+        if self._body is not None and not isinstance(self._body, bytes):
             await _close(self._body)
         await self._held.aclose()
 
@@ -248,9 +249,45 @@ def opened(value: object, kind: str) -> tuple[Mapping[str, Any], Body]:
     return value._attributes, _asked_for(value.dup())
 
 
-async def _close(body: AsyncGenerator[bytes, None]) -> None:
-    with contextlib.suppress(RuntimeError):  # it is being read, by whoever closes it
-        await body.aclose()
+async def read(source: object) -> AsyncIterator[bytes]:
+    """What a sandbox gave to be read: a stream, a body, or a message with one. `Malformed`."""
+    if isinstance(source, RemoteStream):
+        async with source:
+            async for piece in source:
+                yield _piece(piece)
+    elif isinstance(source, Stub):
+        whole = source._attributes.get("body", ...)
+        if whole is not ...:
+            yield _piece(whole or b"")
+        else:
+            async for piece in _asked_for(source.dup()):
+                yield piece
+    else:
+        raise Malformed(f"{type(source).__name__} is no stream of bytes")
+
+
+async def read_whole(source: object, most: int) -> bytes:
+    """All of it, if that is no more than so many bytes. `Malformed`."""
+    data = bytearray()
+    async for piece in read(source):
+        data += piece
+        if len(data) > most:
+            raise Malformed(f"it has more than {most:,} bytes")
+    return bytes(data)
+
+
+def _piece(piece: object) -> bytes:
+    if isinstance(piece, str):
+        return piece.encode("utf-8", "replace")
+    if not isinstance(piece, bytes):
+        raise Malformed(f"a piece of a body that is {type(piece).__name__}")
+    return piece
+
+
+async def _close(body: AsyncIterator[bytes]) -> None:
+    if (close := getattr(body, "aclose", None)) is not None:
+        with contextlib.suppress(RuntimeError):  # it is being read, by whoever closes it
+            await close()
 
 
 def _close_later(loop: asyncio.AbstractEventLoop, resources: AsyncExitStack) -> None:

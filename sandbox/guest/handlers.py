@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, Final
 
+from . import failure
 from .http import FetchResponse
 from .values import JsDict
 from .worker import result
@@ -23,10 +24,16 @@ async def fetch(method: Callable[..., Any], request: Any) -> FetchResponse:
 
 
 async def queue(method: Callable[..., Any], about: JsDict) -> dict[str, Any]:
-    """A batch of messages to take: which are to come again after how many milliseconds, None for the usual delay."""
-    batch = MessageBatch(about)
-    await result(method, batch, None, None)
-    return {message.id: message.again for message in batch.messages if message.again is not False}
+    """A batch of messages to take: which are to come again after how many milliseconds, None for the usual delay. When
+    it raises, all come again about which nothing was said before."""
+    batch, error = MessageBatch(about), ""
+    try:
+        await result(method, batch, None, None)
+    except Exception as raised:
+        error = failure.trace(raised)
+        batch.retry_all()
+    again = {message.id: message.again for message in batch.messages if message.again is not False}
+    return {"again": again, "error": error}
 
 
 async def tail(method: Callable[..., Any], events: list[Any]) -> None:
