@@ -91,7 +91,7 @@ class Traces:
 async def come_to_a_bad_end(loader: Loader, number: int, how: str) -> str:
     """One tenant that is killed, or that does what it is killed for: what its caller was told."""
     code = WorkerCode(
-        main_module="main.py", modules={"main.py": VICTIM}, limits=Limits(cpu_ms=50), tails=(lambda _: None,)
+        main_module="main.py", modules={"main.py": VICTIM}, limits=Limits(cpu_ms=50), streaming_tails=(lambda _: None,)
     )
     name = f"victim-{number}"
     entrypoint = loader.get(name, lambda: code).get_entrypoint()

@@ -171,7 +171,11 @@ async def abuse(loader: Loader, observer: Observer, body: str, fate: Fate, stop:
     """One abuser after the other, as long as the honest ones are timed."""
     source = PROGRAM + "\n".join(f"    {line}" for line in body.splitlines())
     code = WorkerCode(
-        main_module="main.py", modules={"main.py": source}, env={"ECHO": echo}, limits=LIMITS, tails=(lambda _: None,)
+        main_module="main.py",
+        modules={"main.py": source},
+        env={"ECHO": echo},
+        limits=LIMITS,
+        streaming_tails=(lambda _: None,),
     )
     while not stop.is_set():
         name = f"abuser-{next(_numbers)}"

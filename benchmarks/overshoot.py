@@ -200,7 +200,7 @@ async def let_loose(loader: Loader, observer: Observer, abuser: Abuser, number: 
     """One of them, from its boot to its end, or until it is seen that it lives on."""
     source = PROGRAM + textwrap.indent(textwrap.dedent(abuser.body).strip(), " " * 8)
     code = WorkerCode(
-        main_module="main.py", modules={"main.py": source}, limits=LIMITS, tails=(lambda _: None,)
+        main_module="main.py", modules={"main.py": source}, limits=LIMITS, streaming_tails=(lambda _: None,)
     )  # fmt: skip
     name = f"{abuser.name} {number}"
     entrypoint = loader.get(name, lambda: code).get_entrypoint()

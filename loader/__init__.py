@@ -26,7 +26,7 @@ from cloister.sandbox import LayerMissing, LimitExceeded, Limits, Policy, Sandbo
 from .audit import CapabilityCall
 from .binding import DynamicWorkflowBinding, wrap_schedule, wrap_workflow_binding
 from .blocking import BlockingHost
-from .code import Data, Json, TailLine, Text, WorkerCode
+from .code import Data, Json, Text, WorkerCode
 from .config import LoaderConfig
 from .dispatch import (
     DispatchContext,
@@ -54,6 +54,7 @@ from .host import Host
 from .instance import DynamicInstance
 from .loader import Loader
 from .quota import Quota
+from .tails import TailEvent, TailLine
 
 __all__ = [
     "revocable",
@@ -105,6 +106,7 @@ __all__ = [
     "SandboxError",
     "SandboxUnavailable",
     "Schedule",
+    "TailEvent",
     "TailLine",
     "TenantError",
     "TenantThrottled",

@@ -14,6 +14,7 @@ from cloister.ipc.errors import IpcError
 from cloister.sandbox import Limits, check_preload
 
 from .errors import InvalidCode, LoadFailed
+from .tails import StreamingTail, Tail
 
 MAX_CODE_BYTES: Final = 8 * 1024 * 1024
 _NEEDS_COMPILING: Final = (".ts", ".tsx", ".jsx", ".js", ".mjs", ".cjs")
@@ -41,22 +42,6 @@ class Json:
 
 
 Module = str | Text | Data | Json
-Tail = Callable[["TailLine"], None]
-
-
-@dataclass(frozen=True, slots=True)
-class TailLine:
-    """One line that a tenant printed or logged, or an exception that it did not catch.
-
-    `level` is stdout, stderr, debug, info, warning or error; `invocation` counts calls in one sandbox, 0 is its start.
-    """
-
-    tenant_id: str
-    sandbox: int
-    level: str
-    text: str
-    invocation: int
-    time_ms: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +58,9 @@ class WorkerCode:
     env: Mapping[str, Any] = field(default_factory=dict)
     global_outbound: RpcTarget | None = None
     tails: tuple[Tail, ...] = ()
+    """Get a `TailEvent` for each invocation, after its answer: functions, or entrypoints with `tail(events)`."""
+    streaming_tails: tuple[StreamingTail, ...] = ()
+    """Get each `TailLine` as it is printed or logged."""
     limits: Limits = field(default_factory=Limits)
     compatibility_date: str = ""
     compatibility_flags: tuple[str, ...] = ()
@@ -121,7 +109,8 @@ class WorkerCode:
             case [1 | 2, str(main), list(modules), str(date), list(flags), *preload]:
                 made = {name: _module(kind, content) for name, (kind, content) in modules}
                 return WorkerCode(
-                    main_module=main, modules=made, env=self.env, tails=self.tails, limits=self.limits,
+                    main_module=main, modules=made, env=self.env, tails=self.tails,
+                    streaming_tails=self.streaming_tails, limits=self.limits,
                     global_outbound=self.global_outbound,
                     compatibility_date=date, compatibility_flags=tuple(flags),
                     preload=tuple(name for names in preload for name in names),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -12,17 +11,15 @@ from typing import TYPE_CHECKING, Any
 
 from cloister.ipc import CapabilityError, CodecError, PayloadError, RemoteError, values
 from cloister.ipc.stubs import Link, flat
-from cloister.sandbox import LimitExceeded, LogLine, Sandbox, SandboxClosed, SandboxError
+from cloister.sandbox import LimitExceeded, Sandbox, SandboxClosed, SandboxError
 
 from .audit import Audit, observer
-from .code import TailLine, WorkerCode
+from .code import WorkerCode
 from .errors import CodeError, EntrypointNotFound, LoaderError, LoadFailed, TenantError
+from .tails import Tails
 
 if TYPE_CHECKING:
     from .pool import Pool
-
-_log = logging.getLogger("cloister.tail")
-_LEVELS = {"stderr": logging.WARNING, "warning": logging.WARNING, "error": logging.ERROR, "debug": logging.DEBUG}
 
 
 class Worker:
@@ -52,6 +49,7 @@ class Worker:
         self._cpu_seen = 0.0
         self.code: WorkerCode
         self.sandbox: Sandbox
+        self.tails: Tails
         self.boot_ms = self.began = 0.0
         self.announced = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -111,7 +109,8 @@ class Worker:
         """Send the code. What its import raises is raised by every call until the worker is thrown away."""
         self.began = time.perf_counter()
         self.code, self.sandbox = code, sandbox
-        sandbox.tail.listener = self._tail
+        self.tails = Tails(self.tenant_id, sandbox.number, code.tails, code.streaming_tails, sandbox.cpu_seconds)
+        sandbox.tail.listener = self.tails.hear
         if self._audit is not None:
             sandbox.observe(observer(self._audit, self))
         sandbox.on_background = lambda: self._on_idle(self)
@@ -138,18 +137,20 @@ class Worker:
         if len(links) > 1:
             arguments[1], (_, _, *rest) = flat(links)
             arguments.append(rest)
-        payload = await self._answered(self.sandbox.call("invoke", arguments, limits))
+        call = self.sandbox.call("invoke", arguments, limits)
+        payload = await self._answered(self.tails.follow(entrypoint, arguments[1], call))
         return _read(self.sandbox.decode, payload)
 
     async def handle(self, entrypoint: str | None, event: str, subject: Any, props: Any, limits: Any) -> Any:
         """Hand it an event: a request, a batch of messages, what other workers did."""
-        payload = await self._answered(self.sandbox.call("handle", [entrypoint, event, subject, props], limits))
+        call = self.sandbox.call("handle", [entrypoint, event, subject, props], limits)
+        payload = await self._answered(self.tails.follow(entrypoint, event, call))
         return _read(self.sandbox.decode, payload)
 
     def run(self, arguments: list[Any], limits: Any) -> tuple[Callable[[], None], Awaitable[bytes]]:
         """Begin a durable run: a function that forgives the CPU time used so far, and the encoded result to await."""
         restart, call = self.sandbox.watched_call("run", arguments, limits)
-        return restart, self._result(call)
+        return restart, self._result(self.tails.follow(arguments[0], "run", call))
 
     async def _result(self, call: Awaitable[bytes]) -> bytes:
         """What a run returned, which is stored as it is if whoever asks for it can read it."""
@@ -206,17 +207,6 @@ class Worker:
     def _ended_import(self) -> None:
         if not self.imported.cancelled() and self.imported.exception() is not None:
             self._on_gone(self)
-
-    def _tail(self, line: LogLine) -> None:
-        entry = TailLine(self.tenant_id, self.sandbox.number, line.level, line.text, line.invocation, line.time_ms)
-        for tail in self.code.tails:
-            try:
-                tail(entry)
-            except Exception:  # noqa: BLE001 - a tail of the host's must not cost the tenant its answer
-                _log.exception("a tail raised")
-        if not self.code.tails:
-            text = line.text.replace("\n", "\n    | ")  # so that no tenant can write a line that looks like another's
-            _log.log(_LEVELS.get(line.level, logging.INFO), "%s: %s", self.tenant_id, text)
 
 
 def _read(read: Callable[[bytes], Any], payload: bytes) -> Any:

@@ -129,12 +129,11 @@ class Databases:
         return await asyncio.get_running_loop().run_in_executor(self._pool, work, *arguments)
 
     async def _make_room(self) -> None:
-        for path, database in list(self._open.items()):
-            if len(self._open) <= self._most_open:
+        while len(self._open) > self._most_open:
+            idle = next((path for path, database in self._open.items() if not database.users), None)
+            if idle is None:
                 return
-            if not database.users:
-                del self._open[path]
-                await self._in_thread(database.close)
+            await self._in_thread(self._open.pop(idle).close)
 
     def _place(self, tenant: str) -> Path:
         return self._folder / _safe(owner(tenant))

@@ -74,6 +74,6 @@ def after(found: Mapping[str, Any]) -> str:
     """The key that a cursor stands for. `ValueError` if it was not one of ours."""
     given = text(found, "cursor")
     try:
-        return base64.urlsafe_b64decode(given.encode()).decode()
+        return base64.b64decode(given.encode(), b"-_", validate=True).decode()
     except (ValueError, binascii.Error):
         raise ValueError("the cursor is not one that list() gave") from None

@@ -61,7 +61,7 @@ class Secrets(RpcTarget):
 
     def _digest(self, name: str, data: object, algorithm: object) -> bytes:
         if not isinstance(name, str) or name not in self._kept:
-            raise KeyError(f"there is no secret {name!r:.80}; there are {', '.join(self.names()) or 'none'}")
+            raise ValueError(f"there is no secret {name!r:.80}; there are {', '.join(self.names()) or 'none'}")
         if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
             raise ValueError(f"algorithm is one of {', '.join(_ALGORITHMS)}, not {algorithm!r:.40}")
         if not isinstance(data, str | bytes):

@@ -49,10 +49,10 @@ class Tools(RpcTarget):
         }
 
     async def call(self, name: object, arguments: object = None, /, **more: object) -> Any:
-        """Call one with named arguments. `KeyError` if there is no such tool, `TypeError` where they do not fit it."""
+        """Call one with named arguments. `ValueError` if there is no such tool, `TypeError` where they do not fit."""
         tool = self._tools.get(name) if isinstance(name, str) else None
         if tool is None:
-            raise KeyError(f"there is no tool {name!r:.80}; there are {', '.join(self._tools) or 'none'}")
+            raise ValueError(f"there is no tool {name!r:.80}; there are {', '.join(self._tools) or 'none'}")
         if arguments is not None and not isinstance(arguments, Mapping):
             raise TypeError(f"{tool.name}: arguments are a map of names to values")
         try:

@@ -55,7 +55,7 @@ class Service:
             return figures.code(tenant_id)
         grants = {"STORE": Store(self._folder, tenant_id), "MIRROR": Mirror(self._folder)}
         modules = self._repositories[tenant_id].files
-        return WorkerCode(main_module="ci.py", modules=modules, env=grants, tails=(_tell_line,))
+        return WorkerCode(main_module="ci.py", modules=modules, env=grants, streaming_tails=(_tell_line,))
 
     async def push(self, push: dict[str, Any]) -> dict[str, Any]:
         """A push event: start the repository's pipeline, unless that commit has one."""

@@ -83,8 +83,8 @@ class Object(Bodied):
     __module__ = "workers"
 
     def __init__(self, attributes: Mapping[str, Any], stub: Stub) -> None:
-        self._about = JsDict({name: value for name, value in attributes.items() if name.isidentifier()})
-        self._about.pop("body", None)
+        known = {name: value for name, value in attributes.items() if name.isidentifier() and name != "body"}
+        self._about = {name: JsDict(value) if isinstance(value, dict) else value for name, value in known.items()}
         self._receive(attributes, stub)
 
     def __getattr__(self, name: str) -> Any:

@@ -496,7 +496,7 @@ async def test_a_tail_of_the_hosts_that_raises_costs_the_tenant_nothing(worker: 
                 print("in a call")
                 return "hello"
     """
-    assert await worker(source, tails=(broken,)).get_entrypoint().hello() == "hello"
+    assert await worker(source, streaming_tails=(broken,)).get_entrypoint().hello() == "hello"
 
 
 # Ids

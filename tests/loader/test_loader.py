@@ -480,7 +480,7 @@ async def test_work_that_fails_after_the_answer_is_told_and_lets_the_sandbox_go(
                 raise LookupError("in the background")
     """
     async with Loader(max_sandboxes=1, spares=1) as loader:
-        await loader.get("a", lambda: code(source, tails=(lines.append,))).get_entrypoint().begin()
+        await loader.get("a", lambda: code(source, streaming_tails=(lines.append,))).get_entrypoint().begin()
         await eventually(lambda: any("in the background" in line.text for line in lines))
         await eventually(lambda: loader.statistics().in_use == 0)
 
@@ -609,7 +609,7 @@ async def test_what_a_tenant_prints_goes_to_its_tails_and_to_no_other(code: Code
 
     async with Loader(spares=1) as loader:
         for name in "ab":
-            stub = loader.get(name, partial(code, source, tails=(broken, lines[name].append)))
+            stub = loader.get(name, partial(code, source, streaming_tails=(broken, lines[name].append)))
             assert await stub.get_entrypoint().speak(name) == name
         await eventually(lambda: all(len(told) >= 3 for told in lines.values()))
     for name, told in lines.items():

@@ -94,7 +94,7 @@ def tenants_code(tenant_id: str) -> WorkerCode:
         modules={"main.py": "x = 1", "motd.txt": Text("hi"), "logo.png": Data(b"\x89"), "prices.json": Json([1, 2])},
         env={"PLAN": "pro", "STORE": Store(), "NOW": lambda: 0},
         global_outbound=None,
-        tails=(tail,),
+        streaming_tails=(tail,),
         limits=Limits(cpu_ms=50, wall_ms=None, memory_bytes=64 << 20),
         compatibility_date="2026-01-01",
         compatibility_flags=("a", "b"),

@@ -1,0 +1,268 @@
+"""An object store: R2's names, streams both ways, atomic writes, and keys that were meant to be paths."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloister.loader import TenantError, WorkerStub
+from cloister.loader.bindings import Bucket, ObjectStore, StorageQuota, StorageQuotaExceeded
+
+Make = Callable[..., WorkerStub]
+
+
+def names_in(folder: Path) -> list[str]:
+    """What lies in a folder."""
+    return [path.name for path in folder.iterdir()]
+
+
+@pytest.fixture
+def store(runner: asyncio.Runner, tmp_path: Path) -> Iterator[ObjectStore]:
+    """A store with little room."""
+    store = ObjectStore(tmp_path / "objects", quota=StorageQuota(bytes=5_000_000, entries=50), most_bytes=3_000_000)
+    runner.run(store.__aenter__())
+    yield store
+    runner.run(store.__aexit__(None, None, None))
+
+
+def content(store: ObjectStore) -> list[Path]:
+    """The files that hold content."""
+    return sorted(store._folder.glob("??/*"))
+
+
+async def test_a_tenants_code_runs_as_it_does_at_cloudflare(worker: Make, store: ObjectStore) -> None:
+    """What is known of an object, and its content, which is read like a body."""
+    source = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self):
+            bucket = self.env.BUCKET
+            put = await bucket.put("a/b.json", '{"c": 1}', {"httpMetadata": {"contentType": "application/json"},
+                                                            "customMetadata": {"by": "me"}})
+            got = await bucket.get("a/b.json")
+            head = await bucket.head("a/b.json")
+            part = await bucket.get("a/b.json", {"range": {"offset": 2, "length": 1}})
+            tail = await bucket.get("a/b.json", range={"suffix": 2})
+            same = await bucket.get("a/b.json", {"onlyIf": {"etagDoesNotMatch": put.etag}})
+            found = [put.key, put.size, put.httpEtag, (await got.json()).c, head.customMetadata.by, head.body,
+                     got.httpMetadata.contentType, await part.text(), await tail.text(), same.body,
+                     await bucket.get("nothing"), await bucket.head("nothing")]
+            await bucket.put("a/c", b"2")
+            await bucket.put("d", b"3")
+            page = await bucket.list({"delimiter": "/"})
+            below = await bucket.list({"prefix": "a/", "limit": 1})
+            rest = await bucket.list({"prefix": "a/", "cursor": below.cursor})
+            await bucket.delete(["a/c", "nothing"])
+            return [*found, page.delimitedPrefixes, [one.key for one in page.objects], below.truncated,
+                    [one.key for one in rest.objects], await bucket.get("a/c")]
+    """
+    etag = hashlib.md5(b'{"c": 1}', usedforsecurity=False).hexdigest()
+    assert await worker(source, env={"BUCKET": Bucket(store, "t")}).get_entrypoint().main() == [
+        "a/b.json", 8, f'"{etag}"', 1, "me", None, "application/json", "c", "1}", None, None, None, ["a/"], ["d"], True,
+        ["a/c"], None,
+    ]  # fmt: skip
+
+
+async def test_objects_stream_in_and_out(worker: Make, store: ObjectStore) -> None:
+    """Larger than a message may be in pieces, neither side holding all of it."""
+    source = """
+    import hashlib
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self):
+            async def pieces():
+                for number in range(25):
+                    yield bytes([number]) * 100_000
+            put = await self.env.BUCKET.put("large", pieces())
+            digest, sizes = hashlib.md5(), []
+            async for piece in (await self.env.BUCKET.get("large")).body:
+                digest.update(piece)
+                sizes.append(len(piece))
+            async for _ in (await self.env.BUCKET.get("large")).body:
+                break
+            return [put.size, put.etag == digest.hexdigest(), sum(sizes), max(sizes)]
+    """
+    entry = worker(source, env={"BUCKET": Bucket(store, "t")}).get_entrypoint()
+    assert await entry.main() == [2_500_000, True, 2_500_000, 262_144]
+
+
+async def test_a_request_becomes_an_object_and_an_object_a_response(worker: Make, store: ObjectStore) -> None:
+    """What comes in goes to the store, and from there out, without the tenant reading it."""
+    source = """
+    from workers import Response, WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def fetch(self, request):
+            key = request.url.rpartition("/")[2]
+            if request.method == "PUT":
+                return Response((await self.env.BUCKET.put(key, request.body)).etag)
+            found = await self.env.BUCKET.get(key)
+            return Response("nothing there", status=404) if found is None else Response(found.body)
+    """
+    entry = worker(source, env={"BUCKET": Bucket(store, "t")}).get_entrypoint()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 100_000
+
+    put = await entry.fetch("https://a.example/k", method="PUT", body=pieces())
+    assert await put.text() == hashlib.md5(b"x" * 2_000_000, usedforsecurity=False).hexdigest()
+    assert await (await entry.fetch("https://a.example/k")).bytes() == b"x" * 2_000_000
+    assert (await entry.fetch("https://a.example/other")).status == 404
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["../escape", "../../../../tmp/escape", "/etc/passwd", "a/../../b", ".", "..", "index.db", "a\\..\\b", "con", "~",
+     "a" * 1024, "-rf", "*", "a\nb", "ä/ö", "%2e%2e/x", "index.db-wal", "00/x"],
+    ids=lambda key: key[:20],
+)  # fmt: skip
+async def test_no_key_leads_out_of_the_folder(store: ObjectStore, tmp_path: Path, key: str) -> None:
+    """Or to what is not an object's: it is a name in a table, whatever it looks like."""
+    bucket = Bucket(store, "t")
+    await bucket.put(key, "content")
+    assert names_in(tmp_path) == ["objects"]
+    assert {name for name in names_in(tmp_path / "objects") if len(name) != 2} <= {
+        "index.db", "index.db-wal", "index.db-shm"
+    }  # fmt: skip
+    assert [file.read_bytes() for file in content(store)] == [b"content"]
+    assert [one["key"] for one in (await bucket.list())["objects"]] == [key]
+    await bucket.delete(key)
+    assert content(store) == []
+
+
+async def test_no_tenant_sees_anothers(store: ObjectStore) -> None:
+    """Nor one bucket another's; each tenant has its own quota."""
+    buckets = [Bucket(store, "a"), Bucket(store, "b"), Bucket(store, "a", name="other")]
+    for number, bucket in enumerate(buckets):
+        await bucket.put("key", str(number))
+    await buckets[0].delete("key")
+    assert [await bucket.head("key") is None for bucket in buckets] == [True, False, False]
+    assert [len((await bucket.list())["objects"]) for bucket in buckets] == [0, 1, 1]
+    assert (await store.usage("a"))["entries"] == 1
+
+
+async def test_a_write_that_fails_changes_nothing(store: ObjectStore) -> None:
+    """Neither what was there nor what is counted, and it leaves no file."""
+    bucket = Bucket(store, "t")
+    await bucket.put("key", "before")
+    usage = await store.usage("t")
+    with pytest.raises(ValueError, match="another MD5"):
+        await bucket.put("key", "after", md5="0" * 32)
+    with pytest.raises(ValueError, match="only_if"):
+        await bucket.put("key", "after", only_if={"etag_matches": "0"})
+    with pytest.raises(StorageQuotaExceeded, match="more than 3,000,000 bytes"):
+        await bucket.put("key", b"x" * 3_000_001)
+    assert await store.usage("t") == usage
+    assert [file.read_bytes() for file in content(store)] == [b"before"]
+
+
+async def test_a_quota_is_of_bytes_and_of_entries(store: ObjectStore) -> None:
+    """Replacing gives back what was there; two that race for the last room do not both get it."""
+    bucket = Bucket(store, "t")
+    await bucket.put("a", b"x" * 2_900_000)
+    await bucket.put("a", b"x" * 2_900_000)
+    with pytest.raises(StorageQuotaExceeded):
+        await bucket.put("b", b"x" * 2_900_000)
+    results = await asyncio.gather(
+        *(bucket.put(f"c{number}", b"x" * 1_500_000) for number in range(3)), return_exceptions=True
+    )
+    assert sorted(type(result).__name__ for result in results) == [
+        "Sent",
+        "StorageQuotaExceeded",
+        "StorageQuotaExceeded",
+    ]
+    assert len(content(store)) == 2
+    await bucket.delete([f"c{number}" for number in range(3)])
+    for number in range(49):
+        await bucket.put(f"{number}", "")
+    with pytest.raises(StorageQuotaExceeded, match="51 entries"):
+        await bucket.put("one more", "")
+
+
+async def test_a_stream_that_breaks_or_never_ends_leaves_nothing(worker: Make, store: ObjectStore) -> None:
+    """Its maker is stopped as soon as there is too much."""
+    source = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self, kind):
+            async def breaks():
+                yield b"some"
+                raise ValueError("broken")
+            async def wrong():
+                yield {"a": 1}
+            async def endless():
+                while True:
+                    yield b"x" * 100_000
+            try:
+                await self.env.BUCKET.put("key", {"breaks": breaks, "wrong": wrong, "endless": endless}[kind]())
+            except Exception as error:
+                return f"{type(error).__name__}: {error}"
+    """
+    entry = worker(source, env={"BUCKET": Bucket(store, "t")}).get_entrypoint()
+    assert "broken" in await entry.main("breaks")
+    assert "a piece of a body that is dict" in await entry.main("wrong")
+    assert "more than 3,000,000 bytes" in await entry.main("endless")
+    assert content(store) == []
+    assert await store.usage("t") == {"bytes": 0, "entries": 0}
+
+
+async def test_what_is_being_read_can_be_replaced(store: ObjectStore) -> None:
+    """Who has begun reads to the end what was there."""
+    bucket = Bucket(store, "t")
+    await bucket.put("key", b"a" * 1_000_000)
+    reading: Any = await bucket.get("key")
+    await bucket.put("key", b"b" * 1_000_000)
+    assert b"".join([piece async for piece in reading._body]) == b"a" * 1_000_000
+    assert len(content(store)) == 1
+
+
+async def test_what_a_crash_left_behind_goes_when_the_store_is_opened(tmp_path: Path) -> None:
+    """A file that no row knows; what was acknowledged is there."""
+    async with ObjectStore(tmp_path / "x") as store:
+        await Bucket(store, "t").put("key", "content")
+    orphan = tmp_path / "x" / "00" / "00orphan"
+    await asyncio.to_thread(orphan.parent.mkdir, exist_ok=True)
+    await asyncio.to_thread(orphan.write_bytes, b"half")
+    async with ObjectStore(tmp_path / "x") as store:
+        assert [file.read_bytes() for file in content(store)] == [b"content"]
+        found: Any = await Bucket(store, "t").get("key")
+        assert found._body == b"content"
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ("put('', 'x')", "ValueError: a key is text that is not empty"),
+        ("put('k' * 1025, 'x')", "ValueError: a key has at most 1,024 bytes"),
+        ("put('a', 5)", "TypeError: an object is text, bytes or a stream of bytes, not int"),
+        ("put('a', 'x', {'httpMetadata': {'nonsense': 1}})", "TypeError: http_metadata has no option 'nonsense'"),
+        ("put('a', 'x', {'customMetadata': {'a': 'b' * 9000}})", "ValueError: custom_metadata takes 9,0"),
+        ("put('a', 'x', {'customMetadata': [1]})", "ValueError: metadata are maps of text"),
+        ("get('a', {'range': {'offset': -1}})", ""),
+        ("delete(['a'] * 1001)", "ValueError: at most 1,000 objects are deleted at once"),
+        ("list({'limit': 1001})", "ValueError: limit is a whole number from 1 to 1,000"),
+        ("list({'cursor': 'ä'})", "ValueError: the cursor is not one that list() gave"),
+        ("forget(['a'])", "CapabilityError: Bucket has no method 'forget'"),
+    ],
+)
+async def test_bad_input_gets_a_clear_error(worker: Make, store: ObjectStore, call: str, error: str) -> None:
+    """From a tenant's side, and nothing is stored."""
+    source = f"""
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self):
+            return await self.env.BUCKET.{call}
+    """
+    entry = worker(source, env={"BUCKET": Bucket(store, "t")}).get_entrypoint()
+    if error:
+        with pytest.raises(TenantError) as caught:
+            await entry.main()
+        assert str(caught.value).startswith(error), caught.value
+    else:
+        assert await entry.main() is None
+    assert content(store) == []
