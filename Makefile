@@ -37,6 +37,7 @@ bench-all: bench
 	$(BIN)/python benchmarks/timers.py
 	$(BIN)/python benchmarks/deaths.py
 	$(BIN)/python benchmarks/idle.py
+	$(BIN)/python benchmarks/pools.py
 	$(BIN)/python benchmarks/churn.py
 	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/neighbours.py

@@ -54,6 +54,8 @@ class LoaderConfig:
     """The longest of those times."""
     backoff_wait_s: float = 0.25
     """A call waits by itself for a load that may be tried again within so long, and is refused otherwise."""
+    profile_idle_s: float = 300.0
+    """After how long without any sandbox in use the zygote of a runtime profile ends. It is started again on demand."""
     background_s: float = 30.0
     """For how long work that was given to `wait_until` keeps its sandbox from being evicted."""
     look_every_s: float = 5.0
@@ -81,6 +83,7 @@ class LoaderConfig:
 _LEAST: Final[dict[str, int | float]] = {
     "spares": 0, "memory_bytes": 16 * _MIB, "idle_s": 0.0, "admission_timeout": 0.0, "backoff_s": 0.0,
     "backoff_most_s": 0.0, "backoff_wait_s": 0.0, "background_s": 0.0, "look_every_s": 0.01, "drain_s": 0.0,
+    "profile_idle_s": 0.0,
 }  # fmt: skip
 
 

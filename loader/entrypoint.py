@@ -20,8 +20,9 @@ from cloister.sandbox import Limits, SandboxClosed, SandboxError, SandboxUnavail
 
 from .code import load_code
 from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity, TenantError, TenantThrottled
+from .history import history, resolved, state
 from .http.messages import Malformed, Request, Response, Sent
-from .journal import JournalTarget, history, resolved, state
+from .journal import JournalTarget
 from .worker import Worker
 
 if TYPE_CHECKING:

@@ -6,8 +6,6 @@ Which run it is follows from the capability; nothing that a sandbox says can nam
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -15,7 +13,6 @@ from typing import Any, Final
 
 from cloister.engine import (
     Attempt,
-    ErrorRecord,
     InstanceAlreadyExists,
     Journal,
     Outcome,
@@ -29,15 +26,12 @@ from cloister.ipc import CapabilityError, PayloadError, values
 from cloister.ipc.stubs import Channel
 
 from .binding import DynamicWorkflowBinding
+from .history import ENDED, config_shown, error_record, plain, rare_outcome
 from .pulses import Pulses
 
 SILENCE: Final = 60.0
 """Seconds that a run may be silent for beyond the longest timeout of its steps, unless it waits for the engine."""
-INLINE: Final = 4 * 1024 * 1024
-"""Bytes of recorded values that travel with a run. Of those beyond, the guest asks for the ones it comes to."""
 _numbers = itertools.count(1)
-_SMALL: Final = 64  # bytes for which asking is not worth a round trip
-_ENDED = frozenset({"done", "failed"})
 _RECORDS: Final = {"settle": "do", "sleep": "sleep", "wait_for_event": "wait", "keep": "value", "child": "child"}
 _LONGEST_MARK: Final = 300
 _MOST_ATTEMPTS: Final = 1000
@@ -61,7 +55,7 @@ class JournalTarget:
             (record.kind, record.name, record.count): record for record in journal.history
         }
         self._recorded: set[tuple[str, str, object]] = {
-            key for key, record in self._records.items() if record.state in _ENDED
+            key for key, record in self._records.items() if record.state in ENDED
         }
         self._attempts: dict[str, Attempt] = {}
         self.on_record: Callable[[], None] = lambda: None
@@ -138,14 +132,16 @@ class JournalTarget:
     ) -> bytes:
         resolved = await self._journal.configure(config) if config is not None else None
         if more is not None:
-            outcome = _rarely(Outcome(name, count, attempt, resolved, within=within), more, value, error, retryable)
+            outcome = rare_outcome(
+                Outcome(name, count, attempt, resolved, within=within), more, value, error, retryable
+            )
         elif error is None:
             outcome = Outcome(name, count, attempt, resolved, value, within=within)
         else:
-            outcome = Outcome(name, count, attempt, resolved, None, _error(error), bool(retryable), within)
+            outcome = Outcome(name, count, attempt, resolved, None, error_record(error), bool(retryable), within)
         verdict = await self._journal.settle(outcome)
         self._pulses.ended(name, count)
-        return values.dumps([verdict.state, _plain(verdict.error)])
+        return values.dumps([verdict.state, plain(verdict.error)])
 
     async def _through(self, channel: Channel, mark: str, target: int, method: str, payload: bytes) -> bytes:
         """A call of a capability on behalf of a step, which whoever is called may ask for."""
@@ -179,7 +175,7 @@ class JournalTarget:
     async def _configure(self, config: object) -> bytes:
         resolved = await self._journal.configure(config)
         self._longest = max(self._longest, resolved.timeout_ms / 1000)
-        return values.dumps(_shown(resolved))
+        return values.dumps(config_shown(resolved))
 
     async def _attempt(self, name: str, count: int, kind: StepKind = "do") -> bytes:
         return values.dumps(await self._journal.attempt(name, count, kind))
@@ -189,7 +185,7 @@ class JournalTarget:
         if known is None:
             return values.dumps(None)
         more = {"size": known.size} if known.size is not None else None
-        return values.dumps([known.value or b"", _plain(known.error), known.retryable, more])
+        return values.dumps([known.value or b"", plain(known.error), known.retryable, more])
 
     async def _child(self, channel: Channel, payload: bytes) -> bytes:
         """Create an instance through a binding that was granted, and wait for its end."""
@@ -238,7 +234,7 @@ class JournalTarget:
         return values.dumps(wanted)
 
     async def _undo(self, error: object) -> bytes:
-        await self._journal.undo(_error(error))
+        await self._journal.undo(error_record(error))
         return values.dumps(None)
 
     async def _undone(self, words: str) -> bytes:
@@ -248,7 +244,7 @@ class JournalTarget:
     async def _recall(self, kind: str, name: str, count: int) -> bytes:
         record = self._records.get((kind, name, count))
         if record is not None:
-            return values.dumps([record.value, _plain(record.error)])
+            return values.dumps([record.value, plain(record.error)])
         raise PayloadError(f"there is no recorded value of {kind} {name!r}")
 
     async def _started(self, name: str, count: int, attempt: int, heartbeat: int | None = None) -> bytes:
@@ -296,76 +292,3 @@ _QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
     "undone": JournalTarget._undone,
     "through": JournalTarget._through,
 }
-
-
-def history(journal: Journal) -> list[Any]:
-    """The records as a guest reads them: kind, name, count, state, attempts, value, error, config, enclosing step.
-
-    In place of a value that is to be asked for, or of an error's, stands its size.
-    """
-    left = INLINE
-    shown: list[list[Any]] = []
-    for record in journal.history:
-        if record.kind == "undo":
-            continue
-        value: bytes | int | list[int] | None = record.value if record.size is None else [record.size]
-        error = _plain(record.error)
-        size = len(record.value or b"") + sum(len(part.encode()) for part in error or ())
-        left -= size
-        if left < 0 and size > _SMALL and record.state in _ENDED:
-            value, error = size, None
-        config = _shown(record.config) if record.config is not None else None
-        shown.append(
-            [record.kind, record.name, record.count, record.state, record.attempts, value, error, config, record.within]
-        )
-    return shown
-
-
-def state(journal: Journal) -> dict[str, Any]:
-    """What else a guest is to know of a run. Of steps that were taken back: by what they are called, the error if there
-    was one.
-    """
-    told: dict[str, Any] = {"claims": journal.claims}
-    if journal.supervised:
-        told |= {"supervised": True, "frozen": journal.frozen}
-    if journal.undoing is not None:
-        undone = [record for record in journal.history if record.kind == "undo" and record.state in _ENDED]
-        told["undoing"] = _plain(journal.undoing)
-        told["undone"] = {f"{record.count} {record.name}": [_plain(record.error)] for record in undone}
-    return told
-
-
-@functools.cache
-def resolved() -> dict[str, Any]:
-    """The configuration of a step that gives none."""
-    return _shown(StepConfig())
-
-
-def _shown(config: StepConfig) -> dict[str, Any]:
-    retries: dict[str, Any] = {"limit": config.limit, "delay": config.delay_ms, "backoff": config.backoff}
-    if config.dynamic:
-        del retries["delay"]
-    shown = {"retries": retries, "timeout": config.timeout_ms}
-    if config.heartbeat_ms is not None:
-        shown["heartbeatTimeout"] = config.heartbeat_ms
-    return {**shown, "sensitive": "output"} if config.sensitive else shown
-
-
-def _rarely(outcome: Outcome, more: object, value: bytes, error: object, retryable: object) -> Outcome:
-    """The outcome with what few have: of which kind it is, how large a stream, after which delay it is tried again."""
-    if not isinstance(more, dict) or more.keys() - {"kind", "size", "delay"}:
-        raise PayloadError("what is rarely said of an outcome is its kind, size and delay")
-    if error is not None:
-        return dataclasses.replace(outcome, error=_error(error), retryable=bool(retryable), **more)
-    return dataclasses.replace(outcome, value=None if more.get("size") is not None else value, **more)
-
-
-def _plain(error: ErrorRecord | None) -> list[str] | None:
-    return None if error is None else [error.name, error.message, error.trace]
-
-
-def _error(error: object) -> ErrorRecord:
-    match error:
-        case [str(name), str(message), str(trace)]:
-            return ErrorRecord(name, message, trace)
-    raise PayloadError("an error is a name, a message and a traceback")

@@ -69,6 +69,7 @@ class Loader:
             spares=self.config.spares,
             policy=policy or Policy(),
             transport=Sockets if transport == "sockets" else _libzmq,
+            idle_s=self.config.profile_idle_s,
         )
         self._tenants = Tenants(self.config.quota, quotas, self._now)
         self._boots = Boots(self.config, self._profiles, self._now)

@@ -13,8 +13,6 @@ from typing import Final
 from cloister.ipc.link import Transport
 from cloister.sandbox import Policy, Spawner
 
-IDLE_AFTER: Final = 300.0
-"""Seconds without any sandbox in use after which the zygote of a profile is ended. It is started again on demand."""
 LOOK_EVERY: Final = 15.0
 """Seconds between two looks for such."""
 
@@ -22,7 +20,8 @@ LOOK_EVERY: Final = 15.0
 class Profiles:
     """Opened and closed by the loader. `plain` is the spawner of those that ask for nothing."""
 
-    def __init__(self, *, spares: int, policy: Policy, transport: Callable[[], Transport]) -> None:
+    def __init__(self, *, spares: int, policy: Policy, transport: Callable[[], Transport], idle_s: float) -> None:
+        self._idle_s = idle_s
         self._spares, self._policy, self._transport = spares, policy, transport
         self.plain = Spawner(spares=spares, policy=policy, transport=transport)
         self._opening: dict[tuple[str, ...], asyncio.Task[Spawner]] = {}
@@ -59,7 +58,7 @@ class Profiles:
                 continue
             if opening.exception() is not None:
                 del self._opening[profile]
-            elif opening.result().idle_s >= IDLE_AFTER:
+            elif opening.result().idle_s >= self._idle_s:
                 del self._opening[profile]
                 ending = asyncio.ensure_future(opening.result().__aexit__(None, None, None))
                 self._ending.add(ending)

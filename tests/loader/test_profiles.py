@@ -10,8 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cloister.loader import InvalidCode, Loader, Policy, SandboxUnavailable, WorkerCode, profiles
-from cloister.loader.profiles import IDLE_AFTER
+from cloister.loader import InvalidCode, Loader, LoaderConfig, Policy, SandboxUnavailable, WorkerCode
 
 Code = Callable[..., WorkerCode]
 Eventually = Callable[[Callable[[], Any]], Awaitable[None]]
@@ -76,27 +75,24 @@ async def test_a_profile_that_nobody_uses_is_let_go_of_and_comes_back(code: Code
 
         heavy = loader.get("heavy", lambda: code(USES, preload=("psutil", "rich")))
         await heavy.get_entrypoint().use()
-        assert look_later(2 * IDLE_AFTER) == 2
+        assert look_later(600) == 2
         for spawner in loader._profiles:
             spawner._tend()
         loader.evict("heavy")
         await eventually(lambda: all(spawner.idle_s for spawner in loader._profiles))
-        assert look_later(IDLE_AFTER / 2) == 2
-        assert look_later(IDLE_AFTER) == 1
+        assert look_later(150) == 2
+        assert look_later(300) == 1
         await eventually(lambda: len(own.children()) == before + 1)
         await heavy.get_entrypoint().use()
         assert len(list(loader._profiles)) == 2
         await loader.get("light", lambda: code(PLAIN)).get_entrypoint().get()
 
 
-async def test_a_loader_that_closes_waits_for_the_profile_that_is_ending(
-    code: Code, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
-) -> None:
+async def test_a_loader_that_closes_waits_for_the_profile_that_is_ending(code: Code, eventually: Eventually) -> None:
     """Nothing of it is left then."""
     own = psutil.Process()
     before = len(own.children())
-    monkeypatch.setattr(profiles, "IDLE_AFTER", 0.0)
-    async with Loader(spares=1) as loader:
+    async with Loader(config=LoaderConfig(spares=1, profile_idle_s=0.0)) as loader:
         await loader.get("heavy", lambda: code(USES, preload=("psutil", "rich"))).get_entrypoint().use()
         loader.evict("heavy")
         await eventually(lambda: all(spawner.idle_s for spawner in loader._profiles))

@@ -35,6 +35,7 @@ from cloister.engine.testing import VirtualClock
 from cloister.ipc import IpcError, RemoteError
 from cloister.ipc.stubs import RemoteCall, RemoteMethod
 from cloister.loader import (
+    BlockingHost,
     CodeError,
     Data,
     DispatchContext,
@@ -46,19 +47,24 @@ from cloister.loader import (
     Json,
     LimitExceeded,
     Limits,
+    LoadBackedOff,
     Loader,
+    LoaderConfig,
     LoaderError,
     LoaderEvent,
     LoaderStatistics,
     LoadFailed,
     MissingDispatcherMetadataError,
     Policy,
+    Quota,
     RpcTarget,
     SandboxDied,
     SandboxError,
     TailLine,
     TenantError,
+    TenantThrottled,
     Text,
+    VersionChanged,
     WorkerCode,
     WorkerStub,
     WorkflowRunner,
@@ -304,5 +310,28 @@ async def with_a_host(path: Path) -> None:
     except EngineLocked as error:
         locked: EngineError = error
         print(locked)
-    async with Host("app.db", get_code=fetched_code, entrypoint="Pipeline", workflow_name="ci"):
-        pass
+    config = LoaderConfig(max_sandboxes=64, drain_s=5, quota=Quota(concurrency=100))
+    quotas: dict[str, Quota] = {"t-42": Quota(calls_per_second=50, weight=2)}
+    async with Host(
+        "app.db", get_code=fetched_code, entrypoint="Pipeline", workflow_name="ci", config=config, quotas=quotas.get
+    ) as host:
+        assert_type(await host.redeploy("t-42"), bool)
+        assert_type(await host.drain("t-42", timeout=3), bool)
+        assert_type(host.loader.quota("t-42"), Quota)
+        try:
+            await host.tenant("t-42").greet("Ann")
+        except TenantThrottled as error:
+            assert_type(error.retry_after_s, float | None)
+        except LoadBackedOff as error:
+            assert_type(error.retry_after_s, float)
+        except VersionChanged as error:
+            assert_type(error.difference.changed, tuple[str, ...])
+        assert_type(await host.serve(), bool)
+
+
+def without_awaiting(path: Path) -> None:
+    """In Flask or Django."""
+    with BlockingHost(path, get_code=tenants_code, spares=1) as host:
+        assert_type(host, BlockingHost)
+        assert_type(host.tenant("t-42").greet("Ann"), Any)
+        assert_type(host.redeploy("t-42"), bool)
