@@ -16,12 +16,12 @@ from typing import Any
 class Answer:
     """Settled once, with a payload or an error; awaited once, by a task."""
 
-    __slots__ = ("_asyncio_future_blocking", "_context", "_done", "_error", "_go_on", "_loop", "_payload")
+    __slots__ = ("_asyncio_future_blocking", "_context", "_done", "_error", "_failed", "_go_on", "_loop", "_payload")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._asyncio_future_blocking = False
-        self._done = False
+        self._done = self._failed = False
         self._go_on: Callable[[Answer], object] | None = None
         self._context: contextvars.Context | None = None
         self._payload = b""
@@ -45,7 +45,7 @@ class Answer:
         """None will come. Whoever waits is told in the next turn, since this may be said in the midst of anything."""
         if not self._done:
             self._error = error
-            self._done = True
+            self._done = self._failed = True
             self._go_on_soon()
 
     def cancel(self, msg: object = None) -> bool:
@@ -58,7 +58,7 @@ class Answer:
     @property
     def came(self) -> bool:
         """Whether there is an answer."""
-        return self._done and self._error is None
+        return self._done and not self._failed
 
     def done(self) -> bool:
         """Whether there is one, or none will come."""
@@ -67,7 +67,11 @@ class Answer:
     def result(self) -> bytes:
         """What it was settled with."""
         if self._error is not None:
-            raise self._error
+            error, self._error = self._error, None
+            try:
+                raise error
+            finally:
+                del error  # or it would hold itself, and all that was called, by way of its traceback
         return self._payload
 
     def add_done_callback(self, go_on: Callable[[Answer], object], *, context: contextvars.Context) -> None:

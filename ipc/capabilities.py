@@ -74,6 +74,7 @@ class Served:
     async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
         """Call the method with what was sent, and send what it returns."""
         arguments, stubs = channel.decode(payload)
+        result = None
         try:
             if "." in method:
                 result = await follow(self, method, arguments)
@@ -86,8 +87,7 @@ class Served:
             except CodecError as error:  # it is not the caller who is to blame
                 raise CodecError(f"what {method or 'it'!r} returned cannot be sent: {error}") from error
         finally:
-            for stub in stubs:
-                stub.dispose()
+            end(stubs, result)
 
     def invoke(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Find the method and call it. The result may have to be awaited."""
@@ -125,6 +125,13 @@ def serve(subject: object) -> Capability | None:
         case Capability() if not isinstance(subject, RemoteCall):
             return subject
     return None
+
+
+def end(lent: Sequence[Stub], result: Any) -> None:
+    """A call has returned, and what came with it ends. A generator has yet to begin: its arguments end when it does."""
+    if not inspect.isasyncgen(result) and not inspect.isgenerator(result):
+        for stub in lent:
+            stub.dispose()
 
 
 def spread(link: Any) -> tuple[list[Any], dict[str, Any]]:

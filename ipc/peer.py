@@ -157,12 +157,12 @@ class Peer:
             raise
 
     def decode(self, payload: bytes) -> tuple[Any, list[Stub]]:
-        """Decode a value that arrived, and name the stubs in it. `PayloadError`, `CapabilityError`."""
+        """Decode a value that arrived, and name the stubs in it that are lent. `PayloadError`, `CapabilityError`."""
         stubs: list[Stub] = []
 
         def adopt(reference: bytes) -> object:
             found = resolve(reference, self, self.exports)
-            if isinstance(found, Stub):
+            if type(found) is Stub:  # a stream belongs to whoever was given it
                 stubs.append(found)
                 return self._dress(found)
             return found

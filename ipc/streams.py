@@ -43,10 +43,12 @@ class Outlet:
         self._pump: asyncio.Task[None] | None = None
         self._changed: asyncio.Future[None] | None = None
         self._turn: asyncio.Lock = asyncio.Lock()
+        self._at_home = False
 
     @property
     def subject(self) -> Self:
-        """What comes home."""
+        """What comes home: an iterator, which is no longer the other side's to end."""
+        self._at_home = True
         return self
 
     async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
@@ -65,7 +67,7 @@ class Outlet:
                 except CodecError as error:
                     if pieces:
                         break  # those before it are handed over first
-                    self.dropped()
+                    self._close()
                     raise CodecError(f"an item of the stream cannot be sent: {error}") from error
                 self._items.popleft()
                 pieces.append(piece)
@@ -94,7 +96,15 @@ class Outlet:
         self._notify()
 
     def dropped(self) -> None:
-        """Nobody reads it any longer."""
+        """Nobody over there reads it any longer."""
+        if not self._at_home:
+            self._close()
+
+    async def aclose(self) -> None:
+        """End it, once it has come home."""
+        self._close()
+
+    def _close(self) -> None:
         self.fail(CapabilityError("the stream was closed"))
 
     async def _some(self) -> bool:

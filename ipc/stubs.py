@@ -2,8 +2,9 @@
 
 Lifetimes follow https://developers.cloudflare.com/workers/runtime-apis/rpc/lifecycle/: a stub received as a parameter
 is let go when the call returns, unless `dup()` made a longer-lived one; a stub received as a result lives until it is
-disposed of or collected. A call is made when it is awaited, and calls on its result that are written down before go
-along with it: a chain is one round trip. The module refuses to know what is behind a stub.
+disposed of or collected; a stream belongs to whoever was given it. A call is made when it is awaited, and calls on its
+result that are written down before go along with it: a chain is one round trip. The module refuses to know what is
+behind a stub.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ class Channel(Protocol):
         """Encode a value, granting the capabilities in it to the other side."""
 
     def decode(self, payload: bytes) -> tuple[Any, list[Stub]]:
-        """Decode a value; the second part are the stubs that came with it."""
+        """Decode a value; the second part are the stubs in it that end with the call, if it is one's arguments."""
 
     async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
         """Call the other side."""

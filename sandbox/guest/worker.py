@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cloister.ipc import values
-from cloister.ipc.capabilities import follow
+from cloister.ipc.capabilities import end, follow
 from cloister.ipc.connection import Connection
 from cloister.ipc.stubs import Channel, Stub
 
@@ -59,17 +59,18 @@ class Worker:
         self._invocations += 1
         invocation.set(self._invocations)
         scope.calls.count += 1
+        result = None
         try:
             if method == "run":
                 return values.dumps(await self._run(*arguments))  # to be stored: no capability outlives the run
             if method == "handle":
                 return channel.encode(await self._handle(*arguments))
-            return channel.encode(await self._invoke(*arguments))
+            result = await self._invoke(*arguments)
+            return channel.encode(result)
         finally:
             scope.calls.count -= 1
             self._output.flush()
-            for stub in stubs:
-                stub.dispose()
+            end(stubs, result)
 
     def _boot(
         self, main: str, modules: dict[str, Any], env: dict[str, Any], bounds: list[int], outbound: Any = None
