@@ -234,8 +234,9 @@ def revive(record: ErrorRecord) -> Exception:
     """
     kind = NonRetryableError if record.name == "NonRetryableError" else getattr(builtins, record.name, None)
     if isinstance(kind, type) and issubclass(kind, Exception):
+        quoted = kind is KeyError and record.message[:1] == record.message[-1:] == "'"
         try:
-            error = kind(record.message)
+            error = kind(record.message[1:-1] if quoted else record.message)  # its text is its key as it is written
         except TypeError:  # a built-in that wants more than a message
             return StepFailed(record.name, record.message)
         if str(error) == record.message:

@@ -236,6 +236,8 @@ def test_a_recorded_error_is_raised_as_the_class_it_names_if_that_is_built_in() 
     """Otherwise as `StepFailed`, which carries name and message."""
     assert isinstance(revive(ErrorRecord("ValueError", "v")), ValueError)
     assert isinstance(revive(ErrorRecord("NonRetryableError", "n")), NonRetryableError)
+    missing = revive(describe(KeyError("key")))
+    assert (type(missing), missing.args) == (KeyError, ("key",))
     for name in ("KeyError", "UnicodeDecodeError", "SystemExit", "print", "TheirError"):
         error = revive(ErrorRecord(name, "m"))
         assert isinstance(error, StepFailed)
