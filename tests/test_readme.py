@@ -13,7 +13,9 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 @pytest.mark.parametrize(
-    ("tenant", "host"), [("tenant.py", "host.py"), ("trip.py", "agency.py")], ids=["complete", "workflows"]
+    ("tenant", "host"),
+    [("tenant.py", "host.py"), ("trip.py", "agency.py"), ("shop.py", "market.py")],
+    ids=["complete", "workflows", "capabilities"],
 )
 def test_an_example_prints_what_the_readme_says(tmp_path: Path, tenant: str, host: str) -> None:
     """Both sides work when they are pasted, and print what stands under them."""
