@@ -14,8 +14,8 @@ README = Path(__file__).parent.parent / "README.md"
 
 @pytest.mark.parametrize(
     ("tenant", "host"),
-    [("tenant.py", "host.py"), ("trip.py", "agency.py"), ("shop.py", "market.py")],
-    ids=["complete", "workflows", "capabilities"],
+    [("tenant.py", "host.py"), ("trip.py", "agency.py"), ("shop.py", "market.py"), ("gallery.py", "mall.py")],
+    ids=["complete", "workflows", "capabilities", "bindings"],
 )
 def test_an_example_prints_what_the_readme_says(tmp_path: Path, tenant: str, host: str) -> None:
     """Both sides work when they are pasted, and print what stands under them."""
@@ -33,10 +33,16 @@ def test_an_example_prints_what_the_readme_says(tmp_path: Path, tenant: str, hos
 def test_every_name_of_the_readme_exists() -> None:
     """The tables name nothing that cannot be imported."""
     from cloister import engine, loader
+    from cloister.loader import bindings
 
     text = README.read_text()
-    for package, heading in ((loader, "in `cloister.loader`"), (engine, "in `cloister.engine`")):
-        table = text.split(heading)[1].split("\n\n")[0]
+    tables = (
+        (loader, "in `cloister.loader`"),
+        (engine, "in `cloister.engine`"),
+        (bindings, "Those in `cloister.loader.bindings`"),
+    )
+    for package, heading in tables:
+        table = next(part for part in text.split(heading)[1].split("\n\n") if "|---|" in part)
         first_column = "".join(line.split("|")[1] for line in table.splitlines()[2:])
         for name in re.findall(r"`([A-Za-z_]+)", first_column):
             assert name in package.__all__, name

@@ -6,23 +6,36 @@ A name that resolves to something else a moment later is of no use to anybody, s
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import socket
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final
 
 import httpcore
 
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """A host and a port: its addresses, best first."""
+_RESOLVERS: Final = 4
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
-async def resolve(host: str, port: int) -> list[str]:
-    """As the system does."""
-    loop = asyncio.get_running_loop()
-    found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(place[0]) for *_, place in found))
+class Resolver:
+    """As the system does, in threads of its own: names that take long hold up nothing else of the host's."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="Resolver")
+
+    async def __call__(self, host: str, port: int) -> list[str]:
+        """The addresses of a name."""
+        ask = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+        found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        return list(dict.fromkeys(str(place[0]) for *_, place in found))
+
+    def close(self) -> None:
+        """Wait for nobody."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 def public(address: str) -> bool:

@@ -78,19 +78,20 @@ class Fetcher(RpcTarget):
         allow: Iterable[str | Rule],
         limits: FetchLimits | None = None,
         log: Callable[[Egress], None] | None = None,
-        resolve: addresses.Resolve = addresses.resolve,
+        resolve: addresses.Resolve | None = None,
         ssl_context: Any = None,
     ) -> None:
         self._rules: Sequence[Rule] = [Rule(origin=one) if isinstance(one, str) else one for one in allow]
         self._limits = limits or FetchLimits()
         self._tell = log or _write
         self._turns = asyncio.Semaphore(self._limits.at_once)
+        self._resolver = addresses.Resolver()
         self._pools = {
             private: httpcore.AsyncConnectionPool(
                 ssl_context=ssl_context,
                 max_connections=self._limits.at_once,
                 keepalive_expiry=10.0,
-                network_backend=addresses.CheckedBackend(private=private, resolve=resolve),
+                network_backend=addresses.CheckedBackend(private=private, resolve=resolve or self._resolver),
             )
             for private in (False, True)
         }
@@ -157,6 +158,7 @@ class Fetcher(RpcTarget):
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._resolver.close()
         for pool in self._pools.values():
             await pool.aclose()
 
