@@ -246,6 +246,21 @@ async def test_a_chain_that_does_not_fit_its_names_is_refused(open_pair: OpenPai
     assert not pair.closed
 
 
+async def test_a_chain_on_nothing_calls_nothing(open_pair: OpenPair, until: Until) -> None:
+    """A number that was never granted, or no longer: an error, and what came as arguments is let go of."""
+    pair = open_pair()
+    stub = grant(pair, Node())
+    stale = stub._target
+    stub.dispose()
+    await until(lambda: len(pair.host.exports) == 0)
+    for number in (stale, 4711):
+        payload = pair.guest.encode([[lambda: 1], None, [lambda: 2], None])
+        with pytest.raises(CapabilityError, match="is not granted"):
+            await pair.guest.call(number, "call.call", payload)
+    await until(lambda: len(pair.guest.exports) == 0)
+    assert not pair.closed
+
+
 async def test_each_call_of_a_chain_counts(open_pair: OpenPair) -> None:
     """Whoever counts calls hears how many it is, before any is made."""
     heard: list[int] = []

@@ -17,11 +17,12 @@ from cloister.ipc import (
     ConnectionClosed,
     PayloadError,
     RemoteError,
+    RemoteProtocolError,
     RpcTarget,
     codec,
     values,
 )
-from cloister.ipc.messages import Call, Result
+from cloister.ipc.messages import Call, Release, Result
 from cloister.ipc.streams import AHEAD, BATCH_BYTES, BATCH_ITEMS
 
 OpenPair = Callable[..., Any]
@@ -387,6 +388,27 @@ async def test_an_answer_that_is_no_batch_ends_the_stream(open_pair: OpenPair, a
         await reading
     assert [item async for item in stream] == []
     pair.guest.close(ConnectionClosed("over"))
+
+
+async def test_a_stream_that_was_never_granted_yields_nothing(open_pair: OpenPair) -> None:
+    """A reference to a number of another connection's, or of none, is a stream of errors."""
+    pair, other = open_pair(), open_pair()
+    kept = [cross(other, Source(3).items(), to="host") for _ in range(3)]
+    forged = values.dumps([object()], export=lambda _: values.dumps([2, 2]))
+    (stream,), _ = pair.host.decode(forged)
+    with pytest.raises(CapabilityError, match="capability 2 is not granted"):
+        await anext(stream)
+    assert len(kept) == 3
+
+
+async def test_a_stream_that_is_let_go_of_twice_is_a_violation(open_pair: OpenPair, until: Until) -> None:
+    """As for everything that is granted."""
+    pair = open_pair()
+    stream = cross(pair, Source(3).items())
+    for _ in range(2):
+        pair.host.deliver(codec.encode(Release(stream._target, 1)))
+    await until(lambda: pair.closed)
+    assert isinstance(pair.closed[0], RemoteProtocolError)
 
 
 async def test_an_item_is_checked_like_any_value(open_pair: OpenPair) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from cloister.ipc.errors import CapabilityError
+
 from .. import scope
 from ..entrypoints import RpcTarget, WorkerEntrypoint, WorkflowEntrypoint
 
-__all__ = ["Headers", "Request", "Response", "RpcTarget", "WorkerEntrypoint", "WorkflowEntrypoint", "env", "fetch",
-           "waitUntil", "wait_until"]  # fmt: skip
+__all__ = ["CapabilityError", "Headers", "Request", "Response", "RpcTarget", "WorkerEntrypoint", "WorkflowEntrypoint",
+           "env", "fetch", "waitUntil", "wait_until"]  # fmt: skip
 _LATER = frozenset({"FetchResponse", "Headers", "Request", "Response", "fetch"})
 
 
