@@ -182,7 +182,7 @@ def texts(file: Path) -> Iterator[str]:
 def test_the_store_alone_holds_sql() -> None:
     """The store, beside the schema; how the file is opened is the database's business. A guest's are another matter.
     Bindings have files of their own, with which the engine has nothing to do: each kind its module, opened in two."""
-    bindings = {ROOT / f"loader/bindings/{name}.py" for name in ("keys", "objects", "queues", "shelf")}
+    bindings = {ROOT / f"loader/bindings/{name}.py" for name in ("bucket", "keys", "objects", "queues", "shelf")}
     opened = {ROOT / "loader/bindings/databases.py", ROOT / "loader/bindings/shelf.py"}
     files = [file for file in sources(*MAY_IMPORT) if file not in bindings | opened]
     holders = {file for file in files for text in texts(file) if SQL.search(text)}

@@ -4,11 +4,12 @@ What a tenant may call are public methods; whose data they reach follows from th
 it says. Each stands on something embedded: SQLite, a folder, the network of the host.
 """
 
+from .bucket import Bucket
 from .consumer import Consumer, Delivering
 from .databases import Database, DatabaseLimits, Databases, SqlError
 from .fetcher import Egress, Fetcher, FetchLimits
 from .keys import KeyValue, KeyValueStore
-from .objects import Bucket, ObjectStore
+from .objects import ObjectStore
 from .queues import Queue, QueueStore
 from .rules import Rule
 from .secrets import Secrets, SecretText, secret_header

@@ -11,7 +11,7 @@ from typing import Any
 
 from cloister.ipc.stubs import Stub
 
-from .http import Bodied
+from .bodies import Bodied
 from .values import JsDict
 
 

@@ -7,203 +7,22 @@ Not imported by the guest itself: it is kept with the standard library, for thos
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
-import re
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPMethod, HTTPStatus
-from typing import Any, Final, Self
+from typing import Any, Final
 from urllib.parse import urljoin, urlsplit
 
-from cloister.ipc.capabilities import RpcTarget
 from cloister.ipc.stubs import Stub
 
 from . import scope
+from .bodies import Bodied, given
+from .headers import TOKEN, UNSENDABLE, Headers
 from .values import JsDict
 
-INLINE: Final = 256 * 1024
-"""Bytes of a body that travel with its head, and of one piece of a longer body."""
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-_UNSENDABLE: Final = re.compile(r"[\r\n\x00]")
 _METHODS: Final = {method.value: method for method in HTTPMethod}
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
-Pairs = list[tuple[str, str]]
-
-
-class Headers:
-    """Names, whatever their case, and values, in order. What is missing is None; what is repeated comes joined by
-    commas, but for `Set-Cookie`, of which `get_all` gives each."""
-
-    __module__ = "workers"
-
-    def __init__(self, given: Any = None) -> None:
-        self.pairs: Pairs = []
-        items = given.items() if isinstance(given, Mapping | Headers) else given or ()
-        if not isinstance(items, Iterable) or isinstance(items, str | bytes):
-            raise TypeError("Received unexpected type for headers argument")
-        for name, value in items:
-            self.append(name, value)
-
-    def append(self, name: str, value: Any) -> None:
-        """One more of that name."""
-        text = _text(value).strip(" \t")
-        if not isinstance(name, str) or not _TOKEN.fullmatch(name) or _UNSENDABLE.search(text):
-            raise TypeError(f"Invalid header: {name!r:.80}: {text!r:.80}")
-        self.pairs.append((name, text))
-
-    def get(self, name: str, default: Any = None) -> Any:
-        """The value of that name, all of them joined."""
-        found = self.get_all(name)
-        return default if not found else found[0] if name.lower() == "set-cookie" else ", ".join(found)
-
-    def get_all(self, name: str, default: Any = None) -> Any:
-        """Each value of that name."""
-        return [value for other, value in self.pairs if other.lower() == name.lower()] or default
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        del self[name]
-        self.append(name, value)
-
-    def keys(self) -> list[str]:
-        """Each name once, as it was first written."""
-        return list({name.lower(): name for name, _ in reversed(self.pairs)}.values())[::-1]
-
-    def items(self) -> Pairs:
-        """Each name with its value; `Set-Cookie` as often as it is there."""
-        cookies = [pair for pair in self.pairs if pair[0].lower() == "set-cookie"]
-        return [(name, self.get(name)) for name in self.keys() if name.lower() != "set-cookie"] + cookies
-
-    def values(self) -> list[str]:
-        """The values of `items`."""
-        return [value for _, value in self.items()]
-
-    __getitem__ = get
-
-    def __delitem__(self, name: str) -> None:
-        self.pairs = [pair for pair in self.pairs if pair[0].lower() != name.lower()]
-
-    set, delete = __setitem__, __delitem__
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self.get_all(name) is not None
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
-
-    def __len__(self) -> int:
-        return len(self.pairs)
-
-    def __repr__(self) -> str:
-        return f"Headers({dict(self.items())!r})"
-
-
-class Stream(RpcTarget):
-    """A body: an asynchronous iterator of bytes that can be read once, here or by whoever it is sent to."""
-
-    __module__ = "workers"
-
-    def __init__(self, source: bytes | AsyncIterator[Any]) -> None:
-        self._whole = source if isinstance(source, bytes) else b""
-        self._rest = None if isinstance(source, bytes) else source
-        self.used = False
-
-    @property
-    def short(self) -> bool:
-        """Whether it is all here, and little enough to go with the head."""
-        return self._rest is None and len(self._whole) <= INLINE
-
-    async def next(self) -> dict[str, Any]:
-        """The next piece, for the other side."""
-        piece = await anext(self, None)
-        return {"done": piece is None, "value": piece}
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> bytes:
-        self.used = True
-        while not self._whole:
-            if self._rest is None:
-                raise StopAsyncIteration
-            self._whole = _bytes(await anext(self._rest))
-        piece, self._whole = self._whole[:INLINE], self._whole[INLINE:]
-        return piece
-
-    async def aclose(self) -> None:
-        """Nobody reads on."""
-        rest, self._rest, self._whole = self._rest, None, b""
-        if (close := getattr(rest, "aclose", None)) is not None:
-            with contextlib.suppress(RuntimeError):  # it is being read, and told so
-                await close()
-
-    def take(self) -> bytes:
-        """All of a short one at once."""
-        self.used = True
-        return self._whole
-
-
-class Bodied(RpcTarget):
-    """What has a body: how that is read, and how it is sent."""
-
-    body: Stream | None = None
-
-    @property
-    def body_used(self) -> bool:
-        """Whether the body was read, or sent, or begun to be."""
-        return self.body is not None and self.body.used
-
-    bodyUsed = body_used  # noqa: N815 - the names of the SDK
-
-    def _open(self) -> Stream:
-        if self.body_used:
-            raise OSError("Body already used")
-        return self.body if self.body is not None else Stream(b"")
-
-    async def bytes(self) -> bytes:
-        """The body."""
-        return b"".join([piece async for piece in self._open()])
-
-    async def text(self) -> str:
-        """The body as text."""
-        return (await self.bytes()).decode("utf-8", "replace")
-
-    async def buffer(self) -> memoryview:
-        """The body, without copying it once more."""
-        return memoryview(await self.bytes())
-
-    arrayBuffer = memoryview = buffer  # noqa: N815
-
-    async def _json(self, **options: Any) -> Any:
-        return json.loads(await self.text(), **{"object_hook": JsDict, **options})
-
-    json: Any = _json
-
-    async def next(self) -> dict[str, Any]:
-        """The next piece of the body, for the other side."""
-        return {"done": True, "value": None} if self.body is None else await self.body.next()
-
-    def rpc_disposed(self) -> None:
-        """Nobody over there will read on."""
-        if self.body is not None:
-            scope.loop.create_task(self.body.aclose())
-
-    def _sent(self, kind: str, **head: Any) -> dict[str, Any]:
-        """The attributes of the capability that this becomes."""
-        stream = self._open() if self.body is not None else None
-        whole = None if stream is None else stream.take() if stream.short else ...
-        return {"workers.class": kind, **head} | ({} if whole is ... else {"body": whole})
-
-    def _receive(self, attributes: Mapping[str, Any], stub: Stub) -> None:
-        whole = attributes["body"] if "body" in attributes else _pieces(stub.dup())
-        self.body = None if whole is None else Stream(whole)
-
-    def _copied(self, other: Any) -> Any:
-        if not self._open().short:
-            raise TypeError("a body that streams cannot be read twice, so it cannot be cloned")
-        if self.body is not None:
-            other.body = Stream(self.body._whole)
-        return other
 
 
 class Request(Bodied):
@@ -222,13 +41,13 @@ class Request(Bodied):
         self.url = _normal(input.url if isinstance(input, Request) else input)
         method = str(getattr(options.get("method"), "value", options.get("method") or "GET"))
         method = method.upper() if method.upper() in _METHODS else method
-        if not _TOKEN.fullmatch(method):
+        if not TOKEN.fullmatch(method):
             raise TypeError(f"{method!r:.40} is not a valid HTTP method.")
         self.method: Any = _METHODS.get(method, method)
         self.redirect = str(options.get("redirect") or "follow")
         self.cf = JsDict(options["cf"]) if options.get("cf") else None
         self._headers = Headers(options.get("headers"))
-        self.body, kind = _body(options.get("body"), "Request")
+        self.body, kind = given(options.get("body"), "Request")
         if self.body is not None and method in {"GET", "HEAD"}:
             raise TypeError("Request with a GET or HEAD method cannot have a body.")
         if kind and "content-type" not in self._headers:
@@ -293,10 +112,10 @@ class FetchResponse(Bodied):
         if not 200 <= self.status <= 599:
             raise ValueError(f"status {self.status} is not one of 200 to 599")
         self.status_text = str(status_text) or _phrase(self.status)
-        if _UNSENDABLE.search(self.status_text):
+        if UNSENDABLE.search(self.status_text):
             raise TypeError("Invalid statusText")
         self._headers = Headers(headers)
-        self.body, kind = _body(body, "Response")
+        self.body, kind = given(body, "Response")
         if kind and "content-type" not in self._headers:
             self._headers.append("content-type", kind)
 
@@ -398,46 +217,6 @@ def dress(stub: Stub) -> Any:
     return bound.dress(kind, stub)
 
 
-def _body(body: Any, where: str) -> tuple[Stream | None, str]:
-    """What is read of it, and of which type it is unless somebody says otherwise."""
-    match body:
-        case None:
-            return None, ""
-        case str():
-            return Stream(body.encode()), "text/plain;charset=UTF-8"
-        case bytes() | memoryview():
-            return Stream(bytes(body)), ""
-        case Stream():
-            if body.used:
-                raise OSError("Body already used")
-            return body, ""
-        case _ if hasattr(body, "__aiter__"):
-            return Stream(aiter(body)), ""
-    raise TypeError(f"Unsupported type in {where}: {type(body).__name__}")
-
-
-async def _pieces(stub: Stub) -> AsyncIterator[bytes]:
-    """A body of the other side's."""
-    with stub:
-        while not (answer := await stub.next())["done"]:
-            yield answer["value"]
-
-
-def _bytes(piece: Any) -> bytes:
-    if isinstance(piece, str):
-        return piece.encode()
-    if isinstance(piece, bytes | bytearray | memoryview):
-        return bytes(piece)
-    raise TypeError(f"a body yields bytes or text, not {type(piece).__name__}")
-
-
-def _text(value: Any) -> str:
-    """As JavaScript would write it."""
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "null" if value is None else str(value)
-
-
 def _phrase(status: int) -> str:
     try:
         return HTTPStatus(status).phrase
@@ -447,6 +226,6 @@ def _phrase(status: int) -> str:
 
 def _normal(url: Any) -> str:
     parts = urlsplit(str(url))
-    if not parts.scheme or not parts.netloc or _UNSENDABLE.search(str(url)):
+    if not parts.scheme or not parts.netloc or UNSENDABLE.search(str(url)):
         raise TypeError(f"Invalid URL: {url!r:.200}")
     return urljoin(str(url), "/") if not parts.path and not parts.query and not parts.fragment else str(url)

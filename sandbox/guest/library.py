@@ -78,8 +78,8 @@ EAGER: Final = [
 
 _SEALING_TRIES: Final = 5  # the kernel waits for a sixth of a second in each
 _LEFT_OUT: Final = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
-_OURS: Final = ("attempts", "bound", "children", "dependencies", "distributions", "drift", "handlers", "http",
-                "moments", "rollback", "streams", "transports")  # fmt: skip
+_OURS: Final = ("attempts", "bodies", "bound", "children", "dependencies", "distributions", "drift", "handlers",
+                "headers", "http", "moments", "rollback", "streams", "transports")  # fmt: skip
 """Modules of the guest's that few tenants need."""
 _NO_ZONES: Final = {"posix", "right", "localtime", "posixrules"}
 """Other forms of the same zones, and which of them is the host's."""

@@ -18,6 +18,8 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, Final
 
 from . import http, scope
+from .bodies import Stream
+from .headers import Pairs
 
 _HOPS: Final = frozenset({"transfer-encoding", "connection", "keep-alive"})
 
@@ -50,12 +52,12 @@ def blocking(work: Coroutine[Any, Any, Any], timeout: float | None = None) -> An
         work.close()
 
 
-async def exchange(method: str, url: str, headers: http.Pairs, body: Any) -> http.Response:
+async def exchange(method: str, url: str, headers: Pairs, body: Any) -> http.Response:
     """Ask the host, which follows no redirect: the library knows how it likes to."""
     kept = [(name, value) for name, value in headers if name.lower() not in {*_HOPS, "content-length", "host"}]
     request = http.Request(url, method=method, headers=kept, redirect="manual")
     if body:
-        request.body = http.Stream(body)
+        request.body = Stream(body)
     return await http.outbound().fetch(request)  # type: ignore[no-any-return]
 
 
@@ -221,7 +223,7 @@ def _httpx(module: Any) -> None:
         return request.extensions.get("timeout", {}).get("read")
 
     class Pieces(module.SyncByteStream):  # type: ignore[misc]
-        def __init__(self, body: http.Stream | None, request: Any) -> None:
+        def __init__(self, body: Stream | None, request: Any) -> None:
             self._body, self._request = body, request
 
         def __iter__(self) -> Iterator[bytes]:
@@ -233,7 +235,7 @@ def _httpx(module: Any) -> None:
                     yield piece
 
     class AsyncPieces(module.AsyncByteStream):  # type: ignore[misc]
-        def __init__(self, body: http.Stream | None, request: Any) -> None:
+        def __init__(self, body: Stream | None, request: Any) -> None:
             self._body, self._request = body, request
 
         async def __aiter__(self) -> AsyncIterator[bytes]:

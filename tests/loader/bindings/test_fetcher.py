@@ -456,6 +456,43 @@ async def test_libraries_that_a_tenant_brings_reach_the_network(
         assert await worker.fails("http://elsewhere.example/") == kind
 
 
+async def test_a_library_that_waits_too_long_gives_up(
+    loader: Any, tenant: str, code: Any, libraries: Any, server: Any
+) -> None:
+    """By its own time limit, though it holds up the loop of its sandbox; the host's request is given up with it."""
+    source = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self, url):
+            import httpx, requests, urllib.request
+            found = []
+            for way in (lambda: urllib.request.urlopen(url, timeout=0.05), lambda: requests.get(url, timeout=0.05),
+                        lambda: httpx.get(url, timeout=0.05)):
+                try:
+                    way()
+                except Exception as error:
+                    found.append(f"{type(error).__name__}: {error}")
+            async with httpx.AsyncClient(timeout=0.05) as client:
+                try:
+                    await client.get(url)
+                except httpx.ReadTimeout:
+                    found.append("ReadTimeout")
+            return [*found, (await self.env.PING())]
+    """
+    never = asyncio.Event()
+    server.answer = lambda *_: [never]
+    log: list[Egress] = []
+    async with Fetcher(allow=[at(server)], log=log.append) as fetcher:
+        made = code(source)
+        made = type(made)(main_module="main.py", modules={**libraries, **made.modules}, global_outbound=fetcher,
+                          env={"PING": lambda: "pong"})  # fmt: skip
+        told = await loader.get(tenant, lambda: made).get_entrypoint().main(server.url)
+        assert ["timed out" in words.lower() for words in told[:3]] == [True] * 3
+        assert told[3:] == ["ReadTimeout", "pong"]
+        assert len(log) == 4
+        never.set()
+
+
 async def test_encrypted_places_need_no_encryption_inside(loader: Any, tenant: str, code: Any, libraries: Any) -> None:
     """The host speaks TLS: a tenant's `https` gets as far as the host's answer, though there is no `ssl` module."""
     source = """

@@ -1,0 +1,215 @@
+"""An object store after Cloudflare's R2: `Bucket(store, tenant)` is one tenant's, and knows no other.
+
+A key is a row and never a path, so that none can lead anywhere.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Final
+
+from cloister.ipc import RpcTarget, Stub
+from cloister.ipc.streams import RemoteStream
+
+from ..http.messages import Malformed, Sent, read
+from . import options as given
+from .objects import PIECE, ObjectStore, Written
+from .shelf import owner, stored
+
+MOST_KEY: Final = 1024
+_MOST_ABOUT: Final = 8192
+_PAGE: Final = 1000
+_COLUMNS: Final = "key, file, size, etag, uploaded, http, custom"
+_HTTP: Final = "content_type content_language content_disposition content_encoding cache_control cache_expiry"
+
+
+class Bucket(RpcTarget):
+    """`env={"BUCKET": Bucket(store, tenant_id)}`: `put`, `get`, `head`, `delete`, `list`."""
+
+    def __init__(self, store: ObjectStore, tenant: str, *, name: str = "") -> None:
+        self._store, self._scope = store, (owner(tenant), name)
+
+    async def put(self, key: object, value: object, options: object = None, /, **more: object) -> Sent:
+        """Store text, bytes, or what a body or an asynchronous iterator yields. Options: `http_metadata`,
+        `custom_metadata`, `md5`, `only_if`. `ValueError`, `StorageQuotaExceeded`; nothing changes then."""
+        found = given.options(options, more, "http_metadata custom_metadata md5 only_if", "put()")
+        name = given.key(key, MOST_KEY)
+        http = json.dumps(given.options(found.get("http_metadata"), {}, _HTTP, "http_metadata"))
+        custom = given.as_json(found.get("custom_metadata", {}), "custom_metadata", _MOST_ABOUT)
+        if len(http) > _MOST_ABOUT or not isinstance(json.loads(custom), dict):
+            raise ValueError("metadata are maps of text, and no longer than 8 KiB")
+        used, _ = await self._store.work(lambda connection: stored(connection, self._scope[0]))
+        had = await self._row(name)
+        room = self._store.quota.bytes - used + (had[2] if had is not None else 0)
+        content = await self._written(value, min(self._store.most_bytes, max(room, 0)))
+        try:
+            if "md5" in found and found["md5"] not in {content.etag, bytes.fromhex(content.etag)}:
+                raise ValueError("the content has another MD5 digest than was given")
+            row = (name, *content, self._store.now(), http, custom)
+            replaced = await self._store.work(lambda connection: self._enter(connection, row, found.get("only_if")))
+        except BaseException:
+            await asyncio.shield(self._store.forget([content.file]))
+            raise
+        await self._store.forget(replaced)
+        return _sent(row, None)
+
+    async def get(self, key: object, options: object = None, /, **more: object) -> Sent | None:
+        """An object with its content, None if there is none. Options: `range` (`offset`, `length`, `suffix`),
+        `only_if` (`etag_matches`, `etag_does_not_match`; without content where that does not hold)."""
+        found = given.options(options, more, "range only_if", "get()")
+        name = given.key(key, MOST_KEY)
+        while (row := await self._row(name)) is not None:
+            if not _holds(found.get("only_if"), row[3]):
+                return _sent(row, None)
+            start, length = _range(found.get("range"), row[2])
+            try:
+                reading = await self._store.read(row[1], start, length)
+            except FileNotFoundError:
+                if await self._row(name) == row:
+                    raise
+                continue  # it was replaced or deleted a moment ago
+            return _sent(row, b"".join([piece async for piece in reading]) if length <= PIECE else reading)
+        return None
+
+    async def head(self, key: object) -> Sent | None:
+        """The same without its content."""
+        row = await self._row(given.key(key, MOST_KEY))
+        return None if row is None else _sent(row, None)
+
+    async def delete(self, keys: object) -> None:
+        """Forget an object, or up to 1,000. Harmless where there is none."""
+        names = [given.key(key, MOST_KEY) for key in (keys if isinstance(keys, list) else [keys])]
+        if len(names) > _PAGE:
+            raise ValueError(f"at most {_PAGE:,} objects are deleted at once")
+
+        def work(connection: sqlite3.Connection) -> list[str]:
+            gone = []
+            for name in names:
+                for file, charged in connection.execute(
+                    "DELETE FROM objects WHERE tenant = ? AND bucket = ? AND key = ? RETURNING file, charged",
+                    (*self._scope, name),
+                ).fetchall():
+                    self._store.charge(connection, self._scope[0], -charged, -1)
+                    gone.append(file)
+            return gone
+
+        await self._store.forget(await self._store.work(work))
+
+    async def list(self, options: object = None, /, **more: object) -> dict[str, Any]:
+        """Objects in order of their keys: `{objects, truncated, cursor, delimitedPrefixes}`. Options: `prefix`,
+        `limit`, `cursor`, `delimiter`."""
+        found = given.options(options, more, "prefix limit cursor delimiter include start_after", "list()")
+        prefix, delimiter = given.text(found, "prefix", MOST_KEY), given.text(found, "delimiter", 64)
+        limit = given.number(found, "limit", _PAGE, 1, _PAGE)
+        start = max(given.after(found), given.text(found, "start_after", MOST_KEY))
+        objects: list[dict[str, Any]] = []
+        folders: dict[str, None] = {}
+        while True:
+            rows = await self._page(prefix, start, limit + 1)
+            for row in rows:
+                if len(objects) + len(folders) >= limit:
+                    page = {"objects": objects, "delimitedPrefixes": list(folders), "truncated": True}
+                    return {**page, "cursor": given.cursor(start)}
+                rest = row[0][len(prefix) :]
+                if delimiter and delimiter in rest:
+                    folder = prefix + rest[: rest.index(delimiter) + len(delimiter)]
+                    folders[folder] = None
+                    start = folder + "\U0010ffff"  # what is in it is not looked at
+                    break
+                objects.append(_about(row))
+                start = row[0]
+            else:
+                return {"objects": objects, "delimitedPrefixes": list(folders), "truncated": False}
+
+    async def _page(self, prefix: str, start: str, limit: int) -> Sequence[Any]:
+        def work(connection: sqlite3.Connection) -> Sequence[Any]:
+            return connection.execute(
+                f"SELECT {_COLUMNS} FROM objects WHERE tenant = ? AND bucket = ? AND key >= ? AND key > ? AND key < ?"
+                " ORDER BY key LIMIT ?",
+                (*self._scope, prefix, start, prefix + "\U0010ffff", limit),
+            ).fetchall()
+
+        return await self._store.work(work)
+
+    async def _row(self, name: str) -> Any:
+        return await self._store.work(
+            lambda connection: connection.execute(
+                f"SELECT {_COLUMNS} FROM objects WHERE tenant = ? AND bucket = ? AND key = ?", (*self._scope, name)
+            ).fetchone()
+        )
+
+    async def _written(self, value: object, most: int) -> Written:
+        match value:
+            case str():
+                content = _once(value.encode("utf-8", "replace"))
+            case bytes():
+                content = _once(value)
+            case None:
+                content = _once(b"")
+            case Stub() | RemoteStream():
+                content = read(value)
+            case _:
+                raise TypeError(f"an object is text, bytes or a stream of bytes, not {type(value).__name__}")
+        try:
+            return await self._store.write(content, most)
+        except Malformed as error:
+            raise ValueError(str(error)) from error
+
+    def _enter(self, connection: sqlite3.Connection, row: Any, only_if: object) -> Sequence[str]:
+        """Say what is under the key now. The files that are of no use any longer."""
+        before = connection.execute(
+            "SELECT file, charged, etag FROM objects WHERE tenant = ? AND bucket = ? AND key = ?",
+            (*self._scope, row[0]),
+        ).fetchone()
+        if not _holds(only_if, before[2] if before else None):
+            raise ValueError("the object under this key is not the one that only_if speaks of")
+        charged = row[2] + len(row[0].encode()) + len(row[5]) + len(row[6])
+        self._store.charge(connection, self._scope[0], charged - (before[1] if before else 0), 0 if before else 1)
+        connection.execute(
+            f"INSERT OR REPLACE INTO objects (tenant, bucket, {_COLUMNS}, charged) VALUES (?,?,?,?,?,?,?,?,?,?)",
+            (*self._scope, *row, charged),
+        )
+        return [before[0]] if before else []
+
+
+def _about(row: Any) -> dict[str, Any]:
+    key, _, size, etag, uploaded, http, custom = row
+    return {
+        "key": key, "size": size, "etag": etag, "httpEtag": f'"{etag}"', "uploaded": uploaded, "version": etag,
+        "httpMetadata": {_camel(name): value for name, value in json.loads(http).items()},
+        "customMetadata": json.loads(custom),
+    }  # fmt: skip
+
+
+def _sent(row: Any, content: bytes | AsyncIterator[bytes] | None) -> Sent:
+    return Sent("Object", _about(row), content)
+
+
+def _camel(name: str) -> str:
+    first, *rest = name.split("_")
+    return first + "".join(part.title() for part in rest)
+
+
+def _holds(only_if: object, etag: str | None) -> bool:
+    found = given.options(only_if, {}, "etag_matches etag_does_not_match", "only_if")
+    if "etag_matches" in found and found["etag_matches"] != etag and not (found["etag_matches"] == "*" and etag):
+        return False
+    wrong = found.get("etag_does_not_match")
+    return wrong is None or (wrong != etag and not (wrong == "*" and etag is not None))
+
+
+def _range(wanted: object, size: int) -> tuple[int, int]:
+    found = given.options(wanted, {}, "offset length suffix", "range")
+    if "suffix" in found:
+        length = min(given.number(found, "suffix", 0, 0, 1 << 53), size)
+        return size - length, length
+    start = min(given.number(found, "offset", 0, 0, 1 << 53), size)
+    return start, min(given.number(found, "length", size - start, 0, 1 << 53), size - start)
+
+
+async def _once(content: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(content), PIECE):
+        yield content[start : start + PIECE]

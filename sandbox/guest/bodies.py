@@ -1,0 +1,162 @@
+"""Bodies: read once, here or by whoever they are sent to, and never faster than they are asked for.
+
+A piece is asked for with one plain call, and not as a stream that runs ahead, so that it can also be had while the
+loop is held up. Not imported by the guest itself: it is kept with the standard library, for those who ask.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Final, Self
+
+from cloister.ipc.capabilities import RpcTarget
+from cloister.ipc.stubs import Stub
+
+from . import scope
+from .values import JsDict
+
+INLINE: Final = 256 * 1024
+"""Bytes of a body that travel with its head, and of one piece of a longer body."""
+
+
+class Stream(RpcTarget):
+    """A body: an asynchronous iterator of bytes that can be read once, here or by whoever it is sent to."""
+
+    __module__ = "workers"
+
+    def __init__(self, source: bytes | AsyncIterator[Any]) -> None:
+        self._whole = source if isinstance(source, bytes) else b""
+        self._rest = None if isinstance(source, bytes) else source
+        self.used = False
+
+    @property
+    def short(self) -> bool:
+        """Whether it is all here, and little enough to go with the head."""
+        return self._rest is None and len(self._whole) <= INLINE
+
+    async def next(self) -> dict[str, Any]:
+        """The next piece, for the other side."""
+        piece = await anext(self, None)
+        return {"done": piece is None, "value": piece}
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        self.used = True
+        while not self._whole:
+            if self._rest is None:
+                raise StopAsyncIteration
+            self._whole = _bytes(await anext(self._rest))
+        piece, self._whole = self._whole[:INLINE], self._whole[INLINE:]
+        return piece
+
+    async def aclose(self) -> None:
+        """Nobody reads on."""
+        rest, self._rest, self._whole = self._rest, None, b""
+        if (close := getattr(rest, "aclose", None)) is not None:
+            with contextlib.suppress(RuntimeError):  # it is being read, and told so
+                await close()
+
+    def take(self) -> bytes:
+        """All of a short one at once."""
+        self.used = True
+        return self._whole
+
+
+class Bodied(RpcTarget):
+    """What has a body: how that is read, and how it is sent."""
+
+    body: Stream | None = None
+
+    @property
+    def body_used(self) -> bool:
+        """Whether the body was read, or sent, or begun to be."""
+        return self.body is not None and self.body.used
+
+    bodyUsed = body_used  # noqa: N815 - the names of the SDK
+
+    def _open(self) -> Stream:
+        if self.body_used:
+            raise OSError("Body already used")
+        return self.body if self.body is not None else Stream(b"")
+
+    async def bytes(self) -> bytes:
+        """The body."""
+        return b"".join([piece async for piece in self._open()])
+
+    async def text(self) -> str:
+        """The body as text."""
+        return (await self.bytes()).decode("utf-8", "replace")
+
+    async def buffer(self) -> memoryview:
+        """The body, without copying it once more."""
+        return memoryview(await self.bytes())
+
+    arrayBuffer = memoryview = buffer  # noqa: N815
+
+    async def _json(self, **options: Any) -> Any:
+        return json.loads(await self.text(), **{"object_hook": JsDict, **options})
+
+    json: Any = _json
+
+    async def next(self) -> dict[str, Any]:
+        """The next piece of the body, for the other side."""
+        return {"done": True, "value": None} if self.body is None else await self.body.next()
+
+    def rpc_disposed(self) -> None:
+        """Nobody over there will read on."""
+        if self.body is not None:
+            scope.loop.create_task(self.body.aclose())
+
+    def _sent(self, kind: str, **head: Any) -> dict[str, Any]:
+        """The attributes of the capability that this becomes."""
+        stream = self._open() if self.body is not None else None
+        whole = None if stream is None else stream.take() if stream.short else ...
+        return {"workers.class": kind, **head} | ({} if whole is ... else {"body": whole})
+
+    def _receive(self, attributes: Mapping[str, Any], stub: Stub) -> None:
+        whole = attributes["body"] if "body" in attributes else _pieces(stub.dup())
+        self.body = None if whole is None else Stream(whole)
+
+    def _copied(self, other: Any) -> Any:
+        if not self._open().short:
+            raise TypeError("a body that streams cannot be read twice, so it cannot be cloned")
+        if self.body is not None:
+            other.body = Stream(self.body._whole)
+        return other
+
+
+def given(body: Any, where: str) -> tuple[Stream | None, str]:
+    """What is read of it, and of which type it is unless somebody says otherwise."""
+    match body:
+        case None:
+            return None, ""
+        case str():
+            return Stream(body.encode()), "text/plain;charset=UTF-8"
+        case bytes() | memoryview():
+            return Stream(bytes(body)), ""
+        case Stream():
+            if body.used:
+                raise OSError("Body already used")
+            return body, ""
+        case _ if hasattr(body, "__aiter__"):
+            return Stream(aiter(body)), ""
+    raise TypeError(f"Unsupported type in {where}: {type(body).__name__}")
+
+
+async def _pieces(stub: Stub) -> AsyncIterator[bytes]:
+    """A body of the other side's."""
+    with stub:
+        while not (answer := await stub.next())["done"]:
+            yield answer["value"]
+
+
+def _bytes(piece: Any) -> bytes:
+    if isinstance(piece, str):
+        return piece.encode()
+    if isinstance(piece, bytes | bytearray | memoryview):
+        return bytes(piece)
+    raise TypeError(f"a body yields bytes or text, not {type(piece).__name__}")

@@ -1,0 +1,85 @@
+"""Headers, as Cloudflare's Python SDK has them. Kept with the standard library, for those who ask."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
+
+TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+UNSENDABLE: Final = re.compile(r"[\r\n\x00]")
+Pairs = list[tuple[str, str]]
+
+
+class Headers:
+    """Names, whatever their case, and values, in order. What is missing is None; what is repeated comes joined by
+    commas, but for `Set-Cookie`, of which `get_all` gives each."""
+
+    __module__ = "workers"
+
+    def __init__(self, given: Any = None) -> None:
+        self.pairs: Pairs = []
+        items = given.items() if isinstance(given, Mapping | Headers) else given or ()
+        if not isinstance(items, Iterable) or isinstance(items, str | bytes):
+            raise TypeError("Received unexpected type for headers argument")
+        for name, value in items:
+            self.append(name, value)
+
+    def append(self, name: str, value: Any) -> None:
+        """One more of that name."""
+        text = _text(value).strip(" \t")
+        if not isinstance(name, str) or not TOKEN.fullmatch(name) or UNSENDABLE.search(text):
+            raise TypeError(f"Invalid header: {name!r:.80}: {text!r:.80}")
+        self.pairs.append((name, text))
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """The value of that name, all of them joined."""
+        found = self.get_all(name)
+        return default if not found else found[0] if name.lower() == "set-cookie" else ", ".join(found)
+
+    def get_all(self, name: str, default: Any = None) -> Any:
+        """Each value of that name."""
+        return [value for other, value in self.pairs if other.lower() == name.lower()] or default
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        del self[name]
+        self.append(name, value)
+
+    def keys(self) -> list[str]:
+        """Each name once, as it was first written."""
+        return list({name.lower(): name for name, _ in reversed(self.pairs)}.values())[::-1]
+
+    def items(self) -> Pairs:
+        """Each name with its value; `Set-Cookie` as often as it is there."""
+        cookies = [pair for pair in self.pairs if pair[0].lower() == "set-cookie"]
+        return [(name, self.get(name)) for name in self.keys() if name.lower() != "set-cookie"] + cookies
+
+    def values(self) -> list[str]:
+        """The values of `items`."""
+        return [value for _, value in self.items()]
+
+    __getitem__ = get
+
+    def __delitem__(self, name: str) -> None:
+        self.pairs = [pair for pair in self.pairs if pair[0].lower() != name.lower()]
+
+    set, delete = __setitem__, __delitem__
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get_all(name) is not None
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.pairs)
+
+    def __repr__(self) -> str:
+        return f"Headers({dict(self.items())!r})"
+
+
+def _text(value: Any) -> str:
+    """As JavaScript would write it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "null" if value is None else str(value)
