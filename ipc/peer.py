@@ -24,12 +24,13 @@ from .errors import (
     ConnectionClosed,
     DeadlineExceeded,
     IpcError,
+    PayloadError,
     RemoteProtocolError,
     TooManyCalls,
 )
 from .exports import Exports, refer, resolve, take_back
 from .messages import Call, Cancel, Failure, Goodbye, Hello, Message, Note, Release, Result
-from .stubs import Stub, dispose
+from .stubs import MAX_LINKS, Stub, dispose
 
 _log = logging.getLogger("cloister.ipc")
 
@@ -269,8 +270,11 @@ class Peer:
     async def forward(self, target: int, method: str, payload: bytes) -> bytes:
         """Answer a call of the other side, which may have come inside another one."""
         try:
+            calls = method.count(".") + 1
+            if calls > MAX_LINKS:  # it may have come inside another call, where no name is bounded
+                raise PayloadError(f"a chain of {calls:,} calls; at most {MAX_LINKS} are made")
             capability: Capability = self.exports.get(target)
-            self._on_call(capability, method.count(".") + 1)
+            self._on_call(capability, calls)
         except Exception:
             self._discard(payload)
             raise

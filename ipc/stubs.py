@@ -13,7 +13,8 @@ import warnings
 from collections.abc import Coroutine, Generator, Mapping, Sequence
 from typing import Any, Final, Protocol, Self
 
-from .errors import CapabilityError
+from .codec import MAX_NAME
+from .errors import CapabilityError, CodecError
 
 MAX_LINKS: Final = 16
 """Calls that one chain may have."""
@@ -88,6 +89,8 @@ class Stub:
             payload = channel.encode([args, kwargs])
         else:
             method, arguments = flat(links)
+            if len(method) > MAX_NAME:
+                raise CodecError(f"the names of a chain have {MAX_NAME} characters at most; await it in between")
             payload = channel.encode(arguments)
         return channel.decode(await channel.call(self._target, method, payload))[0]
 

@@ -362,6 +362,7 @@ class Sandbox:
     def _asked(self, capability: object, calls: int) -> None:
         if calls > 1 and not self._meter.take((calls - 1) * _MESSAGE):  # of a chain, whose first call was a message
             self._flooded()
+            raise LimitExceeded("the sandbox sent too much")
         if not getattr(capability, "uncounted", False) and not all(self._watch.ask() for _ in range(calls)):
             raise LimitExceeded("the invocation made more calls to the host than its limit of subrequests")
 

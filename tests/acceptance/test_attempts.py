@@ -327,6 +327,25 @@ async def test_a_sandbox_that_a_hosts_own_step_has_started_is_not_taken_for_that
     assert (inside.instance_id, inside.step) == ("t", "theirs")
 
 
+async def test_a_call_by_way_of_a_run_is_no_longer_a_chain_than_any(stage: Any) -> None:
+    """A million names cost the host no more than one that is refused."""
+    stage.env["REGISTER"] = Register()
+    binding = stage.bind("""
+        from cloister.ipc import values
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                async def body():
+                    stub = self.env.REGISTER
+                    try:
+                        await stub._channel.call(stub._target, "put" + ".put" * 1_000_000, values.dumps([[], {}]))
+                    except Exception as error:
+                        return str(error)
+                return await step.do("long", body)
+    """)
+    assert "1,000,001 calls; at most 16" in await stage.outcome(await binding.create())
+
+
 async def test_a_call_by_way_of_a_run_cannot_hide_in_another_one(stage: Any) -> None:
     """However deep a tenant packs it."""
     binding = stage.bind("""

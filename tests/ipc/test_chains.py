@@ -231,6 +231,9 @@ async def test_a_chain_is_bounded_on_either_side(open_pair: OpenPair) -> None:
     path, payload = ".".join(["down"] * calls), values.dumps([["x"], None] * calls)
     with pytest.raises(PayloadError, match="at most 16"):
         await pair.guest.call(stub._target, path, payload)
+    long = getattr(stub.down("a"), "n" * 128)()
+    with pytest.raises(CodecError, match="128 characters at most; await it in between"):
+        await long
 
 
 @pytest.mark.parametrize(
