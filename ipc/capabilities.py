@@ -139,7 +139,10 @@ def spread(link: Any) -> tuple[list[Any], dict[str, Any]]:
     match link:
         case [list(args), dict(kwargs)]:
             return args, kwargs
-    raise PayloadError("a call carries a list of arguments and a map of named ones")
+    raise PayloadError(_FORM)
+
+
+_FORM: Final = "a call carries a list of arguments and a map of named ones"
 
 
 async def follow(reached: Any, path: str, arguments: Any, *, begun: int = 0) -> Any:
@@ -155,7 +158,9 @@ async def follow(reached: Any, path: str, arguments: Any, *, begun: int = 0) -> 
     try:
         for place in range(begun, len(names)):
             at, name = 2 * (place - begun), names[place]
-            args, kwargs = spread([arguments[at] or [], arguments[at + 1] or {}])
+            args, kwargs = arguments[at] or [], arguments[at + 1] or {}
+            if not isinstance(args, list) or not isinstance(kwargs, dict):
+                raise PayloadError(_FORM)
             if isinstance(reached, RemoteCall):  # the rest of the chain goes on to whoever has the object
                 reached = reached._then((name, (*args,), kwargs))
                 continue
@@ -165,7 +170,7 @@ async def follow(reached: Any, path: str, arguments: Any, *, begun: int = 0) -> 
                 reached = _reach(reached, name).invoke(name, args, kwargs)
             if not isinstance(reached, RpcTarget | RemoteCall) and inspect.isawaitable(reached):
                 reached = await reached
-            if isinstance(reached, RpcTarget) and place + 1 < len(names):
+            if isinstance(reached, RpcTarget) and _minds(reached) and place + 1 < len(names):
                 _hold(reached)
                 passed.append(reached)
         return await reached if isinstance(reached, RemoteCall) else reached
@@ -194,13 +199,17 @@ def _note(error: Exception, words: str) -> None:
 _holders: dict[int, int] = {}
 
 
+def _minds(target: RpcTarget) -> bool:
+    return type(target).rpc_disposed is not RpcTarget.rpc_disposed
+
+
 def _hold(target: RpcTarget) -> None:
-    if type(target).rpc_disposed is not RpcTarget.rpc_disposed:
+    if _minds(target):
         _holders[id(target)] = _holders.get(id(target), 0) + 1
 
 
 def _let_go(target: RpcTarget) -> None:
-    if type(target).rpc_disposed is RpcTarget.rpc_disposed:
+    if not _minds(target):
         return
     _holders[id(target)] -= 1
     if not _holders[id(target)]:
