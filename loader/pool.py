@@ -54,7 +54,7 @@ class Pool:
         worker = self.next()
         if worker is None or not worker.open:
             return None
-        if worker.users and (worker.users >= self.full or worker.sandbox.computing) and len(self.workers) < self.most:
+        if worker.users and (worker.users >= self.full or worker.computing) and len(self.workers) < self.most:
             return None
         return worker
 
@@ -62,7 +62,7 @@ class Pool:
         """Whether calls queue up even in the one that has the fewest."""
         if len(self.workers) >= self.most or not worker.users:
             return False
-        return worker.users >= self.full or (worker.open and worker.sandbox.computing)
+        return worker.users >= self.full or worker.computing
 
     async def load(self) -> WorkerCode:
         """Its code, for which the host is asked once, whoever needs it. `LoadFailed`, `InvalidCode`."""

@@ -77,6 +77,12 @@ class Worker:
         return self._up and self.sandbox.open
 
     @property
+    def computing(self) -> bool:
+        """Whether a call would have to wait in it, since it has a core for itself. While it imports, another one of its
+        kind would do no more than the same."""
+        return self._up and self.sandbox.computing and self.imported.done()
+
+    @property
     def idle(self) -> bool:
         """Whether nobody holds it."""
         return not self.users and not self.held_for_background

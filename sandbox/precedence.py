@@ -22,7 +22,8 @@ class CallAt(Protocol):
 
 class Precedence:
     """That of one process. `busy` says whether a call is going on in it; `give_way` is told each change. `on_look` sees
-    to what else is to be looked at while it is at work."""
+    to what else is to be looked at while it is at work. `cpu` counts the time for which it wanted a core, and `spent`
+    only that for which it had one."""
 
     def __init__(
         self,
@@ -33,16 +34,19 @@ class Precedence:
         busy: Callable[[], bool],
         give_way: Callable[[bool], None],
         on_look: Callable[[], None] = lambda: None,
+        spent: Callable[[], float] | None = None,
     ) -> None:
         self._cpu, self._now, self._call_at, self._busy, self._give_way = cpu, now, call_at, busy, give_way
         self._on_look = on_look
-        self._since = self._used = 0.0
+        self._spent = spent or cpu
+        self._since = self._used = self._had = 0.0
+        self._computes = False
         self._looking = self._gives_way = self._over = False
 
     @property
     def computes(self) -> bool:
-        """Whether it was last seen to keep a core busy, and no call has begun since."""
-        return self._gives_way
+        """Whether it was last seen to keep a core busy, and had it: where all have to wait, everybody wants one."""
+        return self._computes
 
     def begin(self) -> None:
         """A call begins: whatever was before, it goes first until it is seen to compute."""
@@ -58,7 +62,7 @@ class Precedence:
 
     def _look_later(self, now: float, cpu: float) -> None:
         self._looking = True
-        self._since, self._used = now, cpu
+        self._since, self._used, self._had = now, cpu, self._spent()
         self._call_at(self._since + WINDOW, self._look)
 
     def _look(self) -> None:
@@ -67,8 +71,10 @@ class Precedence:
         if self._over:  # perhaps for what was seen
             return
         now, cpu = self._now(), self._cpu()
-        computes = cpu - self._used > (now - self._since) / 2
+        half = (now - self._since) / 2
+        computes = cpu - self._used > half
         self._decide(computes)
+        self._computes = computes and self._spent() - self._had > half
         if computes or self._busy():
             self._look_later(now, cpu)
         else:

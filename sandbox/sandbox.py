@@ -115,6 +115,7 @@ class Sandbox:
             loop.call_at,
             busy=lambda: self._in_flight > 0,
             give_way=process.give_way,
+            spent=process.cpu_seconds,
             on_look=self._count_threads,
         )
         self._peer = Peer(

@@ -142,7 +142,7 @@ async def test_a_sandbox_that_computes_is_full_with_one_call(code: Code, eventua
         await entrypoint("t").count()
         spinning = asyncio.ensure_future(entrypoint("t").spin(20.0))
         pool = loader._house.pools[Key("t")]
-        await eventually(lambda: pool.workers[0].sandbox.computing)
+        await eventually(lambda: pool.workers[0].computing)
         assert await entrypoint("t").count() == 1
         assert not spinning.done()
         assert loader.statistics().boots == 2

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloister.loader import LoaderConfig, LoadFailed, Quota, TenantThrottled
+from cloister.loader import Host, LoaderConfig, LoadFailed, Quota, TenantThrottled, WorkflowLimits
 from cloister.loader.config import cores, memory_here, sandboxes_here
 from cloister.loader.pool import Key
-from cloister.loader.quota import Bucket
+from cloister.loader.quota import Bucket, Weights
 from cloister.loader.tenants import Tenant, Tenants
 
 
@@ -131,3 +132,25 @@ def test_quotas_that_fail_are_the_hosts_failure(answer: object) -> None:
 
     with pytest.raises(LoadFailed, match=r"quotas (raised OSError: no such table|returned str)"):
         Tenants(Quota(), quotas, lambda: 0.0).of(Key("t"))
+
+
+async def test_runs_that_resume_take_turns_by_the_same_weights(path: Path) -> None:
+    """An engine asks for them by the scope, which is the tenant's id; what the host says of its workflow goes first."""
+    quotas = {"heavy": Quota(weight=3.0)}
+    host = Host(path, get_code=lambda _: pytest.fail("asked for code"), quotas=quotas.get)
+    weights = host._options["limits"].weights
+    assert [weights.get(name, 1) for name in ("heavy", "light")] == [3.0, 1.0]
+    quotas["light"] = Quota(weight=2.0)
+    assert weights.get("light", 1) == 2.0
+    own = WorkflowLimits(weights={"heavy": 5})
+    host = Host(path, get_code=lambda _: pytest.fail("asked for code"), quotas=quotas.get, limits=own)
+    assert host._options["limits"].weights == {"heavy": 5}
+
+
+def test_weights_of_quotas_that_fail_are_those_of_everybody() -> None:
+    """A run goes on, whatever becomes of the host's table of quotas."""
+
+    def fail(_: str) -> Quota:
+        raise LoadFailed("no such table")
+
+    assert Weights(fail).get("t", 1) == 1

@@ -19,7 +19,7 @@ class Machine:
     """A clock, CPU time and timers, moved by hand; and a process that is told what to give way to."""
 
     def __init__(self) -> None:
-        self.now = self.cpu = 0.0
+        self.now = self.cpu = self.spent = 0.0
         self.calls = 0
         self.told: list[bool] = []
         self.timers: list[tuple[float, Callable[[], None]]] = []
@@ -29,16 +29,18 @@ class Machine:
             lambda when, what: self.timers.append((when, what)),
             busy=lambda: self.calls > 0,
             give_way=self.told.append,
+            spent=lambda: self.spent,
         )
 
     def call(self) -> None:
         self.calls += 1
         self.precedence.begin()
 
-    def pass_time(self, windows: int, *, busy: float) -> None:
+    def pass_time(self, windows: int, *, busy: float, had: float = 1.0) -> None:
         for _ in range(windows):
             self.now += WINDOW
             self.cpu += WINDOW * busy
+            self.spent += WINDOW * busy * had
             due = [timer for timer in self.timers if timer[0] <= self.now]
             self.timers = [timer for timer in self.timers if timer[0] > self.now]
             for _, what in due:
@@ -53,6 +55,19 @@ def test_who_only_answers_gives_way_to_nobody() -> None:
     machine.calls = 0
     machine.pass_time(1, busy=0.4)
     assert (machine.told, machine.timers) == ([], [])
+
+
+def test_who_only_wants_a_core_is_not_said_to_have_one() -> None:
+    """Where cores are short everybody has to wait for one, which is no reason to give a tenant another process."""
+    machine = Machine()
+    machine.call()
+    machine.pass_time(4, busy=1.0, had=0.2)
+    assert (machine.told, machine.precedence.computes) == ([True], False)
+    machine.pass_time(4, busy=1.0)
+    assert machine.precedence.computes
+    machine.calls = 0
+    machine.pass_time(2, busy=0.1)
+    assert not machine.precedence.computes
 
 
 def test_who_is_to_end_gives_way_to_nobody() -> None:
