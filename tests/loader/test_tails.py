@@ -217,22 +217,25 @@ async def test_tails_that_tail_one_another_come_to_an_end(
     loader: Loader, tenant: str, code: Any, eventually: Eventually
 ) -> None:
     """Taking events is no invocation that anybody is told of."""
-    source = SOURCE + "\n    async def tail(self, events):\n        await self.env.COUNT(len(events))\n"
-    counts: list[int] = []
+    source = (
+        SOURCE
+        + "\n    async def tail(self, events):\n        await self.env.TOLD([one.event.rpcMethod for one in events])\n"
+    )
+    told: list[list[str]] = []
 
-    def count(many: int) -> None:
-        counts.append(many)
+    def tell(methods: list[str]) -> None:
+        told.append(methods)
 
     def make() -> WorkerCode:
         own = loader.get(tenant, make).get_entrypoint()
-        made: WorkerCode = code(source, tails=(own,), env={"COUNT": count})
+        made: WorkerCode = code(source, tails=(own,), env={"TOLD": tell})
         return made
 
     await loader.get(tenant, make).get_entrypoint().greet("Alice")
-    await eventually(lambda: counts)
+    await eventually(lambda: told)
     await loader.get(tenant, make).get_entrypoint().greet("Bob")
-    await eventually(lambda: len(counts) == 2)
-    assert counts == [1, 1]
+    await eventually(lambda: len(told) == 2)
+    assert told == [["greet"], ["greet"]]
 
 
 async def test_streaming_tails_get_lines_as_they_come(worker: Make, eventually: Eventually) -> None:
