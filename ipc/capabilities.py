@@ -73,21 +73,7 @@ class Served:
 
     async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
         """Call the method with what was sent, and send what it returns."""
-        arguments, stubs = channel.decode(payload)
-        result = None
-        try:
-            if "." in method:
-                result = await follow(self, method, arguments)
-            else:
-                result = self.invoke(method, *spread(arguments))
-                if inspect.isawaitable(result):
-                    result = await result
-            try:
-                return channel.encode(result)
-            except CodecError as error:  # it is not the caller who is to blame
-                raise CodecError(f"what {method or 'it'!r} returned cannot be sent: {error}") from error
-        finally:
-            end(stubs, result)
+        return await respond(self, method, payload, channel)
 
     def invoke(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Find the method and call it. The result may have to be awaited."""
@@ -102,6 +88,25 @@ class Served:
         """One connection holds it no longer."""
         if isinstance(self.subject, RpcTarget):
             _let_go(self.subject)
+
+
+async def respond(capability: Any, method: str, payload: bytes, channel: Channel) -> bytes:
+    """Answer a call, or a chain of them, of what can be invoked."""
+    arguments, stubs = channel.decode(payload)
+    result = None
+    try:
+        if "." in method:
+            result = await follow(capability, method, arguments)
+        else:
+            result = capability.invoke(method, *spread(arguments))
+            if inspect.isawaitable(result):
+                result = await result
+        try:
+            return channel.encode(result)
+        except CodecError as error:  # it is not the caller who is to blame
+            raise CodecError(f"what {method or 'it'!r} returned cannot be sent: {error}") from error
+    finally:
+        end(stubs, result)
 
 
 def serve(subject: object) -> Capability | None:
@@ -170,17 +175,25 @@ async def follow(reached: Any, path: str, arguments: Any, *, begun: int = 0) -> 
                 reached = _reach(reached, name).invoke(name, args, kwargs)
             if not isinstance(reached, RpcTarget | RemoteCall) and inspect.isawaitable(reached):
                 reached = await reached
-            if isinstance(reached, RpcTarget) and _minds(reached) and place + 1 < len(names):
-                _hold(reached)
-                passed.append(reached)
+            if place + 1 < len(names) and (target := _passed(reached)) is not None:
+                _hold(target)
+                passed.append(target)
         return await reached if isinstance(reached, RemoteCall) else reached
     except Exception as error:
-        if not isinstance(reached, RemoteCall):  # in whose answer the place is noted
+        if isinstance(reached, RemoteCall):  # in whose answer the place is noted, if it was made
+            reached._leave()
+        else:
             _note(error, f"in call {place + 1} of {len(names)}: {path}")
         raise
     finally:
         for target in passed:
             _let_go(target)
+
+
+def _passed(reached: Any) -> RpcTarget | None:
+    """What wants to hear that a chain which has come by is over."""
+    target = reached.__covers__() if hasattr(type(reached), "__covers__") else reached
+    return target if isinstance(target, RpcTarget) and _minds(target) else None
 
 
 def _reach(result: Any, name: str) -> Any:

@@ -26,6 +26,7 @@ class Exports:
         self._granted: dict[int, list[Any]] = {}  # number: [capability, references held over there, key in _numbers]
         self._numbers: dict[Hashable, int] = {}
         self._next = 0
+        self._over = False
 
     def __len__(self) -> int:
         return len(self._granted)
@@ -39,6 +40,8 @@ class Exports:
                 raise CodecError(f"{MAX_GRANTS:,} capabilities are granted on this connection; dispose of some")
             number = self._next
             self._next += 1
+            if self._over:  # an answer that nobody will get
+                return number
             self._numbers[key] = number
             self._granted[number] = [capability, 0, key]
             if (granted := getattr(capability, "granted", None)) is not None:
@@ -55,6 +58,8 @@ class Exports:
 
     def release(self, number: int, count: int) -> None:
         """The other side let go. `RemoteProtocolError` if it did not hold that many."""
+        if self._over:
+            return
         entry = self._granted.get(number)
         if entry is None or entry[1] < count:
             raise RemoteProtocolError(f"a release of capability {number}, which is not held that often")
@@ -65,6 +70,7 @@ class Exports:
 
     def clear(self) -> None:
         """The connection is over: nothing is granted any longer."""
+        self._over = True
         dropped = [entry[0] for entry in self._granted.values()]
         self._granted.clear()
         self._numbers.clear()
@@ -109,7 +115,8 @@ def resolve(reference: bytes, channel: Channel, exports: Exports) -> object:
             return Stub(channel, number, attributes)
         case [1, int(number)]:
             capability = exports.get(number)
-            return getattr(capability, "subject", capability)
+            subject = getattr(capability, "subject", capability)
+            return subject.dup() if isinstance(subject, Stub) else subject  # the one that was granted stays
         case [2, int(number)]:
             from .streams import RemoteStream
 

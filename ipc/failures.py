@@ -26,6 +26,9 @@ MAX_NAME: Final = 128
 MAX_TEXT: Final = 8192
 MAX_TRACE: Final = 32_768
 MAX_CAUSES: Final = 8
+MAX_TOLD: Final = 16_384
+"""Characters of all notes and causes together."""
+_MAX_DEPTH, _MAX_ELEMENTS, _MAX_ESCAPES = 4, 1024, 256
 Trace = Callable[[BaseException], str]
 """The traceback of an exception as it is told."""
 Rebuild = Callable[[str, str, str], Exception]
@@ -60,7 +63,8 @@ def tell(error: BaseException, trace: Trace | None = None, *, about: str = "") -
 def read(payload: bytes, rebuild: Rebuild) -> Exception:
     """The exception to raise for one that arrived. `RemoteProtocolError` if it cannot be read."""
     try:
-        told = values.loads(payload)
+        values.scan(payload, max_depth=_MAX_DEPTH, max_elements=_MAX_ELEMENTS)
+        told = values.loads(payload, trusted=True)
     except PayloadError as error:
         raise RemoteProtocolError(f"a failure that cannot be read: {error}") from error
     match told:
@@ -68,20 +72,21 @@ def read(payload: bytes, rebuild: Rebuild) -> Exception:
             found = _revive(name, message, trace, rebuild)
         case _:
             raise RemoteProtocolError("a failure that is not a name, a message and a traceback")
+    room = MAX_TOLD
     match more:
         case []:
             return found
         case [list(notes), list(causes)] if len(causes) <= MAX_CAUSES:
-            _add_notes(found, notes)
+            room = _add_notes(found, notes, room)
         case _:
             raise RemoteProtocolError("a failure with notes and causes that are none")
     effect = found
     for cause in causes:
         match cause:
             case [str(name), str(message), list(notes)]:
-                effect.__cause__ = _revive(name, message, "", rebuild)
+                effect.__cause__ = _revive(name, message[:room], "", rebuild)
                 effect = effect.__cause__
-                _add_notes(effect, notes)
+                room = _add_notes(effect, notes, max(room - len(message), 0))
             case _:
                 raise RemoteProtocolError("a cause that is not a name, a message and notes")
     return found
@@ -95,20 +100,27 @@ def _revive(name: str, message: str, trace: str, rebuild: Rebuild) -> Exception:
     )
 
 
-def _add_notes(error: Exception, notes: list[Any]) -> None:
+def _add_notes(error: Exception, notes: list[Any], room: int) -> int:
+    """What is left of the room for characters, beyond which nothing is read."""
     for note in notes[:MAX_NOTES]:
         if not isinstance(note, str):
             raise RemoteProtocolError("a note that is not text")
-        error.add_note(printable(note[:MAX_TEXT])[:MAX_TEXT])
+        if room:
+            text = note[: min(MAX_TEXT, room)]
+            room -= len(text)
+            error.add_note(printable(text)[:MAX_TEXT])
+    return room
 
 
 def printable(text: str) -> str:
-    """The same text, characters that are not for the eye written as their codes."""
+    """The same text, characters that are not for the eye written as their codes, or all alike if there are very many
+    different ones: that is no text, and each code would cost as much time as a whole line."""
     if text.isprintable():
         return text
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else char.encode("unicode_escape").decode() for char in text
-    )
+    hidden = [char for char in set(text) if not char.isprintable() and char not in "\n\t"]
+    if len(hidden) > _MAX_ESCAPES:
+        return text.translate(dict.fromkeys(map(ord, hidden), "\ufffd"))
+    return text.translate({ord(char): char.encode("unicode_escape").decode() for char in hidden})
 
 
 def _words(error: BaseException) -> list[str]:

@@ -89,7 +89,7 @@ class Peer:
     async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
         """Call the other side. `DeadlineExceeded`, `RemoteError`, `ConnectionClosed`, `TooManyCalls`."""
         if self._closed is not None:
-            raise self._closed
+            raise self._closed.with_traceback(None)  # which would grow each time, and hold all that was called
         deadline = None if timeout is None else self._loop.time() + timeout
         try:
             number, frame = self.connection.call(target, method, payload, deadline=deadline)
@@ -169,8 +169,16 @@ class Peer:
             return found
 
         if not self._trusted:
-            self._on_read(values.scan(payload))
+            self.scan(payload)
         return values.loads(payload, adopt=adopt, hook=self._hook, trusted=True), stubs
+
+    def scan(self, payload: bytes) -> None:
+        """Look whether a value that arrived may be read, which `on_read` hears of. If it then closes the peer, nothing
+        is read for it any longer."""
+        closed = self._closed
+        self._on_read(values.scan(payload))
+        if self._closed is not closed:
+            raise ConnectionClosed(str(self._closed))
 
     def let_go(self, target: int | None, unread: tuple[bytes, ...] = ()) -> None:
         """Drop one reference to a capability of the other side, and what is in values that nobody will read. Safe from
@@ -230,6 +238,8 @@ class Peer:
         task = _start(self._respond(call), self._loop)
         if not task.done():
             self._answering[call.call] = task
+            if self._closed is not None:  # by what it has done so far
+                task.cancel()
 
     async def _respond(self, call: Call) -> None:
         answer: Result | Failure
@@ -275,6 +285,8 @@ class Peer:
                 raise PayloadError(f"a chain of {calls:,} calls; at most {MAX_LINKS} are made")
             capability: Capability = self.exports.get(target)
             self._on_call(capability, calls)
+            if self._closed is not None:  # by whoever heard of it
+                raise ConnectionClosed(str(self._closed))
         except Exception:
             self._discard(payload)
             raise

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, Self
 
-from .capabilities import Capability, serve
+from .capabilities import Capability, Served, respond, serve
 from .errors import CapabilityError
 from .streams import Outlet
 from .stubs import Channel, Stub
@@ -139,7 +139,10 @@ class Guarded:
     async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
         """One call, if it may be made; and its answer, if that may still be told."""
         self._grant.check()
-        return await self._inner.answer(method, payload, _Behind(self._grant, channel))
+        behind = _Behind(self._grant, channel)
+        if "." in method and hasattr(self._inner, "invoke"):
+            return await respond(self, method, payload, behind)  # it may be taken back between two calls of a chain
+        return await self._inner.answer(method, payload, behind)
 
     async def invoke(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """One call of a chain."""
@@ -175,6 +178,13 @@ class _Covered:
     def __capability__(self) -> Capability:
         return Guarded(self._grant, self._inner)
 
+    def __covers__(self) -> object:
+        """The object, which hears of the end of a chain that has come by."""
+        inner = self._inner
+        while isinstance(inner, Guarded):
+            inner = inner.inner
+        return inner.subject if isinstance(inner, Served) else None
+
 
 class _Behind:
     """The connection as a guarded capability sees it: what it sends is covered."""
@@ -190,6 +200,10 @@ class _Behind:
     def decode(self, payload: bytes) -> tuple[Any, list[Stub]]:
         """See `Channel.decode`."""
         return self._channel.decode(payload)
+
+    def scan(self, payload: bytes) -> None:
+        """See `Channel.scan`."""
+        self._channel.scan(payload)
 
     async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
         """See `Channel.call`."""

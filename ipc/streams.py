@@ -11,8 +11,9 @@ import asyncio
 import contextlib
 import contextvars
 import inspect
+import types
 from collections import deque
-from collections.abc import AsyncIterator, Generator, Hashable, Mapping
+from collections.abc import AsyncIterator, Coroutine, Generator, Hashable, Mapping
 from typing import Any, Final, Self
 
 from . import values
@@ -40,16 +41,16 @@ class Outlet:
         self._context = contextvars.copy_context()
         self._items: deque[Any] = deque()
         self._end: BaseException | None = None
+        self._trace: types.TracebackType | None = None
         self._pump: asyncio.Task[None] | None = None
         self._changed: asyncio.Future[None] | None = None
         self._turn: asyncio.Lock = asyncio.Lock()
-        self._at_home = False
+        self._readers = 0  # connections that it is granted on, and iterators that came home
 
     @property
-    def subject(self) -> Self:
+    def subject(self) -> Homecoming:
         """What comes home: an iterator, which is no longer the other side's to end."""
-        self._at_home = True
-        return self
+        return Homecoming(self)
 
     async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
         """Hand over what there is, and wait if there is nothing: whether more may come, and items that are encoded."""
@@ -67,7 +68,7 @@ class Outlet:
                 except CodecError as error:
                     if pieces:
                         break  # those before it are handed over first
-                    self._close()
+                    self.close()
                     raise CodecError(f"an item of the stream cannot be sent: {error}") from error
                 self._items.popleft()
                 pieces.append(piece)
@@ -95,16 +96,18 @@ class Outlet:
             self._source.dispose()
         self._notify()
 
+    def granted(self) -> None:
+        """One more may read it."""
+        self._readers += 1
+
     def dropped(self) -> None:
-        """Nobody over there reads it any longer."""
-        if not self._at_home:
-            self._close()
+        """One of those who may read it does not any longer."""
+        self._readers -= 1
+        if not self._readers:
+            self.close()
 
-    async def aclose(self) -> None:
-        """End it, once it has come home."""
-        self._close()
-
-    def _close(self) -> None:
+    def close(self) -> None:
+        """End it."""
         self.fail(CapabilityError("the stream was closed"))
 
     async def _some(self) -> bool:
@@ -114,7 +117,7 @@ class Outlet:
         while not self._items and self._end is None:
             await self._change()
         if not self._items and self._end is not None and not isinstance(self._end, StopAsyncIteration):
-            raise self._end
+            raise self._end.with_traceback(self._trace)  # which would grow each time, and hold all that was called
         return bool(self._items)
 
     async def _run(self) -> None:
@@ -127,7 +130,8 @@ class Outlet:
                     await self._change()
             self._end = self._end or StopAsyncIteration()
         except BaseException as error:
-            self._end = self._end or error
+            if self._end is None:
+                self._end, self._trace = error, error.__traceback__
             if not isinstance(error, Exception | asyncio.CancelledError):
                 raise
         finally:
@@ -144,6 +148,32 @@ class Outlet:
         if self._changed is not None and not self._loop.is_closed():
             self._changed.set_result(None)
             self._changed = None
+
+
+class Homecoming:
+    """A stream that came home, where it goes on. It ends with its last reader, at home or elsewhere."""
+
+    def __init__(self, outlet: Outlet) -> None:
+        self._outlet = outlet
+        self._loop = asyncio.get_running_loop()
+        outlet.granted()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    def __anext__(self) -> Coroutine[Any, Any, Any]:
+        return self._outlet.__anext__()
+
+    def __capability__(self) -> Outlet:
+        return self._outlet
+
+    async def aclose(self) -> None:
+        """End it, for all."""
+        self._outlet.close()
+
+    def __del__(self) -> None:
+        if not self._loop.is_closed():  # from whichever thread
+            self._loop.call_soon_threadsafe(self._outlet.dropped)
 
 
 async def _stepped(source: Generator[Any, Any, Any]) -> AsyncIterator[Any]:

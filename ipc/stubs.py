@@ -30,6 +30,9 @@ class Channel(Protocol):
     def decode(self, payload: bytes) -> tuple[Any, list[Stub]]:
         """Decode a value; the second part are the stubs in it that end with the call, if it is one's arguments."""
 
+    def scan(self, payload: bytes) -> None:
+        """Look whether a value that arrived may be read, which its sender is charged for. `decode` does so too."""
+
     async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
         """Call the other side."""
 
@@ -207,6 +210,10 @@ class RemoteCall:
         if links is None:
             raise RuntimeError("the call was awaited before, or is part of a chain; await it once and use its result")
         return links
+
+    def _leave(self) -> None:
+        """It will not be made."""
+        self._links = None
 
     def _begin(self) -> Coroutine[Any, Any, Any]:
         return self._callee._perform(self._take())

@@ -34,6 +34,7 @@ class Answering:
             links, stubs = channel.decode(payload)
             dispose(stubs)
             return channel.encode(await follow(self, method, links))
+        channel.scan(payload)  # before anything is taken apart: a list of millions costs its sender nothing
         result = await self._call(method, payload)
         return result.data if isinstance(result, Encoded) else channel.encode(result)
 
@@ -46,7 +47,6 @@ class Answering:
         function = self._methods.get(method)
         if function is None:
             raise CapabilityError(f"a workflow binding has no method {method!r}; it has {', '.join(self._methods)}")
-        values.scan(payload)  # before anything is taken apart: a list of millions costs its sender nothing
         match values.split(payload):
             case [args, kwargs]:
                 positional, named = values.split(args), values.split(kwargs)

@@ -341,3 +341,17 @@ async def test_a_stub_that_is_disposed_of_begins_no_chain(open_pair: OpenPair) -
     with pytest.raises(CapabilityError, match="disposed"):
         await stub.down("a").where()
     assert isinstance(stub, Stub)
+
+
+async def test_a_chain_that_breaks_on_its_way_to_another_is_no_call_that_was_forgotten(open_pair: OpenPair) -> None:
+    """Whoever sent it is to blame, and nobody else is warned."""
+    owner, user = open_pair(), open_pair()
+    held = owner.host.decode(owner.guest.encode(Node()))[0]
+    stub = user.guest.decode(user.host.encode(held))[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for broken in ([[], {}, 5, {}], [["x"], {}, [], 5]):
+            with pytest.raises(PayloadError):
+                await user.guest.call(stub._target, "down.where", values.dumps(broken))
+        gc.collect()
+    assert owner.count(Call) == 0

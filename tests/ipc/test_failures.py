@@ -85,3 +85,20 @@ def test_notes_that_are_none_are_left_out(odd: object) -> None:
     error.__notes__ = odd  # type: ignore[assignment]
     found = failures.read(failures.tell(error), failures.rebuild)
     assert getattr(found, "__notes__", []) == (["fine"] if odd == ["fine", 3] else [])
+
+
+def test_a_failure_is_read_no_further_than_somebody_would_read_it() -> None:
+    """Neither more elements than one can have, nor more text than one would look at, nor a code for each character."""
+    with pytest.raises(RemoteProtocolError, match="elements"):
+        failures.read(values.dumps(["Error", "", "", [""] * 60_000, []]), failures.rebuild)
+    wide = "".join(map(chr, range(0xF0000, 0xF0000 + failures.MAX_TEXT)))
+    error: BaseException | None = failures.read(
+        values.dumps(["Error", wide, "", [wide] * 16, [["Error", wide, [wide] * 16]] * 8]), failures.rebuild
+    )
+    shown = 0
+    while error is not None:
+        shown += sum(map(len, getattr(error, "__notes__", ()))) + len(str(error))
+        error = error.__cause__
+    assert shown <= failures.MAX_TOLD + failures.MAX_TEXT + 200
+    assert failures.printable(wide) == "\ufffd" * len(wide)
+    assert failures.printable("a\x1b[2Jé\n") == "a\\x1b[2Jé\n"

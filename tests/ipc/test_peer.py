@@ -6,6 +6,7 @@ import abc
 import asyncio
 import gc
 import logging
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -787,3 +788,70 @@ class Echo:
     async def answer(self, method: str, payload: bytes, channel: Any) -> bytes:
         [[text], _], _ = channel.decode(payload)
         return values.dumps(text if method == "say" else len(text))
+
+
+async def test_a_stub_of_somebody_elses_comes_home_and_stays_where_it_was(open_pair: OpenPair) -> None:
+    """What was lent for a call ends with it, and not what was granted before."""
+    owner, user = open_pair(), open_pair()
+    held = owner.host.decode(owner.guest.encode(lambda: "here"))[0]
+    stub, ask = user.guest.decode(user.host.encode([held, lambda function: function()]))[0]
+    for _ in range(3):
+        assert await ask(stub) == "here"
+    assert await stub() == "here"
+
+
+async def test_who_calls_after_the_end_is_told_so_any_number_of_times(open_pair: OpenPair) -> None:
+    """The error holds no more for that."""
+    pair = open_pair()
+    stub = pair.host.decode(pair.guest.encode(lambda: None))[0]
+    pair.host.close(ConnectionClosed("over"))
+    depths = set()
+    for _ in range(5):
+        with pytest.raises(ConnectionClosed) as told:
+            await stub()
+        depths.add(len(list(traceback.walk_tb(told.value.__traceback__))))
+    assert len(depths) == 1
+
+
+async def test_nothing_is_done_for_a_peer_that_was_closed_for_what_it_asked(open_pair: OpenPair) -> None:
+    """Neither when it was closed for the call nor for what came with it; and what is under way then ends."""
+    made: list[str] = []
+    ended = asyncio.Event()
+
+    class Thing(RpcTarget):
+        def rpc_disposed(self) -> None:
+            made.append("disposed")
+
+    def make(*_: object) -> Thing:
+        made.append("made")
+        return Thing()
+
+    async def late() -> None:
+        pair.host.close(RemoteProtocolError("too much"))
+        try:
+            await asyncio.Event().wait()
+        finally:
+            ended.set()
+
+    def at_once() -> Thing:
+        pair.host.close(RemoteProtocolError("too much"))
+        return make()
+
+    def close(*_: int) -> None:
+        pair.host.close(RemoteProtocolError("too much"))
+
+    for way in ("on_call", "on_read"):
+        pair = open_pair(**{way: close})
+        number = pair.guest.decode(pair.host.encode(make))[0]._target
+        pair.host.deliver(codec.encode(Call(1, number, "", values.dumps([[], {}]))))
+        await asyncio.sleep(0)
+        assert made == []
+    pair = open_pair()
+    number = pair.guest.decode(pair.host.encode(late))[0]._target
+    pair.host.deliver(codec.encode(Call(1, number, "", values.dumps([[], {}]))))
+    await asyncio.wait_for(ended.wait(), 10)
+    pair = open_pair()
+    number = pair.guest.decode(pair.host.encode(at_once))[0]._target
+    pair.host.deliver(codec.encode(Call(1, number, "", values.dumps([[], {}]))))
+    assert made == ["made"]
+    assert len(pair.host.exports) == 0

@@ -197,3 +197,31 @@ def test_what_is_copied_cannot_be_taken_back(plain: object) -> None:
     """And nobody is left to believe it."""
     with pytest.raises(TypeError, match="copied"):
         revocable(plain)
+
+
+async def test_a_chain_goes_no_further_than_to_where_it_was_when_its_grant_was_revoked(open_pair: OpenPair) -> None:
+    """What is yet to be called of it is not called; what it has come by hears that it is over."""
+    pair, inner, gate = open_pair(), Till(), asyncio.Event()
+
+    class Shop(RpcTarget):
+        async def till(self) -> Till:
+            await gate.wait()
+            return inner
+
+    grant = revocable(Shop())
+    shop = cross(pair, grant)
+
+    async def chain() -> object:
+        return await shop.till().open()
+
+    task = asyncio.create_task(chain())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    grant.revoke()
+    gate.set()
+    with pytest.raises(CapabilityError, match="revoked"):
+        await task
+    assert inner.opened == 0
+    grant = revocable(Shop())
+    assert await cross(pair, grant).till().me().open() == "gold"
+    assert inner.disposed == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import gc
+import traceback
 from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any
 
@@ -483,3 +484,44 @@ def test_whatever_the_pace_nothing_is_lost_and_little_is_ahead(makes: list[int],
         assert found == list(range(len(makes)))
 
     asyncio.run(run())
+
+
+async def test_an_error_that_ended_a_stream_is_told_any_number_of_times(open_pair: OpenPair) -> None:
+    """It holds no more for that: neither frames nor what those who asked had sent."""
+    pair = open_pair(trace=lambda error: str(len(list(traceback.walk_tb(error.__traceback__)))))
+
+    async def broken() -> AsyncIterator[int]:
+        yield int("no more")
+
+    stream = cross(pair, broken())
+    depths = []
+    for _ in range(10):
+        with pytest.raises(RemoteError) as told:
+            await pair.guest.call(stream._target, "pull", b"")
+        depths.append(told.value.trace)
+    assert set(depths) == {depths[0]}
+
+
+async def test_a_stream_that_came_home_to_nobody_ends(open_pair: OpenPair, until: Until) -> None:
+    """Who was given it and does not want it is no reason to keep it going."""
+    pair = open_pair()
+    source = Source()
+    stream, ignore = cross(pair, [source.items(), lambda stream: None])
+    assert await anext(stream) == 0
+    await ignore(stream)
+    await settle()
+    assert await anext(stream) == 1
+    assert source.ended == ""
+    stream.dispose()
+    await until(lambda: source.ended != "")
+
+
+async def test_a_stream_that_came_home_goes_out_again_as_itself(open_pair: OpenPair) -> None:
+    """There and back a hundred times, it is not one behind a hundred others."""
+    pair = open_pair()
+    stream, echo = cross(pair, [Source(50).items(), lambda stream: stream])
+    first = stream._target
+    for _ in range(100):
+        stream = await echo(stream)
+    assert stream._target == first
+    assert [item async for item in stream] == list(range(50))
