@@ -208,7 +208,9 @@ class Peer:
             task.cancel("cancelled by the caller")
 
     def _parted(self, goodbye: Goodbye) -> None:
-        reason = goodbye.payload[: failures.MAX_TEXT].decode("utf-8", "replace")
+        reason = failures.printable(goodbye.payload[: failures.MAX_TEXT].decode("utf-8", "replace"))[
+            : failures.MAX_TEXT
+        ]
         self.close(ConnectionClosed(reason or "the other side said goodbye"))
 
     def _given_back(self, release: Release) -> None:
@@ -224,10 +226,11 @@ class Peer:
 
     def _settle(self, result: Result) -> None:
         call, payload = result
-        if (answer := self._waiting.pop(call, None)) is not None:
-            answer.settle(payload)
-        else:
+        answer = self._waiting.pop(call, None)
+        if answer is None or answer.done():  # given up, perhaps in this very turn
             self._discard(payload)
+        else:
+            answer.settle(payload)
 
     def _fail(self, failure: Failure) -> None:
         error = failures.read(failure.payload, self._rebuild)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import asyncio
+import functools
 import gc
 import logging
 import traceback
@@ -691,10 +692,11 @@ async def test_goodbye_closes_with_its_reason(open_pair: OpenPair) -> None:
     held, _ = pair.host.decode(pair.guest.encode(lambda: 1))
     call = asyncio.ensure_future(held())
     await asyncio.sleep(0)
-    pair.host.deliver(codec.encode(Goodbye(b"\xffbye" + b"x" * 10**6)))
+    pair.host.deliver(codec.encode(Goodbye(b"\xffbye\x1b[2J" + b"x" * 10**6)))
     with pytest.raises(ConnectionClosed, match="bye") as told:
         await call
     assert len(str(told.value)) < 10_000
+    assert "\x1b" not in str(told.value)
 
 
 @pytest.mark.parametrize(
@@ -855,3 +857,27 @@ async def test_nothing_is_done_for_a_peer_that_was_closed_for_what_it_asked(open
     pair.host.deliver(codec.encode(Call(1, number, "", values.dumps([[], {}]))))
     assert made == ["made"]
     assert len(pair.host.exports) == 0
+
+
+async def test_a_call_that_is_given_up_in_any_turn_keeps_nothing(open_pair: OpenPair, until: Until) -> None:
+    """Neither before its answer has come nor after, nor in the turn in which both happen."""
+
+    def only_the_first(pair: Any) -> bool:
+        return len(pair.host.exports) == 1
+
+    for turns in range(12):
+        pair = open_pair()
+        stub = pair.guest.decode(pair.host.encode(lambda: lambda: None))[0]
+
+        async def call(stub: Any = stub) -> Any:
+            return await stub()
+
+        task = asyncio.create_task(call())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.result().dispose()
+        await until(functools.partial(only_the_first, pair))
+        assert pair.guest.connection.calls_in_flight == 0
