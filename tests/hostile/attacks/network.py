@@ -108,7 +108,10 @@ async def connect_with_asyncio(bait: Bait) -> bool:
     return True
 
 
-@attack("URLError: <urlopen error [Errno 1] Operation not permitted>")
+@attack(
+    "URLError: <urlopen error [Errno 13] this worker is not permitted to reach the network: the host granted it no "
+    "global_outbound. It can call the bindings in its env>"
+)
 def fetch_an_address(bait: Bait) -> int:
     """With the library's own client."""
     try:
