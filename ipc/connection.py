@@ -43,13 +43,18 @@ RECEIVES: Final[dict[State, dict[type[Message], State]]] = {
 
 
 class Connection:
-    """The state of one end. `greeted=True` is the guest's end, which says hello and does not wait for one."""
+    """The state of one end. `greeted=True` is the guest's end, which says hello and does not wait for one.
 
-    def __init__(self, *, greeted: bool = False, max_calls: int = MAX_CALLS) -> None:
+    `reserve` is how many of this side's calls are kept for the other side's first capability: what it has granted
+    beyond that may be in hands that would leave no room for whoever has the connection.
+    """
+
+    def __init__(self, *, greeted: bool = False, max_calls: int = MAX_CALLS, reserve: int = 0) -> None:
         self.state = State.READY if greeted else State.NEW
         self.cancelled: set[int] = set()
         """Calls that were given up and whose answer has not come yet: the peer is still busy with them."""
         self._most_incoming = self._most_outgoing = max_calls
+        self._reserve = reserve
         self._next_call = 1
         self._outgoing: dict[int, float | None] = {}
         self._incoming: set[int] = set()
@@ -72,8 +77,9 @@ class Connection:
         """Begin a call: its number and its frame. `TooManyCalls` when as many are in flight as may be."""
         if self.state is State.CLOSED:
             raise ConnectionClosed("the connection is closed")
-        if len(self._outgoing) >= self._most_outgoing:
-            raise TooManyCalls(f"{self._most_outgoing} calls are in flight already")
+        most = self._most_outgoing - (self._reserve if target else 0)
+        if len(self._outgoing) >= most:
+            raise TooManyCalls(f"{most} calls are in flight already")
         number = self._next_call
         frame = codec.encode(Call(number, target, method, payload))
         self._next_call += 1

@@ -177,8 +177,8 @@ class Peer:
         is read for it any longer."""
         closed = self._closed
         self._on_read(values.scan(payload))
-        if self._closed is not closed:
-            raise ConnectionClosed(str(self._closed))
+        if self._closed is not None and self._closed is not closed:
+            raise self._closed
 
     def let_go(self, target: int | None, unread: tuple[bytes, ...] = ()) -> None:
         """Drop one reference to a capability of the other side, and what is in values that nobody will read. Safe from
@@ -289,7 +289,7 @@ class Peer:
             capability: Capability = self.exports.get(target)
             self._on_call(capability, calls)
             if self._closed is not None:  # by whoever heard of it
-                raise ConnectionClosed(str(self._closed))
+                raise self._closed
         except Exception:
             self._discard(payload)
             raise

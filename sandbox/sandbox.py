@@ -25,6 +25,7 @@ from cloister.ipc import (
     codec,
     values,
 )
+from cloister.ipc.connection import MAX_CALLS
 from cloister.ipc.link import Link
 from cloister.ipc.messages import Failure, Note, Result
 from cloister.ipc.observation import observe
@@ -119,7 +120,7 @@ class Sandbox:
             on_look=self._count_threads,
         )
         self._peer = Peer(
-            Connection(),
+            Connection(reserve=MAX_CALLS // 4),
             link.send,
             rebuild=RemoteError,  # whatever it is called over there, it is the tenant's
             on_hello=self._hello.set_result,

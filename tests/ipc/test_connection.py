@@ -225,3 +225,16 @@ def test_answered_calls_leave_no_deadlines_behind() -> None:
         connection.receive(codec.encode(Result(number, b"")))
         connection.next_deadline()
     assert connection._outgoing == {1: 1.0}
+
+
+def test_what_was_granted_onwards_leaves_room_for_the_first_capability() -> None:
+    """Whoever holds a function of a tenant's cannot keep others from calling the tenant."""
+    connection = Connection(greeted=True, max_calls=8, reserve=2)
+    for _ in range(6):
+        connection.call(7, "m", b"")
+    with pytest.raises(TooManyCalls, match="6 calls"):
+        connection.call(7, "m", b"")
+    connection.call(0, "m", b"")
+    connection.call(0, "m", b"")
+    with pytest.raises(TooManyCalls, match="8 calls"):
+        connection.call(0, "m", b"")
