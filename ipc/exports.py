@@ -90,7 +90,7 @@ def refer(subject: object, channel: Channel, exports: Exports, granted: list[int
     """
     if isinstance(subject, Stub):
         subject._check()
-        if subject._channel is channel:
+        if subject._channel.base is channel:
             return values.dumps([_YOURS, subject._target])
     elif isinstance(subject, RemoteCall):
         raise CodecError(f"{subject!r} cannot be sent; await it, and send its result")

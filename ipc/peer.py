@@ -147,6 +147,11 @@ class Peer:
         self.exports.clear()
         self._on_closed(error)
 
+    @property
+    def base(self) -> Peer:
+        """See `Channel.base`."""
+        return self
+
     def encode(self, value: object) -> bytes:
         """Encode a value, granting the capabilities in it to the other side. `CodecError`, and then none is granted."""
         granted: list[int] = []

@@ -199,7 +199,15 @@ class _Behind:
 
     def decode(self, payload: bytes) -> tuple[Any, list[Stub]]:
         """See `Channel.decode`."""
-        return self._channel.decode(payload)
+        value, stubs = self._channel.decode(payload)
+        for stub in stubs:  # what it is given in turn has been obtained through the grant as well
+            stub._channel = self
+        return value, stubs
+
+    @property
+    def base(self) -> Channel:
+        """See `Channel.base`."""
+        return self._channel.base
 
     def scan(self, payload: bytes) -> None:
         """See `Channel.scan`."""

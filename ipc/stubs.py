@@ -24,6 +24,10 @@ _GONE: Final = "the stub was disposed of, or came with a call that has returned;
 class Channel(Protocol):
     """What a capability and a stub need of the connection they belong to."""
 
+    @property
+    def base(self) -> Channel:
+        """The connection itself, if this is a view of one."""
+
     def encode(self, value: object) -> bytes:
         """Encode a value, granting the capabilities in it to the other side."""
 

@@ -225,3 +225,35 @@ async def test_a_chain_goes_no_further_than_to_where_it_was_when_its_grant_was_r
     grant = revocable(Shop())
     assert await cross(pair, grant).till().me().open() == "gold"
     assert inner.disposed == 1
+
+
+async def test_what_a_callback_is_given_ends_with_the_grant_that_it_was_passed_to(open_pair: OpenPair) -> None:
+    """It was obtained through it, as what a call returns is. And nobody is called back through what was revoked."""
+    pair, inner = open_pair(), Till()
+    kept: list[Any] = []
+
+    class Feed(RpcTarget):
+        async def subscribe(self, callback: Any) -> object:
+            self.callback = callback.dup()
+            return await callback(inner)
+
+        def same(self, callback: Any) -> Any:
+            return callback
+
+    feed = Feed()
+    grant = revocable(feed)
+    stub = cross(pair, grant)
+
+    def listen(till: Any) -> str:
+        kept.append(till.dup())
+        return "heard"
+
+    assert await stub.subscribe(listen) == "heard"
+    assert await kept[0].open() == "gold"
+    assert await (await stub.same(listen))(kept[0]) == "heard"
+    grant.revoke()
+    with pytest.raises(CapabilityError, match="revoked"):
+        await kept[0].open()
+    with pytest.raises(CapabilityError, match="revoked"):
+        await feed.callback(inner)
+    assert inner.opened == 1
