@@ -26,6 +26,9 @@ def revocable(subject: object) -> Grant:
     """Grant this in place of an object, a function, a stub or a stream: the same, until `revoke()` takes it back.
 
     `with revocable(thing) as grant:` takes it back at the end of the block.
+
+    An object that is passed back to the host comes home as itself: a function of the host's that gives out what it was
+    given gives it without the grant.
     """
     return Grant(subject)
 
