@@ -33,7 +33,8 @@ class Limits:
     wall_ms: int | None = 60_000
     """Time until one invocation has answered. A durable run has none; its steps have their own timeouts."""
     subrequests: int | None = 10_000
-    """Calls that one invocation may make to capabilities, with the same stretches as `cpu_ms`."""
+    """Calls that one invocation may make to capabilities, with the same stretches as `cpu_ms`. What goes on in a
+    sandbox while it answers nothing may make as many in ten minutes."""
     memory_bytes: int = 128 * MIB
     """What one sandbox may use beyond the bare interpreter."""
     threads: int = 32

@@ -214,7 +214,7 @@ class Sandbox:
         self.limits = limits
         self._meter.reset(limits.bytes_per_second)
         self.tail.bound(limits.output_bytes_per_second)
-        self._watch.bound(limits.cpu_ms, self._strayed)
+        self._watch.bound(limits.cpu_ms, self._strayed, limits.subrequests)
         self._limit_group(limits)
         self._peer.connection.bound(incoming=limits.calls_in_flight)
         bounds = [self._address_space + limits.memory_bytes, limits.open_files, limits.calls_in_flight]

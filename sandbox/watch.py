@@ -19,6 +19,8 @@ _FROM_OUTSIDE = 10.0
 """Seconds within which somebody calls `look` in any case."""
 _A_LITTLE = 0.05
 """Part of a core that a process may use uncounted between calls."""
+_FORGIVEN_AFTER = 600.0
+"""Seconds after which as many calls between its answers are forgiven as it may make."""
 _TIDYING = 0.001
 """Seconds that it may use so after each answer."""
 
@@ -57,7 +59,8 @@ class Account:
         self._seen = 0.0
         self._shared = now()
         self._stray = self._tidying = 0.0
-        self._may_stray = math.inf
+        self._may_stray = self._may_ask_astray = math.inf
+        self._asked_astray, self._asked_at = 0.0, now()
         self._strayed: Callable[[], None] = lambda: None
         self._timer: Timer | None = None
         self._due = math.inf
@@ -76,14 +79,27 @@ class Account:
     def ask(self) -> bool:
         """The process calls the host: charged like CPU time. False if all that could have done it had their share."""
         if not self._charges:
-            return True
+            return self._ask_astray()
         part = 1 / len(self._charges)
         for charge in self._charges:
             charge.asked += part
         return any(charge.asked <= charge.may_ask for charge in self._charges)
 
-    def bound(self, limit_ms: int | None, over: Callable[[], None]) -> None:
-        """`over` is called, once, if more than that is used while no call is going on, a little all the time aside."""
+    def _ask_astray(self) -> bool:
+        if self._may_ask_astray == math.inf:
+            return True
+        now = self._now()
+        forgiven = (now - self._asked_at) * self._may_ask_astray / _FORGIVEN_AFTER
+        self._asked_astray, self._asked_at = max(self._asked_astray - forgiven, 0.0), now
+        if self._asked_astray + 1 > self._may_ask_astray:
+            return False  # which is nothing that was had
+        self._asked_astray += 1
+        return True
+
+    def bound(self, limit_ms: int | None, over: Callable[[], None], may_ask: int | None = None) -> None:
+        """`over` is called, once, if more than that is used while no call is going on, a little all the time aside. As
+        with CPU time, so with calls to the host: what is too much of those is refused."""
+        self._may_ask_astray = math.inf if may_ask is None else may_ask
         self._may_stray = math.inf if limit_ms is None else limit_ms / 1000
         self._strayed = over
         self._arm(self._now())

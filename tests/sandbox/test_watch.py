@@ -245,3 +245,20 @@ def test_ending_twice_and_after_the_end_is_harmless() -> None:
     machine.watch.end(charge)
     machine.watch.stop()
     assert machine.over == []
+
+
+def test_calls_to_the_host_between_answers_are_counted_like_those_of_one() -> None:
+    """And forgiven in time: what asks now and then may go on for ever."""
+    machine = Machine()
+    machine.watch.bound(None, lambda: None, 10)
+    assert [machine.watch.ask() for _ in range(12)] == [True] * 10 + [False] * 2
+    machine.run(600, busy=0)
+    assert machine.watch.ask()
+    for _ in range(100):
+        machine.run(61, busy=0)
+        assert machine.watch.ask()
+    charge = machine.watch.begin(None, lambda: None, 3)
+    assert [machine.watch.ask() for _ in range(4)] == [True] * 3 + [False]
+    machine.watch.end(charge)
+    machine.watch.bound(None, lambda: None)
+    assert all(machine.watch.ask() for _ in range(1000))
