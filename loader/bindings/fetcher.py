@@ -32,6 +32,8 @@ _NOT_THE_TENANTS: Final = frozenset(
 _NOT_THE_SERVERS: Final = frozenset(
     "connection keep-alive proxy-authenticate te trailer transfer-encoding upgrade".split()
 )
+_NO_METHODS: Final = frozenset({"CONNECT", "TRACE", "TRACK"})
+"""They make a tunnel, or have the headers told that the host has added."""
 _CREDENTIALS: Final = frozenset({"authorization", "cookie"})
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
@@ -103,6 +105,8 @@ class Fetcher(RpcTarget):
             request = Request.received(resource, options)
             if request.redirect not in {"follow", "manual", "error"}:
                 raise Malformed(f"redirect is follow, manual or error, not {request.redirect!r:.40}")
+            if request.method.upper() in _NO_METHODS:
+                raise Malformed(f"{request.method.upper()} is not a method that can be fetched with")
         except Malformed as error:
             raise TypeError(str(error)) from error
         return (await self._follow(request)).sent()
@@ -179,9 +183,10 @@ class _Exchange:
     def __init__(self, asked: _Asked, record: Egress, tell: Callable[[Egress], None]) -> None:
         self._asked, self._record, self._tell = asked, record, tell
         self._began = time.monotonic()
-        self._sent = self._received = 0
+        self._sent = self.received = 0
         self._open = contextlib.AsyncExitStack()
         self._over = False
+        self.expired: Exception | None = None
 
     async def begin(self, turns: asyncio.Semaphore) -> None:
         """Wait for a turn."""
@@ -202,12 +207,14 @@ class _Exchange:
         """The head has come."""
         self._record = replace(self._record, status=answer.status)
         self._open.push_async_callback(answer.aclose)
+        timer = asyncio.get_running_loop().call_at(self._asked.deadline, self._expire)
+        self._open.callback(timer.cancel)
 
     async def response(self, answer: httpcore.Response, most: int) -> Response:
         """What is given to the tenant: a short body at once, a longer one as it is read."""
         pairs = [(name.decode("latin-1"), value.decode("latin-1")) for name, value in answer.headers]
         length = find(tuple(pairs), "content-length") or ""
-        pieces = self._incoming(answer, most)
+        pieces = _Incoming(self, answer, self._asked, most)
         short = length.isdecimal() and int(length) <= INLINE
         body = b"".join([piece async for piece in pieces]) if short else pieces
         reason = answer.extensions.get("reason_phrase", b"").decode("latin-1")
@@ -223,38 +230,54 @@ class _Exchange:
         except Malformed as error:
             raise ConnectionError(f"{self._asked.where.origin} answered with {error}") from error
 
-    async def _incoming(self, answer: httpcore.Response, most: int) -> AsyncIterator[bytes]:
-        failure: BaseException | None = None
-        try:
-            source = aiter(answer.aiter_stream())
-            while True:
-                with _plain_errors(self._asked.where):
-                    async with asyncio.timeout_at(self._asked.deadline):
-                        piece = await anext(source, None)
-                if piece is None:
-                    return
-                self._received += len(piece)
-                if self._received > most:
-                    raise PermissionError(f"the response is longer than {most:,} bytes")
-                yield piece
-        except BaseException as error:
-            failure = error
-            raise
-        finally:
-            await self.end(failure)
-
     async def end(self, failure: BaseException | None) -> None:
         """Give back what was taken, and put it on the record. Harmless when repeated."""
         if self._over:
             return
         self._over = True
-        given_up = failure is None or isinstance(failure, GeneratorExit)  # by the tenant, who had read enough
-        told = "" if given_up else str(failure) or type(failure).__name__
+        told = "" if failure is None else str(failure) or type(failure).__name__
         took = (time.monotonic() - self._began) * 1000
         self._tell(
-            replace(self._record, sent_bytes=self._sent, received_bytes=self._received, duration_ms=took, error=told)
+            replace(self._record, sent_bytes=self._sent, received_bytes=self.received, duration_ms=took, error=told)
         )
         await self._open.aclose()
+
+    def _expire(self) -> None:
+        self.expired = TimeoutError(f"{self._asked.where.origin}: the response was not read to its end in time")
+        self._ending = asyncio.get_running_loop().create_task(self.end(self.expired))
+
+
+class _Incoming:
+    """The body of a response. It is given back when it ends, when it is closed, even unread, and at the deadline."""
+
+    def __init__(self, exchange: _Exchange, answer: httpcore.Response, asked: _Asked, most: int) -> None:
+        self._exchange, self._asked, self._most = exchange, asked, most
+        self._source = aiter(answer.aiter_stream())
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if self._exchange.expired is not None:
+            raise self._exchange.expired
+        try:
+            with _plain_errors(self._asked.where):
+                async with asyncio.timeout_at(self._asked.deadline):
+                    piece = await anext(self._source, None)
+            if piece is not None:
+                self._exchange.received += len(piece)
+                if self._exchange.received > self._most:
+                    raise PermissionError(f"the response is longer than {self._most:,} bytes")
+                return piece
+        except BaseException as error:
+            await self._exchange.end(error)
+            raise
+        await self._exchange.end(None)
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Nobody reads on."""
+        await self._exchange.end(None)
 
 
 def _dressed(asked: _Asked, rule: Rule) -> list[tuple[str, str]]:

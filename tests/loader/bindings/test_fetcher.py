@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import gzip
 from collections.abc import AsyncIterator, Callable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -365,6 +365,42 @@ async def test_a_tenant_waits_for_its_turn(worker: Make, server: Any) -> None:
     source += "        return len(await asyncio.gather(*(self.ask(url) for _ in range(6))))\n"
     async with Fetcher(allow=[at(server)], limits=FetchLimits(at_once=2)) as fetcher:
         assert await worker(source, global_outbound=fetcher).get_entrypoint().many(server.url) == 6
+
+
+async def test_a_response_that_nobody_reads_takes_no_turn_from_the_next(server: Any) -> None:
+    server.answer = lambda method, target, body: (
+        ok(b"x" * 1_000_000)
+        if target == "/big"
+        else b"HTTP/1.1 302 Found\r\nLocation: /big\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n\r\n"
+    )
+    heard: list[Egress] = []
+    allow = [Rule(origin=server.url, private=True)]
+    async with Fetcher(allow=allow, limits=FetchLimits(at_once=1, total_s=20), log=heard.append) as fetcher:
+        for _ in range(2):
+            response = await fetcher.fetch(f"{server.url}/redirects")
+            response.dropped()
+    assert [(record.status, record.error) for record in heard] == [(302, ""), (200, "")] * 2
+
+
+async def test_a_response_that_is_held_unread_is_given_up_at_the_deadline(server: Any) -> None:
+    server.answer = lambda method, target, body: ok(b"x" * 1_000_000)
+    over: asyncio.Queue[Egress] = asyncio.Queue()
+    allow = [Rule(origin=server.url, private=True)]
+    async with Fetcher(allow=allow, limits=FetchLimits(at_once=1, total_s=0.2), log=over.put_nowait) as fetcher:
+        held = await fetcher.fetch(f"{server.url}/held")
+        assert "not read to its end in time" in (await over.get()).error
+        with pytest.raises(TimeoutError):
+            await held.answer("next", b"", cast(Any, None))
+        assert (await fetcher.fetch(server.url)).attributes["status"] == 200
+
+
+@pytest.mark.parametrize("method", ["TRACE", "track", "CONNECT"])
+async def test_no_method_has_the_hosts_headers_told(server: Any, method: str) -> None:
+    allow = [Rule(origin=server.url, private=True, headers={"X-Key": "secret"})]
+    async with Fetcher(allow=allow) as fetcher:
+        with pytest.raises(TypeError, match="not a method"):
+            await fetcher.fetch(server.url, method=method)
+    assert not server.requests
 
 
 async def test_a_tenant_can_call_nothing_but_fetch(worker: Make, server: Any) -> None:
