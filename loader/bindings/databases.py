@@ -43,6 +43,8 @@ class DatabaseLimits:
     seconds: float = 5.0
     rows: int = 50_000
     result_bytes: int = 8 * 1024 * 1024
+    written_bytes: int = 1024 * 1024 * 1024
+    """To files of any kind: the database, its journal, and what sorting takes."""
 
 
 class Databases:
@@ -199,7 +201,7 @@ class _Database:
     def batch(self, statements: list[tuple[str, list[Any]]]) -> list[dict[str, Any]]:
         """Run them; either all is done or nothing."""
         connection, guard = self._opened()
-        guard.begin(self._limits.seconds)
+        guard.begin(self._limits.seconds, self._limits.written_bytes)
         budget = _Budget(self._limits)
         self._command(connection, guard, "BEGIN")
         try:
@@ -218,7 +220,8 @@ class _Database:
         began, before = time.perf_counter(), connection.total_changes
         with contextlib.closing(connection.execute(query, params)) as cursor:
             names = [column[0] for column in cursor.description or ()]
-            rows = [dict(zip(names, budget.take(row), strict=True)) for row in cursor]
+            named = sum(len(name) for name in names)
+            rows = [dict(zip(names, budget.take(row, named), strict=True)) for row in cursor]
             last = cursor.lastrowid
         changes = connection.total_changes - before
         meta = {"changes": changes, "changed_db": changes > 0, "last_row_id": last or 0, "rows_read": len(rows),
@@ -251,6 +254,10 @@ class _Database:
     def _told(self, error: sqlite3.Error, guard: Guard) -> LoaderError:
         if guard.overran:
             return SqlError(f"the statements took longer than {self._limits.seconds:g} s, and were interrupted")
+        if guard.overwrote:
+            return SqlError(
+                f"the statements wrote more than {self._limits.written_bytes:,} bytes, and were interrupted"
+            )
         if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
             return StorageQuotaExceeded(f"the database would be larger than {self._limits.bytes:,} bytes")
         return SqlError(str(error))
@@ -263,10 +270,10 @@ class _Budget:
         self._limits = limits
         self._rows = self._bytes = 0
 
-    def take(self, row: tuple[Any, ...]) -> tuple[Any, ...]:
-        """One more row."""
+    def take(self, row: tuple[Any, ...], named: int) -> tuple[Any, ...]:
+        """One more row, with the names of its columns, which are sent with each."""
         self._rows += 1
-        self._bytes += sum(len(value) + 8 if isinstance(value, str | bytes) else 8 for value in row)
+        self._bytes += named + sum(len(value) + 8 if isinstance(value, str | bytes) else 8 for value in row)
         if self._rows > self._limits.rows or self._bytes > self._limits.result_bytes:
             raise sqlite3.DataError(
                 f"more than {self._limits.rows:,} rows or {self._limits.result_bytes:,} bytes of results; use LIMIT"

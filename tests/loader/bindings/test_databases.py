@@ -160,6 +160,7 @@ async def test_each_tenant_has_a_file_of_its_own(databases: Databases, tmp_path:
         "UPDATE sqlite_master SET sql = 'x'",
         "DELETE FROM sqlite_master",
         "INSERT INTO sqlite_master VALUES ('table', 'a', 'a', 2, 'x')",
+        "SELECT json_patch('{}', '{}')",
         "SELECT 1; SELECT 2",
         "SELECT * FROM sqlite_dbpage",
         "SELECT * FROM generate_series(1, 10)",
@@ -220,6 +221,7 @@ async def test_sql_does_not_hang_the_host(
         "SELECT trim('a', hex(zeroblob(1000)))",
         "SELECT x FROM many a, many b",
         "SELECT hex(zeroblob(20000)) FROM many",
+        "SELECT x AS " + "x" * 20_000 + " FROM many",
         "SELECT " + "(" * 500 + "1" + ")" * 500,
         "SELECT " + "+".join(["1"] * 5000),
         "SELECT 1 " + "UNION SELECT 1 " * 200,
@@ -247,6 +249,19 @@ async def test_a_database_grows_to_its_limit_and_not_beyond(database: Database, 
     await database.sql("DELETE FROM a")
     await database.batch([["INSERT INTO a VALUES (zeroblob(20000))", []] for _ in range(7)])
     assert await databases.size("t-42") <= 200_000 + 4096
+
+
+async def test_sorting_fills_no_disk(tmp_path: Path) -> None:
+    """What does not fit into memory goes to files that have no name; what is written to them is counted."""
+    limits = DatabaseLimits(seconds=60.0, written_bytes=10_000_000)
+    async with Databases(tmp_path / "databases", limits=limits) as databases:
+        database = Database(databases, "t-42")
+        many = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c LIMIT 3000)"
+        with pytest.raises(SqlError, match="wrote more than 10,000,000 bytes"):
+            await database.sql(
+                f"{many} SELECT length(y) AS n FROM (SELECT zeroblob(20000) || x AS y FROM c ORDER BY 1)"
+            )
+        assert await database.sql("SELECT 1 AS x") == [{"x": 1}]
 
 
 async def test_what_nobody_waits_for_is_interrupted(database: Database) -> None:
