@@ -52,7 +52,11 @@ class Connection:
     def __init__(self, *, greeted: bool = False, max_calls: int = MAX_CALLS, reserve: int = 0) -> None:
         self.state = State.READY if greeted else State.NEW
         self.cancelled: set[int] = set()
-        """Calls that were given up and whose answer has not come yet: the peer is still busy with them."""
+        """Calls of the first capability that were given up and whose answer has not come yet: the peer is still busy
+        with them."""
+        self._onward: set[int] = set()
+        """Calls of what the peer has granted beyond that, in flight or given up: whoever has it may give up as many as
+        they like, and it is not the peer that is to blame."""
         self._most_incoming = self._most_outgoing = max_calls
         self._reserve = reserve
         self._next_call = 1
@@ -78,12 +82,14 @@ class Connection:
         if self.state is State.CLOSED:
             raise ConnectionClosed("the connection is closed")
         most = self._most_outgoing - (self._reserve if target else 0)
-        if len(self._outgoing) >= most:
+        if len(self._outgoing) >= most or (target and len(self._onward) >= most):
             raise TooManyCalls(f"{most} calls are in flight already")
         number = self._next_call
         frame = codec.encode(Call(number, target, method, payload))
         self._next_call += 1
         self._outgoing[number] = deadline
+        if target:
+            self._onward.add(number)
         return number, frame
 
     def cancel(self, call: int) -> bytes | None:
@@ -93,12 +99,14 @@ class Connection:
         del self._outgoing[call]
         if self.state is State.CLOSED:
             return None
-        self.cancelled.add(call)
+        if call not in self._onward:
+            self.cancelled.add(call)
         return codec.encode(Cancel(call))
 
     def withdraw(self, call: int) -> None:
         """Forget a call of this side whose frame could not be sent: the peer will never hear of it."""
         self._outgoing.pop(call, None)
+        self._onward.discard(call)
         self.cancelled.discard(call)
 
     def answer(self, answer: Result | Failure) -> bytes | None:
@@ -139,12 +147,14 @@ class Connection:
     def _answered(self, call: int) -> None:
         if call in self._outgoing:
             del self._outgoing[call]
+            self._onward.discard(call)
             return
         if call >= self._next_call or call == 0:
             raise RemoteProtocolError(f"an answer to call {call}, which was never made")
-        if call not in self.cancelled:
+        if call not in self.cancelled and call not in self._onward:
             raise RemoteProtocolError(f"a second answer to call {call}")
         self.cancelled.discard(call)
+        self._onward.discard(call)
 
     def _asked(self, call: int) -> None:
         if call in self._incoming:

@@ -238,3 +238,22 @@ def test_what_was_granted_onwards_leaves_room_for_the_first_capability() -> None
     connection.call(0, "m", b"")
     with pytest.raises(TooManyCalls, match="8 calls"):
         connection.call(0, "m", b"")
+
+
+def test_what_others_give_up_is_held_against_nobody_but_counted() -> None:
+    """A call of what was granted onwards keeps its place until it is answered; the peer need not stop it in time."""
+    connection = Connection(greeted=True, max_calls=4, reserve=2)
+    first, _ = connection.call(7, "m", b"")
+    second, _ = connection.call(7, "m", b"")
+    for call in (first, second):
+        assert connection.cancel(call) == codec.encode(Cancel(call))
+    assert connection.cancelled == set()
+    with pytest.raises(TooManyCalls):
+        connection.call(7, "m", b"")
+    connection.receive(codec.encode(Result(first, b"")))
+    with pytest.raises(RemoteProtocolError, match="second answer"):
+        connection.receive(codec.encode(Result(first, b"")))
+    connection.call(7, "m", b"")
+    own, _ = connection.call(0, "m", b"")
+    connection.cancel(own)
+    assert connection.cancelled == {own}
