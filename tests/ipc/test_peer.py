@@ -855,6 +855,7 @@ async def test_nothing_is_done_for_a_peer_that_was_closed_for_what_it_asked(open
     pair = open_pair()
     number = pair.guest.decode(pair.host.encode(at_once))[0]._target
     pair.host.deliver(codec.encode(Call(1, number, "", values.dumps([[], {}]))))
+    await asyncio.sleep(0)
     assert made == ["made"]
     assert len(pair.host.exports) == 0
 
