@@ -47,7 +47,7 @@ def fork(store: Store, address: Address, step: Key | None, creation: Creation, n
     before, place = ("", ()) if step is None else (f" AND {_BEFORE}", (number, *step))
     store.execute(
         "UPDATE instances SET (params, created, code, started) = (SELECT params, created,"
-        " (SELECT codes.number FROM codes WHERE codes.number = code), ? FROM instances WHERE number = ?)"
+        " (SELECT codes.number FROM codes WHERE codes.number = instances.code), ? FROM instances WHERE number = ?)"
         " WHERE number = ?",
         (now, number, made),
     )

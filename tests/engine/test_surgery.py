@@ -75,6 +75,25 @@ async def test_a_fork_goes_on_from_a_step_and_leaves_the_first_one_alone(
         assert story.ran == ["a", "b", "c", "b", "c"]
 
 
+async def test_a_fork_is_tied_to_the_code_of_the_first_one(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """What is recorded was recorded by that code."""
+    digests: list[bytes | None] = []
+
+    async def run(event: Any, step: Any) -> None:
+        digests.append(step.journal.code_digest)
+        if step.journal.code_digest is None:
+            step.journal.pin(b"digest", b"code")
+        await step.do("a", lambda: 1)
+        await step.sleep("night", "8 hours")
+
+    async with open_engine() as engine:
+        first = await engine.workflow("w", workflow_of(run)).create()
+        await clock.advance(3600)
+        await first.fork()
+        await clock.advance(60)
+    assert digests == [None, b"digest"]
+
+
 async def test_a_fork_of_a_sleeper_has_all_that_has_ended(open_engine: OpenEngine, clock: VirtualClock) -> None:
     """It sleeps its own night; a step that nobody knows and an id that is taken are refused."""
     story = Story()
