@@ -179,6 +179,11 @@ class Store:
     def commit(self) -> None:
         self.execute("COMMIT")
 
+    def roll_back(self, savepoint: str) -> None:
+        """Take back what was written since the savepoint. Numbers that were given stay given."""
+        self.execute(f"ROLLBACK TO {savepoint}")
+        self.execute("UPDATE counter SET value = ?", (self._reserved,))
+
     def guard(self, authorise: Callable[[int, str | None, str | None, str | None, str | None], int] | None) -> None:
         """Have statements asked about, or no longer. Those before are not."""
         self._insert_rows()

@@ -110,7 +110,7 @@ def transact(store: Store, write: Write[T], now: int) -> Done[T] | Raised:
         transaction.close()
         store.guard(None)
     if isinstance(outcome, Raised):
-        store.execute("ROLLBACK TO own")
+        store.roll_back("own")
     store.execute("RELEASE own")
     return outcome
 

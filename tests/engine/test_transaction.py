@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sqlite3
@@ -86,6 +87,24 @@ async def test_what_raises_has_stored_nothing_and_harms_no_neighbour(open_engine
         await workflow.get("neighbour")
         with pytest.raises(InstanceNotFound):
             await workflow.get("o2", scope="shop")
+
+
+async def test_what_is_taken_back_takes_no_numbers_back(open_engine: OpenEngine, path: Path) -> None:
+    """Not even if it was the first of this host to take any: the next host must not give them anew."""
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Echo)
+
+        def failing(transaction: Transaction) -> None:
+            transaction.create(workflow, id="o1")
+            raise LookupError("no such customer")
+
+        with pytest.raises(LookupError):
+            await engine.transact(failing)
+        await workflow.create(id="o2")
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        [(reserved,)] = database.execute("SELECT value FROM counter")
+        [(given,)] = database.execute("SELECT max(number) FROM instances")
+        assert given <= reserved
 
 
 async def test_an_id_that_exists_is_refused_in_the_transaction(open_engine: OpenEngine) -> None:
