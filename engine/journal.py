@@ -15,6 +15,7 @@ from .errors import (
     InvalidDuration,
     JournalBreach,
     PayloadTooLarge,
+    QuotaExceeded,
     StepLimitExceeded,
     WaitTimeout,
 )
@@ -332,15 +333,19 @@ class LiveJournal(Recorder):
             if known is None:
                 now = self._clock.now()
                 known = Known("waiting", 0, now + allowed, DEFAULT_CONFIG)
-                row = (name, count, len(self._known), now + allowed, within)
+                number, _, _, position = self._place(key, known)
+                row = (name, count, position, now + allowed, within)
                 try:
-                    await self._write(store_children.begin, self._number, row, child, now)
+                    await self._write(store_children.begin, number, row, child, now)
+                except QuotaExceeded:
+                    self._forget(key)
+                    raise
                 except InstanceAlreadyExists as error:
+                    self._forget(key)
                     refusal = ErrorRecord(type(error).__name__, str(error))
                     await self._record(key, known._replace(state="failed"), error=refusal, within=within)
                     await self._turn(key)
                     raise
-                self._place(key, known)
             elif known.state != "waiting":
                 raise JournalBreach(f"child {name!r} number {count} has been answered already")
             value = await self._until(key, known)

@@ -126,7 +126,7 @@ class Recorder:
 
     @property
     def childless(self) -> bool:
-        """Whether the run has begun no instance that it awaits."""
+        """Whether the run has begun no instance that it awaits, nor is about to."""
         return not self._of_kind["child"]
 
     def deliver(self, name: str, count: int, event: bytes, kind: StepKind = "wait") -> None:
@@ -279,6 +279,11 @@ class Recorder:
             self._of_kind[key[0]] += 1
         self._known[key] = known
         return self._number, key[1], key[2], position
+
+    def _forget(self, key: Key) -> None:
+        """It was not recorded after all."""
+        self._of_kind[key[0]] -= 1
+        del self._known[key]
 
     async def _record(
         self,

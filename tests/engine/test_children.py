@@ -155,6 +155,25 @@ async def test_what_ends_a_parent_ends_the_children_that_it_awaits(
         assert engine.statistics().running == 0
 
 
+async def test_a_child_that_is_just_being_created_ends_with_its_parent(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """The parent returns after it has asked for one and before it is told that there is one."""
+
+    async def parent(step: Any, children: Workflow) -> str:
+        asking = asyncio.create_task(step.child("c", children, params={"hours": 10}))
+        asking.add_done_callback(lambda task: task.exception())
+        while not engine.statistics().pending_operations:  # noqa: ASYNC110 - with each turn it may have asked
+            await asyncio.sleep(0)
+        return "early"
+
+    async with open_engine() as engine:
+        family = Family(engine, parent)
+        assert await (await family.parents.create()).result() == "early"
+        await clock.advance(60)
+        assert await statuses(family.children) == ["terminated"]
+
+
 @pytest.mark.parametrize("end", ["terminate", "delete"])
 async def test_whoever_awaits_a_child_is_told_when_somebody_ends_it(
     open_engine: OpenEngine, clock: VirtualClock, end: str
