@@ -140,9 +140,7 @@ def release(store: Store, number: int, keys: tuple[Key, ...], now: int) -> Stand
 
     It waits for the earliest of these steps; if one is over by now, or none given, it queues.
     """
-    status = _status(store, number)
-    if status in FINAL:
-        raise RunOver
+    status, _ = _unfinished(store, number)
     if status is Status.WAITING_FOR_PAUSE:
         return store.stand(number, Status.PAUSED, now, paused_at=now)
     due = [
@@ -163,9 +161,7 @@ def lose(store: Store, number: int, progressed: bool, reason: str, now: int) -> 
 
     It is queued again, now or after a delay, unless that happens too often.
     """
-    status, losses = store.execute("SELECT status, losses FROM instances WHERE number = ?", (number,)).fetchone()
-    if Status(status) in FINAL:
-        raise RunOver
+    status, losses = _unfinished(store, number, "losses")
     losses = 1 if progressed else losses + 1
     store.execute("UPDATE instances SET losses = ? WHERE number = ?", (losses, number))
     delay = restart_delay(losses)
@@ -173,20 +169,17 @@ def lose(store: Store, number: int, progressed: bool, reason: str, now: int) -> 
         error = ErrorRecord("CrashLoop", f"lost {losses} runs in a row without progress; the last one: {reason}")
         store.finish(number, Status.ERRORED, None, error, now)
         return Standing(Status.ERRORED, error=error)
-    if status == Status.WAITING_FOR_PAUSE:
+    if status is Status.WAITING_FOR_PAUSE:
         return store.stand(number, Status.PAUSED, now, paused_at=now)
     return store.stand(number, Status.WAITING if delay else Status.QUEUED, now, wake_at=now + delay)
 
 
 def postpone(store: Store, number: int, progressed: bool, now: int) -> Standing:
     """The host could not run it. It waits, longer each time, and nothing is counted against it."""
-    query = "SELECT status, postponed FROM instances WHERE number = ?"
-    status, times = store.execute(query, (number,)).fetchone()
-    if Status(status) in FINAL:
-        raise RunOver
+    status, times = _unfinished(store, number, "postponed")
     times = 1 if progressed else times + 1
     store.execute("UPDATE instances SET postponed = ? WHERE number = ?", (times, number))
-    if status == Status.WAITING_FOR_PAUSE:
+    if status is Status.WAITING_FOR_PAUSE:
         return store.stand(number, Status.PAUSED, now, paused_at=now)
     return store.stand(number, Status.WAITING, now, wake_at=now + postponement(times))
 
@@ -220,5 +213,9 @@ def reclaim(store: Store, workflow: str, alive: tuple[int, ...], now: int) -> No
             release(store, number, (), now)
 
 
-def _status(store: Store, number: int) -> Status:
-    return Status(store.execute("SELECT status FROM instances WHERE number = ?", (number,)).fetchone()[0])
+def _unfinished(store: Store, number: int, counted: str = "run") -> tuple[Status, int]:
+    """Where the instance of a run stands, and what was counted of it; `RunOver` if it has ended, or is gone."""
+    row = store.execute(f"SELECT status, {counted} FROM instances WHERE number = ?", (number,)).fetchone()
+    if row is None or (status := Status(row[0])) in FINAL:
+        raise RunOver
+    return status, row[1]

@@ -11,10 +11,11 @@ import pytest
 
 from cloister.engine import EngineClosed, InstanceAlreadyExists, StorageError
 from cloister.engine.database import connect
+from cloister.engine.errors import RunOver
 from cloister.engine.options import Creation
 from cloister.engine.records import Address
 from cloister.engine.store import Store
-from cloister.engine.store_queue import recover
+from cloister.engine.store_queue import lose, postpone, recover, release
 from cloister.engine.writer import Writer
 
 if TYPE_CHECKING:
@@ -56,6 +57,18 @@ async def test_a_refused_operation_does_not_disturb_its_neighbours(path: Path) -
         ]
         for name in "abc":
             await writer.submit(Store.find, Address("w", "", name))
+
+
+async def test_what_a_run_says_of_an_instance_that_is_gone_disturbs_nobody(path: Path) -> None:
+    """A run that is put aside while retention or somebody takes its instance away is over, and that is all."""
+    async with open_writer(path) as writer:
+        late = [
+            writer.submit(release, 99, (), 0),
+            writer.submit(lose, 99, False, "it was killed", 0),
+            writer.submit(postpone, 99, False, 0),
+        ]
+        await create(writer, "neighbour")
+        assert [type(error) for error in await asyncio.gather(*late, return_exceptions=True)] == [RunOver] * 3
 
 
 @pytest.mark.parametrize("fault", [sqlite3.OperationalError("disk I/O error"), OSError(28, "No space left on device")])
