@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import sqlite3
@@ -76,8 +77,8 @@ class Engine:
         if self._writer is not None:
             raise RuntimeError("this engine was opened before; make another one")
         self._ownership = Ownership(self._path)
-        writer = Writer(self._open_store)
         try:
+            writer = Writer(self._open_store)
             await writer.open()
         except BaseException:
             self._ownership.release()
@@ -98,15 +99,13 @@ class Engine:
         of the file.
         """
         writer = self._open_writer()
-        try:
-            await self._sweeper.close()
-            await asyncio.gather(*(scheduler.close() for scheduler in self._schedulers.values()))
-            await self._reader.close()
-            self._watchers.ring(None)  # who waits for more is told that there is none
-            await writer.idle()
-            await writer.close()
-        finally:
-            self._ownership.release()
+        async with contextlib.AsyncExitStack() as rest:  # from the last one on, even if what comes first is cancelled
+            rest.callback(self._ownership.release)
+            rest.push_async_callback(writer.close)
+            rest.push_async_callback(writer.idle)
+            rest.callback(self._watchers.ring, None)  # who waits for more is told that there is none
+            rest.push_async_callback(self._reader.close)
+            await asyncio.gather(self._sweeper.close(), *(each.close() for each in self._schedulers.values()))
 
     def _hear(self, news: News | None) -> None:
         """What a transaction means to those who asked for none; None if nobody knows what was stored."""

@@ -124,14 +124,16 @@ class Scheduler:
         for run in tuple(self.active.values()):
             if run.stop("closed"):
                 self._spawn(self._retire(run, ()))
-        while self._tasks or ending:
-            await asyncio.wait({*self._tasks, *ending})
-            ending = []
-        for listeners in self._listeners.values():
-            for listener in listeners:
-                if not listener.done():
-                    listener.set_exception(EngineClosed())
-                    listener.exception()  # whoever waits is told; if nobody does, that is no news
+        try:
+            while self._tasks or ending:
+                await asyncio.wait({*self._tasks, *ending})
+                ending = []
+        finally:
+            for listeners in self._listeners.values():
+                for listener in listeners:
+                    if not listener.done():
+                        listener.set_exception(EngineClosed())
+                        listener.exception()  # whoever waits is told; if nobody does, that is no news
 
     # Verbs of the binding: each reacts to the acknowledgement, then answers
 

@@ -55,21 +55,27 @@ class Writer:
 
     async def open(self) -> None:
         """Start the thread; raises what opening the store raises."""
-        self._thread.start()
         try:
+            self._thread.start()
             await self._opened
         except BaseException:
-            self._thread.join()
+            self._handover.close()
+            if self._thread.ident is not None:
+                self._thread.join()
             self._handover.closed()
             raise
 
     async def close(self) -> None:
-        """Let everything that was submitted be committed, then close the store."""
+        """Let everything that was submitted be committed, then close the store. Nothing is written after that, even if
+        this is cancelled.
+        """
         self._closing = True
         self._handover.close()
-        await self._ended
-        self._thread.join()
-        self._handover.closed()
+        try:
+            await self._ended
+        finally:
+            self._thread.join()
+            self._handover.closed()
 
     def submit(self, verb: Callable[Concatenate[Store, P], T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Queue a verb. The future is done once its transaction is durable; `StorageError` if that failed."""

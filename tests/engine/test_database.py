@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import os
 import sqlite3
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +21,7 @@ from cloister.engine import (
     StorageError,
     WorkflowEntrypoint,
 )
-from cloister.engine.database import MIGRATIONS
+from cloister.engine.database import MIGRATIONS, connect
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -45,6 +48,69 @@ async def test_a_second_engine_on_the_same_file_is_refused_at_once(open_engine: 
         await opening_fails(link, EngineLocked, r"process \d+")
     async with open_engine():
         pass
+
+
+async def test_an_engine_that_could_not_be_opened_lets_go_of_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever was missing: descriptors, threads, or the patience of whoever opened it."""
+
+    def missing(*_: object) -> None:
+        raise OSError(24, "Too many open files")
+
+    def late(*what: Any, **how: Any) -> sqlite3.Connection:
+        assert opening.wait(60)
+        return connect(*what, **how)
+
+    opening = threading.Event()
+    for owner, name in ((os, "eventfd"), (threading.Thread, "start")):
+        with monkeypatch.context() as patch:
+            patch.setattr(owner, name, missing)
+            await opening_fails(path, OSError, "Too many open files")
+    with monkeypatch.context() as patch:
+        patch.setattr("cloister.engine.engine.connect", late)
+        impatient = asyncio.create_task(opening_fails(path, StorageError, "never"))
+        await asyncio.sleep(0)
+        impatient.cancel()
+        opening.set()
+        with pytest.raises(asyncio.CancelledError):
+            await impatient
+    async with Engine(path):
+        pass
+
+
+async def test_an_engine_whose_closing_was_cut_short_writes_nothing_beside_the_next(path: Path) -> None:
+    """Its file is free only once it cannot write any longer; whoever still waits for a result is told."""
+    running, stopping, over = asyncio.Event(), asyncio.Event(), asyncio.Event()
+    handles: list[Any] = []
+
+    class Stubborn(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> None:
+            running.set()
+            try:
+                await over.wait()
+            finally:
+                stopping.set()
+                await over.wait()
+
+    async def host() -> None:
+        async with Engine(path) as engine:
+            handles.append(engine.workflow("w", Stubborn))
+            instance = await handles[0].create(id="a")
+            handles.append(asyncio.create_task(instance.result()))
+            await running.wait()
+
+    closing = asyncio.create_task(host())
+    await stopping.wait()
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing
+    async with Engine(path):
+        with pytest.raises(EngineClosed):
+            await handles[0].create(id="b")
+        with pytest.raises(EngineClosed):
+            await handles[1]
+    over.set()
 
 
 async def test_a_newer_database_is_refused_and_left_alone(open_engine: OpenEngine, path: Path) -> None:
