@@ -12,6 +12,7 @@ import importlib.resources
 import os
 import sqlite3
 import threading
+import weakref
 from typing import TYPE_CHECKING, Literal
 
 from sqlite_utils import Database
@@ -55,11 +56,24 @@ class Ownership:
             raise EngineLocked(f"{path} is in use by the engine of process {owner or 'unknown'}") from None
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, str(os.getpid()).encode("ascii"), 0)
+        _ownerships.add(self)
 
     def release(self) -> None:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+
+_ownerships: weakref.WeakSet[Ownership] = weakref.WeakSet()
+
+
+def _disown() -> None:
+    """A child that others fork owns nothing: it would keep the lock beyond the death of its parent."""
+    for ownership in tuple(_ownerships):
+        ownership.release()
+
+
+os.register_at_fork(after_in_child=_disown)
 
 
 def connect(path: Path, synchronous: Synchronous, *, examine: bool = False) -> sqlite3.Connection:

@@ -514,7 +514,7 @@ class Scheduler:
         while True:
             try:
                 return await self.writer.submit(verb, *args, **kwargs)
-            except RunOver:
+            except (RunOver, EngineClosed):
                 return None
             except StorageError:
                 if self._closed:

@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -48,6 +51,38 @@ async def test_a_second_engine_on_the_same_file_is_refused_at_once(open_engine: 
         await opening_fails(link, EngineLocked, r"process \d+")
     async with open_engine():
         pass
+
+
+FORKING = """
+import asyncio, os, signal, sys, time
+from cloister.engine import Engine
+
+async def host():
+    async with Engine(sys.argv[1]):
+        child = os.fork()
+        if not child:
+            time.sleep(60)
+            os._exit(0)
+        print(child, flush=True)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+asyncio.run(host())
+"""
+
+
+async def test_a_child_that_others_fork_does_not_keep_the_file_of_its_dead_parent(path: Path) -> None:
+    """The lock dies with its owner, whoever has inherited its descriptors."""
+    command = [sys.executable, "-W", "ignore", "-c", FORKING, str(path)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as host:  # noqa: ASYNC220 - nothing else is to be done
+        assert host.stdout is not None
+        child = os.pidfd_open(int(host.stdout.readline()))
+        try:
+            assert host.wait() == -signal.SIGKILL
+            async with Engine(path):
+                pass
+        finally:
+            signal.pidfd_send_signal(child, signal.SIGKILL)
+            os.close(child)
 
 
 async def test_an_engine_that_could_not_be_opened_lets_go_of_the_file(
