@@ -25,6 +25,10 @@ SHORTEST: Final = 60
 _PAGE: Final = 1000
 _MANY: Final = 100
 _SWEEP: Final = 50
+_MOST_READ: Final = 16 * 1024 * 1024
+"""Bytes of all the values that are read at once."""
+_MOST_PARSED: Final = 100_000
+"""Values within the JSON that is read at once: the host does nothing else meanwhile."""
 _TYPES: Final = ("text", "json", "arrayBuffer", "bytes")
 
 
@@ -142,17 +146,26 @@ class KeyValue(RpcTarget):
             raise ValueError(f"at most {_MANY} keys are read at once, not {len(names):,}")
 
         def work(connection: sqlite3.Connection) -> dict[str, tuple[bytes, str | None]]:
-            return {
-                row[0]: (row[1], row[2])
-                for name in names
-                for row in connection.execute(
-                    "SELECT key, value, metadata FROM pairs WHERE tenant = ? AND space = ? AND key = ?"
+            pairs: dict[str, tuple[bytes, str | None]] = {}
+            size = 0
+            for name in dict.fromkeys(names):
+                row = connection.execute(
+                    "SELECT value, metadata FROM pairs WHERE tenant = ? AND space = ? AND key = ?"
                     " AND (expires IS NULL OR expires > ?)",
                     (*self._scope, name, self._store.now()),
-                )
-            }
+                ).fetchone()
+                if row is not None:
+                    pairs[name] = row
+                    size += len(row[0])
+                    if size > _MOST_READ:
+                        raise ValueError(f"the values have more than {_MOST_READ:,} bytes together; read fewer at once")
+            return pairs
 
         found = await self._store.work(work)
+        if kind == "json" and sum(map(_values_within, (value for value, _ in found.values()))) > _MOST_PARSED:
+            raise ValueError(
+                f"this JSON may have more than {_MOST_PARSED:,} values within; read it as text and parse that"
+            )
         return {name: _read(name, *found[name], kind) if name in found else (None, None) for name in names}
 
     def _expires(self, found: Mapping[str, Any]) -> float | None:
@@ -208,6 +221,10 @@ async def _bytes(value: object) -> bytes:
     if len(data) > MOST_VALUE:
         raise ValueError(f"a value has at most {MOST_VALUE:,} bytes; this one has {len(data):,}")
     return data
+
+
+def _values_within(text: bytes) -> int:
+    return sum(map(text.count, (b",", b"[", b"{")))
 
 
 def _read(name: str, value: bytes, metadata: str | None, kind: str) -> tuple[Any, Any]:

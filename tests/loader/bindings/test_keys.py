@@ -174,6 +174,21 @@ async def test_bad_input_gets_a_clear_error(worker: Make, store: KeyValueStore, 
     assert await store.usage("t") == {"bytes": 0, "entries": 0}
 
 
+async def test_no_read_holds_up_the_host(tmp_path: Path) -> None:
+    """Values are many and large, or JSON that takes long to be read: that is told, instead of done."""
+    async with KeyValueStore(tmp_path / "many.db") as store:
+        pairs = KeyValue(store, "t")
+        for number in range(5):
+            await pairs.put(f"{number}", b"x" * 4_000_000)
+        assert len((await pairs.get(["0", "1", "2", "0"], "bytes"))["0"]) == 4_000_000
+        with pytest.raises(ValueError, match="read fewer at once"):
+            await pairs.get([f"{number}" for number in range(5)], "bytes")
+        await pairs.put("json", "[" + "[]," * 60_000 + "[]]")
+        with pytest.raises(ValueError, match="read it as text"):
+            await pairs.get("json", "json")
+        assert len(await pairs.get("json")) == 180_004
+
+
 async def test_what_is_no_json_is_told_and_not_obeyed(store: KeyValueStore) -> None:
     """However deep it is nested."""
     kv = KeyValue(store, "a")
