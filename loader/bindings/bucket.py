@@ -44,16 +44,15 @@ class Bucket(RpcTarget):
         used, _ = await self._store.work(lambda connection: stored(connection, self._scope[0]))
         had = await self._row(name)
         room = self._store.quota.bytes - used + (had[2] if had is not None else 0)
-        content = await self._written(value, min(self._store.most_bytes, max(room, 0)))
+        content = await self._written(value, max(room, 0))
+        row = (name, *content, self._store.now(), http, custom)
         try:
             if "md5" in found and found["md5"] not in {content.etag, bytes.fromhex(content.etag)}:
                 raise ValueError("the content has another MD5 digest than was given")
-            row = (name, *content, self._store.now(), http, custom)
-            replaced = await self._store.work(lambda connection: self._enter(connection, row, found.get("only_if")))
         except BaseException:
             await asyncio.shield(self._store.forget([content.file]))
             raise
-        await self._store.forget(replaced)
+        await asyncio.shield(self._entered(row, found.get("only_if")))
         return _sent(row, None)
 
     async def get(self, key: object, options: object = None, /, **more: object) -> Sent | None:
@@ -141,22 +140,30 @@ class Bucket(RpcTarget):
             ).fetchone()
         )
 
-    async def _written(self, value: object, most: int) -> Written:
+    async def _written(self, value: object, room: int) -> Written:
+        expected = 0
+        if isinstance(value, str):
+            value = value.encode("utf-8", "replace")
         match value:
-            case str():
-                content = _once(value.encode("utf-8", "replace"))
-            case bytes():
-                content = _once(value)
-            case None:
-                content = _once(b"")
+            case bytes() | None:
+                content, expected = _once(value or b""), len(value or b"")
             case Stub() | RemoteStream():
                 content = read(value)
             case _:
                 raise TypeError(f"an object is text, bytes or a stream of bytes, not {type(value).__name__}")
         try:
-            return await self._store.write(content, most)
+            return await self._store.write(content, self._scope[0], room, expected=expected)
         except Malformed as error:
             raise ValueError(str(error)) from error
+
+    async def _entered(self, row: Any, only_if: object) -> None:
+        """Say it, and let go of what is of no use then. To be shielded: whoever gives up cannot know if it was said."""
+        try:
+            unused = await self._store.work(lambda connection: self._enter(connection, row, only_if))
+        except BaseException:
+            await self._store.forget([row[1]])
+            raise
+        await self._store.forget(unused)
 
     def _enter(self, connection: sqlite3.Connection, row: Any, only_if: object) -> Sequence[str]:
         """Say what is under the key now. The files that are of no use any longer."""

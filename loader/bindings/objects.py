@@ -7,10 +7,12 @@ transaction that counts it. What a crash leaves behind is a file that no row kno
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Self
@@ -56,6 +58,8 @@ class ObjectStore(Shelf):
         super().__init__(self._folder / "index.db", quota=quota or StorageQuota(bytes=1 << 32), **options)
         self.most_bytes = most_bytes
         self._threads = threads
+        self._being_written: Counter[str] = Counter()
+        """Bytes of each tenant's that no row knows yet."""
         self._writers: ThreadPoolExecutor
 
     async def __aenter__(self) -> Self:
@@ -77,23 +81,47 @@ class ObjectStore(Shelf):
         """Where content lies, by the name that the store has given it."""
         return self._folder / file[:2] / file
 
-    async def write(self, content: AsyncIterator[bytes], most: int) -> Written:
-        """Content in a new file, on disk. `StorageQuotaExceeded` if there is more of it than may be."""
+    async def write(self, content: AsyncIterator[bytes], tenant: str, room: int, *, expected: int = 0) -> Written:
+        """Content in a new file, on disk. `StorageQuotaExceeded` if there is more of it than may be, or more than there
+        is room for, with what else the tenant is writing at that time. So many bytes are `expected` at least."""
         file, digest, size = uuid.uuid4().hex, hashlib.md5(usedforsecurity=False), 0
         path = self.path(file)
-        opened: IO[bytes] = await self.in_thread(_create, path)
-        try:
-            async for piece in content:
-                size += len(piece)
-                if size > most:
-                    raise StorageQuotaExceeded(f"the object would have more than {most:,} bytes")
-                digest.update(piece)
-                await self.in_thread(opened.write, piece)
-            await self.in_thread(_finish, opened)
-        except BaseException:
-            await asyncio.shield(self.in_thread(_abandon, opened, path))
-            raise
+        with self._reserved(tenant, room) as reserve:
+            reserve(expected)
+            opened: IO[bytes] = await self.in_thread(_create, path)
+            try:
+                async for piece in content:
+                    size += len(piece)
+                    reserve(size)
+                    digest.update(piece)
+                    await self.in_thread(opened.write, piece)
+                await self.in_thread(_finish, opened)
+            except BaseException:
+                await asyncio.shield(self.in_thread(_abandon, opened, path))
+                raise
         return Written(file, size, digest.hexdigest())
+
+    @contextlib.contextmanager
+    def _reserved(self, tenant: str, room: int) -> Iterator[Callable[[int], None]]:
+        """A function that keeps room for an object of some size, until it is counted or given up."""
+        kept, most = 0, min(self.most_bytes, room)
+
+        def reserve(size: int) -> None:
+            nonlocal kept
+            more = max(size - kept, 0)
+            if size > most:
+                raise StorageQuotaExceeded(f"the object would have more than {most:,} bytes")
+            if self._being_written[tenant] + more > room:
+                raise StorageQuotaExceeded(f"the objects being written would have more than {room:,} bytes")
+            self._being_written[tenant] += more
+            kept += more
+
+        try:
+            yield reserve
+        finally:
+            self._being_written[tenant] -= kept
+            if not self._being_written[tenant]:
+                del self._being_written[tenant]
 
     async def read(self, file: str, start: int, length: int) -> Reading:
         """Some of it, from some place on. `FileNotFoundError` if it was forgotten."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -182,6 +183,52 @@ async def test_a_quota_is_of_bytes_and_of_entries(store: ObjectStore) -> None:
         await bucket.put(f"{number}", "")
     with pytest.raises(StorageQuotaExceeded, match="51 entries"):
         await bucket.put("one more", "")
+
+
+async def test_what_is_being_written_counts_too(store: ObjectStore) -> None:
+    """However many objects are begun at once, no more of the disk is taken."""
+    begun = asyncio.Semaphore(0)
+    go_on = asyncio.Event()
+
+    async def content_that_pauses() -> AsyncIterator[bytes]:
+        yield b"x" * 2_000_000
+        begun.release()
+        await go_on.wait()
+
+    writing = [asyncio.ensure_future(store.write(content_that_pauses(), "t", 5_000_000)) for _ in range(2)]
+    for _ in writing:
+        await begun.acquire()
+    with pytest.raises(StorageQuotaExceeded, match="being written"):
+        await store.write(content_that_pauses(), "t", 5_000_000)
+    other = asyncio.ensure_future(store.write(content_that_pauses(), "other", 5_000_000))
+    go_on.set()
+    assert [written.size for written in await asyncio.gather(*writing, other)] == [2_000_000] * 3
+    assert (await store.write(content_that_pauses(), "t", 5_000_000)).size == 2_000_000
+
+
+async def test_a_write_that_nobody_waits_for_is_done_or_not(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Given up at the moment when it is put on disk: the object is there, with its content, and the old one is gone."""
+    bucket = Bucket(store, "t")
+    await bucket.put("key", "before")
+    task: asyncio.Task[Any]
+    loop, enter = asyncio.get_running_loop(), bucket._enter
+    given_up = threading.Event()
+
+    def entering(*arguments: Any) -> Any:
+        loop.call_soon_threadsafe(task.cancel)
+        loop.call_soon_threadsafe(given_up.set)
+        given_up.wait()
+        return enter(*arguments)
+
+    monkeypatch.setattr(bucket, "_enter", entering)
+    task = asyncio.ensure_future(bucket.put("key", "after"))
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    found = await bucket.get("key")
+    assert found is not None
+    assert found.attributes["body"] == b"after"
 
 
 async def test_a_stream_that_breaks_or_never_ends_leaves_nothing(worker: Make, store: ObjectStore) -> None:
