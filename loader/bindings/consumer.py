@@ -21,6 +21,7 @@ from ..errors import LoaderError, LoadFailed, NoCapacity, TenantError, TenantThr
 from .queues import MOST_DELAY, Delivery, QueueStore
 
 _log = logging.getLogger("cloister.queue")
+_AFTER_FAILURE: Final = 1.0
 _THE_TENANTS: Final = (TenantError, LimitExceeded, SandboxDied)
 _THE_HOSTS: Final = (LoadFailed, NoCapacity, TenantThrottled)
 
@@ -91,18 +92,27 @@ class Consumer:
     async def _run(self) -> None:
         while True:
             self._wake.clear()
-            due, following = await self._store.waiting(self._queue, frozenset(self._busy))
-            now = self._store.now()
-            moments = [] if following is None else [following]
-            for backlog in due[: max(self._how.at_once - len(self._busy), 0)]:
-                ripe = backlog.since + self._how.max_wait_s
-                if backlog.messages >= self._how.batch_size or ripe <= now:
-                    self._begin(backlog.tenant)
-                else:
-                    moments.append(ripe)
+            try:
+                pause = await self._look()
+            except Exception:  # noqa: BLE001 - a store that fails once must not end all delivery
+                _log.exception("the queue %r cannot be read; it is tried again in %g s", self._queue, _AFTER_FAILURE)
+                pause = _AFTER_FAILURE
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(moments) - now if moments else None):
+                async with asyncio.timeout(pause):
                     await self._wake.wait()
+
+    async def _look(self) -> float | None:
+        """Begin what is due: the seconds until more is, None if nothing waits."""
+        due, following = await self._store.waiting(self._queue, frozenset(self._busy), self._how.batch_size)
+        now = self._store.now()
+        moments = [] if following is None else [following]
+        for backlog in due[: max(self._how.at_once - len(self._busy), 0)]:
+            ripe = backlog.since + self._how.max_wait_s
+            if backlog.messages >= self._how.batch_size or ripe <= now:
+                self._begin(backlog.tenant)
+            else:
+                moments.append(ripe)
+        return min(moments) - now if moments else None
 
     def _begin(self, tenant: str) -> None:
         task = self._busy[tenant] = asyncio.ensure_future(self._deliver(tenant))

@@ -19,7 +19,23 @@ from .shelf import Shelf, owner
 
 MOST_BODY: Final = 128 * 1024
 MOST_DELAY: Final = 14 * 24 * 3600
-_MOST_AT_ONCE: Final = 100
+MOST_AT_ONCE: Final = 100
+_TENANTS: Final = """
+WITH RECURSIVE tenants (tenant) AS (
+  SELECT min(tenant) FROM messages WHERE queue = :queue
+  UNION ALL
+  SELECT (SELECT min(tenant) FROM messages WHERE queue = :queue AND tenant > tenants.tenant) FROM tenants
+  WHERE tenants.tenant IS NOT NULL
+)
+"""
+"""One step in the index for each tenant, however much it has waiting."""
+_OF_ONE: Final = "FROM messages WHERE queue = :queue AND messages.tenant = tenants.tenant AND due"
+_DUE: Final = f"""{_TENANTS}
+SELECT tenant, (SELECT count(*) FROM (SELECT 1 {_OF_ONE} <= :now LIMIT :most)),
+  (SELECT min(due) {_OF_ONE} <= :now) AS since
+FROM tenants WHERE since IS NOT NULL ORDER BY since
+"""
+_FOLLOWING: Final = f"{_TENANTS} SELECT min((SELECT min(due) {_OF_ONE} > :now)) FROM tenants"
 _OPTIONS: Final = "delay_seconds content_type"
 
 
@@ -61,19 +77,16 @@ class QueueStore(Shelf):
             listener(queue)
         return made
 
-    async def waiting(self, queue: str, busy: frozenset[str]) -> tuple[list[Backlog], float | None]:
-        """Each tenant that has messages which are due, the longest waiting first, and when the next one is due."""
+    async def waiting(
+        self, queue: str, busy: frozenset[str], most: int = MOST_AT_ONCE
+    ) -> tuple[list[Backlog], float | None]:
+        """Each tenant that has messages which are due, the longest waiting first, and when the next one is due.
+        Messages are counted up to `most`: a long queue takes no longer to look at than a short one."""
         now = self.now()
 
         def work(connection: sqlite3.Connection) -> tuple[list[Backlog], float | None]:
-            due = connection.execute(
-                "SELECT tenant, count(*), min(due) FROM messages WHERE queue = ? AND due <= ?"
-                " GROUP BY tenant ORDER BY 3",
-                (queue, now),
-            ).fetchall()
-            (following,) = connection.execute(
-                "SELECT min(due) FROM messages WHERE queue = ? AND due > ?", (queue, now)
-            ).fetchone()
+            due = connection.execute(_DUE, {"queue": queue, "now": now, "most": most}).fetchall()
+            (following,) = connection.execute(_FOLLOWING, {"queue": queue, "now": now}).fetchone()
             return [Backlog(*row) for row in due if row[0] not in busy], following
 
         return await self.work(work)
@@ -101,21 +114,22 @@ class QueueStore(Shelf):
         dead: list[Delivery],
         to: str | None,
     ) -> None:
-        """What has become of a delivery: gone, due again after so many seconds, or moved to another queue."""
+        """What has become of a delivery: gone, due again after so many seconds, or moved to another queue. What was
+        delivered twice, since its time was over, is settled once; its number may be another message's by then."""
         now = self.now()
 
         def work(connection: sqlite3.Connection) -> None:
-            gone = done if to is not None else done + dead
-            connection.executemany("DELETE FROM messages WHERE number = ?", [(message.number,) for message in gone])
-            self.charge(connection, tenant, -sum(len(message.body) for message in gone), -len(gone))
+            for message in done if to is not None else done + dead:
+                gone = connection.execute("DELETE FROM messages WHERE number = ? AND id = ?", message[:2]).rowcount
+                self.charge(connection, tenant, -gone * len(message.body), -gone)
             connection.executemany(
-                "UPDATE messages SET due = ?, attempts = ? WHERE number = ?",
-                [(now + delay, message.attempts, message.number) for message, delay in again],
+                "UPDATE messages SET due = ?, attempts = ? WHERE number = ? AND id = ?",
+                [(now + delay, message.attempts, *message[:2]) for message, delay in again],
             )
             if to is not None:
                 connection.executemany(
-                    "UPDATE messages SET queue = ?, due = ?, attempts = 0 WHERE number = ?",
-                    [(to, now, message.number) for message in dead],
+                    "UPDATE messages SET queue = ?, due = ?, attempts = 0 WHERE number = ? AND id = ?",
+                    [(to, now, *message[:2]) for message in dead],
                 )
 
         await self.work(work)
@@ -157,8 +171,8 @@ class Queue(RpcTarget):
     async def send_batch(self, messages: object, options: object = None, /, **more: object) -> None:
         """Send up to 100, each `{"body": ..., "delay_seconds": ...}`: all of them or none."""
         found = given.options(options, more, _OPTIONS, "send_batch()")
-        if not isinstance(messages, list) or len(messages) > _MOST_AT_ONCE:
-            raise TypeError(f"a batch is a list of at most {_MOST_AT_ONCE} messages")
+        if not isinstance(messages, list) or len(messages) > MOST_AT_ONCE:
+            raise TypeError(f"a batch is a list of at most {MOST_AT_ONCE} messages")
         entries = []
         for message in messages:
             if not isinstance(message, Mapping) or "body" not in message:

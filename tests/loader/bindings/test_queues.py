@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -203,6 +204,64 @@ async def test_a_long_queue_holds_up_nobody_else(store: QueueStore, eventually: 
         await eventually(lambda: order == ["greedy", "modest"])
         gate.set()
         await eventually(lambda: order.count("greedy") == 3)
+
+
+async def test_a_long_queue_is_looked_at_as_quickly_as_a_short_one(tmp_path: Path) -> None:
+    """SQLite takes no more steps for thirty thousand messages of a tenant than for thirty."""
+
+    async def steps(messages: int) -> int:
+        taken = 0
+
+        def step() -> int:
+            nonlocal taken
+            taken += 1
+            return 0
+
+        async with QueueStore(tmp_path / f"{messages}.db") as store:
+            await store.send("greedy", "jobs", [(b"", 0.0)] * messages)
+            await store.send("modest", "jobs", [(b"", 0.0)])
+            await store.send("modest", "jobs", [(b"", 60.0)])
+            await store.work(lambda connection: connection.set_progress_handler(step, 10))
+            due, following = await store.waiting("jobs", frozenset(), 10)
+            await store.work(lambda connection: connection.set_progress_handler(None, 10))
+        assert [(backlog.tenant, backlog.messages) for backlog in due] == [("greedy", 10), ("modest", 1)]
+        assert following is not None
+        return taken
+
+    assert await steps(30_000) <= 2 * await steps(30)
+
+
+async def test_a_store_that_fails_once_ends_no_delivery(
+    store: QueueStore, shop: Any, seen: list[Any], monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """It is looked at again."""
+    monkeypatch.setattr("cloister.loader.bindings.consumer._AFTER_FAILURE", 0.01)
+    waiting, failed = store.waiting, asyncio.Event()
+
+    async def fails_once(*arguments: Any) -> Any:
+        if not failed.is_set():
+            failed.set()
+            raise sqlite3.OperationalError("disk I/O error")
+        return await waiting(*arguments)
+
+    monkeypatch.setattr(store, "waiting", fails_once)
+    async with consumer(store, shop):
+        await failed.wait()
+        await shop.order("x")
+        await eventually(lambda: seen == [["jobs", [["x", 1]]]])
+
+
+async def test_what_was_delivered_twice_is_settled_once(store: QueueStore) -> None:
+    """The second time it is gone: it is not counted again, and what has its number now stays."""
+    queue = Queue(store, "t", "jobs")
+    await queue.send("x")
+    first, second = await store.take("t", "jobs", 1, 0), await store.take("t", "jobs", 1, 0)
+    await store.settle("t", first, [], [], None)
+    await queue.send("y")
+    assert (await store.take("t", "jobs", 1, 0))[0].number == first[0].number
+    await store.settle("t", second, [], [], None)
+    assert (await store.usage("t"))["entries"] == 1
+    assert len(await store.take("t", "jobs", 10, 0)) == 1
 
 
 async def test_no_tenant_sees_anothers_messages(store: QueueStore, eventually: Eventually) -> None:
