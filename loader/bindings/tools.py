@@ -38,6 +38,9 @@ class Tools(RpcTarget):
         self._tools = {tool.name: tool for tool in made}
         if len(self._tools) != len(made):
             raise ValueError("two tools have the same name")
+        taken = {name for tool in made for name in inspect.signature(tool.function).parameters}
+        if unknown := self._bound.keys() - taken:
+            raise ValueError(f"no tool takes {', '.join(sorted(unknown))}, which is bound; is it misspelt?")
 
     def list(self) -> dict[str, Any]:
         """`{tools: [{name, description, inputSchema}]}`, as `tools/list` of MCP gives them."""

@@ -182,7 +182,7 @@ async def test_arguments_that_do_not_fit_are_told_before_anything_is_called(
 
 
 def test_what_cannot_be_a_tool_is_refused_when_it_is_made() -> None:
-    """No hints, no names, or a name twice."""
+    """No hints, no names, a name twice, or something bound that none of them takes."""
 
     def unhinted(what):  # type: ignore[no-untyped-def]
         """Nothing is known of it."""
@@ -194,5 +194,7 @@ def test_what_cannot_be_a_tool_is_refused_when_it_is_made() -> None:
         Tools([unhinted])
     with pytest.raises(TypeError, match="its parameters must have names"):
         Tools([many])
+    with pytest.raises(ValueError, match="no tool takes acount"):
+        Tools([paint, deliver], bound={"acount": "t-42"})
     with pytest.raises(ValueError, match="same name"):
         Tools([paint, paint])
