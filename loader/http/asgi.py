@@ -42,7 +42,7 @@ class HttpLimits:
     body_bytes: int | None = 64 * 1024 * 1024
     response_bytes: int | None = None
     idle_s: float = 60.0
-    """Seconds that the tenant may take for each next piece of its response."""
+    """Seconds that the tenant may take for each next piece of its response, and the client to take it."""
 
 
 class Fetches(Protocol):
@@ -128,8 +128,16 @@ class Exchange:
                     sent += len(piece)
                     if self._limits.response_bytes is not None and sent > self._limits.response_bytes:
                         raise Overrun(f"the response is longer than {self._limits.response_bytes:,} bytes")
-                    await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+                    await self._pass_on(piece)
         await self._send({"type": "http.response.body", "body": b""})
+
+    async def _pass_on(self, piece: bytes) -> None:
+        seconds = self._limits.idle_s
+        try:
+            async with asyncio.timeout(seconds):
+                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
+        except TimeoutError:
+            raise Overrun(f"the client took nothing of the response for {seconds:g} s") from None
 
     async def _start(self, response: Response) -> None:
         kept = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.headers

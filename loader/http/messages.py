@@ -197,7 +197,7 @@ class Response(Message):
             "url": self.url,
             "redirected": self.redirected,
         }
-        return Sent("Response", head, self._body)
+        return Sent("Response", head, self._body if self.whole is not None else _Lent(self))
 
     @classmethod
     def received(cls, value: object) -> Response:
@@ -235,6 +235,24 @@ class Response(Message):
 
     def __repr__(self) -> str:
         return f"<Response {self.status}>"
+
+
+class _Lent:
+    """The body of a response on its way elsewhere. What the response holds is held until it was read, or closed."""
+
+    def __init__(self, response: Response) -> None:
+        self._response = response
+        self._pieces = aiter(response)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        return await anext(self._pieces)
+
+    async def aclose(self) -> None:
+        """Nobody reads on."""
+        await self._response.aclose()
 
 
 def opened(value: object, kind: str) -> tuple[Mapping[str, Any], Body]:

@@ -19,6 +19,7 @@ from starlette.routing import Mount
 from cloister.ipc import RpcTarget
 from cloister.loader import EntrypointNotFound, Host, Limits, Loader, TenantError, WorkerCode, WorkerStub
 from cloister.loader.http import HttpLimits, Request, asgi
+from cloister.loader.http.asgi import Overrun
 
 Make = Callable[..., WorkerStub]
 Eventually = Callable[[Callable[[], Any]], Awaitable[None]]
@@ -186,6 +187,40 @@ async def test_a_sandbox_stays_while_its_response_is_read(loader: Loader, shop: 
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert loader.statistics().in_use == before
+
+
+async def test_a_sandbox_stays_while_another_tenant_reads_its_response(
+    loader: Loader, worker: Make, shop: Any, eventually: Eventually
+) -> None:
+    """A service that one tenant offers to another is in use until the last piece, too."""
+    users: list[int] = []
+
+    def look() -> None:
+        users.append(sum(one.users for one in loader.statistics(detail=True).sandboxes if one.tenant_id == offering))
+
+    offering = shop._stub.tenant_id
+    outer = worker(
+        """
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def ask(self):
+                response = await self.env.SHOP.fetch("https://shop.example/ticks")
+                await self.env.LOOK()
+                text = await response.text()
+                await self.env.LOOK()
+                await self.env.SHOP.fetch("https://shop.example/ticks")
+                return text
+        """,
+        env={"SHOP": shop, "LOOK": look},
+    ).get_entrypoint()
+    assert await outer.ask() == "0;1;2;"
+    assert users == [1, 0]
+
+    def let_go() -> bool:
+        look()
+        return users[-1] == 0
+
+    await eventually(let_go)
 
 
 async def test_what_is_no_response_is_the_tenants_fault(shop: Any) -> None:
@@ -411,6 +446,14 @@ async def test_a_slow_client_holds_up_the_tenant(shop: Any, board: Board, eventu
         assert len(board.marks) < 1000
 
 
+async def test_a_client_that_takes_nothing_is_given_up(loader: Loader, shop: Any) -> None:
+    """It holds the sandbox no longer than the limit says."""
+    before = loader.statistics().in_use
+    with pytest.raises(Overrun, match="the client took nothing of the response"):
+        await spoken(asgi(shop, limits=HttpLimits(idle_s=0.05)), path="/ticks", raw_path=b"/ticks", takes=False)
+    assert loader.statistics().in_use == before
+
+
 async def test_failures_are_told_in_few_words(shop: Any, worker: Make, caplog: pytest.LogCaptureFixture) -> None:
     """The client learns of whose making it was; what was raised stands in the log."""
     caplog.set_level(logging.WARNING, "cloister.http")
@@ -462,8 +505,8 @@ async def test_a_host_header_that_could_be_read_twice_is_refused(shop: Any, host
     assert (await spoken(asgi(shop), headers=[(b"host", host.encode())]))[0]["status"] == 400
 
 
-async def spoken(application: Any, **about: Any) -> list[Any]:
-    """What an application says to a client without a body."""
+async def spoken(application: Any, *, takes: bool = True, **about: Any) -> list[Any]:
+    """What an application says to a client without a body, or, if so told, to one that takes no more than the head."""
     said: list[Any] = []
     scope = {"type": "http", "method": "GET", "path": "/hello", "raw_path": b"/hello", "query_string": b"",
              "headers": [], "scheme": "http", **about}  # fmt: skip
@@ -475,6 +518,8 @@ async def spoken(application: Any, **about: Any) -> list[Any]:
 
     async def send(event: Any) -> None:
         said.append(event)
+        if not takes and event["type"] == "http.response.body":
+            await asyncio.Event().wait()
 
     await application(scope, receive, send)
     return said
