@@ -105,6 +105,8 @@ class Tails:
         self._streaming = [_Courier(tail, _plain) for tail in streaming]
         self._count = 0
         self._open: dict[int, _Lines] = {}
+        self._tailing: deque[int] = deque(maxlen=_AT_ONCE)
+        """The latest invocations in which it was a tail itself."""
 
     def hear(self, line: LogLine) -> None:
         """One more line. Without tails it goes to the host's own log."""
@@ -112,7 +114,8 @@ class Tails:
         if (kept := self._open.get(line.invocation)) is not None:
             kept.add(entry)
         for courier in self._streaming:
-            courier.take(entry)
+            if courier.direct or line.invocation not in self._tailing:  # or what it prints would be told to it again
+                courier.take(entry)
         if not self._streaming and not self._tails:
             text = line.text.replace("\n", "\n    | ")  # so that no tenant can write a line that looks like another's
             _log.log(_LEVELS.get(line.level, logging.INFO), "%s: %s", self._tenant_id, text)
@@ -120,13 +123,15 @@ class Tails:
     def follow(self, entrypoint: str | None, method: str, call: Awaitable[bytes]) -> Awaitable[bytes]:
         """The same call, with what comes of it told to the tails. To be awaited at once, or in the order of the calls:
         the sandbox counts them as they arrive."""
-        return self._followed(entrypoint, method, call) if self._tails else call
+        return self._followed(entrypoint, method, call) if self._tails or self._streaming else call
 
     async def _followed(self, entrypoint: str | None, method: str, call: Awaitable[bytes]) -> bytes:
         self._count += 1
         number, lines = self._count, _Lines()
         began, cpu, now = time.perf_counter(), self._cpu_seconds(), int(time.time() * 1000)
         self._open[number] = lines
+        if method == "tail":
+            self._tailing.append(number)
         failure: BaseException | None = None
         try:
             return await call
@@ -138,7 +143,9 @@ class Tails:
             raise
         finally:
             del self._open[number]
-            if self._count >= number and method != "tail":  # or tails that tail one another would have no end
+            if (
+                self._tails and self._count >= number and method != "tail"
+            ):  # or tails that tail one another would have no end
                 event = TailEvent(
                     tenant_id=self._tenant_id, sandbox=self._sandbox, invocation=number, entrypoint=entrypoint,
                     method=method, outcome=_outcome(failure), time_ms=now, logs=tuple(lines.kept),
@@ -173,14 +180,14 @@ class _Courier:
 
     def __init__(self, tail: Any, plain: Callable[[Any], dict[str, Any]]) -> None:
         self._tail, self._plain = tail, plain
-        self._direct = not hasattr(type(tail), "handle")
+        self.direct = not hasattr(type(tail), "handle")
         self._waiting: deque[Any] = deque()
         self._task: asyncio.Task[None] | None = None
         self._lost = 0
 
     def take(self, told: Any) -> None:
         """One more event, or line. A function hears of a line at once, where nothing waits before it."""
-        if self._direct and self._task is None and isinstance(told, TailLine):
+        if self.direct and self._task is None and isinstance(told, TailLine):
             told = self._call(told)
             if not inspect.isawaitable(told):
                 return
@@ -215,7 +222,7 @@ class _Courier:
             self._task = None
 
     async def _give(self) -> None:
-        if self._direct:
+        if self.direct:
             told = self._waiting.popleft()
             result = told if inspect.isawaitable(told) else self._tail(told)
             if inspect.isawaitable(result):

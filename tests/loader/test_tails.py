@@ -238,6 +238,37 @@ async def test_tails_that_tail_one_another_come_to_an_end(
     assert told == [["greet"], ["greet"]]
 
 
+async def test_what_a_streaming_tail_prints_is_not_told_to_it_again(
+    loader: Loader, tenant: str, code: Any, eventually: Eventually
+) -> None:
+    """A tenant that tails itself, and prints what it hears: the host still hears of each line."""
+    source = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def greet(self):
+            print("greeting")
+        async def silent(self):
+            pass
+        async def tail(self, events):
+            print("heard", len(events))
+    """
+    heard: list[str] = []
+
+    def hear(line: TailLine) -> None:
+        heard.append(line.text)
+
+    def make() -> WorkerCode:
+        made: WorkerCode = code(source, streaming_tails=(hear, loader.get(tenant, make).get_entrypoint()))
+        return made
+
+    entry = loader.get(tenant, make).get_entrypoint()
+    await entry.greet()
+    await eventually(lambda: any(text.startswith("heard") for text in heard))
+    for _ in range(20):
+        await entry.silent()
+    assert heard == ["greeting", "heard 1"]
+
+
 async def test_streaming_tails_get_lines_as_they_come(worker: Make, eventually: Eventually) -> None:
     """Before the answer; also an asynchronous one, and what goes on after it."""
     lines: list[TailLine] = []
