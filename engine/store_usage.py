@@ -29,7 +29,7 @@ _SCOPE = "SELECT workflow, scope FROM instances WHERE number = {0}.instance"
 
 def begin(store: Store) -> None:
     """Count for those workflows that have a quota, and are not counted yet."""
-    for name, most in store.quotas.items():
+    for name, most in tuple(store.quotas.items()):  # the loop may be adding one
         key = store.known_key(name)
         if key is None or key in store.counted:
             continue

@@ -244,3 +244,22 @@ async def test_a_workflow_that_does_not_catch_it_ends_with_it(open_engine: OpenE
         instance = await engine.workflow("w", Careless, limits=quota(100 * KIB)).create(scope="a")
         with pytest.raises(InstanceFailed, match="QuotaExceeded"):
             await instance.result()
+
+
+async def test_a_workflow_that_is_registered_while_another_one_is_counted_disturbs_nobody(
+    open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Counting takes its time, in a thread, and the loop goes on."""
+    limits = WorkflowLimits(bytes_per_scope=KIB)
+    async with open_engine() as engine:
+        known_key = Store.known_key
+
+        def slow(store: Store, workflow: str) -> int | None:
+            if workflow == "first":
+                store.quotas["second"] = KIB  # as the loop does
+            return known_key(store, workflow)
+
+        monkeypatch.setattr(Store, "known_key", slow)
+        unlimited = engine.workflow("unlimited", Hoarder)
+        engine.workflow("first", Hoarder, limits=limits)
+        await unlimited.create(id="neighbour")
