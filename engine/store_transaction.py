@@ -46,7 +46,7 @@ _CHANGES_SECOND = frozenset({
 class Raised:
     """What the host's function raised, which harms nobody but itself."""
 
-    error: Exception
+    error: BaseException
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +102,7 @@ def transact(store: Store, write: Write[T], now: int) -> Done[T] | Raised:
     try:
         result = write(transaction)
         outcome: Done[T] | Raised = Done(result, frozenset(transaction.workflows))
-    except Exception as error:
+    except BaseException as error:
         if isinstance(error, sqlite3.Error) and getattr(error, "sqlite_errorcode", 0) & 0xFF in _STORAGE_FAULTS:
             raise
         outcome = Raised(error)

@@ -168,7 +168,7 @@ class Writer:
                 except EngineError as refusal:
                     results.append(refusal)
             store.commit()
-        except Exception as error:
+        except BaseException as error:  # whatever it is: who waits must be told
             log.error("a batch of %d operations was not stored: %s", len(batch), error, exc_info=error)
             if self._store is not None:
                 with contextlib.suppress(Exception):

@@ -89,6 +89,23 @@ async def test_what_raises_has_stored_nothing_and_harms_no_neighbour(open_engine
             await workflow.get("o2", scope="shop")
 
 
+@pytest.mark.parametrize("error", [asyncio.CancelledError, SystemExit, GeneratorExit])
+async def test_what_would_end_a_thread_does_not_end_the_engines(
+    open_engine: OpenEngine, error: type[BaseException]
+) -> None:
+    """It goes to whoever called, and nowhere else."""
+
+    def failing(transaction: Transaction) -> None:
+        raise error
+
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Echo)
+        call = engine.transact(failing)
+        with pytest.raises(error):
+            await call
+        assert await (await workflow.create()).result() == {}
+
+
 async def test_what_is_taken_back_takes_no_numbers_back(open_engine: OpenEngine, path: Path) -> None:
     """Not even if it was the first of this host to take any: the next host must not give them anew."""
     async with open_engine() as engine:

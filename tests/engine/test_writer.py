@@ -71,9 +71,16 @@ async def test_what_a_run_says_of_an_instance_that_is_gone_disturbs_nobody(path:
         assert [type(error) for error in await asyncio.gather(*late, return_exceptions=True)] == [RunOver] * 3
 
 
-@pytest.mark.parametrize("fault", [sqlite3.OperationalError("disk I/O error"), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "fault",
+    [
+        sqlite3.OperationalError("disk I/O error"),
+        OSError(28, "No space left on device"),
+        SystemExit("as a library written in another language may panic"),
+    ],
+)
 async def test_after_a_failed_commit_nothing_is_acknowledged_and_the_file_is_opened_anew(
-    path: Path, monkeypatch: pytest.MonkeyPatch, fault: Exception
+    path: Path, monkeypatch: pytest.MonkeyPatch, fault: BaseException
 ) -> None:
     """A failed sync may have lost pages that memory thinks are safe, so nothing in memory is believed."""
     real: Callable[[Store], None] = Store.commit
