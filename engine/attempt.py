@@ -39,8 +39,11 @@ class Attempt:
 
     @property
     def key(self) -> str:
-        """The same for every attempt of the step, and for no other step: for receivers that drop what they had."""
-        return f"{self.workflow_name}/{self.scope}/{self.instance_id}/{self.run}/{self.step}/{self.count}"
+        """The same for every attempt of the step, and for no other step: for receivers that drop what they had.
+        A slash in a scope or a name is written `%2F`.
+        """
+        scope, step = (part.replace("%", "%25").replace("/", "%2F") for part in (self.scope, self.step))
+        return f"{self.workflow_name}/{scope}/{self.instance_id}/{self.run}/{step}/{self.count}"
 
     def derived_id(self) -> str:
         """An id for the next instance that the attempt creates: the n-th has the same one in each attempt."""

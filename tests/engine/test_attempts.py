@@ -302,6 +302,17 @@ async def test_each_attempt_has_a_larger_token_than_all_before_it(open_engine: O
     assert len({attempt.key for attempt in seen}) == 1
 
 
+def test_no_step_has_the_key_of_another_ones_whatever_they_are_called() -> None:
+    """Else a tenant could have a receiver believe that it has had what another tenant sends."""
+    keys = [
+        Attempt("w", "shop/7", "1", 1, "pay", 1, 1, 1).key,
+        Attempt("w", "shop", "7", 1, "1/pay", 1, 1, 1).key,
+        Attempt("w", "shop%2F7", "1", 1, "pay", 1, 1, 1).key,
+    ]
+    assert len(set(keys)) == 3
+    assert Attempt("w", "shop", "a", 1, "last word", 2, 1, 1).key == "w/shop/a/1/last word/2"
+
+
 async def test_what_a_step_creates_without_a_name_is_created_once(open_engine: OpenEngine, clock: VirtualClock) -> None:
     """The next attempt gets the same instances, the n-th for the n-th; another step gets others."""
     made: list[str] = []
