@@ -35,7 +35,7 @@ _numbers = itertools.count(1)
 _RECORDS: Final = {"settle": "do", "sleep": "sleep", "wait_for_event": "wait", "keep": "value", "child": "child"}
 _LONGEST_MARK: Final = 300
 _MOST_ATTEMPTS: Final = 1000
-"""Attempts of which it is remembered how many instances they have created."""
+"""Attempts under way of which it is remembered how many instances they have created."""
 
 
 class JournalTarget:
@@ -141,6 +141,7 @@ class JournalTarget:
         else:
             outcome = Outcome(name, count, attempt, resolved, None, error_record(error), bool(retryable), within)
         verdict = await self._journal.settle(outcome)
+        self._attempts.pop(f"{attempt} {count} {name}", None)
         self._pulses.ended(name, count)
         return values.dumps([verdict.state, plain(verdict.error)])
 
@@ -160,7 +161,7 @@ class JournalTarget:
 
     def _attempt_of(self, mark: str) -> Attempt:
         """The step that a call says it comes from: one of this run's, whatever it says."""
-        if mark not in self._attempts:
+        if (known := self._attempts.pop(mark, None)) is None:
             match mark.split(" ", 2) if len(mark) <= _LONGEST_MARK else ():
                 case [attempt, count, name] if attempt.isdecimal() and count.isdecimal():
                     pass
@@ -170,8 +171,9 @@ class JournalTarget:
             place = journal.workflow_name, journal.scope, journal.instance_id, journal.run
             if len(self._attempts) >= _MOST_ATTEMPTS:
                 del self._attempts[next(iter(self._attempts))]
-            self._attempts[mark] = Attempt(*place, name, int(count), int(attempt), journal.claims)
-        return self._attempts[mark]
+            known = Attempt(*place, name, int(count), int(attempt), journal.claims)
+        self._attempts[mark] = known  # as the last one to be forgotten
+        return known
 
     async def _configure(self, config: object) -> bytes:
         resolved = await self._journal.configure(config)

@@ -1,0 +1,46 @@
+"""A run's journal as a sandbox asks it: a real engine behind it, and no sandbox before it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cloister.engine import Engine, WorkflowEntrypoint, current_attempt
+from cloister.ipc import values
+from cloister.loader.journal import JournalTarget
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Line:
+    """Where calls on behalf of a step arrive: each is told which id the next instance has that the step creates."""
+
+    def scan(self, payload: bytes) -> None:
+        values.scan(payload)
+
+    async def forward(self, target: int, method: str, payload: bytes) -> bytes:
+        attempt = current_attempt()
+        assert attempt is not None
+        return attempt.derived_id().encode()
+
+
+async def test_a_step_that_takes_long_gives_each_instance_that_it_creates_another_id(tmp_path: Path) -> None:
+    """However many steps come and go meanwhile: an id that comes again would create nothing."""
+
+    class Asking(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> list[str]:
+            target, line = JournalTarget(step.journal), Line()
+
+            async def ask(method: str, *arguments: object) -> bytes:
+                return await target.answer(method, values.dumps(arguments), line)  # type: ignore[arg-type]
+
+            ids = [await ask("through", "1 1 long", 0, "create", b"")]
+            for number in range(1, 1101):
+                await ask("through", f"1 {number} short", 0, "create", b"")
+                await ask("settle", "short", number, 1, None, b"\xc0", None, False)
+            ids.append(await ask("through", "1 1 long", 0, "create", b""))
+            return [name.decode() for name in ids]
+
+    async with Engine(tmp_path / "app.db", synchronous="normal") as engine:
+        first, second = await (await engine.workflow("w", Asking).create()).result()
+        assert first != second
