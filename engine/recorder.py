@@ -300,6 +300,7 @@ class Recorder:
         if progress and (value is not None or size):
             self._room.take(len(value or b"") + (size or 0), key[1])
         now = self._clock.now()
+        before = self._known.get(key)
         number, name, count, position = self._place(key, known)
         state, attempts, due, config = known
         ended = now if state in {"done", "failed"} else None
@@ -310,7 +311,8 @@ class Recorder:
                 within, size, now if started is None else started, ended, progress=progress,
             )  # fmt: skip
         except QuotaExceeded:  # it stands where it stood, and may end otherwise
-            self._known[key] = Known("retrying", attempts - 1, None, config)
+            if self._known[key] is known:
+                self._known[key] = before or Known("retrying", 0, None, config)
             raise
 
     async def _write(self, verb: Callable[..., T], *args: Any, progress: bool = True) -> T:

@@ -386,8 +386,9 @@ class Store:
 
         What a first record says of position, type, config, enclosing step and start stays.
         """
-        if self.counted and row[9] is not None and row[1] in {"do", "value"} and row[5] == "done":
-            store_usage.check_instance(self, row[0], len(row[9]))
+        more = len(row[9] or b"") + len(row[10] or "")
+        if self.counted and more and row[1] in {"do", "value"} and row[5] in {"done", "retrying"}:
+            store_usage.check_instance(self, row[0], more)
         number, kind, name, count, _, state, attempts, due, _, value, error = row[:11]
         if self._sealed:
             row = (*row[:9], value and self.seal(value), self.seal_text(error), *row[11:])

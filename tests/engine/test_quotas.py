@@ -122,6 +122,40 @@ async def test_a_step_whose_result_is_too_much_fails_and_what_is_left_of_it_goes
         assert counted(engine) == counted_anew(engine)
 
 
+class Failing(WorkflowEntrypoint):
+    """Fails often and at length, or gives signs of life with much to say, and goes on when one is refused."""
+
+    async def run(self, event: Any, step: Any) -> Any:
+        async def fail() -> None:
+            raise ValueError("x" * 8_000)
+
+        async def beat(ctx: Any) -> str:
+            for _ in range(2):
+                with contextlib.suppress(QuotaExceeded):
+                    await ctx.heartbeat("x" * 15 * KIB)
+            return "done"
+
+        if event.payload["beat"]:
+            return [await step.do(f"beat {number}", beat) for number in range(20)]
+        return await step.do("fail", {"retries": {"limit": 1_000, "delay": 0, "backoff": "constant"}}, fail)
+
+
+async def test_attempts_that_fail_and_signs_of_life_are_bounded_as_results_are(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """Errors and what heartbeats say are stored as well."""
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Failing, limits=quota(100 * KIB))
+        failing = await workflow.create(params={"beat": False}, scope="a")
+        await clock.advance(60)
+        with pytest.raises(InstanceFailed, match="QuotaExceeded"):
+            await failing.result()
+        beating = await workflow.create(params={"beat": True}, scope="b")
+        await clock.advance(60)
+        assert await beating.result() == ["done"] * 20
+        assert max(counted(engine).values()) <= 120 * KIB
+
+
 async def test_an_event_that_is_too_much_is_refused_to_whoever_sends_it(
     open_engine: OpenEngine, clock: VirtualClock
 ) -> None:
