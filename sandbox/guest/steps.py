@@ -269,7 +269,7 @@ class Step:
             try:
                 verdict = await journal.record("settle", name, count, attempt, settings, value, error, retryable, more)
             except IpcError as refusal:  # such as a result that is too large, and will be next time
-                if error is not None:
+                if error is not None and not retryable:
                     raise
                 name_of, text = _refused(refusal)
                 error = [name_of, text, ""]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import string
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cloister.engine import Encoded, Engine, InstanceAlreadyExists, InstanceFailed, InstanceNotFound, Workflow
+from cloister.engine import (
+    Encoded,
+    Engine,
+    InstanceAlreadyExists,
+    InstanceFailed,
+    InstanceNotFound,
+    Workflow,
+    WorkflowLimits,
+)
 from cloister.engine.testing import VirtualClock
 from cloister.ipc import values
 from cloister.loader import (
@@ -634,3 +643,26 @@ async def test_a_forged_create_is_an_error_inside_and_nothing_outside(
     name, _ = await client.forge(body)
     assert name in {"PayloadError", "TypeError"}
     assert isinstance(await client.attempt("bytes", 1), str)
+
+
+FAILING = """
+    from workers import WorkflowEntrypoint
+    class TenantWorkflow(WorkflowEntrypoint):
+        async def run(self, event, step):
+            async def fail():
+                raise ValueError("x" * 8_000)
+            await step.do("fail", {"retries": {"limit": 100, "delay": 0, "backoff": "constant"}}, fail)
+"""
+
+
+async def test_a_step_whose_failures_are_too_much_to_store_fails_for_good(tmp_path: Path) -> None:
+    """It is on record, so that no later run begins it again."""
+
+    def get_code(tenant_id: str) -> WorkerCode:
+        return WorkerCode(main_module="main.py", modules={"main.py": textwrap.dedent(FAILING)})
+
+    async with Host(tmp_path / "app.db", get_code=get_code, limits=WorkflowLimits(bytes_per_scope=100_000)) as host:
+        instance = await host.workflows("ann").create()
+        with pytest.raises(InstanceFailed, match="QuotaExceeded"):
+            await instance.result(timeout=30)
+        assert [step["status"] for step in (await instance.status())["steps"]] == ["failed"]
