@@ -36,6 +36,20 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
+class _Clock(CronSim):
+    """Goes from one full hour to the next by the clocks as they then stand, and so past a change of half an hour. The
+    library adds an hour each time, and would come to rest on the half."""
+
+    def advance_hour(self) -> bool:
+        if self.dt.hour in self.hours:
+            return False
+        while self.dt.hour not in self.hours:
+            self.tick(seconds=3600 - 60 * self.dt.minute - self.dt.second)
+            if self.dt.hour == 0:
+                break
+        return True
+
+
 @dataclass(frozen=True, slots=True)
 class Schedule:
     """A cron expression of five fields and its time zone, and what its instances are created with.
@@ -100,7 +114,7 @@ class Schedule:
 
     def _firings(self, moment: int) -> Iterator[int]:
         when = dt.datetime.fromtimestamp(moment // 1000, zoneinfo.ZoneInfo(self.zone))
-        for firing in CronSim(self.cron, when):
+        for firing in _Clock(self.cron, when):
             yield int(firing.timestamp() * 1000)
 
     def pack(self, longest_ms: int) -> bytes:

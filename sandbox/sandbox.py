@@ -52,11 +52,16 @@ LAST_WORDS = 0.05
 """Seconds between the end of its connection and its own, for the word of what it died of to come."""
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _WORKER = 0  # the capability that every guest has
-_PIECE, _MESSAGE = 256, 6144  # what any piece on the wire counts at least; what an unasked message in it counts more
+_PIECE = 256  # what any piece on the wire counts at least
+_MESSAGE = (
+    4096  # what an unasked message in it counts more: who waits for each answer cannot ask so often as to be ended
+)
+_LINK = 512  # what a call counts that comes along with another one, which takes a tenth of the time
 _LEAST_BELIEVED = 0.9  # of how much there seems to have been sent ahead
 _ANSWERS = frozenset({Result, Failure})
 _MARKS_OF_ANSWERS = [mark for mark, (kind, *_) in enumerate(codec.KINDS) if kind in _ANSWERS]  # see `codec.kind_of`
 _ELEMENT = 256  # what each element of a value counts besides: it takes the host as long to check as it does to read it
+_FREE_ELEMENTS = 16  # of each value, which its message has paid for
 _LONGEST_NOTE = 65_536
 _LINE = codec.encode(Note("log", b""))  # how the guest's own code begins a line of its log
 
@@ -355,14 +360,15 @@ class Sandbox:
             self._peer.deliver(frame)
 
     def _read(self, elements: int) -> None:
-        if not self._meter.take(elements * _ELEMENT):
+        if not self._meter.take(max(elements - _FREE_ELEMENTS, 0) * _ELEMENT):
             self._flooded()
 
     def _flooded(self) -> None:
-        self.kill(LimitExceeded(f"the sandbox sent more than {self.limits.bytes_per_second:,} bytes in a second"))
+        most = f"{self.limits.bytes_per_second:,} bytes in a second"
+        self.kill(LimitExceeded(f"the sandbox sent more than {most}, where a message counts {_MESSAGE:,} besides"))
 
     def _asked(self, capability: object, calls: int) -> None:
-        if calls > 1 and not self._meter.take((calls - 1) * _MESSAGE):  # of a chain, whose first call was a message
+        if calls > 1 and not self._meter.take((calls - 1) * _LINK):  # of a chain, whose first call was a message
             self._flooded()
             raise LimitExceeded("the sandbox sent too much")
         if not getattr(capability, "uncounted", False) and not all(self._watch.ask() for _ in range(calls)):

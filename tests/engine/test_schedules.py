@@ -67,6 +67,19 @@ def test_what_daylight_saving_skips_fires_afterwards_and_what_it_repeats_fires_o
     assert firings(hourly, "2027-03-28T00:00Z", "2027-03-28T02:00Z") == ["28 00:30", "28 01:30"]
 
 
+def test_a_change_of_half_an_hour_skips_no_firing() -> None:
+    """On Lord Howe Island, 02:00 becomes 01:30 in April, and 02:30 in October."""
+    early, three = (
+        Schedule("*/20 2 * * *", zone="Australia/Lord_Howe"),
+        Schedule("*/20 3 * * *", zone="Australia/Lord_Howe"),
+    )
+    for begin in ("2028-04-01T12:00Z", "2028-04-01T14:50Z", "2028-04-01T15:16Z"):
+        assert firings(early, begin, "2028-04-01T16:30Z") == ["01 15:30", "01 15:50", "01 16:10"]
+        assert firings(three, begin, "2028-04-01T17:30Z") == ["01 16:30", "01 16:50", "01 17:10"]
+    assert firings(early, "2028-09-30T12:00Z", "2028-09-30T17:00Z") == ["30 15:40"]
+    assert firings(three, "2028-09-30T12:00Z", "2028-09-30T17:00Z") == ["30 16:00", "30 16:20", "30 16:40"]
+
+
 @given(
     cron=st.sampled_from(["* * * * *", "*/7 3 * * *", "30 2 * * *", "0 0 1 * *", "15 10 * * MON", "0 12 L * *"]),
     zone=st.sampled_from(["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Asia/Kathmandu"]),

@@ -276,7 +276,10 @@ def put_another_in_its_place(bait: Bait) -> int:
     return os.dup2(one, CONNECTION)
 
 
-@attack(f"LimitExceeded: the sandbox sent more than {BYTES:,} bytes in a second", endless=True)
+@attack(
+    f"LimitExceeded: the sandbox sent more than {BYTES:,} bytes in a second, where a message counts 4,096 besides",
+    endless=True,
+)
 async def flood_the_connection(bait: Bait) -> None:
     """With lines of a log, past the count that is kept on its own side."""
     line = zmtp.message(codec.encode(Note("log", values.dumps(["stdout", "x" * 8000, 1, 1])))) * 100
