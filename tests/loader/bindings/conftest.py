@@ -21,6 +21,7 @@ class Server:
         self.requests: list[bytes] = []
         self.answer: Answering = lambda method, target, body: ok(f"{method} {target} {body.decode()}")
         self._server: asyncio.Server
+        self._serving: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
         """Listen."""
@@ -29,6 +30,8 @@ class Server:
     async def close(self) -> None:
         """Stop."""
         self._server.close()
+        for task in self._serving:
+            task.cancel()
         await self._server.wait_closed()
 
     @property
@@ -43,6 +46,10 @@ class Server:
         return f"http://127.0.0.1:{self.port}"
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         try:
             head = await reader.readuntil(b"\r\n\r\n")
             self.requests.append(head)
@@ -61,7 +68,7 @@ class Server:
                 else:
                     writer.write(part)
                     await writer.drain()
-        except (ConnectionError, asyncio.IncompleteReadError):
+        except (ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
             pass
         finally:
             writer.close()
