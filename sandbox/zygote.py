@@ -30,6 +30,7 @@ from .guest import main as guest
 from .lockdown import kernel, limits
 from .lockdown.sequence import CONNECTION, Jail, Slot, confine, enter_jail
 
+_TURN_NS: Final = 100_000
 _REQUEST: Final = struct.Struct("=qq?")  # slot, user id, whether somebody waits for it
 _signal: Final = importlib.import_module("_signal")  # what `signal` wraps in enumerations, which a child need not touch
 _SIGCHLD, _DEFAULT = int(signal.SIGCHLD), int(signal.SIG_DFL)
@@ -39,6 +40,7 @@ _SOCKET, _RIGHTS = socket.SOL_SOCKET, socket.SCM_RIGHTS
 def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoReturn:
     """Prepare, lock the zygote in, tell the host what was reached, and serve until the host goes."""
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # the socket tells it too, but only once it is being read
+    kernel.take_turns_of(_TURN_NS)
     library.preload()
     try:
         packages = profile.load(preload, folders)
