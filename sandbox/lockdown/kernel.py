@@ -126,6 +126,7 @@ def set_malloc_arenas(count: int) -> None:
 def take_turns_of(nanoseconds: int) -> None:
     """How long this process, and whatever it forks, has a core before another that waits for it gets its turn. No more
     than a wish, which kernels before 6.12 do not know."""
-    attributes = struct.pack("=IIQiIQQQ", 48, 0, 0, 0, 0, nanoseconds, 0, 0)
+    policy, nice = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, 0)  # as they are
+    attributes = struct.pack("=IIQiIQQQ", 48, policy, 0, nice, 0, nanoseconds, 0, 0)
     with contextlib.suppress(OSError):
         syscall(_SCHED_SETATTR, ctypes.c_int(0), ctypes.c_char_p(attributes), ctypes.c_uint(0))
