@@ -53,9 +53,7 @@ LAST_WORDS = 0.05
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _WORKER = 0  # the capability that every guest has
 _PIECE = 256  # what any piece on the wire counts at least
-_MESSAGE = (
-    4096  # what an unasked message in it counts more: who waits for each answer cannot ask so often as to be ended
-)
+_MESSAGE = 4096  # what an unasked message in it counts more; who waits for each answer cannot reach the limit by it
 _LINK = 512  # what a call counts that comes along with another one, which takes a tenth of the time
 _LEAST_BELIEVED = 0.9  # of how much there seems to have been sent ahead
 _ANSWERS = frozenset({Result, Failure})

@@ -30,7 +30,7 @@ from .guest import main as guest
 from .lockdown import kernel, limits
 from .lockdown.sequence import CONNECTION, Jail, Slot, confine, enter_jail
 
-_TURN_NS: Final = 100_000
+_TURN_NS: Final = 100_000  # the least that the kernel takes: who only answers waits so long for who computes
 _REQUEST: Final = struct.Struct("=qq?")  # slot, user id, whether somebody waits for it
 _signal: Final = importlib.import_module("_signal")  # what `signal` wraps in enumerations, which a child need not touch
 _SIGCHLD, _DEFAULT = int(signal.SIGCHLD), int(signal.SIG_DFL)

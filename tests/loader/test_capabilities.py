@@ -617,7 +617,7 @@ async def test_each_call_of_a_chain_is_a_subrequest(worker: MakeWorker) -> None:
 
 
 async def test_floods_of_long_chains_end_their_sandbox(worker: MakeWorker) -> None:
-    """Each call of them counts as a message."""
+    """Each call of them is charged for, beside the message that it came with."""
     source = """
         import asyncio
         from workers import WorkerEntrypoint
