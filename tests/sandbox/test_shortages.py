@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from cloister.sandbox import Limits, Sandbox, SandboxUnavailable
+from cloister.sandbox import Limits, Sandbox, SandboxUnavailable, Spawner
 from cloister.sandbox.lockdown import cgroups
 from cloister.sandbox.slots import Slots
 
@@ -23,8 +23,9 @@ Until = Callable[[Callable[[], object]], Any]
 OpenSpawner = Callable[..., Any]
 
 
-def children() -> list[psutil.Process]:
-    return psutil.Process().children(recursive=True)
+def borne(spawner: Spawner) -> list[psutil.Process]:
+    """What its zygote has forked and has not buried. Spares of other spawners come and go as they like."""
+    return psutil.Process(spawner.zygote_pid).children(recursive=True)
 
 
 async def answer(sandbox: Sandbox) -> None:
@@ -47,13 +48,13 @@ async def test_a_host_without_descriptors_leaves_no_child_behind(
             os.close(await real(slot, uid, descriptors, **options))
             raise OSError(errno.EMFILE, "the host has no descriptor left")
 
-        before = len(children())
+        before = len(borne(spawner))
         monkeypatch.setattr(nursery, "fork", fork)
         for _ in range(5):
             with pytest.raises(SandboxUnavailable, match="no descriptor left"):
                 await spawner.take()
         monkeypatch.setattr(nursery, "fork", real)
-        await until(lambda: len(children()) <= before and not spawner._succession.serving._abandoned)
+        await until(lambda: len(borne(spawner)) <= before and not spawner._succession.serving._abandoned)
         assert (await spawner.take()).number <= 5
 
 
@@ -63,7 +64,7 @@ async def test_a_child_that_cannot_be_looked_at_is_ended(
     """Nothing that the host holds of it is left, and its slot is free again."""
     async with open_spawner(spares=0) as spawner:
         await answer(await spawner.take())
-        before, descriptors = len(children()), len(list(Path("/proc/self/fd").iterdir()))
+        before, descriptors = len(borne(spawner)), len(list(Path("/proc/self/fd").iterdir()))
 
         def fail(_: int) -> None:
             raise OSError(errno.EMFILE, "the host has no descriptor left")
@@ -72,7 +73,7 @@ async def test_a_child_that_cannot_be_looked_at_is_ended(
             patched.setattr("cloister.sandbox.brood.Process", fail)
             with pytest.raises(SandboxUnavailable, match="no descriptor left"):
                 await spawner.take()
-        await until(lambda: len(children()) <= before and not spawner._succession.serving._abandoned)
+        await until(lambda: len(borne(spawner)) <= before and not spawner._succession.serving._abandoned)
         assert len(list(Path("/proc/self/fd").iterdir())) <= descriptors
 
 
