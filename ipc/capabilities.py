@@ -6,6 +6,7 @@ capability is written, and a chain of calls; it refuses to know who calls, or ov
 
 from __future__ import annotations
 
+import functools
 import inspect
 import logging
 import types
@@ -13,7 +14,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 from .errors import CapabilityError, CodecError, PayloadError
-from .stubs import MAX_LINKS, Channel, RemoteCall, RemoteMethod, Stub
+from .stubs import MAX_LINKS, READ, Channel, RemoteCall, RemoteMethod, Stub
 
 _log = logging.getLogger("cloister.ipc")
 MAX_NOTES: Final = 16
@@ -39,11 +40,12 @@ class Capability(Protocol):
 
 
 class RpcTarget:
-    """Base class of objects that may be called from the other side: their public methods, and nothing else.
+    """Base class of objects that may be called from the other side: their public methods and properties, nothing else.
 
-    A method is public if its name does not begin with an underscore and it is defined by a class, not set on the
-    object. It may be a coroutine function, or an asynchronous generator. `rpc_attributes()` may name plain values that
-    the holder of a stub reads without a call; `rpc_disposed()` is called when the last stub of the object is gone.
+    Either is public if its name does not begin with an underscore and it is defined by a class, not set on the object.
+    A method may be a coroutine function, or an asynchronous generator. A `property` is read by awaiting it, and may
+    give something to be awaited. `rpc_attributes()` may name plain values that the holder of a stub reads without a
+    call; `rpc_disposed()` is called when the last stub of the object is gone.
     """
 
     def rpc_attributes(self) -> Mapping[str, Any]:
@@ -79,6 +81,15 @@ class Served:
         """Find the method and call it. The result may have to be awaited."""
         return self._find(name)(*args, **kwargs)
 
+    def read(self, name: str) -> Any:
+        """A property, likewise."""
+        subject: Any = self.subject
+        if isinstance(subject, RpcTarget):
+            return public_property(subject, name)
+        if not hasattr(type(subject), "_then") or name.startswith("_"):
+            raise CapabilityError(f"{name!r} cannot be read of a {type(subject).__name__}")
+        return subject._then((name, *READ))
+
     def granted(self) -> None:
         """One more connection holds it."""
         if isinstance(self.subject, RpcTarget):
@@ -95,7 +106,7 @@ async def respond(capability: Any, method: str, payload: bytes, channel: Channel
     arguments, stubs = channel.decode(payload)
     result = None
     try:
-        if "." in method:
+        if "." in method or arguments == _READ:
             result = await follow(capability, method, arguments)
         else:
             result = capability.invoke(method, *spread(arguments))
@@ -127,7 +138,7 @@ def serve(subject: object) -> Capability | None:
             twin = subject.dup()  # whoever gets it may keep it for longer than this side does
             key = id(twin._channel), twin._target
             return Served(twin, lambda name: _remote_method(twin, name), twin._attributes, key)
-        case Capability() if not isinstance(subject, RemoteCall):
+        case Capability() if not isinstance(subject, RemoteCall | RemoteMethod):
             return subject
     return None
 
@@ -148,6 +159,7 @@ def spread(link: Any) -> tuple[list[Any], dict[str, Any]]:
 
 
 _FORM: Final = "a call carries a list of arguments and a map of named ones"
+_READ: Final = [*READ]
 
 
 async def follow(reached: Any, path: str, arguments: Any, *, begun: int = 0) -> Any:
@@ -163,13 +175,16 @@ async def follow(reached: Any, path: str, arguments: Any, *, begun: int = 0) -> 
     try:
         for place in range(begun, len(names)):
             at, name = 2 * (place - begun), names[place]
+            reads = arguments[at : at + 2] == _READ
             args, kwargs = arguments[at] or [], arguments[at + 1] or {}
             if not isinstance(args, list) or not isinstance(kwargs, dict):
                 raise PayloadError(_FORM)
             if isinstance(reached, RemoteCall):  # the rest of the chain goes on to whoever has the object
-                reached = reached._then((name, (*args,), kwargs))
+                reached = reached._then((name, *READ) if reads else (name, (*args,), kwargs))
                 continue
-            if isinstance(reached, RpcTarget):
+            if reads:
+                reached = _read(reached, name)
+            elif isinstance(reached, RpcTarget):
                 reached = _public_method(reached, name)(*args, **kwargs)
             else:
                 reached = _reach(reached, name).invoke(name, args, kwargs)
@@ -182,7 +197,7 @@ async def follow(reached: Any, path: str, arguments: Any, *, begun: int = 0) -> 
     except Exception as error:
         if isinstance(reached, RemoteCall):  # in whose answer the place is noted, if it was made
             reached._leave()
-        else:
+        elif len(names) > 1:
             _note(error, f"in call {place + 1} of {len(names)}: {path}")
         raise
     finally:
@@ -201,6 +216,20 @@ def _reach(result: Any, name: str) -> Any:
     if not hasattr(type(capability), "invoke"):
         raise CapabilityError(f"{name!r} cannot be called on a {type(result).__name__}, which is what came before")
     return capability
+
+
+def _read(result: Any, name: str) -> Any:
+    """A property of an object, or what a map has under a name."""
+    if isinstance(result, RpcTarget):
+        return public_property(result, name)
+    if isinstance(result, dict) and name in result:
+        return dict.__getitem__(result, name)
+    capability = result if hasattr(type(result), "answer") else serve(result)
+    if name in (attributes := getattr(capability, "attributes", {})):
+        return attributes[name]
+    if not hasattr(type(capability), "read"):
+        raise AttributeError(f"{name!r} cannot be read of a {type(result).__name__}, which is what came before")
+    return capability.read(name)  # type: ignore[union-attr]
 
 
 def _note(error: Exception, words: str) -> None:
@@ -241,6 +270,19 @@ def _public_method(target: RpcTarget, name: str) -> Callable[..., Any]:
                     return getattr(target, name)  # type: ignore[no-any-return]
                 break
     raise CapabilityError(f"{type(target).__name__} has no method {name!r} that may be called from outside")
+
+
+def public_property(target: object, name: str) -> Any:
+    """A property that the class of an object defines, or what it names to be read without a call. It may have to be
+    awaited."""
+    if isinstance(target, RpcTarget) and name in (attributes := target.rpc_attributes()):
+        return attributes[name]
+    kind = type(target)
+    found = next((vars(each)[name] for each in kind.__mro__ if name in vars(each)), None)
+    if name.startswith("_") or not isinstance(found, property | functools.cached_property):
+        hint = "; it is a method: call it" if inspect.isroutine(found) and not name.startswith("_") else ""
+        raise CapabilityError(f"{kind.__name__} has no property {name!r} that may be read from outside{hint}")
+    return getattr(target, name)
 
 
 _OWN: Final = frozenset(vars(RpcTarget))

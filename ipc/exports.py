@@ -13,7 +13,7 @@ from . import values
 from .capabilities import Capability, serve
 from .codec import MAX_NUMBER
 from .errors import CapabilityError, CodecError, PayloadError, RemoteProtocolError
-from .stubs import Channel, RemoteCall, Stub
+from .stubs import Channel, RemoteCall, RemoteMethod, Stub
 
 MAX_GRANTS: Final = 65_536
 _MINE, _YOURS, _STREAM = range(3)
@@ -92,7 +92,7 @@ def refer(subject: object, channel: Channel, exports: Exports, granted: list[int
         subject._check()
         if subject._channel.base is channel:
             return values.dumps([_YOURS, subject._target])
-    elif isinstance(subject, RemoteCall):
+    elif isinstance(subject, RemoteCall | RemoteMethod):
         raise CodecError(f"{subject!r} cannot be sent; await it, and send its result")
     capability = serve(subject)
     if capability is None:

@@ -75,7 +75,8 @@ class Peer:
         self._dress = dress
         self._fatal = fatal
         self._trace = trace
-        self._rebuild = rebuild
+        self.rebuild = rebuild
+        """What makes an exception of what was raised over there."""
         self._on_hello, self._on_note, self._on_closed = on_hello, on_note, on_closed
         self._on_call, self._on_cancel, self._on_read = on_call, on_cancel, on_read
         self._held = 0
@@ -238,7 +239,7 @@ class Peer:
             answer.settle(payload)
 
     def _fail(self, failure: Failure) -> None:
-        error = failures.read(failure.payload, self._rebuild)
+        error = failures.read(failure.payload, self.rebuild)
         if (answer := self._waiting.pop(failure.call, None)) is not None:
             answer.fail(error)
 

@@ -149,11 +149,18 @@ class Guarded:
 
     async def invoke(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """One call of a chain."""
+        return await self._through("invoke", name, args, kwargs)
+
+    async def read(self, name: str) -> Any:
+        """A property, in a chain."""
+        return await self._through("read", name)
+
+    async def _through(self, what: str, name: str, *arguments: Any) -> Any:
         self._grant.check()
-        invoke = getattr(self._inner, "invoke", None)
-        if invoke is None:
-            raise CapabilityError(f"{name!r} cannot be called on what the chain has led to")
-        result = invoke(name, args, kwargs)
+        do = getattr(self._inner, what, None)
+        if do is None:
+            raise CapabilityError(f"there is no {name!r} to {what} of what the chain has led to")
+        result = do(name, *arguments)
         if inspect.isawaitable(result):
             result = await result
         self._grant.check()

@@ -2,22 +2,24 @@
 
 Lifetimes follow https://developers.cloudflare.com/workers/runtime-apis/rpc/lifecycle/: a stub received as a parameter
 is let go when the call returns, unless `dup()` made a longer-lived one; a stub received as a result lives until it is
-disposed of or collected; a stream belongs to whoever was given it. A call is made when it is awaited, and calls on its
-result that are written down before go along with it: a chain is one round trip. The module refuses to know what is
-behind a stub.
+disposed of or collected; a stream belongs to whoever was given it. A call is made when it is awaited, and what is
+written down before of its result, calls and properties, goes along with it: a chain is one round trip. The module
+refuses to know what is behind a stub.
 """
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Coroutine, Generator, Mapping, Sequence
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self
 
 from .codec import MAX_NAME
 from .errors import CapabilityError, CodecError
 
 MAX_LINKS: Final = 16
-"""Calls that one chain may have."""
+"""Calls that one chain may have; to read a property counts as one."""
+READ: Final = (False, None)
+"""What stands in place of the arguments of a call where a property is read."""
 _GONE: Final = "the stub was disposed of, or came with a call that has returned; dup() it in time"
 
 
@@ -48,20 +50,25 @@ class Channel(Protocol):
         Safe from any thread."""
 
 
-Link = tuple[str, tuple[object, ...], dict[str, object]]
-"""One call of a chain: name, arguments by place and by name."""
+Link = tuple[str, tuple[object, ...] | Literal[False], dict[str, object] | None]
+"""One call of a chain: name, arguments by place and by name, or `READ`."""
 
 
 class Callee(Protocol):
-    """What has remote methods: who begins a chain with one, or makes its calls."""
+    """What has remote methods: a chain begins with one of them."""
 
     def _then(self, link: Link) -> RemoteCall: ...
+
+
+class Caller(Callee, Protocol):
+    """What makes the calls of a chain."""
 
     def _perform(self, links: list[Link]) -> Coroutine[Any, Any, Any]: ...
 
 
 class Stub:
-    """A remote object. Attribute access gives a method to call; calling the stub itself calls a remote function.
+    """A remote object. Attribute access gives a method to call, or a property to await; calling the stub itself calls a
+    remote function.
 
     A context manager: at its end the stub is disposed of.
     """
@@ -165,7 +172,7 @@ class _Share:
 
 
 class RemoteMethod:
-    """A method of a remote object, or of the result of a call that is yet to be made."""
+    """A method of a remote object, or of the result of a call that is yet to be made; or a property, to be awaited."""
 
     __slots__ = ("_name", "_subject")
 
@@ -176,12 +183,23 @@ class RemoteMethod:
     def __call__(self, *args: object, **kwargs: object) -> RemoteCall:
         return self._subject._then((self._name, args, kwargs))
 
+    def __getattr__(self, name: str) -> RemoteMethod:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return RemoteMethod(self, name)
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._subject._then((self._name, *READ)).__await__()
+
+    def _then(self, link: Link) -> RemoteCall:
+        return self._subject._then((self._name, *READ))._then(link)
+
     def __repr__(self) -> str:
         return f"<method {self._name} of {self._subject!r}>"
 
 
 class RemoteCall:
-    """A call that is made when it is awaited, once. Its attributes are methods of the result to be: a chain of calls.
+    """A call that is made when it is awaited, once. Its attributes are those of the result to be: a chain of calls.
 
     As a coroutine would, it can become a task. `async with` awaits it, and disposes of the result at its end.
     """
@@ -190,7 +208,7 @@ class RemoteCall:
     cr_await = cr_code = cr_frame = gi_code = gi_frame = None  # what asyncio asks a coroutine for to describe its task
     cr_running = False
 
-    def __init__(self, callee: Callee, links: list[Link]) -> None:
+    def __init__(self, callee: Caller, links: list[Link]) -> None:
         self._callee = callee
         self._links: list[Link] | None = links
 
@@ -259,7 +277,7 @@ def flat(links: Sequence[Link]) -> tuple[str, list[Any]]:
     """A chain as it is sent: the names with dots between, and for each call its arguments as two values, or None."""
     arguments: list[Any] = []
     for _, args, kwargs in links:
-        arguments += (args or None, kwargs or None)
+        arguments += READ if args is False else (args or None, kwargs or None)
     return ".".join([link[0] for link in links]), arguments
 
 

@@ -117,6 +117,7 @@ class Worker:
         self.code, self.sandbox = code, sandbox
         self.tails = Tails(self.tenant_id, sandbox.number, code.tails, code.streaming_tails, sandbox.cpu_seconds)
         sandbox.tail.listener = self.tails.hear
+        sandbox.raise_as(TenantError)
         if self._audit is not None:
             sandbox.observe(observer(self._audit, self))
         sandbox.on_background = lambda: self._on_idle(self)
@@ -199,11 +200,12 @@ class Worker:
         """The answer to a call, which is the import's failure if the code did not load."""
         try:
             return await call
-        except RemoteError as error:
+        except TenantError as error:
             if self.imported.done():
                 self.imported.result()
-            kind = EntrypointNotFound if error.name == "NoSuchEntrypoint" else TenantError
-            raise error.recast(kind) from error.__cause__
+            if error.name == "NoSuchEntrypoint":
+                raise error.recast(EntrypointNotFound) from error.__cause__
+            raise
         except SandboxError:
             await asyncio.wait({self.imported})  # the sandbox was ended, perhaps for not loading: that is told first
             if isinstance(failure := self.imported.exception(), LoaderError):

@@ -243,6 +243,10 @@ class Sandbox:
         """Have somebody hear of each call that it makes of a capability, the engine's own left out."""
         observe(self._peer, hear, self._loop.time)
 
+    def raise_as(self, kind: type[RemoteError]) -> None:
+        """Have what is raised in here raised as an error of this class, by calls of the tenant's own objects too."""
+        self._peer.rebuild = kind
+
     async def idle(self, run: int) -> bool:
         """Whether a durable run that is going on in here does nothing but wait for its journal."""
         try:

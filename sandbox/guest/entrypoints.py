@@ -6,11 +6,13 @@ entrypoint; what counts are the names in the main module's `__all__`, or else th
 
 from __future__ import annotations
 
+import functools
 import inspect
 import types
 from typing import Any
 
 from cloister.ipc.capabilities import RpcTarget as RpcTarget
+from cloister.ipc.capabilities import public_property
 
 
 class NoSuchEntrypoint(Exception):
@@ -60,8 +62,11 @@ def find(entrypoints: dict[str, type[_Entrypoint]], name: str | None, main: str)
     return found
 
 
-def method(instance: object, name: str) -> Any:
-    """A public method of an entrypoint. `TypeError` with the SDK's words if there is none."""
+def method(instance: object, name: str, args: object = None) -> Any:
+    """A public method of an entrypoint, or for no arguments at all what reads a property. `TypeError` with the SDK's
+    words if there is none."""
+    if args is False:
+        return functools.partial(public_property, instance, name)
     function = None if name.startswith("_") or name in {"ctx", "env"} else getattr(type(instance), name, None)
     if not callable(function):
         raise TypeError(f"Method {name} does not exist")

@@ -2,8 +2,9 @@
 
 boot(main, modules, env, bounds, outbound)             import the tenant's main module; bounds are of address space,
                                                        descriptors and calls to the host in flight
-invoke(entrypoint, method, args, kwargs, props, rest)  call a method of an entrypoint; a chain of calls has the names
-                                                       of all in `method`, and the other arguments in `rest`
+invoke(entrypoint, method, args, kwargs, props, rest)  call a method of an entrypoint, or read a property if `args` is
+                                                       False; a chain of calls has the names of all in `method`, and
+                                                       the other arguments in `rest`
 handle(entrypoint, event, subject, props)              hand it an event: a request, a batch of messages, tail events
 run(entrypoint, event, payload, history, defaults, journal, number)
                                                        run a workflow, answering recorded steps from its history
@@ -96,11 +97,9 @@ class Worker:
     def _make(self, name: str | None, props: Any) -> Any:
         return entrypoints.find(self._entrypoints, name, self._main)(scope.Context(props), scope.env())
 
-    async def _invoke(
-        self, name: str | None, method: str, args: list[Any], kwargs: dict[str, Any], props: Any, rest: Any = None
-    ) -> Any:
+    async def _invoke(self, name: str | None, method: str, args: Any, kwargs: Any, props: Any, rest: Any = None) -> Any:
         first = method if rest is None else method.partition(".")[0]
-        found = await result(entrypoints.method(self._make(name, props), first), *args, **kwargs)
+        found = await result(entrypoints.method(self._make(name, props), first, args), *(args or ()), **(kwargs or {}))
         return found if rest is None else await result(follow, found, method, rest, begun=1)
 
     async def _handle(self, name: str | None, event: str, subject: Any, props: Any) -> Any:

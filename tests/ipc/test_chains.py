@@ -355,3 +355,98 @@ async def test_a_chain_that_breaks_on_its_way_to_another_is_no_call_that_was_for
                 await user.guest.call(stub._target, "down.where", values.dumps(broken))
         gc.collect()
     assert owner.count(Call) == 0
+
+
+class Shop(RpcTarget):
+    """One that has properties, of all kinds that are none to be read as well."""
+
+    limit = 5
+    __slots__ = ("owner",)
+
+    def __init__(self) -> None:
+        self.owner = "tea & co"
+
+    @property
+    def name(self) -> str:
+        return self.owner.title()
+
+    @property
+    async def stock(self) -> dict[str, Any]:
+        return {"tea": {"count": 3}, "milk": Node("milk")}
+
+    @property
+    def _till(self) -> int:
+        return 1_000
+
+    @property
+    def broken(self) -> int:
+        raise LookupError("it is not there")
+
+    @property
+    def first(self) -> Node:
+        return Node("first")
+
+    def itself(self) -> Shop:
+        return self
+
+    def rpc_attributes(self) -> dict[str, Any]:
+        return {"id": "s-1"}
+
+
+async def test_a_property_is_read_by_awaiting_it(root: Any) -> None:
+    """Of an object, within a chain, or of what a map has under a name; one round trip each."""
+    stub, pair = root(Shop())
+    assert await stub.name == "Tea & Co"
+    assert await stub.stock.tea == {"count": 3}
+    assert await stub.stock.tea.count == 3
+    assert await stub.stock.milk.where(loud=True) == "MILK"
+    assert await stub.itself().first.down("a").where() == "first/a"
+    assert (stub.id, await stub.itself().id) == ("s-1", "s-1")
+    assert (pair.count(Call), pair.count(Result)) == (6, 6)
+    both: Any = await asyncio.gather(stub.name, stub.itself().name)
+    assert both == ["Tea & Co"] * 2
+
+
+@pytest.mark.parametrize(
+    "name", ["owner", "limit", "absent", "itself", "rpc_attributes", "_till", "__class__", "__dict__"]
+)
+async def test_nothing_but_properties_of_the_class_is_read(root: Any, name: str) -> None:
+    """Neither what is set on the object nor what is private, wherever in a chain it is asked for, forged or not."""
+    stub, pair = root(Shop())
+    taker = pair.guest if stub._channel is pair.guest else pair.host
+    for path, links in ((name, [False, None]), (f"itself.{name}", [[], {}, False, None])):
+        with pytest.raises(CapabilityError, match=f"no property '{name}'") as refused:
+            await taker.call(stub._target, path, values.dumps(links))
+        assert ("call it" in str(refused.value)) == (name in {"itself", "rpc_attributes"})
+
+
+async def test_a_read_that_fails_says_what_of(root: Any) -> None:
+    """The property's own error, with its place where there is more than one; or what it was that has no properties."""
+    stub, _ = root(Shop())
+    with pytest.raises(RemoteError, match="LookupError: it is not there") as told:
+        await stub.broken
+    assert not hasattr(told.value, "__notes__")
+    with pytest.raises(RemoteError, match="it is not there") as told:
+        await stub.itself().broken.more
+    assert told.value.__notes__ == ["in call 2 of 3: itself.broken.more"]
+    with pytest.raises(RemoteError, match="AttributeError: 'more' cannot be read of a str, which is what came before"):
+        await stub.name.more
+    with pytest.raises(RemoteError, match="AttributeError: 'coffee' cannot be read of a dict"):
+        await stub.stock.coffee
+    function, _ = root(lambda: 1)
+    with pytest.raises(CapabilityError, match="cannot be read of a function"):
+        await function.name
+
+
+async def test_a_method_that_is_looked_at_is_neither_read_nor_sent(root: Any) -> None:
+    """Nothing is made of a name but when it is called or awaited."""
+    stub, pair = root(Shop())
+    method = stub.stock.tea.count
+    assert repr(method).startswith("<method count of <method tea of <method stock of <Stub")
+    with pytest.raises(CodecError, match="await it, and send its result"):
+        await stub.itself(method)
+    with pytest.raises(AttributeError):
+        _ = method._private
+    del method
+    gc.collect()
+    assert pair.count(Call) == 0

@@ -41,6 +41,14 @@ class Till(RpcTarget):
         yield self.open
         await asyncio.Event().wait()
 
+    @property
+    def sum(self) -> int:
+        return self.opened
+
+    @property
+    def deputy(self) -> Till:
+        return Till()
+
     def mine(self, thing: object) -> bool:
         return thing is self
 
@@ -257,3 +265,15 @@ async def test_what_a_callback_is_given_ends_with_the_grant_that_it_was_passed_t
     with pytest.raises(CapabilityError, match="revoked"):
         await feed.callback(inner)
     assert inner.opened == 1
+
+
+async def test_properties_end_with_the_grant(open_pair: OpenPair) -> None:
+    """And what they gave; alone, and within a chain."""
+    grant = revocable(Till())
+    stub = cross(open_pair(), grant)
+    deputy, second = await stub.deputy, await stub.me().deputy
+    assert [await stub.sum, await stub.me().sum, await deputy.sum, await second.sum] == [0, 0, 0, 0]
+    grant.revoke()
+    for end in (stub, stub.me(), stub.deputy, deputy, second):
+        with pytest.raises(CapabilityError, match="revoked"):
+            await end.sum

@@ -608,6 +608,98 @@ async def test_a_chain_into_a_tenant_is_one_round_trip(worker: MakeWorker) -> No
         await entrypoint.cart("c").count().more()
 
 
+class Person(RpcTarget):
+    """One with properties."""
+
+    def __init__(self, owner: str) -> None:
+        self.owner = owner
+
+    @property
+    def name(self) -> str:
+        return self.owner.title()
+
+    @property
+    async def history(self) -> dict[str, Any]:
+        return {"latest": [1, 2], "by": Person("a clerk")}
+
+
+PROPERTIES = """
+    from workers import RpcTarget, WorkerEntrypoint
+    class Cart(RpcTarget):
+        def __init__(self): self.items = ["tea"]
+        @property
+        def size(self): return len(self.items)
+        @property
+        def empty(self): raise LookupError("never")
+    class Default(WorkerEntrypoint):
+        @property
+        def motto(self): return f"{self.ctx.props} {self.env.MOTTO}"
+        @property
+        async def cart(self): return Cart()
+        def open(self): return Cart()
+        async def read(self):
+            account = self.env.ACCOUNT
+            return [await account.name, await account.history.latest, await account.history.by.name]
+        async def refused(self, *names):
+            found = self.env.ACCOUNT
+            for name in names: found = getattr(found, name)
+            try:
+                return await found
+            except Exception as error:
+                return f"{type(error).__name__}: {error}"
+"""
+
+
+async def test_properties_are_read_in_both_directions(worker: MakeWorker) -> None:
+    """Of what the host granted, of an entrypoint, of what a tenant returned, and in the midst of a chain."""
+    made = worker(PROPERTIES, env={"ACCOUNT": Person("alice"), "MOTTO": "for all"})
+    entrypoint = made.get_entrypoint(props="tea")
+    assert await entrypoint.read() == ["Alice", [1, 2], "A Clerk"]
+    assert await entrypoint.motto == "tea for all"
+    assert await entrypoint.cart.size == 1
+    assert await entrypoint.open().size == 1
+    async with entrypoint.open() as cart:
+        assert await cart.size == 1
+        with pytest.raises(TenantError, match="LookupError: never") as told:
+            await cart.empty
+        assert "def empty(self): raise LookupError" in told.value.trace
+    for wrong in (cart.items, entrypoint.env, entrypoint.ctx, entrypoint.open):
+        with pytest.raises((TenantError, CapabilityError)):
+            await wrong
+
+
+async def test_what_is_no_property_cannot_be_read_by_a_tenant(worker: MakeWorker) -> None:
+    """What is set on an object stays its own."""
+    entrypoint = worker(PROPERTIES, env={"ACCOUNT": Person("alice"), "MOTTO": ""}).get_entrypoint()
+    words = "CapabilityError: Person has no property 'owner' that may be read from outside"
+    assert await entrypoint.refused("owner") == words
+    assert await entrypoint.refused("history", "by", "owner") == words
+    assert await entrypoint.refused("history", "absent") == (
+        "AttributeError: 'absent' cannot be read of a dict, which is what came before"
+    )
+
+
+async def test_a_tenant_reads_properties_of_another_ones_entrypoint(worker: MakeWorker) -> None:
+    """By way of the host, one question each."""
+    shop = worker(PROPERTIES, env={"ACCOUNT": Person("alice"), "MOTTO": "for all"}).get_entrypoint(props="tea")
+    source = """
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            async def read(self):
+                return [await self.env.SHOP.motto, await self.env.SHOP.cart.size, await self.env.SHOP.open().size]
+            async def forge(self, name):
+                from cloister.ipc.values import dumps
+                stub = self.env.SHOP
+                try:
+                    return await stub._channel.call(stub._target, name, dumps([False, None]))
+                except Exception as error:
+                    return type(error).__name__
+    """
+    other = worker(source, env={"SHOP": shop}).get_entrypoint()
+    assert await other.read() == ["tea for all", 1, 1]
+    assert [await other.forge(name) for name in ("_stub", "_name", "__class__", "")] == ["CapabilityError"] * 4
+
+
 async def test_each_call_of_a_chain_is_a_subrequest(worker: MakeWorker) -> None:
     """So that a chain buys a tenant nothing but the wait."""
     entrypoint = worker(CHAINS, env={"DB": Database()}, limits=Limits(subrequests=9)).get_entrypoint()
