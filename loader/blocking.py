@@ -23,6 +23,7 @@ from .entrypoint import Entrypoint
 from .errors import LoaderClosed
 from .host import FetchCode, Host
 from .instance import DynamicInstance
+from .loader import check_callable
 
 Result = TypeVar("Result")
 
@@ -59,6 +60,7 @@ class BlockingHost:
     """
 
     def __init__(self, path: str | os.PathLike[str], *, get_code: FetchCode, **options: Any) -> None:
+        check_callable("get_code", get_code, "from a tenant's id to its WorkerCode")
         self._make: Callable[[], Host] = lambda: Host(path, get_code=_in_a_thread(get_code), **options)
         self._host: Host | None = None
         self._loop: asyncio.AbstractEventLoop

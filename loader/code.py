@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -46,7 +46,7 @@ Module = str | Text | Data | Json
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerCode:
-    """What runs for a tenant.
+    """What runs for a tenant. `InvalidCode` says what contradicts itself.
 
     `modules` maps paths to source text (`.py`), `Text`, `Data` or `Json`. `env` holds plain values, `RpcTarget`s,
     functions and wrapped workflow bindings. `global_outbound=None` means no network at all; a `Fetcher`, or anything
@@ -69,13 +69,18 @@ class WorkerCode:
     Sandboxes are forked from a zygote that has imported them, which all workers with the same list share."""
 
     def __post_init__(self) -> None:
+        for name, (kind, words) in _FIELDS.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind) or (kind is Sequence and isinstance(value, str | bytes)):
+                raise InvalidCode(f"{name} is {words}, not {type(value).__name__}")
         if not self.modules:
             raise InvalidCode("a worker needs at least one module")
         if self.main_module not in self.modules:
             raise InvalidCode(f"main_module {self.main_module!r} is not among the modules: {', '.join(self.modules)}")
         if not self.main_module.endswith(".py"):
             raise InvalidCode(f"main_module {self.main_module!r} must be a Python module, its name ending in .py")
-        size = sum(_check_module(name, module) for name, module in self.modules.items())
+        modules = {name: _checked(name, module) for name, module in self.modules.items()}
+        size = sum(_size(name, module) for name, module in modules.items())
         if size > MAX_CODE_BYTES:
             raise InvalidCode(f"the modules take {size:,} bytes in all; at most {MAX_CODE_BYTES:,} can be loaded")
         if self.global_outbound is not None and not callable(getattr(self.global_outbound, "fetch", None)):
@@ -87,6 +92,13 @@ class WorkerCode:
         for name in self.env:
             if not isinstance(name, str) or not name.isidentifier():
                 raise InvalidCode(f"env name {name!r} is not an identifier, so no tenant could use it")
+        for tail in (*self.tails, *self.streaming_tails):
+            if not callable(tail) and not hasattr(type(tail), "handle"):
+                raise InvalidCode(f"a tail is a function or an entrypoint, not {type(tail).__name__}")
+        own = {"modules": modules, "env": dict(self.env), "tails": tuple(self.tails),
+               "streaming_tails": tuple(self.streaming_tails)}  # fmt: skip
+        for name, value in own.items():  # what the host does to its own afterwards changes nothing here
+            object.__setattr__(self, name, value)
 
     @property
     def digest(self) -> bytes:
@@ -122,18 +134,48 @@ GetCode = Callable[[], WorkerCode | Awaitable[WorkerCode]]
 """The host's function that gives a tenant's code; it is called only when the code is needed."""
 
 
-def _check_module(name: str, module: Module) -> int:
-    """How many bytes it takes."""
-    parts = name.split("/")
-    if not name or name.startswith("/") or any(part in {"", ".", ".."} for part in parts):
+_FIELDS: Final[dict[str, tuple[Any, str]]] = {
+    "main_module": (str, "the name of a module"),
+    "modules": (Mapping, "a map from names to modules"),
+    "env": (Mapping, "a map from names to values and capabilities"),
+    "tails": (Sequence, "a tuple of functions or entrypoints"),
+    "streaming_tails": (Sequence, "a tuple of functions or entrypoints"),
+    "limits": (Limits, "Limits(...)"),
+    "compatibility_date": (str, "a date as text"),
+    "compatibility_flags": (Sequence, "a tuple of names"),
+}
+"""What each field is, where nothing else checks it."""
+
+
+def _checked(name: str, module: Any) -> Module:
+    """A module, as a copy where its content could change."""
+    if not isinstance(name, str) or any(part in {"", ".", ".."} for part in name.split("/")):
         raise InvalidCode(f"module name {name!r} is not a relative path of plain names")
-    if isinstance(module, str):
-        if name.endswith(_NEEDS_COMPILING):
+    content: Any = getattr(module, "content", None)
+    match module:
+        case str() if name.endswith(_NEEDS_COMPILING):
             raise InvalidCode(f"module {name!r} is JavaScript or TypeScript; a worker here is Python")
-        if not name.endswith(".py"):
+        case str() if not name.endswith(".py"):
             raise InvalidCode(f"module {name!r} is given as plain text; wrap it in Text(...), or end its name in .py")
-    elif not isinstance(module, Text | Data | Json):
-        raise InvalidCode(f"module {name!r} is {type(module).__name__}; it must be source text, Text, Data or Json")
+        case str():
+            return module
+        case Text() if isinstance(content, str):
+            return module
+        case Data() if isinstance(content, bytes | bytearray | memoryview):
+            return Data(bytes(content))
+        case Json():
+            try:
+                return Json(json.loads(json.dumps(content)))
+            except (TypeError, ValueError) as error:
+                raise InvalidCode(f"module {name!r}: {error}") from error
+        case Text() | Data():
+            given = f"{type(module).__name__}({type(content).__name__})"
+            raise InvalidCode(f"module {name!r} is {given}; it must be Text(str) or Data(bytes)")
+    raise InvalidCode(f"module {name!r} is {type(module).__name__}; it must be source text, Text, Data or Json")
+
+
+def _size(name: str, module: Module) -> int:
+    """How many bytes it takes."""
     try:
         return len(values.dumps(_portable(module), limit=MAX_CODE_BYTES))
     except (IpcError, TypeError, ValueError) as error:
@@ -149,7 +191,7 @@ def _portable(module: Module) -> list[Any]:
         case Data(content):
             return ["data", content]
         case Json(content):
-            return ["json", json.loads(json.dumps(content))]
+            return ["json", content]
 
 
 def _module(kind: str, content: Any) -> Module:

@@ -21,7 +21,9 @@ from cloister.sandbox import Limits, SandboxClosed, SandboxError, SandboxUnavail
 from .code import load_code
 from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity, TenantError, TenantThrottled
 from .history import history, resolved, state
-from .http.messages import Malformed, Request, Response, Sent
+from .http.bodies import Sent
+from .http.headers import Malformed
+from .http.messages import Request, Response
 from .journal import JournalTarget
 from .worker import Worker
 
@@ -60,6 +62,10 @@ class WorkerStub:
         """
         if code not in get_args(CodePolicy):
             raise ValueError(f"code is one of {', '.join(get_args(CodePolicy))}, not {code!r:.40}")
+        if name is not None and not isinstance(name, str):
+            raise TypeError(f"an entrypoint has a name, or None for the default one, not {name!r:.40}")
+        if limits is not None and not isinstance(limits, Limits):
+            raise TypeError(f"limits are Limits(...), not {type(limits).__name__}")
         return Entrypoint(self, name, props, limits, code)
 
     def __repr__(self) -> str:
@@ -120,8 +126,11 @@ class Entrypoint:
     async def fetch(self, request: Request | str, /, **options: Any) -> Response:
         """Have a request answered: `await entrypoint.fetch("https://shop.example/", method="POST", body=b"...")`.
 
-        The sandbox stays until the body of the response was read or closed.
+        The sandbox stays until the body of the response was read or closed. What of the request cannot be sent is
+        `Malformed`, a `ValueError`, and the tenant is not asked.
         """
+        if isinstance(request, Request) and options:
+            raise TypeError(f"a Request has its options in it: {', '.join(options)} cannot be given beside it")
         asked = request if isinstance(request, Request) else Request(request, **options)
         async with AsyncExitStack() as use:
             worker = await self._use(use)

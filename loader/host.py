@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 from cloister.engine import FINAL, Engine, Rehearsal, Schedule, Status, Workflow, WorkflowLimits
 from cloister.sandbox import Policy
 
+from .audit import Audit
 from .binding import DynamicWorkflowBinding, wrap_schedule, wrap_workflow_binding
 from .code import WorkerCode
 from .config import LoaderConfig
@@ -22,7 +23,7 @@ from .dispatch import create_dynamic_workflow_entrypoint
 from .entrypoint import CodePolicy, Entrypoint, WorkerStub
 from .errors import LoaderClosed
 from .http.asgi import Application, HttpLimits, asgi
-from .loader import Loader
+from .loader import Loader, check_callable
 from .quota import Quotas, Weights
 from .stop import Stop
 
@@ -36,8 +37,8 @@ class Host:
     `get_code(tenant_id)` gives a tenant's code. Each tenant finds its own workflow binding in its env as `WORKFLOWS`;
     what it creates there is run by the class `entrypoint` of its own code. For `concurrency`, `limits`, `retention` and
     `schedules`, of which each has the tenant's id as its scope, see `cloister.engine.Engine.workflow`; for `code`,
-    `WorkerStub.get_entrypoint`; for `config`, `quotas` and the numbers that take precedence, `Loader`. The weights of
-    `quotas` hold for runs that resume as well, unless `limits` has its own.
+    `WorkerStub.get_entrypoint`; for `config`, `quotas`, `audit` and the numbers that take precedence, `Loader`. The
+    weights of `quotas` hold for runs that resume as well, unless `limits` has its own.
     """
 
     def __init__(
@@ -60,7 +61,9 @@ class Host:
         code: CodePolicy = "pinned",
         transport: Literal["sockets", "libzmq"] = "sockets",
         engine: Engine | None = None,
+        audit: Audit | None = None,
     ) -> None:
+        check_callable("get_code", get_code, "from a tenant's id to its WorkerCode")
         self._get_code = get_code
         self._code_policy = code
         self._entrypoint = entrypoint
@@ -69,7 +72,7 @@ class Host:
         self.engine = engine or Engine(path)
         self.loader = Loader(
             max_sandboxes=max_sandboxes, spares=spares, admission_timeout=admission_timeout, policy=policy,
-            config=config, quotas=quotas, transport=transport,
+            config=config, quotas=quotas, transport=transport, audit=audit,
         )  # fmt: skip
         limits = limits or WorkflowLimits()
         if quotas is not None and not limits.weights:

@@ -60,6 +60,13 @@ class Loader:
     ) -> None:
         if transport not in {"sockets", "libzmq"}:
             raise ValueError(f"transport is 'sockets' or 'libzmq', not {transport!r}")
+        for name, value, kind in (("config", config, LoaderConfig), ("policy", policy, Policy)):
+            if value is not None and not isinstance(value, kind):
+                raise TypeError(f"{name} is a {kind.__name__}, not {type(value).__name__}")
+        if quotas is not None:
+            check_callable("quotas", quotas, "from a tenant's id to its Quota")
+        if audit is not None:
+            check_callable("audit", audit, "that takes a CapabilityCall")
         given: dict[str, Any] = {
             "max_sandboxes": max_sandboxes, "spares": spares, "admission_timeout": admission_timeout,
         }  # fmt: skip
@@ -113,7 +120,10 @@ class Loader:
         over at the tenant's next boot, or when `redeploy` is called.
         """
         if not isinstance(tenant_id, str) or not tenant_id:
-            raise ValueError(f"a tenant id is text that is not empty, not {tenant_id!r}")
+            raise ValueError(f"a tenant id is text that is not empty, not {tenant_id!r:.80}")
+        if version is not None and (not isinstance(version, str) or not version):
+            raise ValueError(f"a version is text that is not empty, or None, not {version!r:.80}")
+        check_callable("get_code", get_code, "that gives a WorkerCode")
         key = Key(tenant_id, version)
         if (pool := self._pools.get(key)) is not None:
             pool.get_code = get_code
@@ -121,6 +131,8 @@ class Loader:
 
     def load(self, code: WorkerCode) -> WorkerStub:
         """A worker that is nobody's: a fresh sandbox of its own, which is the first to leave when it is idle."""
+        if not isinstance(code, WorkerCode):
+            raise TypeError(f"load() takes a WorkerCode, not {type(code).__name__}")
         self._one_off += 1
         return WorkerStub(self._desk, Key(f"one-off {self._one_off}", one_off=True), lambda: code)
 
@@ -136,6 +148,8 @@ class Loader:
         load, that is raised, and the old one goes on. Versions and pinned code stay what they are.
         """
         self._house.check_open()
+        if get_code is not None:
+            check_callable("get_code", get_code, "that gives a WorkerCode")
         self._boots.forgive(tenant_id)
         tenant = self._tenants.known(tenant_id)
         if tenant is None or self._pools.get(Key(tenant_id)) is None:
@@ -231,6 +245,12 @@ class Loader:
     @staticmethod
     def _now() -> float:
         return asyncio.get_running_loop().time()
+
+
+def check_callable(name: str, value: object, words: str) -> None:
+    """`TypeError` for something that a host gave in place of a function."""
+    if not callable(value):
+        raise TypeError(f"{name} is a function {words}, not {type(value).__name__}")
 
 
 def _libzmq() -> Transport:

@@ -14,7 +14,8 @@ from typing import Any, Final
 from cloister.ipc import RpcTarget, Stub
 from cloister.ipc.streams import RemoteStream
 
-from ..http.messages import Malformed, Sent, read
+from ..http.bodies import Sent, read
+from ..http.headers import Malformed
 from . import options as given
 from .objects import PIECE, ObjectStore, Written
 from .shelf import owner, stored

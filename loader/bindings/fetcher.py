@@ -19,7 +19,9 @@ import httpcore
 
 from cloister.ipc import RpcTarget
 
-from ..http.messages import INLINE, Malformed, Pairs, Request, Response, Sent, find, headers
+from ..http.bodies import INLINE, Sent
+from ..http.headers import Malformed, Pairs, find, headers
+from ..http.messages import Request, Response
 from . import addresses, rules
 from .rules import Place, Rule
 from .secrets import SecretText
@@ -103,8 +105,6 @@ class Fetcher(RpcTarget):
         `ConnectionError`, `TimeoutError`, `TypeError` for what is no request."""
         try:
             request = Request.received(resource, options)
-            if request.redirect not in {"follow", "manual", "error"}:
-                raise Malformed(f"redirect is follow, manual or error, not {request.redirect!r:.40}")
             if request.method.upper() in _NO_METHODS:
                 raise Malformed(f"{request.method.upper()} is not a method that can be fetched with")
         except Malformed as error:

@@ -13,7 +13,8 @@ from typing import Any, Final
 from cloister.ipc import RpcTarget, Stub
 from cloister.ipc.streams import RemoteStream
 
-from ..http.messages import Malformed, read_whole
+from ..http.bodies import read_whole
+from ..http.headers import Malformed
 from . import options as given
 from .shelf import Shelf, owner
 

@@ -17,7 +17,8 @@ from cloister.ipc import IpcError
 from cloister.sandbox import LimitExceeded, SandboxDied, SandboxError
 
 from ..errors import EntrypointNotFound, LoaderError, NoCapacity, TenantError, TenantThrottled
-from .messages import Malformed, Pairs, Request, Response, find, headers
+from .headers import Malformed, Pairs, find, headers
+from .messages import Request, Response
 
 _log = logging.getLogger("cloister.http")
 Event = MutableMapping[str, Any]

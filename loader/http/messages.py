@@ -1,106 +1,34 @@
-"""Requests and responses as the host has them. A short body travels with its head, a longer one is asked for in pieces.
+"""Requests and responses as the host has them.
 
-What comes out of a sandbox is checked here, once: names and values that could not stand in a header, a status that is
-none, pieces that are no bytes. It refuses to know who is at the other end.
+What is wrong with one is said where it is made, so that whoever made it is blamed. They refuse to know who is at the
+other end.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import json
 import re
 import weakref
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final, Self
+from urllib.parse import urlsplit
 
-from cloister.ipc import CapabilityError, Stub, values
-from cloister.ipc.streams import RemoteStream
-from cloister.ipc.stubs import Channel
+from .bodies import Body, Sent, Whole, close, opened
+from .headers import TOKEN, UNSENDABLE, Malformed
+from .headers import headers as checked
 
-INLINE: Final = 256 * 1024
-"""Bytes of a body that travel with its head."""
-_CLASS: Final = "workers.class"
-_TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]{1,256}")
-_UNSENDABLE: Final = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]|[^\x00-\xff]")
-_MOST_HEADERS: Final = 256
-_MOST_HEADER_BYTES: Final = 64 * 1024
-Pairs = tuple[tuple[str, str], ...]
-Body = bytes | AsyncIterator[bytes] | None
-Whole = bytes | None
-
-
-class Malformed(ValueError):
-    """A request or a response that could not be sent as HTTP. The message says what of it."""
-
-
-def headers(given: object) -> Pairs:
-    """Names and values that can stand in a header. `Malformed` names the first that cannot."""
-    if isinstance(given, Mapping):
-        given = list(given.items())
-    if not isinstance(given, Iterable) or isinstance(given, str | bytes):
-        raise Malformed("headers are a map, or a list of pairs")
-    pairs: list[tuple[str, str]] = []
-    size = 0
-    for pair in given:
-        match pair:
-            case [str(name), str(value)] if _TOKEN.fullmatch(name) and not _UNSENDABLE.search(value):
-                pairs.append((name, value.strip(" \t")))
-                size += len(name) + len(value)
-            case _:
-                raise Malformed(f"a header that cannot be sent: {pair!r:.120}")
-        if len(pairs) > _MOST_HEADERS or size > _MOST_HEADER_BYTES:
-            raise Malformed(f"more than {_MOST_HEADERS} headers, or {_MOST_HEADER_BYTES:,} bytes of them")
-    return tuple(pairs)
-
-
-def find(pairs: Pairs, name: str) -> str | None:
-    """The first value of a header."""
-    return next((value for other, value in pairs if other.lower() == name), None)
-
-
-class Sent:
-    """A message on its way into a sandbox, as the capability that it crosses as."""
-
-    uncounted = True
-    """Reading what one was given is no subrequest."""
-
-    def __init__(self, kind: str, head: Mapping[str, Any], body: Body) -> None:
-        if isinstance(body, bytes) and len(body) > INLINE:
-            body = pieces(body)
-        self.attributes = {_CLASS: kind, **head}
-        if not hasattr(body, "__aiter__"):
-            self.attributes["body"] = body
-        self._body = body
-        self._turn = asyncio.Lock()
-
-    async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
-        """The next piece of the body."""
-        if method != "next" or not isinstance(self._body, AsyncIterator):
-            raise CapabilityError(f"a body has no method {method!r:.40}; it has next()")
-        async with self._turn:
-            piece = await anext(self._body, None)
-        return values.dumps({"done": piece is None, "value": piece})
-
-    def dropped(self) -> None:
-        """Nobody over there will read on."""
-        if self._body is not None and not isinstance(self._body, bytes):
-            asyncio.get_running_loop().create_task(_close(self._body))
-
-
-async def pieces(body: bytes) -> AsyncIterator[bytes]:
-    """A body in pieces that fit into a frame."""
-    for start in range(0, len(body), INLINE):
-        yield body[start : start + INLINE]
+_REDIRECTS: Final = ("follow", "manual", "error")
+_NO_URL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
 class Message:
     """What has headers and a body that is read once."""
 
-    def __init__(self, given: object, body: Body | str) -> None:
-        self.headers = headers(given)
-        self._body: Body = body.encode() if isinstance(body, str) else body
+    def __init__(self, headers: object, body: Body | str) -> None:
+        self.headers = checked(headers)
+        self._body: Body = _body(body)
         self._used = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -137,16 +65,19 @@ class Message:
 class Request(Message):
     """What is asked of a tenant: `Request("https://shop.example/", method="POST", body=b"...")`.
 
-    `body` is text, bytes or an asynchronous iterator of bytes, which is read as fast as the tenant reads.
+    `url` is absolute. `body` is text, bytes or an asynchronous iterator of bytes, which is read as fast as the tenant
+    reads. `Malformed` says what of it could not be sent.
     """
 
     def __init__(
         self, url: str, *, method: str = "GET", headers: object = (), body: Body | str = None, redirect: str = "follow"
     ) -> None:
         super().__init__(headers, body)
-        if not isinstance(method, str) or not _TOKEN.fullmatch(method):
+        if not isinstance(method, str) or not TOKEN.fullmatch(method):
             raise Malformed(f"{method!r:.40} is no method")
-        self.url, self.method, self.redirect = url, method, redirect
+        if redirect not in _REDIRECTS:
+            raise Malformed(f"redirect is {', '.join(_REDIRECTS)}, not {redirect!r:.40}")
+        self.url, self.method, self.redirect = _url(url), method, redirect
 
     def sent(self) -> Sent:
         """The same on its way into a sandbox."""
@@ -183,7 +114,7 @@ class Response(Message):
         redirected: bool = False,
     ) -> None:
         super().__init__(headers, body)
-        if type(status) is not int or not 200 <= status <= 599 or _UNSENDABLE.search(status_text):
+        if type(status) is not int or not 200 <= status <= 599 or UNSENDABLE.search(status_text):
             raise Malformed(f"{status!r:.20} {status_text!r:.80} is no status")
         self.status, self.status_text, self.url, self.redirected = status, status_text, url, redirected
         self._held = AsyncExitStack()
@@ -224,7 +155,7 @@ class Response(Message):
     async def aclose(self) -> None:
         """Let go of what is left of it. Harmless when repeated."""
         if self._body is not None and not isinstance(self._body, bytes):
-            await _close(self._body)
+            await close(self._body)
         await self._held.aclose()
 
     async def __aenter__(self) -> Self:
@@ -255,71 +186,32 @@ class _Lent:
         await self._response.aclose()
 
 
-def opened(value: object, kind: str) -> tuple[Mapping[str, Any], Body]:
-    """The attributes of what crossed as a capability, and its body. `Malformed`."""
-    if not isinstance(value, Stub) or value._attributes.get(_CLASS) != kind:
-        raise Malformed(f"a {kind} was expected, not {type(value).__name__}")
-    whole = value._attributes.get("body", ...)
-    if whole is None or isinstance(whole, bytes):
-        return value._attributes, whole
-    if whole is not ...:
-        raise Malformed(f"a body of {type(whole).__name__}")
-    return value._attributes, _asked_for(value.dup())
-
-
-async def read(source: object) -> AsyncIterator[bytes]:
-    """What a sandbox gave to be read: a stream, a body, or a message with one. `Malformed`."""
-    if isinstance(source, RemoteStream):
-        async with source:
-            async for piece in source:
-                yield _piece(piece)
-    elif isinstance(source, Stub):
-        whole = source._attributes.get("body", ...)
-        if whole is not ...:
-            yield _piece(whole or b"")
-        else:
-            async for piece in _asked_for(source.dup()):
-                yield piece
-    else:
-        raise Malformed(f"{type(source).__name__} is no stream of bytes")
-
-
-async def read_whole(source: object, most: int) -> bytes:
-    """All of it, if that is no more than so many bytes. `Malformed`."""
-    data = bytearray()
-    async for piece in read(source):
-        data += piece
-        if len(data) > most:
-            raise Malformed(f"it has more than {most:,} bytes")
-    return bytes(data)
-
-
-def _piece(piece: object) -> bytes:
-    if isinstance(piece, str):
-        return piece.encode("utf-8", "replace")
-    if not isinstance(piece, bytes):
-        raise Malformed(f"a piece of a body that is {type(piece).__name__}")
-    return piece
-
-
-async def _close(body: AsyncIterator[bytes]) -> None:
-    if (close := getattr(body, "aclose", None)) is not None:
-        with contextlib.suppress(RuntimeError):  # it is being read, by whoever closes it
-            await close()
-
-
 def _close_later(loop: asyncio.AbstractEventLoop, resources: AsyncExitStack) -> None:
     if not loop.is_closed():
         loop.call_soon_threadsafe(lambda: loop.create_task(resources.aclose()))
 
 
-async def _asked_for(stub: Stub) -> AsyncIterator[bytes]:
-    with stub:
-        while True:
-            match await stub.next():
-                case {"done": True}:
-                    return
-                case {"done": False, "value": bytes(piece)}:
-                    yield piece
-                case other:
-                    raise Malformed(f"a piece of a body that is {other!r:.80}")
+def _url(url: object) -> str:
+    try:
+        if isinstance(url, str) and not _NO_URL.search(url):
+            parts = urlsplit(url)
+            if parts.scheme and parts.hostname and " " not in parts.netloc and (parts.port is None or parts.port >= 0):
+                return url
+    except ValueError as error:
+        raise Malformed(f"{url!r:.200} is no URL: {error}") from error
+    raise Malformed(f"{url!r:.200} is no absolute URL, such as https://shop.example/tea")
+
+
+def _body(body: Any) -> Body:
+    match body:
+        case None | bytes():
+            return body
+        case str():
+            return body.encode()
+        case bytearray() | memoryview():
+            return bytes(body)
+        case AsyncIterator():
+            return body
+        case _ if hasattr(type(body), "__aiter__"):
+            return aiter(body)  # type: ignore[no-any-return]
+    raise Malformed(f"a body is text, bytes or an asynchronous iterator of bytes, not {type(body).__name__}")

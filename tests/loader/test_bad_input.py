@@ -30,7 +30,9 @@ from cloister.engine import (
     StorageError,
 )
 from cloister.engine.testing import VirtualClock
+from cloister.ipc import CodecError
 from cloister.loader import (
+    BlockingHost,
     CodeError,
     DynamicWorkflowBinding,
     EntrypointNotFound,
@@ -38,6 +40,7 @@ from cloister.loader import (
     LimitExceeded,
     Limits,
     Loader,
+    LoaderError,
     LoadFailed,
     SandboxDied,
     SandboxError,
@@ -45,6 +48,7 @@ from cloister.loader import (
     WorkerCode,
     WorkerStub,
 )
+from cloister.loader.http import Request
 from cloister.sandbox import ProtocolViolation
 
 Bind = Callable[..., DynamicWorkflowBinding]
@@ -655,6 +659,57 @@ async def test_a_host_that_does_not_open_leaves_nothing_running(path: Path, code
     assert zygote is None or not psutil.pid_exists(zygote)
     async with Host(path.with_name("other.db"), get_code=lambda _: code(GOOD), spares=0) as again:
         assert await again.tenant("t").hello() == "hello"
+
+
+WRONG: list[tuple[Callable[[Any, Any, Any], Any], type[Exception], str]] = [
+    (lambda loader, stub, code: stub.get_entrypoint().fetch("nope"), ValueError, "'nope' is no absolute URL"),
+    (lambda loader, stub, code: stub.get_entrypoint().fetch("/tea"), ValueError, "'/tea' is no absolute URL"),
+    (lambda loader, stub, code: stub.get_entrypoint().fetch(7), ValueError, "7 is no absolute URL"),
+    (lambda loader, stub, code: stub.get_entrypoint().fetch("https://a b/"), ValueError, "no absolute URL"),
+    (lambda loader, stub, code: stub.get_entrypoint().fetch("https://a/\n"), ValueError, "no absolute URL"),
+    (lambda loader, stub, code: stub.get_entrypoint().fetch("https://a:x/"), ValueError, "Port could not be cast"),
+    (lambda loader, stub, code: stub.get_entrypoint().fetch("https://[::1/"), ValueError, "Invalid IPv6 URL"),
+    (lambda loader, stub, code: stub.get_entrypoint().fetch(URL, body={"a": 1}), ValueError, "a body is .*, not dict"),
+    (lambda loader, stub, code: stub.get_entrypoint().fetch(URL, headers=7), ValueError, "headers are a map"),
+    (lambda loader, stub, code: stub.get_entrypoint().fetch(URL, headers={"a": 7}), ValueError, "cannot be sent"),
+    (lambda loader, stub, code: stub.get_entrypoint().fetch(URL, method="GE T"), ValueError, "'GE T' is no method"),
+    (lambda loader, stub, code: stub.get_entrypoint().fetch(URL, redirect="maybe"), ValueError, "redirect is follow, "),
+    (lambda loader, stub, code: stub.get_entrypoint().fetch(URL, json={}), TypeError, "unexpected keyword .*json"),
+    (lambda loader, stub, code: stub.get_entrypoint().fetch(Request(URL), body=b""), TypeError, "body cannot be given"),
+    (lambda loader, stub, code: stub.get_entrypoint(7), TypeError, "an entrypoint has a name, .* not 7"),
+    (lambda loader, stub, code: stub.get_entrypoint(limits={"cpu_ms": 1}), TypeError, "limits are .* not dict"),
+    (lambda loader, stub, code: stub.get_entrypoint(props=object()).name(), CodecError, "object.* cannot be sent"),
+    (lambda loader, stub, code: stub.get_entrypoint().name(object()), CodecError, "object.* cannot be sent"),
+    (lambda loader, stub, code: loader.get("t", code), TypeError, "get_code is a function .*, not WorkerCode"),
+    (lambda loader, stub, code: loader.get("t", lambda: code, version=7), ValueError, "a version is text"),
+    (lambda loader, stub, code: loader.get("t", lambda: code, version=""), ValueError, "a version is text"),
+    (lambda loader, stub, code: loader.load("source"), TypeError, r"load\(\) takes a WorkerCode, not str"),
+    (lambda loader, stub, code: loader.redeploy("t", code), TypeError, "get_code is a function"),
+    (lambda loader, stub, code: type(loader)(audit=7), TypeError, "audit is a function"),
+    (lambda loader, stub, code: type(loader)(quotas={}), TypeError, "quotas is a function"),
+    (lambda loader, stub, code: type(loader)(config={}), TypeError, "config is a LoaderConfig, not dict"),
+    (lambda loader, stub, code: type(loader)(policy="strict"), TypeError, "policy is a Policy, not str"),
+    (lambda loader, stub, code: Host("app.db", get_code=code), TypeError, "get_code is a function"),
+    (lambda loader, stub, code: BlockingHost("app.db", get_code=code), TypeError, "get_code is a function"),
+]  # fmt: skip
+URL = "https://shop.example/"
+
+
+@pytest.mark.parametrize("number", range(len(WRONG)))
+async def test_what_a_host_gives_wrongly_is_told_to_the_host_and_no_tenant_is_asked(
+    loader: Loader, code: Code, tenant: str, number: int
+) -> None:
+    """At the border, as its own mistake: with a built-in class, and never as the tenant's."""
+    attempt, kind, words = WRONG[number]
+
+    def never() -> WorkerCode:
+        raise AssertionError("nobody needs the code for this")
+
+    made = code("from workers import WorkerEntrypoint\nclass Default(WorkerEntrypoint): pass")
+    get_code = (lambda: made) if kind is CodecError else never
+    with pytest.raises(kind, match=words) as told:
+        await attempt(loader, loader.get(tenant, get_code), made)
+    assert not isinstance(told.value, LoaderError)
 
 
 async def test_the_hosts_code_function_is_blamed_for_what_it_does(path: Path, code: Code) -> None:

@@ -49,6 +49,18 @@ def test_code_is_frozen() -> None:
         ({"global_outbound": "internet"}, "no network"),
         ({"env": {"not an identifier": 1}}, "identifier"),
         ({"env": {7: 1}}, "identifier"),
+        ({"env": None}, "env is a map from names to values and capabilities, not NoneType"),
+        ({"modules": ["main.py"]}, "modules is a map from names to modules, not list"),
+        ({"modules": {7: "", "main.py": ""}}, "relative path"),
+        ({"main_module": None}, "main_module is the name of a module, not NoneType"),
+        ({"modules": {**MAIN, "a.txt": Text(7)}}, r"a\.txt.*Text\(int\)"),  # type: ignore[arg-type]
+        ({"modules": {**MAIN, "a.bin": Data("x")}}, r"a\.bin.*Data\(str\)"),  # type: ignore[arg-type]
+        ({"limits": {"cpu_ms": 50}}, r"limits is Limits\(\.\.\.\), not dict"),
+        ({"tails": print}, "tails is a tuple of functions or entrypoints, not builtin_function"),
+        ({"tails": (7,)}, "a tail is a function or an entrypoint, not int"),
+        ({"streaming_tails": ("print",)}, "a tail is a function or an entrypoint, not str"),
+        ({"compatibility_date": 2026}, "compatibility_date is a date as text, not int"),
+        ({"compatibility_flags": "one"}, "compatibility_flags is a tuple of names, not str"),
     ],
 )
 def test_code_that_contradicts_itself_is_refused_when_it_is_made(changes: dict[str, Any], words: str | None) -> None:
@@ -60,6 +72,23 @@ def test_code_that_contradicts_itself_is_refused_when_it_is_made(changes: dict[s
         code(**changes)
     assert isinstance(caught.value, LoaderError)
     assert isinstance(caught.value, ValueError)
+
+
+def test_what_the_host_does_to_its_own_afterwards_changes_nothing() -> None:
+    """Modules, bindings, tails, bytes and JSON are copies, and so is the digest that they have."""
+    data, content = bytearray(b"abc"), {"a": [1]}
+    modules: dict[str, Any] = {**MAIN, "a.bin": Data(data), "a.json": Json(content)}  # type: ignore[arg-type]
+    env, tails = {"A": 1}, [print]
+    made = code(modules=modules, env=env, tails=tails)
+    digest = made.digest
+    data[:] = b"xyz"
+    content["a"].append(2)
+    modules["more.py"] = ""
+    env["B"] = 2
+    tails.clear()
+    assert made.digest == digest
+    assert (made.modules["a.bin"], made.modules["a.json"]) == (Data(b"abc"), Json({"a": [1]}))
+    assert (sorted(made.modules), made.env, made.tails) == (["a.bin", "a.json", "main.py"], {"A": 1}, (print,))
 
 
 def test_a_module_of_more_than_the_limit_is_refused() -> None:
