@@ -6,7 +6,7 @@ How what is said is written, and waited for, is the recorder's business.
 from __future__ import annotations
 
 import dataclasses
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from . import store_children
 from .durations import LONGEST_MS, milliseconds, moment
@@ -35,6 +35,7 @@ from .rules import (
     MAX_CODE,
     MAX_DETAILS,
     bounded_error,
+    brief,
     check_name,
     check_outcome,
     check_size,
@@ -155,9 +156,14 @@ class LiveJournal(Recorder):
             if self._room.end(key) and error is not None:
                 self._writer.submit(Store.drop_chunks, self._number, *key[1:]).add_done_callback(self._check_stored)
             row = Known(verdict.state, outcome.attempt, verdict.due, config)
-            await self._record(
-                key, row, outcome.value, error, started=started, within=outcome.within, size=outcome.size
-            )
+            more: dict[str, Any] = {"started": started, "within": outcome.within}
+            try:
+                await self._record(key, row, outcome.value, error, size=outcome.size, **more)
+            except QuotaExceeded:
+                if error is None or verdict.state != "failed":
+                    raise
+                error = brief(error)  # that it has failed is on record whatever else has no room
+                await self._record(key, row, None, error, **more)
         finally:
             self._running.pop(key, None)
             self._stir()
@@ -283,7 +289,12 @@ class LiveJournal(Recorder):
                 known = Known("waiting", 0, now + allowed, DEFAULT_CONFIG)
                 if self._mocks is not None and (told := self._mocks.wait(name, type, now, allowed)) is not None:
                     return await self._mocked(key, known, told, within)
-                event = await self._write(Store.take_event, *self._place(key, known), type, within, known.due or 0, now)
+                try:
+                    place = self._place(key, known)
+                    event = await self._write(Store.take_event, *place, type, within, known.due or 0, now)
+                except QuotaExceeded:
+                    self._forget(key)
+                    raise
             if event is None:
                 event = await self._until(key, known)
             if event is None:

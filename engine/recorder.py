@@ -313,6 +313,8 @@ class Recorder:
         except QuotaExceeded:  # it stands where it stood, and may end otherwise
             if self._known[key] is known:
                 self._known[key] = before or Known("retrying", 0, None, config)
+                if before is None and key[0] not in {"do", "undo"}:
+                    self._forget(key)
             raise
 
     async def _write(self, verb: Callable[..., T], *args: Any, progress: bool = True) -> T:

@@ -36,6 +36,8 @@ MAX_EVENTS = 10_000
 """Events that an instance may have which nobody has waited for yet."""
 MAX_DETAILS = 16 * 1024
 """Bytes that a heartbeat may say."""
+BRIEF = 256
+"""Characters of a message that is told in short."""
 MAX_CODE = 64 * 1024 * 1024
 DYNAMIC = "dynamic"
 """Stands for a delay that a function says, where the function itself cannot be sent."""
@@ -136,6 +138,11 @@ def check_outcome(outcome: object) -> Outcome:
 def bounded_error(error: ErrorRecord) -> ErrorRecord:
     """The same error with texts that any database takes: no lone surrogates, no NUL, a few KiB at most."""
     return ErrorRecord(_text(error.name, 256), _text(error.message, 8_192), _text(error.trace, 16_384))
+
+
+def brief(error: ErrorRecord) -> ErrorRecord:
+    """The same error in a few words, for where there is no room for more."""
+    return ErrorRecord(error.name, _text(error.message, BRIEF))
 
 
 def describe(error: BaseException) -> ErrorRecord:

@@ -27,8 +27,8 @@ class WorkflowLimits:
     `concurrency_per_scope`: instances that run at once. `creates_per_second`: instances that are created or restarted,
     on average; `creates_at_once`: how many of them may come together, at least 100 or a second's worth by default.
     `bytes_per_scope`: what a scope may store at most, in bytes, of all its instances together; counted only if it is
-    given. What ends, ends all the same, so that it may be more by an output for each that runs, and by the error
-    of each step that fails for good.
+    given. That a step has failed (in a few words), sleeps, waits or awaits may take an eighth more. What ends, ends all
+    the same, so that there may be an output more for each that runs.
     `steps`: how many of a kind one run may have, 10,000 by default and 25,000 at most.
     `weights`: scope to its share of the slots when they are scarce, 1 by default. It is looked at whenever slots are
     given away, so it may change at any time.

@@ -250,7 +250,7 @@ class Store:
 
     def create(self, workflow: str, scope: str, creation: Creation, now: int, claim: bool) -> int:
         """A new instance, running already if the caller is about to start it, else queued."""
-        store_usage.check(self, self.key(workflow), scope, len(creation.params))
+        store_usage.check(self, self.key(workflow), scope, store_usage.size_of(creation))
         number = self._insert(self.key(workflow), scope, creation, now, claim)
         if number is None:
             raise InstanceAlreadyExists(f"workflow {workflow!r} has an instance {creation.id!r} already")
@@ -259,7 +259,7 @@ class Store:
     def create_batch(self, workflow: str, scope: str, creations: list[Creation], now: int) -> list[bool]:
         """Queue those that do not exist yet; which were."""
         key = self.key(workflow)
-        store_usage.check(self, key, scope, sum(len(creation.params) for creation in creations))
+        store_usage.check(self, key, scope, sum(map(store_usage.size_of, creations)))
         rows, before = Rows(_INSTANCE), self._number
         for creation in creations:
             rows.add(self._new(key, scope, creation, now, False))
@@ -276,7 +276,7 @@ class Store:
 
     def insert(self, workflow: str, scope: str, creation: Creation, now: int) -> int | None:
         """Queue a new instance: its number, None if there is one of that id."""
-        store_usage.check(self, self.key(workflow), scope, len(creation.params))
+        store_usage.check(self, self.key(workflow), scope, store_usage.size_of(creation))
         return self._insert(self.key(workflow), scope, creation, now, False)
 
     def _insert(self, key: int, scope: str, creation: Creation, now: int, claim: bool) -> int | None:
@@ -386,9 +386,8 @@ class Store:
 
         What a first record says of position, type, config, enclosing step and start stays.
         """
-        more = len(row[9] or b"") + len(row[10] or "")
-        if self.counted and more and row[1] in {"do", "value"} and row[5] in {"done", "retrying"}:
-            store_usage.check_instance(self, row[0], more)
+        if self.counted:
+            store_usage.check_step(self, row)
         number, kind, name, count, _, state, attempts, due, _, value, error = row[:11]
         if self._sealed:
             row = (*row[:9], value and self.seal(value), self.seal_text(error), *row[11:])

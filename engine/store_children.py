@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cloister.ipc import values
 
+from . import store_usage
 from .errors import InstanceAlreadyExists
 from .records import Address, ErrorRecord, Status
 
@@ -56,6 +57,8 @@ class Kin:
 
 def begin(store: Store, number: int, row: tuple[Any, ...], child: Child, now: int) -> None:
     """Create an instance, and record that a step of another one awaits it."""
+    row_and_child = 100 + len(row[0]) + store_usage.size_of(child.creation)
+    store_usage.check_instance(store, number, row_and_child, needed=True)  # before anything is written
     made = store.insert(child.workflow, child.scope, child.creation, now)
     if made is None:
         raise InstanceAlreadyExists(f"workflow {child.workflow!r} has an instance {child.creation.id!r} already")

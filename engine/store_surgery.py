@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from . import store_usage
 from .errors import StepNotFound
 from .records import Address, ErrorRecord, Key, Status
 from .store import unpack_error
@@ -41,10 +42,11 @@ def fork(store: Store, address: Address, step: Key | None, creation: Creation, n
     number, _ = store.find(address)
     if step is not None:
         _check_recorded(store, number, step)
+    chosen, place = (_ENDED, ()) if step is None else (f"{_ENDED} AND {_BEFORE}", (number, *step))
+    store_usage.check_copy(store, number, chosen, place)
     made = store.insert(address.workflow, address.scope, creation, now)
     if made is None:
         return False
-    before, place = ("", ()) if step is None else (f" AND {_BEFORE}", (number, *step))
     store.execute(
         "UPDATE instances SET (params, created, code, started) = (SELECT params, created,"
         " (SELECT codes.number FROM codes WHERE codes.number = instances.code), ? FROM instances WHERE number = ?)"
@@ -52,8 +54,7 @@ def fork(store: Store, address: Address, step: Key | None, creation: Creation, n
         (now, number, made),
     )
     store.execute(
-        f"INSERT INTO steps (instance, {_COLUMNS}) SELECT ?, {_COLUMNS} FROM steps"
-        f" WHERE instance = ? AND {_ENDED}{before}",
+        f"INSERT INTO steps (instance, {_COLUMNS}) SELECT ?, {_COLUMNS} FROM steps WHERE instance = ? AND {chosen}",
         (made, number, *place),
     )
     store.execute(
@@ -78,6 +79,7 @@ def override(
     value, error = outcome
     value, words = None if value is None else store.seal(value), store.seal_text(error)
     _check_recorded(store, number, step)
+    store_usage.check_instance(store, number, sum(len(text or "") for text in (value, words, *account)))
     key = (number, *step)
     store.execute(
         "INSERT INTO interventions (instance, at, author, reason, kind, name, count, value, error)"

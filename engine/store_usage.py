@@ -6,12 +6,18 @@ before is counted once, when the connection first needs it; nothing of this is k
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from .errors import QuotaExceeded
+from .rules import BRIEF
 
 if TYPE_CHECKING:
+    from .options import Creation
     from .store import Store
+    from .store_rows import Row
+
+SPARE: Final = 65_536
+"""Bytes beyond an eighth of its quota that what a run needs to come to an end may take."""
 
 _ROWS = {
     "steps": "100 + length({0}.name) + coalesce(length({0}.value), 0) + coalesce(length({0}.error), 0)",
@@ -20,6 +26,8 @@ _ROWS = {
     "event_ids": "100 + length({0}.id)",
     "changes": "100 + coalesce(length({0}.error), 0)",
     "labels": "100 + length({0}.name) + length({0}.value)",
+    "interventions": "100 + length({0}.author) + length({0}.reason) + coalesce(length({0}.value), 0)"
+    " + coalesce(length({0}.error), 0)",
 }
 """What a row of an instance counts for, in bytes: what is in it that can be large, and something for the rest."""
 _INSTANCE = "300 + length({0}.params) + coalesce(length({0}.output), 0) + coalesce(length({0}.error), 0)"
@@ -51,26 +59,64 @@ def begin(store: Store) -> None:
         store.counted[key] = most
 
 
-def check(store: Store, key: int, scope: str, more: int) -> None:
-    """`QuotaExceeded` if so many bytes more are too many."""
-    most = store.counted.get(key)
-    if most is None:
+def check(store: Store, key: int, scope: str, more: int, *, needed: bool = False) -> None:
+    """`QuotaExceeded` if so many bytes more are too many; what a run needs to come to an end (`needed`) may go beyond
+    by an eighth.
+    """
+    quota = store.counted.get(key)
+    if quota is None:
         return
+    most = quota + quota // 8 + SPARE if needed else quota
     row = store.execute("SELECT bytes FROM usage WHERE workflow = ? AND scope = ?", (key, scope)).fetchone()
     stored = 0 if row is None else row[0]
     if stored + more > most:
         raise QuotaExceeded(
-            f"scope {scope!r} stores {stored:,} bytes of the {most:,} that it may (`bytes_per_scope`), and {more:,}"
+            f"scope {scope!r} stores {stored:,} bytes of the {quota:,} that it may (`bytes_per_scope`), and {more:,}"
             " more are too many; delete instances that have ended, or have them kept for less long"
         )
 
 
-def check_instance(store: Store, number: int, more: int) -> None:
+def check_instance(store: Store, number: int, more: int, *, needed: bool = False) -> None:
     """The same for the scope of an instance."""
     if store.counted:
         row = store.execute("SELECT workflow, scope FROM instances WHERE number = ?", (number,)).fetchone()
         if row is not None:
-            check(store, row[0], row[1], more)
+            check(store, row[0], row[1], more, needed=needed)
+
+
+def size_of(creation: Creation) -> int:
+    """What an instance counts for when it is created."""
+    labels = sum(100 + len(name) + len(value) for name, value in creation.labels)
+    return 300 + len(creation.params) + labels
+
+
+def check_step(store: Store, row: Row) -> None:
+    """The same for a step's row, in the order in which it is recorded. What an attempt came to can be refused, for its
+    step can fail instead; that it has failed for good is on record all the same, in a few words.
+    """
+    number, kind, name, _, _, state, _, _, _, value, error = row[:11]
+    more = len(value or b"") + len(error or "")
+    if kind in {"do", "value"} and (state != "failed" or more > 2 * BRIEF):
+        check_instance(store, number, more)
+    elif state in {"failed", "waiting"}:
+        check_instance(store, number, 100 + len(name) + more, needed=True)
+
+
+def check_copy(store: Store, number: int, chosen: str, place: tuple[Any, ...]) -> None:
+    """The same for a copy of an instance in its scope, with those of its steps that this condition chooses."""
+    if not store.counted:
+        return
+    pieces = (
+        "EXISTS (SELECT 1 FROM steps WHERE steps.instance = chunks.instance AND steps.kind = 'do'"
+        f" AND steps.name = chunks.name AND steps.count = chunks.count AND {chosen})"
+    )
+    query = f"SELECT {_INSTANCE.format('instances')} FROM instances WHERE number = ?"
+    more = int(store.execute(query, (number,)).fetchone()[0])
+    for table, condition in (("steps", chosen), ("chunks", pieces)):
+        bulk = _ROWS[table].format(table)
+        query = f"SELECT coalesce(sum({bulk}), 0) FROM {table} WHERE {table}.instance = ? AND {condition}"
+        more += int(store.execute(query, (number, *place)).fetchone()[0])
+    check_instance(store, number, more)
 
 
 def _watch(store: Store) -> None:

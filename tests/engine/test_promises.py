@@ -24,6 +24,7 @@ from cloister.engine import (
     InstanceAlreadyExists,
     InstanceFailed,
     InstanceNotFound,
+    NonRetryableError,
     QuotaExceeded,
     RunInterrupted,
     RunOver,
@@ -278,6 +279,34 @@ async def a_hoarder(path: Path, clock: VirtualClock) -> None:
             await workflow.create(scope="a", params="x" * 100_000)
 
 
+async def a_hoarder_by_other_ways(path: Path, clock: VirtualClock) -> None:
+    """Copies, failures and what it waits for are stored as well."""
+
+    async def body(event: Any, step: Any) -> None:
+        def fail() -> None:
+            raise NonRetryableError("x" * 8_000)
+
+        await step.do("large", lambda: "x" * 60_000)
+        for number in range(50):
+            with contextlib.suppress(NonRetryableError, QuotaExceeded):
+                await step.do(f"fail {number}", fail)
+        for number in range(500):
+            with contextlib.suppress(QuotaExceeded):
+                await step.sleep(f"{number} {'x' * 240}", 1)
+
+    async with Engine(path, clock=clock) as engine:
+        workflow = engine.workflow("w", Told, env=body, limits=WorkflowLimits(bytes_per_scope=100_000))
+        first = await workflow.create()
+        await clock.advance(3_600)
+        await first.result()
+        other = await workflow.create(scope="b", params="x" * 60_000)
+        with pytest.raises(QuotaExceeded):
+            await other.fork()
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        query = "SELECT sum(length(name) + coalesce(length(value), 0) + coalesce(length(error), 0)) FROM steps"
+        assert database.execute(query).fetchone()[0] < 180_000
+
+
 async def another_scope(path: Path, clock: VirtualClock) -> None:
     """What is somebody else's is not there."""
 
@@ -347,7 +376,11 @@ STORIES: dict[Story, dict[str, Wrong]] = {
     a_hoarder: {
         "events without bound": rewriting("SELECT count(*) FROM (SELECT 1 FROM events", "SELECT 0 * count(*) FROM"
                                           " (SELECT 1 FROM events"),
-        "a quota that is not looked at": setting(store_usage, "check", lambda *_: None),
+        "a quota that is not looked at": setting(store_usage, "check", lambda *_, **__: None),
+    },
+    a_hoarder_by_other_ways: {
+        "copies that nobody counts": setting(store_usage, "check_copy", lambda *_: None),
+        "failures and sleeps without bound": setting(store_usage, "check_step", lambda *_: None),
     },
     another_scope: {"scopes that are not looked at": rewriting("AND scope = ? AND id = ?", "AND ? != '' AND id = ?")},
 }  # fmt: skip

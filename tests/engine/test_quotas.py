@@ -16,9 +16,12 @@ from cloister.engine import (
     InstanceFailed,
     InstanceFinished,
     InstanceNotFound,
+    NonRetryableError,
     QuotaExceeded,
     Schedule,
+    StepFailed,
     StorageError,
+    WaitTimeout,
     WorkflowEntrypoint,
     WorkflowLimits,
     store,
@@ -154,6 +157,93 @@ async def test_attempts_that_fail_and_signs_of_life_are_bounded_as_results_are(
         await clock.advance(60)
         assert await beating.result() == ["done"] * 20
         assert max(counted(engine).values()) <= 120 * KIB
+
+
+async def test_what_an_operator_adds_is_bounded_as_well(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """A copy, and an outcome that replaces another one: what does not fit changes nothing."""
+    work = [["keep", 40 * KIB], ["stream", 64 * KIB], ["sleep"], ["wait"]]
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Hoarder, limits=quota(240 * KIB))
+        instance = await workflow.create(params={"do": work}, scope="a")
+        await clock.advance(1)
+        before = await instance.fork(id="second", from_step="stream")
+        assert [step["name"] for step in (await before.status())["steps"]][:1] == ["keep"]
+        with pytest.raises(QuotaExceeded):
+            await instance.fork(id="third")
+        with pytest.raises(QuotaExceeded):
+            await instance.override("keep", result="x" * 90 * KIB, author="Ann", reason="why not")
+        with pytest.raises(InstanceNotFound):
+            await workflow.get("third", scope="a")
+        assert await instance.interventions() == []
+        assert len(await instance.step_result("keep")) == 40 * KIB
+        await instance.override("keep", result="short", author="Ann", reason="to make room")
+        assert counted(engine) == counted_anew(engine)
+
+
+class Endless(WorkflowEntrypoint):
+    """Fails for good at length, sleeps, waits and begins others, and takes no refusal for an answer."""
+
+    async def run(self, event: Any, step: Any) -> list[str]:
+        what, said = event.payload["what"], []
+
+        def fail() -> None:
+            raise NonRetryableError("x" * 8_000)
+
+        for number in range(event.payload["times"]):
+            name = f"{what} {number} {'y' * 200}"
+            try:
+                match what:
+                    case "fail":
+                        await step.do(name, fail)
+                    case "sleep":
+                        await step.sleep(name, 1)
+                    case "wait":
+                        await step.wait_for_event(name, type="t", timeout=1_000)
+                    case "child":
+                        await step.child(name, self.env[0], params={"what": "fail", "times": 0})
+            except (NonRetryableError, QuotaExceeded, StepFailed, WaitTimeout) as error:
+                said.append(getattr(error, "name", type(error).__name__))
+        return said[-1:]
+
+
+@pytest.mark.parametrize("what", ["fail", "sleep", "wait", "child"])
+async def test_a_run_that_takes_no_refusal_for_an_answer_stores_a_bounded_amount(
+    open_engine: OpenEngine, clock: VirtualClock, what: str
+) -> None:
+    """An eighth more than the quota, for what has to be on record; beyond that nothing is."""
+    async with open_engine() as engine:
+        env: list[Any] = []
+        workflow = engine.workflow("w", Endless, limits=quota(100 * KIB), env=env)
+        env.append(workflow)
+        instance = await workflow.create(params={"what": what, "times": 700}, scope="")
+        await clock.advance(3_600)
+        assert await instance.result() == ["QuotaExceeded"]
+        assert max(counted(engine).values()) <= (100 + 13 + 64 + 20) * KIB
+        assert counted(engine) == counted_anew(engine)
+
+
+async def test_a_failure_that_is_too_much_is_on_record_in_short(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """By its own name, the same in the run that saw it and in every later one."""
+    seen: list[str] = []
+
+    class Verbose(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> None:
+            def fail() -> None:
+                raise LookupError("x" * 8_000)
+
+            for number in range(40):
+                try:
+                    await step.do(f"fail {number}", {"retries": {"limit": 0, "delay": 0}}, fail)
+                except LookupError as error:
+                    seen.append(str(error))
+            await step.sleep("night", "8 hours")
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Verbose, limits=quota(100 * KIB)).create(scope="a")
+        await clock.advance(9 * 3_600)
+        await instance.result()
+    assert seen[:40] == seen[40:]
+    assert {len(message) for message in seen} == {256, 8_000}
 
 
 async def test_an_event_that_is_too_much_is_refused_to_whoever_sends_it(
