@@ -24,6 +24,7 @@ from .scheduler import Scheduler
 from .schedules import read_schedules
 from .sharing import WorkflowLimits
 from .store import News, Store
+from .store_backlog import Bounds
 from .store_catalogue import Catalogue
 from .store_children import Kin
 from .store_transaction import Done, Raised, Transaction, transact
@@ -71,6 +72,7 @@ class Engine:
         self._schedulers: dict[str, Scheduler] = {}
         self._watchers = Watchers()
         self._quotas: dict[str, int] = {}
+        self._bounds: dict[str, Bounds] = {}
 
     async def __aenter__(self) -> Self:
         """Open the database: `EngineLocked`, `NotACloisterDatabase`, `DatabaseTooNew`, `StorageError`."""
@@ -132,6 +134,7 @@ class Engine:
         try:
             store = Store(connection, self._codec)
             store.watched, store.quotas = self._watchers.watched, self._quotas
+            store.bounds = self._bounds
             store.try_codec()
             return store
         except BaseException as error:
@@ -169,6 +172,7 @@ class Engine:
             raise ValueError("the concurrency of a workflow is at least 1")
         kept = Retention.of_workflow(retention)
         limits = limits or WorkflowLimits()
+        self._bounds[name] = Bounds(limits.queued_per_scope, limits.queued)
         if limits.bytes_per_scope is not None:
             self._quotas[name] = limits.bytes_per_scope
         self._schedulers[name] = Scheduler(

@@ -80,6 +80,10 @@ class QuotaExceeded(EngineError):
     """The scope stores as much as it may. Delete instances that have ended, or have them kept for less long."""
 
 
+class QueueFull(EngineError):
+    """As many instances are queued as may be, and none was created. Create it again when some have begun to run."""
+
+
 class EventBufferFull(EngineError):
     """As many events wait in the instance as may, and nobody takes them. Send again when some have been waited for."""
 

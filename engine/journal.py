@@ -15,6 +15,7 @@ from .errors import (
     InvalidDuration,
     JournalBreach,
     PayloadTooLarge,
+    QueueFull,
     QuotaExceeded,
     StepLimitExceeded,
     WaitTimeout,
@@ -348,7 +349,7 @@ class LiveJournal(Recorder):
                 row = (name, count, position, now + allowed, within)
                 try:
                     await self._write(store_children.begin, number, row, child, now)
-                except QuotaExceeded:
+                except (QuotaExceeded, QueueFull):
                     self._forget(key)
                     raise
                 except InstanceAlreadyExists as error:

@@ -26,6 +26,8 @@ class WorkflowLimits:
 
     `concurrency_per_scope`: instances that run at once. `creates_per_second`: instances that are created or restarted,
     on average; `creates_at_once`: how many of them may come together, at least 100 or a second's worth by default.
+    `queued_per_scope`: instances that wait for their first run, a million by default; `queued`: of all scopes together,
+    two millions. Those that sleep, wait or are paused are not counted, and what exists may always begin anew.
     `bytes_per_scope`: what a scope may store at most, in bytes, of all its instances together; counted only if it is
     given. That a step has failed (in a few words), sleeps, waits or awaits may take an eighth more. What ends, ends all
     the same, so that there may be an output more for each that runs.
@@ -37,12 +39,14 @@ class WorkflowLimits:
     concurrency_per_scope: int | None = None
     creates_per_second: float | None = None
     creates_at_once: int | None = None
+    queued_per_scope: int | None = 1_000_000
+    queued: int | None = 2_000_000
     bytes_per_scope: int | None = None
     steps: int = MAX_STEPS
     weights: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("concurrency_per_scope", "creates_at_once", "bytes_per_scope"):
+        for name in ("concurrency_per_scope", "creates_at_once", "queued_per_scope", "queued", "bytes_per_scope"):
             value = getattr(self, name)
             if value is not None and (type(value) is not int or value < 1):
                 raise ValueError(f"`{name}` is a whole number from 1, or None; not {value!r:.40}")

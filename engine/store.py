@@ -39,6 +39,7 @@ from .records import (
     StepRecord,
 )
 from .rules import MAX_EVENTS
+from .store_backlog import Backlog, Bounds
 from .store_children import Kin
 from .store_rows import Row, Rows
 
@@ -47,6 +48,8 @@ MAX_CHANGES = 20_000
 FORGET_EVERY = 512
 MOST_CODES = 1024
 """Of how many codes it is remembered that they are kept."""
+MOST_BUFFERS = 4096
+"""Of how many instances it is remembered how many events they may have."""
 
 Unseal = Callable[[bytes], bytes]
 
@@ -140,6 +143,11 @@ class Store:
         self.quotas: dict[str, int] = {}
         """Bytes that each scope of a workflow may store, by its name. See `store_usage`."""
         self.counted: dict[int, int] = {}
+        self._buffered: dict[int, int] = {}
+        """How many events an instance has at most that nobody has waited for: those that were taken count on."""
+        self.backlog = Backlog(self)
+        self.bounds: dict[str, Bounds] = {}
+        """How many instances of a workflow may be queued, by its name."""
         self.tables_of_instances = {name: key for name, key in self.execute(_TABLES).fetchall() if name in tables()}
         self._workflows: dict[str, int] = dict(self.execute("SELECT name, number FROM workflows"))
         self.execute(  # code that no unfinished instance can wake up on
@@ -182,6 +190,7 @@ class Store:
     def roll_back(self, savepoint: str) -> None:
         """Take back what was written since the savepoint. Numbers that were given stay given."""
         self.execute(f"ROLLBACK TO {savepoint}")
+        self.backlog.forget()
         self.execute("UPDATE counter SET value = ?", (self._reserved,))
 
     def guard(self, authorise: Callable[[int, str | None, str | None, str | None, str | None], int] | None) -> None:
@@ -250,7 +259,7 @@ class Store:
 
     def create(self, workflow: str, scope: str, creation: Creation, now: int, claim: bool) -> int:
         """A new instance, running already if the caller is about to start it, else queued."""
-        store_usage.check(self, self.key(workflow), scope, store_usage.size_of(creation))
+        self._check_room(workflow, scope, [creation], queued=not claim)
         number = self._insert(self.key(workflow), scope, creation, now, claim)
         if number is None:
             raise InstanceAlreadyExists(f"workflow {workflow!r} has an instance {creation.id!r} already")
@@ -259,7 +268,7 @@ class Store:
     def create_batch(self, workflow: str, scope: str, creations: list[Creation], now: int) -> list[bool]:
         """Queue those that do not exist yet; which were."""
         key = self.key(workflow)
-        store_usage.check(self, key, scope, sum(map(store_usage.size_of, creations)))
+        self._check_room(workflow, scope, creations)
         rows, before = Rows(_INSTANCE), self._number
         for creation in creations:
             rows.add(self._new(key, scope, creation, now, False))
@@ -269,6 +278,7 @@ class Store:
             new = {number for (number,) in made}
         else:
             new = set(numbers)
+        self.backlog.add(key, scope, len(new))
         for number, creation in zip(numbers, creations, strict=True):
             if creation.labels and number in new:
                 self._label(number, key, scope, creation)
@@ -276,8 +286,20 @@ class Store:
 
     def insert(self, workflow: str, scope: str, creation: Creation, now: int) -> int | None:
         """Queue a new instance: its number, None if there is one of that id."""
-        store_usage.check(self, self.key(workflow), scope, store_usage.size_of(creation))
+        self._check_room(workflow, scope, [creation])
         return self._insert(self.key(workflow), scope, creation, now, False)
+
+    def _check_room(self, workflow: str, scope: str, creations: list[Creation], *, queued: bool = True) -> None:
+        """`QuotaExceeded`, or `QueueFull` if they are to be queued."""
+        key = self.key(workflow)
+        if self.counted:
+            store_usage.check(self, key, scope, sum(map(store_usage.size_of, creations)))
+        if queued and (bounds := self.bounds.get(workflow)) is not None:
+            self.backlog.check(key, scope, len(creations), bounds)
+
+    def never_ran(self, number: int) -> bool:
+        """Whether the instance has not begun since it was created, or since it was begun anew."""
+        return self.execute("SELECT started FROM instances WHERE number = ?", (number,)).fetchone()[0] is None
 
     def _insert(self, key: int, scope: str, creation: Creation, now: int, claim: bool) -> int | None:
         row = self._new(key, scope, creation, now, claim)
@@ -286,6 +308,8 @@ class Store:
         number: int = row[0]
         if claim:
             self.change(number, now, "running")
+        else:
+            self.backlog.add(key, scope, 1)
         self._label(number, key, scope, creation)
         return number
 
@@ -325,13 +349,16 @@ class Store:
         done = self._run(
             "UPDATE instances SET status = ?, output = ?, error = ?, ended = ?, wake_at = NULL, expires = ? + coalesce("
             f"{kept}, (SELECT {kept} FROM workflows WHERE number = workflow)) WHERE number = ? AND ended IS NULL"
-            " RETURNING expires, parent, awaited, EXISTS (SELECT 1 FROM events WHERE instance = instances.number)"
+            " RETURNING workflow, scope, started IS NULL AND paused_at IS NULL, expires, parent, awaited,"
+            " EXISTS (SELECT 1 FROM events WHERE instance = instances.number)"
             " OR EXISTS (SELECT 1 FROM event_ids WHERE instance = instances.number)",
             (status.value, output and self.seal(output), self.seal_text(pack_error(error)), now, now, number),
         ).fetchall()
         if not done:
             raise RunOver
-        expires, parent, awaited, has_events = done[0]
+        key, scope, was_queued, expires, parent, awaited, has_events = done[0]
+        if was_queued:
+            self.backlog.add(key, scope, -1)
         self.expect(expires)
         self.change(number, now, status.value, error=pack_error(error))
         if parent is not None:
@@ -449,7 +476,7 @@ class Store:
             " ORDER BY position LIMIT 1",
             (number, event_type),
         ).fetchone()
-        if wait is None and self._waiting_events(number) >= MAX_EVENTS:
+        if wait is None and not self._buffers_one_more(number):
             raise EventBufferFull(
                 f"instance {address.id!r} has {MAX_EVENTS:,} events that nobody has waited for; send again when some"
                 " have been, or have the workflow wait for more of them"
@@ -473,9 +500,18 @@ class Store:
         query = "SELECT 1 FROM event_ids WHERE instance = ? AND id = ?"
         return self.execute(query, (number, event_id)).fetchone() is not None
 
-    def _waiting_events(self, number: int) -> int:
-        query = "SELECT count(*) FROM (SELECT 1 FROM events WHERE instance = ? LIMIT ?)"
-        return int(self.execute(query, (number, MAX_EVENTS)).fetchone()[0])
+    def _buffers_one_more(self, number: int) -> bool:
+        """Whether an instance may have one more event that nobody waits for. They are counted when it is first sent
+        one, and when it may have all that it may.
+        """
+        most = self._buffered.get(number, MAX_EVENTS)
+        if most >= MAX_EVENTS:
+            query = "SELECT count(*) FROM (SELECT 1 FROM events WHERE instance = ? LIMIT ?)"
+            most = int(self.execute(query, (number, MAX_EVENTS)).fetchone()[0])
+        if len(self._buffered) >= MOST_BUFFERS:
+            self._buffered.clear()
+        self._buffered[number] = most + 1
+        return most < MAX_EVENTS
 
     def put_chunk(self, number: int, name: str, count: int, piece: int, data: bytes) -> None:
         """A piece of a step's result; the first one replaces what an earlier attempt has left."""

@@ -15,6 +15,8 @@ def pause(store: Store, address: Address, now: int) -> Standing:
     if status is Status.RUNNING:
         return store.stand(number, Status.WAITING_FOR_PAUSE, now)
     if status in {Status.QUEUED, Status.WAITING}:
+        if status is Status.QUEUED and store.never_ran(number):
+            store.backlog.add(store.key(address.workflow), address.scope, -1)
         return store.stand(number, Status.PAUSED, now, paused_at=now)
     return Standing(status)
 
@@ -31,6 +33,8 @@ def resume(store: Store, address: Address, now: int) -> Standing:
         " WHERE instance = ? AND state IN ('waiting', 'retrying')",
         (now, number, number),
     )
+    if store.never_ran(number):
+        store.backlog.add(store.key(address.workflow), address.scope, 1)
     return store.stand(number, Status.QUEUED, now, wake_at=now)
 
 

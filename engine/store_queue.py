@@ -119,6 +119,8 @@ def _read_claim(store: Store, workflow: str, number: int) -> Claim:
 
 def _claim(store: Store, workflow: str, number: int, now: int) -> Claim:
     claim = _read_claim(store, workflow, number)
+    if store.never_ran(number):
+        store.backlog.add(store.key(workflow), claim.address.scope, -1)
     store.change(number, now, "running")
     if claim.claims > 1:  # pieces of results that nobody finished
         store.execute(

@@ -8,7 +8,7 @@ import json
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import InvalidSchedule, QuotaExceeded
+from .errors import InvalidSchedule, QueueFull, QuotaExceeded
 from .options import Creation
 from .records import Fired
 
@@ -85,7 +85,7 @@ def fire(store: Store, workflow: str, scope: str, name: str, creation: Creation,
         return False
     try:
         made = store.create_batch(workflow, scope, [creation], now)
-    except QuotaExceeded as refusal:
+    except (QuotaExceeded, QueueFull) as refusal:
         log.warning("schedule %s of %r did not fire: %s", name, workflow, refusal)
         return False
     if not made[0]:

@@ -53,6 +53,7 @@ def fork(store: Store, address: Address, step: Key | None, creation: Creation, n
         " WHERE number = ?",
         (now, number, made),
     )
+    store.backlog.add(store.key(address.workflow), address.scope, -1)  # it has been running, as it were
     store.execute(
         f"INSERT INTO steps (instance, {_COLUMNS}) SELECT ?, {_COLUMNS} FROM steps WHERE instance = ? AND {chosen}",
         (made, number, *place),

@@ -46,7 +46,9 @@ def restart(store: Store, address: Address, step: Key | None, now: int) -> None:
 
     What began before that step keeps its record. Everything later is wiped, and so are events that nobody took.
     """
-    number, _ = store.find(address)
+    number, status = store.find(address)
+    if status is not Status.QUEUED or not store.never_ran(number):
+        store.backlog.add(store.key(address.workflow), address.scope, 1)
     if step is None:
         for table in store.tables_of_instances:
             if table not in _KEPT:

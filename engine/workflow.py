@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, overload
+from typing import Any, overload
 
 from .errors import (
     CreationRateExceeded,
@@ -27,9 +27,6 @@ from .scheduler import Scheduler
 from .schedules import Schedule
 from .store_catalogue import Catalogue
 from .store_children import Child
-
-if TYPE_CHECKING:
-    pass
 
 MAX_BATCH = 100
 BULK_CHUNK = 64
@@ -57,7 +54,7 @@ class Workflow:
         it is created once.
 
         Raises `InstanceAlreadyExists`, `InvalidInstanceId`, `InvalidLabels`, `InvalidRetention`, `PayloadTooLarge`,
-        `StorageError`.
+        `CreationRateExceeded`, `QueueFull`, `QuotaExceeded`, `StorageError`.
         """
         if strange := more.keys() - _CREATE_OPTIONS:
             raise TypeError(f"create() has no option {min(strange)!r}")

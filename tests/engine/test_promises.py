@@ -25,6 +25,7 @@ from cloister.engine import (
     InstanceFailed,
     InstanceNotFound,
     NonRetryableError,
+    QueueFull,
     QuotaExceeded,
     RunInterrupted,
     RunOver,
@@ -32,6 +33,7 @@ from cloister.engine import (
     WorkflowEntrypoint,
     WorkflowLimits,
     store,
+    store_backlog,
     store_queue,
     store_usage,
 )
@@ -307,6 +309,23 @@ async def a_hoarder_by_other_ways(path: Path, clock: VirtualClock) -> None:
         assert database.execute(query).fetchone()[0] < 180_000
 
 
+async def a_crowd(path: Path, clock: VirtualClock) -> None:
+    """So many instances of a scope wait for their turn, and no more; other scopes never notice."""
+
+    async def body(event: Any, step: Any) -> None:
+        await step.do("work", lambda: clock.sleep(60))
+
+    async with Engine(path, clock=clock) as engine:
+        workflow = engine.workflow("w", Told, env=body, concurrency=1, limits=WorkflowLimits(queued_per_scope=5))
+        await workflow.create(scope="a")
+        await workflow.create_batch([{}] * 5, scope="a")
+        with pytest.raises(QueueFull):
+            await workflow.create(scope="a")
+        await workflow.create_batch([{}] * 5, scope="b")
+        await clock.advance(130)
+        await workflow.create(scope="a")
+
+
 async def another_scope(path: Path, clock: VirtualClock) -> None:
     """What is somebody else's is not there."""
 
@@ -381,6 +400,10 @@ STORIES: dict[Story, dict[str, Wrong]] = {
     a_hoarder_by_other_ways: {
         "copies that nobody counts": setting(store_usage, "check_copy", lambda *_: None),
         "failures and sleeps without bound": setting(store_usage, "check_step", lambda *_: None),
+    },
+    a_crowd: {
+        "a queue without bound": setting(store_backlog.Backlog, "check", lambda *_: None),
+        "a queue that counts those who have begun": setting(Store, "never_ran", lambda *_: False),
     },
     another_scope: {"scopes that are not looked at": rewriting("AND scope = ? AND id = ?", "AND ? != '' AND id = ?")},
 }  # fmt: skip

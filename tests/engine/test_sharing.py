@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import random
 from collections import Counter
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -11,8 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloister.engine import CreationRateExceeded, Engine, WorkflowEntrypoint, WorkflowLimits
+from cloister.engine import (
+    CreationRateExceeded,
+    Engine,
+    InstanceFinished,
+    InstanceNotFound,
+    QueueFull,
+    WorkflowEntrypoint,
+    WorkflowLimits,
+)
 from cloister.engine.sharing import Shares, Turn, share
+from cloister.engine.store_backlog import _QUEUED as QUEUED
+from cloister.engine.store_backlog import Bounds
 
 if TYPE_CHECKING:
     from cloister.engine.testing import VirtualClock
@@ -333,9 +345,81 @@ async def test_bulk_restarts_keep_to_the_rate(open_engine: OpenEngine, clock: Vi
 @pytest.mark.parametrize(
     "limits",
     [{"concurrency_per_scope": 0}, {"concurrency_per_scope": 1.5}, {"creates_per_second": 0}, {"creates_at_once": -1},
-     {"creates_per_second": "1"}, {"creates_per_second": True}, {"weights": 3}],
+     {"queued": 0}, {"queued_per_scope": "many"}, {"creates_per_second": "1"}, {"creates_per_second": True},
+     {"weights": 3}],
 )  # fmt: skip
 def test_limits_that_make_no_sense_are_refused(limits: dict[str, Any]) -> None:
     """When they are written, not when they are first needed."""
     with pytest.raises((ValueError, TypeError)):
         WorkflowLimits(**limits)
+
+
+# Queues
+
+
+async def test_a_queue_that_is_full_takes_nobody_until_somebody_has_begun(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """By scope and in all, whichever way an instance is created; whoever is refused is told what to do."""
+    async with open_engine() as engine:
+        limits = WorkflowLimits(queued_per_scope=10, queued=14)
+        workflow = engine.workflow("w", Job, concurrency=1, limits=limits, env=(clock, []))
+        await workflow.create(scope="a")
+        await workflow.create_batch([{"id": f"a{number}"} for number in range(10)], scope="a")
+        with pytest.raises(QueueFull, match=r"'a' has 10 instances queued of the 10 .*queued_per_scope"):
+            await workflow.create(scope="a")
+        with pytest.raises(QueueFull):
+            await engine.transact(lambda t: t.create(workflow, scope="a"))
+        await workflow.create_batch([{}] * 4, scope="b")
+        with pytest.raises(QueueFull, match="all scopes together"):
+            await workflow.create(scope="b")
+        await (await workflow.get("a0", scope="a")).delete()
+        await workflow.create(scope="b")
+        await (await workflow.get("a1", scope="a")).terminate()
+        held = await workflow.get("a2", scope="a")
+        await held.pause()
+        await workflow.create_batch([{}] * 2, scope="a")
+        await held.resume()  # it was let in before
+        with pytest.raises(QueueFull):
+            await workflow.create(scope="a")
+        assert len((await workflow.list(limit=100)).instances) == 17
+        await clock.advance(100_000)
+        await workflow.create_batch([{}] * 10, scope="c")
+
+
+async def test_what_is_queued_is_counted_right_whatever_happens(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """Creates, pauses, restarts, forks, ends, refused transactions, failed commits and a new host, in any order."""
+    seed = random.randrange(2**32)
+    print("seed", seed)
+    chance = random.Random(seed)
+    actions = ["create", "batch", "pause", "resume", "restart", "fork", "terminate", "delete", "undo", "wait", "fail"]
+    names: list[tuple[str, str]] = []
+    for _ in range(3):
+        async with open_engine() as engine:
+            workflow = engine.workflow("w", Job, concurrency=2, env=(clock, []))
+            for _ in range(60):
+                what = chance.choice(actions)
+                if what in {"create", "batch"} or not names:
+                    scope = chance.choice("ab")
+                    made = await workflow.create_batch([{}] * (1 if what == "create" else 3), scope=scope)
+                    names += [(each.id, scope) for each in made]
+                    continue
+                name, scope = chance.choice(names)
+                with contextlib.suppress(InstanceNotFound, InstanceFinished, ZeroDivisionError):
+                    instance = await workflow.get(name, scope=scope)
+                    if what == "wait":
+                        await clock.advance(chance.choice([0, 1]))
+                    elif what == "fail":
+                        await engine.transact(lambda t: [t.create(workflow, scope="a"), 1 / 0])  # noqa: B023
+                    elif what == "undo":
+                        await instance.terminate(rollback=True)
+                    elif what == "fork":
+                        names.append(((await instance.fork()).id, scope))
+                    else:
+                        await getattr(instance, what)()
+                await clock.run_until_idle()
+                store: Any = engine._open_writer()._store
+                known = dict(store.execute(QUEUED, (store.key("w"),)).fetchall())
+                store.backlog.check(store.key("w"), "", 0, Bounds(None, None))
+                assert store.backlog._queued[store.key("w")] == known
+                assert store.backlog._totals[store.key("w")] == sum(known.values())
