@@ -17,6 +17,8 @@ from .errors import InvalidCode, LoadFailed
 from .tails import StreamingTail, Tail
 
 MAX_CODE_BYTES: Final = 8 * 1024 * 1024
+MAX_ENV_BYTES: Final = 1024 * 1024
+"""Of the plain values in an `env`: what is larger is a module, or behind a binding."""
 _NEEDS_COMPILING: Final = (".ts", ".tsx", ".jsx", ".js", ".mjs", ".cjs")
 
 
@@ -48,8 +50,8 @@ Module = str | Text | Data | Json
 class WorkerCode:
     """What runs for a tenant. `InvalidCode` says what contradicts itself.
 
-    `modules` maps paths to source text (`.py`), `Text`, `Data` or `Json`. `env` holds plain values, `RpcTarget`s,
-    functions and wrapped workflow bindings. `global_outbound=None` means no network at all; a `Fetcher`, or anything
+    `modules` maps paths to source text (`.py`), `Text`, `Data` or `Json`. `env` holds plain values, of 1 MiB in
+    all, `RpcTarget`s, functions and wrapped workflow bindings. `global_outbound=None` means no network at all; a `Fetcher`, or anything
     that has a `fetch`, serves `workers.fetch`, and `urllib`, `requests` and `httpx` in the tenant's code.
     """
 
@@ -92,6 +94,7 @@ class WorkerCode:
         for name in self.env:
             if not isinstance(name, str) or not name.isidentifier():
                 raise InvalidCode(f"env name {name!r} is not an identifier, so no tenant could use it")
+        _check_env(self.env)
         for tail in (*self.tails, *self.streaming_tails):
             if not callable(tail) and not hasattr(type(tail), "handle"):
                 raise InvalidCode(f"a tail is a function or an entrypoint, not {type(tail).__name__}")
@@ -180,6 +183,17 @@ def _size(name: str, module: Module) -> int:
         return len(values.dumps(_portable(module), limit=MAX_CODE_BYTES))
     except (IpcError, TypeError, ValueError) as error:
         raise InvalidCode(f"module {name!r}: {error}") from error
+
+
+def _check_env(env: Mapping[str, Any]) -> None:
+    try:
+        size = len(values.dumps(dict(env), export=lambda _: b""))
+    except IpcError as error:
+        raise InvalidCode(f"env: {error}") from error
+    if size > MAX_ENV_BYTES:
+        raise InvalidCode(
+            f"the env takes {size:,} bytes; at most {MAX_ENV_BYTES:,} can be given, and a module may hold more"
+        )
 
 
 def _portable(module: Module) -> list[Any]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from cloister.loader import Data, InvalidCode, Json, Limits, LoaderError, Text, WorkerCode
+from cloister.loader import Data, InvalidCode, Json, Limits, LoaderError, RpcTarget, Text, WorkerCode
+from cloister.loader.code import MAX_ENV_BYTES
 
 MAIN = {"main.py": "x = 1\n"}
 
@@ -101,6 +102,30 @@ def test_modules_of_more_than_the_limit_in_all_are_refused() -> None:
     """Many modules are no way around it."""
     with pytest.raises(InvalidCode, match="bytes"):
         code(modules={**MAIN, **{f"part{n}.bin": Data(bytes(4 * 1024 * 1024)) for n in range(5)}})
+
+
+class Price(RpcTarget):
+    """What is named in an env, and not copied into it."""
+
+    table = "x" * MAX_ENV_BYTES
+
+
+def test_an_env_of_more_than_the_limit_is_refused() -> None:
+    """Up to it, name and all, is taken; what is behind a binding does not count."""
+    head = 1 + 2 + 5  # of a map, its one key, and a text of that length
+    assert code(env={"A": "x" * (MAX_ENV_BYTES - head)}).env
+    assert code(env={"PRICE": Price(), "FUNCTION": len}).env
+    with pytest.raises(InvalidCode, match=r"the env takes 1,048,577 bytes; at most 1,048,576 can be given"):
+        code(env={"A": "x" * (MAX_ENV_BYTES - head + 1)})
+
+
+def test_an_env_that_cannot_be_sent_is_refused_when_it_is_made() -> None:
+    """And not when the first call needs it."""
+    endless: list[Any] = []
+    endless.append(endless)
+    for value in (endless, "\ud800", 2**64):
+        with pytest.raises(InvalidCode, match="env: "):
+            code(env={"A": value})
 
 
 def test_the_digest_says_how_the_code_behaves() -> None:
