@@ -102,10 +102,11 @@ class Peer:
             self._arm()
         try:
             self._send(frame)
-        except IpcError:
+        except IpcError as error:
             del self._waiting[number]
             self.connection.withdraw(number)
-            self._take_back(payload)
+            if not isinstance(error, ConnectionClosed):  # with whose end all is let go of
+                self._take_back(payload)
             raise
         try:
             return await answer
@@ -132,8 +133,11 @@ class Peer:
         except RemoteProtocolError as error:
             self.close(error)
 
-    def close(self, error: Exception) -> None:
-        """End the conversation. Calls in flight raise `error`, and so does every later one. Harmless when repeated."""
+    def close(self, error: Exception, *, held_for: float = 0.0) -> None:
+        """End the conversation. Calls in flight raise `error`, and so does every later one. Harmless when repeated.
+
+        What was granted is let go of, at once or so many seconds later.
+        """
         if self._closed is not None:
             return
         self._closed = error
@@ -145,7 +149,10 @@ class Peer:
         self._waiting.clear()
         for task in list(self._answering.values()):
             task.cancel()
-        self.exports.clear()
+        if held_for:
+            self._loop.call_later(held_for, self.exports.clear)
+        else:
+            self.exports.clear()
         self._on_closed(error)
 
     @property

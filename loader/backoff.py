@@ -33,11 +33,11 @@ class Backoff(Generic[Key]):
     def __len__(self) -> int:
         return len(self._failures)
 
-    def failed(self, key: Key, error: Exception, now: float) -> None:
-        """One more."""
+    def failed(self, key: Key, error: Exception, now: float, *, free: int = 0) -> None:
+        """One more. The first so many in a row cost nothing."""
         before = self._failures.get(key)
         count = 1 if before is None else before.count + 1
-        delay = min(self._first * 2.0 ** min(count - 1, 64), self._most)
+        delay = min(self._first * 2.0 ** min(count - 1, 64), self._most) if count > free else 0.0
         self._failures[key] = Failure(error, count, now + delay)
 
     def last(self, key: Key) -> Failure | None:

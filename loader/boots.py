@@ -6,9 +6,11 @@ What failed is remembered for as long as it is not to be tried again; what a ver
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import contextlib
+from collections.abc import Awaitable, Callable
+from typing import Final, TypeVar
 
-from cloister.sandbox import SandboxClosed, SandboxUnavailable
+from cloister.sandbox import SandboxClosed, SandboxUnavailable, SandboxUnused
 
 from .backoff import Backoff
 from .config import LoaderConfig
@@ -19,6 +21,9 @@ from .profiles import Profiles
 from .turns import Turns
 from .worker import Worker
 
+Outcome = TypeVar("Outcome")
+TRIES: Final = 3
+"""How many sandboxes a call may find dead before they were used. Code that ends each in its import looks like that."""
 _NOT_ITS_FAULT = (SandboxClosed, SandboxUnavailable, LoaderClosed, NoCapacity)
 """What keeps a worker from booting and says nothing about its code."""
 
@@ -89,10 +94,19 @@ class Boots:
             return
         known = self._backoff.last(pool.key)
         if known is None or known.error is not error:  # one load that failed fails several workers
-            self._backoff.failed(pool.key, error, self._now())
+            free = TRIES - 1 if isinstance(error, SandboxUnused) else 0
+            self._backoff.failed(pool.key, error, self._now(), free=free)
 
     def _refusal(self) -> NoCapacity:
         return NoCapacity(
             f"{self.turns.most} tenants were booting for {self._config.admission_timeout:g} s; raise boots_at_once, or "
             "send fewer tenants at once"
         )
+
+
+async def tried(once: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    """Again with another sandbox where one had died before it was used: nothing of the tenant has run."""
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(SandboxUnused):
+            return await once()
+    return await once()

@@ -50,9 +50,10 @@ Module = str | Text | Data | Json
 class WorkerCode:
     """What runs for a tenant. `InvalidCode` says what contradicts itself.
 
-    `modules` maps paths to source text (`.py`), `Text`, `Data` or `Json`. `env` holds plain values, of 1 MiB in
-    all, `RpcTarget`s, functions and wrapped workflow bindings. `global_outbound=None` means no network at all; a `Fetcher`, or anything
-    that has a `fetch`, serves `workers.fetch`, and `urllib`, `requests` and `httpx` in the tenant's code.
+    `modules` maps paths to source text (`.py`), `Text`, `Data` or `Json`, 8 MiB in all. `env` holds plain values, 1 MiB
+    in all, `RpcTarget`s, functions and wrapped workflow bindings. `global_outbound=None` means no network at all; a
+    `Fetcher`, or anything that has a `fetch`, serves `workers.fetch`, and `urllib`, `requests` and `httpx` in the
+    tenant's code.
     """
 
     main_module: str

@@ -16,8 +16,9 @@ from cloister.engine import Encoded, Journal, Rehearsal, RunInterrupted, RunPost
 from cloister.ipc import Capability, CapabilityError
 from cloister.ipc.capabilities import Served
 from cloister.ipc.stubs import Link, RemoteCall, RemoteMethod
-from cloister.sandbox import Limits, SandboxClosed, SandboxError, SandboxUnavailable
+from cloister.sandbox import Limits, SandboxClosed, SandboxError, SandboxUnavailable, SandboxUnused
 
+from .boots import TRIES, tried
 from .code import load_code
 from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity, TenantError, TenantThrottled
 from .history import history, resolved, state
@@ -116,12 +117,17 @@ class Entrypoint:
     async def _perform(self, links: list[Link]) -> Any:
         stub = self._stub
         desk = stub._desk
-        worker = desk.take(stub._key) or await desk.obtain(stub._key, stub._get_code)
-        try:
-            limits = worker.code.limits.lower_of(self._limits)
-            return await worker.invoke(self._name, links, self._props, limits)
-        finally:
-            desk.give_back(worker)
+        tries = TRIES
+        while True:
+            worker = desk.take(stub._key) or await desk.obtain(stub._key, stub._get_code)
+            try:
+                limits = worker.code.limits.lower_of(self._limits)
+                return await worker.invoke(self._name, links, self._props, limits)
+            except SandboxUnused:
+                if not (tries := tries - 1):
+                    raise
+            finally:
+                desk.give_back(worker)
 
     async def fetch(self, request: Request | str, /, **options: Any) -> Response:
         """Have a request answered: `await entrypoint.fetch("https://shop.example/", method="POST", body=b"...")`.
@@ -132,6 +138,9 @@ class Entrypoint:
         if isinstance(request, Request) and options:
             raise TypeError(f"a Request has its options in it: {', '.join(options)} cannot be given beside it")
         asked = request if isinstance(request, Request) else Request(request, **options)
+        return await tried(lambda: self._fetch(asked))
+
+    async def _fetch(self, asked: Request) -> Response:
         async with AsyncExitStack() as use:
             worker = await self._use(use)
             try:
@@ -144,8 +153,12 @@ class Entrypoint:
 
     async def handle(self, event: Literal["queue", "tail"], subject: Any) -> Any:
         """Hand it a batch of messages, or what other workers did."""
-        async with AsyncExitStack() as use:
-            return await self._event(await self._use(use), event, subject)
+
+        async def once() -> Any:
+            async with AsyncExitStack() as use:
+                return await self._event(await self._use(use), event, subject)
+
+        return await tried(once)
 
     async def _use(self, use: AsyncExitStack) -> Worker:
         desk = self._stub._desk
@@ -165,7 +178,7 @@ class Entrypoint:
         """
         journal = step.journal
         try:
-            return await self._run(event, journal)
+            return await tried(lambda: self._run(event, journal))
         except (LoadFailed, InvalidCode, LoaderClosed, NoCapacity, TenantThrottled, SandboxUnavailable) as error:
             raise RunPostponed(str(error)) from error
         except SandboxClosed as error:  # the host's own doing, such as an eviction: it goes on elsewhere

@@ -18,7 +18,7 @@ from cloister.ipc.sockets import Sockets
 from cloister.sandbox import Policy
 
 from .audit import Audit
-from .boots import Boots
+from .boots import Boots, tried
 from .code import GetCode, WorkerCode
 from .config import LoaderConfig
 from .desk import Desk
@@ -158,7 +158,7 @@ class Loader:
             pool = self._pools.get(Key(tenant_id))
             if pool is None:
                 return False
-            await self._house.replace(pool, get_code)
+            await tried(lambda: self._house.replace(pool, get_code))
         return True
 
     async def drain(self, tenant_id: str | None = None, *, timeout: float | None = None) -> bool:

@@ -8,6 +8,7 @@ from .errors import (
     SandboxDied,
     SandboxError,
     SandboxUnavailable,
+    SandboxUnused,
 )
 from .policy import Limits, Policy, check_preload
 from .sandbox import LATE_GRACE, Phases, Sandbox
@@ -28,6 +29,7 @@ __all__ = [
     "SandboxDied",
     "SandboxError",
     "SandboxUnavailable",
+    "SandboxUnused",
     "Spawner",
     "check_preload",
 ]

@@ -166,7 +166,7 @@ class Brood:
     def _lost(self, _: asyncio.Future[None]) -> None:
         """The zygote is gone, and its children are dying with it: nobody is left to say so but us."""
         for sandbox in self:
-            sandbox.kill(SandboxUnavailable("the sandbox was lost: its zygote died"))
+            sandbox.lose("its zygote died")
             self._died(sandbox.number, _KILLED, Usage(0, 0))
         for slot in self._abandoned:
             self._slots.give_back(slot)

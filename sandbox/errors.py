@@ -19,6 +19,10 @@ class SandboxDied(SandboxError):
     """The process ended while the call was in flight; the message says of what. The call may have had effects."""
 
 
+class SandboxUnused(SandboxDied):
+    """It was ended from outside, or with its zygote, before it had said a word of its tenant's: another is as good."""
+
+
 class ProtocolViolation(SandboxDied):
     """The tenant's process sent what the protocol does not allow, and was ended for it."""
 

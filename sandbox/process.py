@@ -22,6 +22,8 @@ from .exits import CUT_OFF, NOT_CONFINED, OUT_OF_MEMORY
 from .lockdown import kernel
 
 _PID: Final = re.compile(rb"^Pid:\s*(\d+)$", re.MULTILINE)
+FROM_OUTSIDE: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
+"""Signals that are sent, mostly by somebody else, and do not come of what a process does."""
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _GIVES_WAY: Final = 10
 """Its nice value: a tenth of the time of those with 0, when there is not enough for all."""

@@ -30,13 +30,21 @@ from cloister.ipc.link import Link
 from cloister.ipc.messages import Failure, Note, Result
 from cloister.ipc.observation import observe
 
-from .errors import LimitExceeded, ProtocolViolation, SandboxClosed, SandboxDied, SandboxError
+from .errors import (
+    LimitExceeded,
+    ProtocolViolation,
+    SandboxClosed,
+    SandboxDied,
+    SandboxError,
+    SandboxUnavailable,
+    SandboxUnused,
+)
 from .exits import CUT_OFF, OUT_OF_MEMORY
 from .lockdown.cgroups import Group
 from .meter import Meter
 from .policy import Limits
 from .precedence import Precedence
-from .process import Process, describe
+from .process import FROM_OUTSIDE, Process, describe
 from .tail import Tail
 from .watch import Account, Charge
 
@@ -51,6 +59,8 @@ UNREAD = 600.0
 LAST_WORDS = 0.05
 """Seconds between the end of its connection and its own, for the word of what it died of to come."""
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
+_HELD_FOR = 10.0
+"""Seconds for which what was granted to one that was never used is still held, for whoever grants it to another."""
 _WORKER = 0  # the capability that every guest has
 _PIECE = 256  # what any piece on the wire counts at least
 _MESSAGE = 4096  # what an unasked message in it counts more; who waits for each answer cannot reach the limit by it
@@ -109,6 +119,7 @@ class Sandbox:
         self._cut_off = self._ended = False
         self._late = 0
         self._put_down = False
+        self._unused = True
         self._believed = 1.0
         self._meter = Meter(self.limits.bytes_per_second, loop.time)
         self.tail = Tail(self.limits.output_bytes_per_second, loop.time)
@@ -220,6 +231,7 @@ class Sandbox:
         self._watch.bound(limits.cpu_ms, self._strayed, limits.subrequests)
         self._limit_group(limits)
         self._peer.connection.bound(incoming=limits.calls_in_flight)
+        self._link.on_bytes = self._first_word
         bounds = [self._address_space + limits.memory_bytes, limits.open_files, limits.calls_in_flight]
         await self.call("boot", [main, dict(modules), dict(env), bounds, outbound], limits)
 
@@ -265,7 +277,12 @@ class Sandbox:
             self._precedence.stop()
             self._process.kill()
             self._link.close()  # what it still says is not worth reading
-            self._peer.close(sentence)
+            self._close_peer(sentence)
+
+    def lose(self, words: str) -> None:
+        """It is gone, and its tenant has nothing to do with it."""
+        words = f"the sandbox was lost: {words}"
+        self.kill(SandboxUnused(words) if self._unused else SandboxUnavailable(words))
 
     async def close(self, reason: str) -> None:
         """End it and wait until it is gone. Harmless when repeated."""
@@ -290,6 +307,8 @@ class Sandbox:
         if self._sentence is None:
             short = killed_for_memory or status == OUT_OF_MEMORY
             kind = LimitExceeded if short else ProtocolViolation if status == CUT_OFF else SandboxDied
+            if self._unused and (-status in FROM_OUTSIDE or self._put_down) and not short:
+                kind = SandboxUnused
             self._sentence = kind(f"the sandbox {words}")
             if not self._cut_off:
                 self._loop.call_later(GRACE, self._bury)
@@ -300,11 +319,14 @@ class Sandbox:
         if self.died.done() or self._sentence is None:
             return
         self.died.set_result(str(self._sentence).removeprefix("the sandbox "))
-        self._peer.close(self._sentence)
+        self._close_peer(self._sentence)
         self._watch.stop()
         self._precedence.stop()
         self._link.close()
         self._process.close()
+
+    def _close_peer(self, sentence: SandboxError) -> None:
+        self._peer.close(sentence, held_for=_HELD_FOR if isinstance(sentence, SandboxUnused) else 0.0)
 
     def tend(self) -> None:
         """Look at what it does while nothing is asked of it. To be called from time to time."""
@@ -328,6 +350,11 @@ class Sandbox:
         if self._group is not None:
             with contextlib.suppress(OSError):  # the fuse on address space holds all the same
                 self._group.limit(limits.memory_bytes, limits.threads)
+
+    def _first_word(self, size: int) -> None:
+        """From now on something of its tenant's may have come of it."""
+        self._unused, self._link.on_bytes = False, self._arrived
+        self._arrived(size)
 
     def _arrived(self, size: int) -> None:
         self._meter.refill()

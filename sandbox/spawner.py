@@ -30,6 +30,8 @@ from .wires import Wires
 TEND_EVERY: Final = 10.0
 """Seconds between two looks: at sandboxes, which `watch` relies on, at the spares, and at the zygote's age."""
 _FORKS_AT_ONCE: Final = 8
+_TRIES: Final = 3
+"""How many a taker may see die, or their zygotes, before they have said a word."""
 _LAST_BREATH, _LAST_BREATHS = 0.01, 100
 """Seconds, and how often they are given, to processes that were killed with their zygote to leave their groups."""
 
@@ -141,16 +143,19 @@ class Spawner:
         self._tending = asyncio.get_running_loop().call_later(TEND_EVERY, self._tend)
 
     async def _bear(self, urgent: bool) -> Sandbox:
+        """Nobody has given a blank sandbox anything to do yet, so where one was ended, another is as good."""
         async with self._forking:
-            brood = await self._succession.open()
-            try:
-                return await brood.bear(urgent=urgent)
-            except (SandboxUnavailable, SandboxDied):
-                if not brood.lost:
-                    raise
-            finally:
-                self._succession.look()
-            # Its zygote died under it. Nobody has given a blank sandbox anything to do yet, so another is as good.
+            for _ in range(_TRIES - 1):
+                brood = await self._succession.open()
+                try:
+                    return await brood.bear(urgent=urgent)
+                except SandboxDied:
+                    continue
+                except SandboxUnavailable:
+                    if not brood.lost:
+                        raise
+                finally:
+                    self._succession.look()
             return await (await self._succession.open()).bear(urgent=urgent)
 
     async def _open_brood(self) -> Brood:
