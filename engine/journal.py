@@ -58,6 +58,8 @@ _VERDICTS: Final[dict[str, Literal["done", "retry", "failed"]]] = {
 class LiveJournal(Recorder):
     """See `Journal` in `records` for what each public method promises."""
 
+    __slots__ = ()
+
     # Code
 
     def pin(self, digest: bytes, code: bytes, *, anew: bool = False) -> None:

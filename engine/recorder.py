@@ -60,6 +60,13 @@ async def _always() -> bool:
 class Recorder:
     """What every method of a journal is made of. `frozen`: nothing new is recorded; `over`: nothing at all."""
 
+    __slots__ = (  # tens of thousands may be live at once, and a dict for so many attributes takes 1.5 KiB
+        "_activity", "_arrived", "_asking", "_claim", "_clock", "_gate", "_host", "_known", "_linger", "_linger_timer",
+        "_mocks", "_most_steps", "_number", "_occupied", "_of_kind", "_refusal", "_refused", "_room", "_running",
+        "_turns", "_waits", "_writer", "_writes", "claims", "code_digest", "frozen", "history", "instance_id",
+        "only_waits", "over", "progressed", "run", "scope", "supervised", "undoing", "workflow_name",
+    )  # fmt: skip
+
     def __init__(
         self,
         claim: Claim,
@@ -92,7 +99,7 @@ class Recorder:
             self._known[record.kind, record.name, record.count] = known
             self._of_kind[record.kind] += 1
         self._running: dict[Key, int] = {}
-        self.refused = asyncio.Event()
+        self._refusal: asyncio.Event | None = None
         self._refused: set[asyncio.Future[None]] = set()
         self._occupied: set[Key] = set()
         self._waits: dict[Key, tuple[int, asyncio.Future[bytes | None]]] = {}
@@ -109,6 +116,13 @@ class Recorder:
     def running(self) -> dict[Key, int]:
         """The steps in progress, and when the attempt began."""
         return dict(self._running)
+
+    @property
+    def refused(self) -> asyncio.Event:
+        """Set once something was asked for that is not answered."""
+        if self._refusal is None:
+            self._refusal = asyncio.Event()
+        return self._refusal
 
     async def _refuse(self) -> None:
         """A run that takes its steps back does nothing else; who asks for more is not answered."""

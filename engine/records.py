@@ -212,10 +212,13 @@ class Journal(Protocol):
     """Nothing new is recorded: the run takes its steps back, or is only a rehearsal."""
     supervised: bool
     """Whether `begin` is to be asked before the body of a step is run for the first time."""
-    refused: asyncio.Event
-    """Set once something was asked for that is not answered."""
     only_waits: Callable[[], Awaitable[bool]]
     """Asked before the run is put aside: whether the program does nothing but wait for the journal. May be replaced."""
+
+    @property
+    def refused(self) -> asyncio.Event:
+        """Set once something was asked for that is not answered."""
+        ...
 
     @property
     def workflow_name(self) -> str: ...

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -13,11 +12,13 @@ if TYPE_CHECKING:
 
 
 class Turns:
-    """A queue of those who are about to return to the run."""
+    """A queue of those who are about to return to the run. Most runs never have one, and it is small then."""
+
+    __slots__ = ("_passed", "_waiting")
 
     def __init__(self) -> None:
-        self._waiting: deque[Key] = deque()
-        self._passed = asyncio.Event()
+        self._waiting: list[Key] = []
+        self._passed: asyncio.Event | None = None
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
@@ -33,6 +34,7 @@ class Turns:
                 self._waiting.append(key)
             if self._waiting[0] == key:
                 return
+            self._passed = self._passed or asyncio.Event()
             self._passed.clear()
             await self._passed.wait()
             check()
@@ -41,8 +43,9 @@ class Turns:
         """It has returned, or will not."""
         if key in self._waiting:
             self._waiting.remove(key)
-            self._passed.set()
+            self.end()
 
     def end(self) -> None:
         """Whoever waits is to look again."""
-        self._passed.set()
+        if self._passed is not None:
+            self._passed.set()
