@@ -55,6 +55,9 @@ _VERDICTS: Final[dict[str, Literal["done", "retry", "failed"]]] = {
 }
 
 
+_DONE: Final = Verdict("done")
+
+
 class LiveJournal(Recorder):
     """See `Journal` in `records` for what each public method promises."""
 
@@ -159,7 +162,7 @@ class LiveJournal(Recorder):
             if self._room.end(key) and error is not None:
                 self._writer.submit(Store.drop_chunks, self._number, *key[1:]).add_done_callback(self._check_stored)
             row = Known(verdict.state, outcome.attempt, verdict.due, config)
-            more: dict[str, Any] = {"started": started, "within": outcome.within}
+            more: dict[str, Any] = {"now": now, "started": started, "within": outcome.within}
             try:
                 await self._record(key, row, outcome.value, error, size=outcome.size, **more)
             except QuotaExceeded:
@@ -170,8 +173,9 @@ class LiveJournal(Recorder):
         finally:
             self._running.pop(key, None)
             self._stir()
-        await self._turn(key)
-        return Verdict(_VERDICTS[verdict.state], error)
+        if not self._next:
+            await self._turn(key)
+        return _DONE if verdict.state == "done" else Verdict(_VERDICTS[verdict.state], error)
 
     def _check_attempt(self, key: Key, attempt: object) -> None:
         expected = self._next_attempt(key)

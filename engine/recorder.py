@@ -158,9 +158,14 @@ class Recorder:
 
     # Order
 
+    @property
+    def _next(self) -> bool:
+        """Whether nothing is before an outcome that returns to the run now, as mostly: see `_turn`."""
+        return not self._turns.waiting and self._gate is None and self._mocks is None
+
     async def _turn(self, key: Key) -> None:
         """Return to the run after every outcome that was recorded before this one."""
-        if not self._turns and self._gate is None and self._mocks is None:
+        if self._next:
             return
         try:
             await self._turns.come(key, self._check_open)
@@ -299,45 +304,56 @@ class Recorder:
         self._of_kind[key[0]] -= 1
         del self._known[key]
 
-    async def _record(
+    def _record(
         self,
         key: Key,
         known: Known,
         value: bytes | None = None,
         error: ErrorRecord | None = None,
         *,
+        now: int | None = None,
         started: int | None = None,
         within: str | None = None,
         size: int | None = None,
         progress: bool = True,
-    ) -> None:
+    ) -> Awaitable[None]:
         if progress and (value is not None or size):
             self._room.take(len(value or b"") + (size or 0), key[1])
-        now = self._clock.now()
+        now = self._clock.now() if now is None else now
         before = self._known.get(key)
         number, name, count, position = self._place(key, known)
         state, attempts, due, config = known
         ended = now if state in {"done", "failed"} else None
-        texts = (pack_error(error), pack_config(config))
-        try:
-            await self._write(
-                Store.record, now, number, key[0], name, count, position, state, attempts, due, None, value, *texts,
-                within, size, now if started is None else started, ended, progress=progress,
-            )  # fmt: skip
-        except QuotaExceeded:  # it stands where it stood, and may end otherwise
-            if self._known[key] is known:
-                self._known[key] = before or Known("retrying", 0, None, config)
-                if before is None and key[0] not in {"do", "undo"}:
-                    self._forget(key)
-            raise
+        failure = None if error is None else pack_error(error)
+        settings = None if config is DEFAULT_CONFIG else pack_config(config)
+        return self._write(
+            Store.record, now, number, key[0], name, count, position, state, attempts, due, None, value, failure,
+            settings, within, size, now if started is None else started, ended, progress=progress,
+            replaces=(key, known, before),
+        )  # fmt: skip
 
-    async def _write(self, verb: Callable[..., T], *args: Any, progress: bool = True) -> T:
-        self._check_open()
+    async def _write(
+        self,
+        verb: Callable[..., T],
+        *args: Any,
+        progress: bool = True,
+        replaces: tuple[Key, Known, Known | None] | None = None,
+    ) -> T:
+        if self.over is not None:
+            self._check_open()
         self._writes += 1
         try:
             result = await self._writer.submit(verb, *args)
         except StorageError as error:
             self._host.on_lost(str(error))
+            raise
+        except QuotaExceeded:
+            if replaces is not None:  # it stands where it stood, and may end otherwise
+                key, known, before = replaces
+                if self._known[key] is known:
+                    self._known[key] = before or Known("retrying", 0, None, known.config)
+                    if before is None and key[0] not in {"do", "undo"}:
+                        self._forget(key)
             raise
         finally:
             self._writes -= 1

@@ -7,7 +7,7 @@ does not.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Final, Literal, NamedTuple
 
 from .durations import LONGEST_MS, milliseconds
 from .errors import InvalidDuration, NonRetryableDelayError
@@ -42,10 +42,13 @@ class Judgement(NamedTuple):
     error: ErrorRecord | None = None
 
 
+_DONE: Final = Judgement("done")
+
+
 def judge(outcome: Outcome, config: StepConfig, now: int) -> Judgement:
     """The step's configuration applied to how an attempt ended."""
     if outcome.error is None:
-        return Judgement("done")
+        return _DONE
     if not outcome.retryable or outcome.attempt > config.limit:
         return Judgement("failed", None, outcome.error)
     base = None

@@ -78,7 +78,7 @@ def is_name(value: object) -> bool:
 
 
 def check_name(value: object, *, what: str = "step name") -> str:
-    if not isinstance(value, str) or not is_name(value):
+    if not isinstance(value, str) or _NAME.fullmatch(value) is None:
         raise InvalidStepName(f"{what} {value!r:.80} is not text of at most 256 characters without control characters")
     return value
 
@@ -129,7 +129,8 @@ def check_outcome(outcome: object) -> Outcome:
         raise JournalBreach(f"the error of step {outcome.name!r} is not an ErrorRecord")
     if type(outcome.attempt) is not int or type(outcome.retryable) is not bool:
         raise JournalBreach(f"the outcome of step {outcome.name!r} has an attempt or flag of the wrong type")
-    check_within(outcome.within)
+    if outcome.within is not None:
+        check_within(outcome.within)
     if outcome.config is not None and type(outcome.config) is not StepConfig:
         raise JournalBreach(f"the configuration of step {outcome.name!r} is not a StepConfig")
     return outcome

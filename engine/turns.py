@@ -14,25 +14,22 @@ if TYPE_CHECKING:
 class Turns:
     """A queue of those who are about to return to the run. Most runs never have one, and it is small then."""
 
-    __slots__ = ("_passed", "_waiting")
+    __slots__ = ("_passed", "waiting")
 
     def __init__(self) -> None:
-        self._waiting: list[Key] = []
+        self.waiting: list[Key] = []
         self._passed: asyncio.Event | None = None
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
 
     def join(self, key: Key) -> None:
         """An outcome was recorded."""
-        self._waiting.append(key)
+        self.waiting.append(key)
 
     async def come(self, key: Key, check: Callable[[], None]) -> None:
         """Wait until nobody is before it any longer. `check` is asked after each that passes, and may raise."""
         while True:
-            if key not in self._waiting:
-                self._waiting.append(key)
-            if self._waiting[0] == key:
+            if key not in self.waiting:
+                self.waiting.append(key)
+            if self.waiting[0] == key:
                 return
             self._passed = self._passed or asyncio.Event()
             self._passed.clear()
@@ -41,8 +38,8 @@ class Turns:
 
     def leave(self, key: Key) -> None:
         """It has returned, or will not."""
-        if key in self._waiting:
-            self._waiting.remove(key)
+        if key in self.waiting:
+            self.waiting.remove(key)
             self.end()
 
     def end(self) -> None:

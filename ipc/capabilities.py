@@ -10,7 +10,7 @@ import functools
 import inspect
 import logging
 import types
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, Protocol, runtime_checkable
 
 from .errors import CapabilityError, CodecError, PayloadError
@@ -33,9 +33,9 @@ class Capability(Protocol):
     def attributes(self) -> Mapping[str, Any]:
         """Plain values that the holder of a stub can read without asking."""
 
-    async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
+    def answer(self, method: str, payload: bytes, channel: Channel) -> Awaitable[bytes]:
         """Answer one call, or a chain of them: then `method` holds their names with dots between. Whatever it raises is
-        told to the caller.
+        told to the caller. What it returns is awaited at once, by one.
         """
 
 
@@ -73,9 +73,9 @@ class Served:
         self._find = find
         self.attributes = attributes
 
-    async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
+    def answer(self, method: str, payload: bytes, channel: Channel) -> Awaitable[bytes]:
         """Call the method with what was sent, and send what it returns."""
-        return await respond(self, method, payload, channel)
+        return respond(self, method, payload, channel)
 
     def invoke(self, name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """Find the method and call it. The result may have to be awaited."""

@@ -13,7 +13,7 @@ import contextvars
 import logging
 import math
 import sys
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, Final
 
 from . import codec, failures, values
@@ -293,8 +293,9 @@ class Peer:
         except IpcError:
             return
 
-    async def forward(self, target: int, method: str, payload: bytes) -> bytes:
-        """Answer a call of the other side, which may have come inside another one."""
+    def forward(self, target: int, method: str, payload: bytes) -> Awaitable[bytes]:
+        """Answer a call of the other side, which may have come inside another one. What is returned is to be awaited at
+        once."""
         try:
             calls = method.count(".") + 1
             if calls > MAX_LINKS:  # it may have come inside another call, where no name is bounded
@@ -306,7 +307,7 @@ class Peer:
         except Exception:
             self._discard(payload)
             raise
-        return await capability.answer(method, payload, self)
+        return capability.answer(method, payload, self)
 
     def _give_up(self, call: int, *, late: bool = False) -> None:
         frame = self.connection.cancel(call)

@@ -11,7 +11,7 @@ import contextlib
 import inspect
 import math
 import time
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
 from typing import Any, Final, Self
 
 from .capabilities import Capability, Served, respond, serve
@@ -227,9 +227,9 @@ class _Behind:
         """See `Channel.call`."""
         return await self._channel.call(target, method, payload, timeout=timeout)
 
-    async def forward(self, target: int, method: str, payload: bytes) -> bytes:
+    def forward(self, target: int, method: str, payload: bytes) -> Awaitable[bytes]:
         """See `Channel.forward`."""
-        return await self._channel.forward(target, method, payload)
+        return self._channel.forward(target, method, payload)
 
     def let_go(self, target: int | None, unread: tuple[bytes, ...] = ()) -> None:
         """See `Channel.let_go`."""

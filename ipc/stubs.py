@@ -10,7 +10,7 @@ refuses to know what is behind a stub.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Coroutine, Generator, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Generator, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, Self
 
 from .codec import MAX_NAME
@@ -42,7 +42,7 @@ class Channel(Protocol):
     async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
         """Call the other side."""
 
-    async def forward(self, target: int, method: str, payload: bytes) -> bytes:
+    def forward(self, target: int, method: str, payload: bytes) -> Awaitable[bytes]:
         """Answer a call of the other side that came inside another one."""
 
     def let_go(self, target: int | None, unread: tuple[bytes, ...] = ()) -> None:

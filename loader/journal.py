@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from cloister.engine import (
     StepConfig,
     StepKind,
     StepRecord,
+    Verdict,
     WaitTimeout,
 )
 from cloister.engine.attempt import current
@@ -32,8 +33,9 @@ from .pulses import Pulses
 SILENCE: Final = 60.0
 """Seconds that a run may be silent for beyond the longest timeout of its steps, unless it waits for the engine."""
 _numbers = itertools.count(1)
-_RECORDS: Final = {"settle": "do", "sleep": "sleep", "wait_for_event": "wait", "keep": "value", "child": "child"}
+_RECORDS: Final = {"sleep": "sleep", "wait_for_event": "wait", "keep": "value", "child": "child"}
 _LONGEST_MARK: Final = 300
+_DONE: Final = values.dumps(["done", None])
 _MOST_ATTEMPTS: Final = 1000
 """Attempts under way of which it is remembered how many instances they have created."""
 
@@ -50,7 +52,8 @@ class JournalTarget:
         self._asking = 0
         configs = [StepConfig(), *(record.config for record in journal.history if record.config is not None)]
         self._longest = max(config.timeout_ms for config in configs) / 1000
-        self._heard = asyncio.get_running_loop().time()
+        self._now = asyncio.get_running_loop().time
+        self._heard = self._now()
         self._records: dict[tuple[str, str, int], StepRecord] = {
             (record.kind, record.name, record.count): record for record in journal.history
         }
@@ -79,19 +82,21 @@ class JournalTarget:
             return await self._through(channel, *arguments)
         self._asking += 1
         try:
-            result: bytes = await function(self, *arguments)
+            result = await function(self, *arguments)
+            if method == "settle":
+                return self._settled(result, *arguments[:3])
             if method in _RECORDS:
-                self._count(method, *arguments[:3])
-            return result
+                self._count(method, *arguments[:2])
+            return result  # type: ignore[no-any-return]
         except TypeError as error:
             raise PayloadError(f"{method} takes other arguments: {error}") from error
         finally:
             self._asking -= 1
-            self._heard = asyncio.get_running_loop().time()
+            self._heard = self._now()
 
-    def _count(self, method: str, name: str, count: int, attempt: object) -> None:
+    def _count(self, method: str, name: str, count: int) -> None:
         """A record forgives what the run has used so far: each does it once."""
-        key = (_RECORDS[method], name, count if method != "settle" else (count, attempt))
+        key = (_RECORDS[method], name, count)
         if key not in self._recorded:
             self._recorded.add(key)
             self.on_record()
@@ -119,7 +124,7 @@ class JournalTarget:
             timer.cancel()
             self._pulses.close()
 
-    async def _settle(
+    def _settle(
         self,
         name: str,
         count: int,
@@ -130,20 +135,26 @@ class JournalTarget:
         retryable: bool,
         more: object = None,
         within: str | None = None,
-    ) -> bytes:
-        resolved = await self._journal.configure(config) if config is not None else None
+    ) -> Awaitable[Verdict]:
         if more is not None:
-            outcome = rare_outcome(
-                Outcome(name, count, attempt, resolved, within=within), more, value, error, retryable
-            )
+            outcome = rare_outcome(Outcome(name, count, attempt, None, within=within), more, value, error, retryable)
         elif error is None:
-            outcome = Outcome(name, count, attempt, resolved, value, within=within)
+            outcome = Outcome(name, count, attempt, None, value, within=within)
         else:
-            outcome = Outcome(name, count, attempt, resolved, None, error_record(error), bool(retryable), within)
-        verdict = await self._journal.settle(outcome)
-        self._attempts.pop(f"{attempt} {count} {name}", None)
+            outcome = Outcome(name, count, attempt, None, None, error_record(error), bool(retryable), within)
+        return self._journal.settle(outcome) if config is None else self._settle_configured(outcome, config)
+
+    async def _settle_configured(self, outcome: Outcome, config: object) -> Verdict:
+        outcome.config = await self._journal.configure(config)
+        return await self._journal.settle(outcome)
+
+    def _settled(self, verdict: Verdict, name: str, count: int, attempt: int) -> bytes:
+        """It was recorded, for the first time: the journal sees to that."""
+        if self._attempts:
+            self._attempts.pop(f"{attempt} {count} {name}", None)
         self._pulses.ended(name, count)
-        return values.dumps([verdict.state, plain(verdict.error)])
+        self.on_record()
+        return _DONE if verdict.error is None else values.dumps([verdict.state, plain(verdict.error)])
 
     async def _through(self, channel: Channel, mark: str, target: int, method: str, payload: bytes) -> bytes:
         """A call of a capability on behalf of a step, which whoever is called may ask for."""
@@ -211,8 +222,8 @@ class JournalTarget:
             value = values.dumps({"status": "errored", "error": [type(error).__name__, str(error), ""]})
         finally:
             self._asking -= 1
-            self._heard = asyncio.get_running_loop().time()
-        self._count("child", name, count, None)
+            self._heard = self._now()
+        self._count("child", name, count)
         return value
 
     async def _give_up(self, name: str, count: int) -> bytes:

@@ -49,7 +49,7 @@ class Pulses:
 
     def ended(self, name: str, count: int) -> None:
         """It gives none any longer."""
-        if (pulse := self._pulses.pop((name, count), None)) is not None:
+        if self._pulses and (pulse := self._pulses.pop((name, count), None)) is not None:
             pulse.timer.cancel()
 
     def close(self) -> None:

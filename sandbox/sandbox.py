@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
@@ -249,7 +250,7 @@ class Sandbox:
     ) -> tuple[Callable[[], None], Awaitable[bytes]]:
         """The same for a durable run: a function that starts the count of CPU time anew, and what to await."""
         payload, charge = self._peer.encode(arguments), self._begin(limits)
-        return lambda: self._watch.restart(charge), self._answered(method, payload, limits, charge)
+        return functools.partial(self._watch.restart, charge), self._answered(method, payload, limits, charge)
 
     def observe(self, hear: Callable[[Seen], None]) -> None:
         """Have somebody hear of each call that it makes of a capability, the engine's own left out."""
@@ -389,7 +390,7 @@ class Sandbox:
             self._peer.deliver(frame)
 
     def _read(self, elements: int) -> None:
-        if not self._meter.take(max(elements - _FREE_ELEMENTS, 0) * _ELEMENT):
+        if elements > _FREE_ELEMENTS and not self._meter.take((elements - _FREE_ELEMENTS) * _ELEMENT):
             self._flooded()
 
     def _flooded(self) -> None:
