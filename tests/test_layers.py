@@ -164,6 +164,14 @@ def test_the_bootstrap_needs_nothing() -> None:
     }
 
 
+def test_what_runs_tenants_sql_knows_nothing_of_the_host() -> None:
+    """It is a process of its own: the standard library, msgpack, and its own room."""
+    for file in sources("loader/bindings/sql"):
+        for name, _ in imported_by(file):
+            own = name.startswith("cloister.loader.bindings.sql.")
+            assert own or name.partition(".")[0] in {*sys.stdlib_module_names, "msgpack"}, f"{file.name} imports {name}"
+
+
 def test_one_file_imports_zeromq() -> None:
     """The transport over libzmq, which is imported only by whoever asks for it."""
     users = {file for file in sources(*MAY_IMPORT) for name, _ in imported_by(file) if name.partition(".")[0] == "zmq"}
@@ -183,7 +191,7 @@ def test_the_store_alone_holds_sql() -> None:
     """The store, beside the schema; how the file is opened is the database's business. A guest's are another matter.
     Bindings have files of their own, with which the engine has nothing to do: each kind its module, opened in two."""
     bindings = {ROOT / f"loader/bindings/{name}.py" for name in ("bucket", "keys", "objects", "queues", "shelf")}
-    opened = {ROOT / "loader/bindings/databases.py", ROOT / "loader/bindings/shelf.py"}
+    opened = {ROOT / "loader/bindings/sql/server.py", ROOT / "loader/bindings/shelf.py"}
     files = [file for file in sources(*MAY_IMPORT) if file not in bindings | opened]
     holders = {file for file in files for text in texts(file) if SQL.search(text)}
     assert {ROOT / "engine/store.py"} < holders <= set(ROOT.glob("engine/store*.py"))
