@@ -1,6 +1,7 @@
 """How a worker comes to its code and its sandbox: load, a turn among the tenants that boot, a sandbox, and off it goes.
 
-What failed is remembered for as long as it is not to be tried again; what a version stood for, for as long as possible.
+What failed is remembered for as long as it is not to be tried again, and so is whose sandboxes keep being ended; what a
+version stood for, for as long as possible.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from cloister.sandbox import SandboxClosed, SandboxUnavailable, SandboxUnused
 from .backoff import Backoff
 from .config import LoaderConfig
 from .constancy import Constancy, Difference
-from .errors import LoadBackedOff, LoaderClosed, LoadFailed, NoCapacity
+from .errors import LoadBackedOff, LoaderClosed, LoadFailed, NoCapacity, RestartBackedOff
 from .pool import Key, Pool
 from .profiles import Profiles
 from .turns import Turns
@@ -25,7 +26,9 @@ Outcome = TypeVar("Outcome")
 TRIES: Final = 3
 """How many sandboxes a call may find dead before they were used. Code that ends each in its import looks like that."""
 _NOT_ITS_FAULT = (SandboxClosed, SandboxUnavailable, LoaderClosed, NoCapacity)
-"""What keeps a worker from booting and says nothing about its code."""
+"""What keeps a worker from booting or ends one, and says nothing about its code."""
+_NOT_ITS_DOING = (*_NOT_ITS_FAULT, SandboxUnused)
+"""What a sandbox ends of that its tenant has not brought about."""
 
 
 class Boots:
@@ -34,6 +37,13 @@ class Boots:
     def __init__(self, config: LoaderConfig, profiles: Profiles, now: Callable[[], float]) -> None:
         self._config, self._profiles, self._now = config, profiles, now
         self._backoff: Backoff[Key] = Backoff(config.backoff_s, config.backoff_most_s, config.remembered)
+        self._ends: Backoff[str] = Backoff(
+            config.backoff_s,
+            config.restart_most_s,
+            config.remembered,
+            free=config.restarts_free,
+            forgiven_s=config.restart_forgiven_s,
+        )
         self._constancy: Constancy[Key] = Constancy(config.remembered)
         self.turns = Turns(config.boots_at_once)
         self.going_on = 0
@@ -43,15 +53,41 @@ class Boots:
         """Keys whose last load failed."""
         return len(self._backoff)
 
-    async def may_begin(self, key: Key) -> bool:
-        """Whether it may be tried now. If not yet, but soon, that is waited for. `LoadBackedOff`."""
-        failure = self._backoff.last(key)
-        if failure is None or (wait := failure.until - self._now()) <= 0:
+    @property
+    def held_back(self) -> int:
+        """Tenants that get no sandbox now, since theirs kept being ended."""
+        return self._ends.waiting(self._now())
+
+    async def may_begin(self, key: Key, *, at_once: bool = False) -> bool:
+        """Whether it may be tried now, `at_once` even if the code did not load a moment ago. If not yet, but soon, that
+        is waited for. `LoadBackedOff`, `RestartBackedOff`."""
+        failed, ended = None if at_once else self._backoff.last(key), self._ends.last(key.tenant_id)
+        if failed is None and ended is None:
+            return True
+        kind, last = max(
+            ((kind, last) for kind, last in ((LoadBackedOff, failed), (RestartBackedOff, ended)) if last is not None),
+            key=lambda found: found[1].until,
+        )
+        wait = last.until - self._now()
+        if wait <= 0:
             return True
         if wait > self._config.backoff_wait_s:
-            raise LoadBackedOff(key.tenant_id, failure.count, wait, failure.error)
+            raise kind(key.tenant_id, last.count, wait, last.error)
         await asyncio.sleep(wait)
         return False
+
+    def calm(self, key: Key) -> bool:
+        """Whether a tenant may have one more sandbox, as far as the ends of those that it had go."""
+        last = self._ends.last(key.tenant_id)
+        return last is None or last.until <= self._now()
+
+    def ended(self, worker: Worker) -> None:
+        """It is gone, which is told as soon as it is known and again when all of it is. Noted if the tenant did it."""
+        if worker.end_noted or (error := worker.ended_by) is None:
+            return
+        worker.end_noted = True
+        if not isinstance(error, _NOT_ITS_DOING) and not worker.pool.key.one_off:
+            self._ends.failed(worker.tenant_id, error, self._now())
 
     async def begin(self, pool: Pool, worker: Worker) -> None:
         """Give it its code, and a sandbox to run it in. What went wrong is raised."""
@@ -88,6 +124,7 @@ class Boots:
     def forgive(self, tenant_id: str) -> None:
         """There is reason to try its code again at once."""
         self._backoff.forget_all(lambda key: key.tenant_id == tenant_id)
+        self._ends.forget(tenant_id)
 
     def _note_failure(self, pool: Pool, error: Exception) -> None:
         if isinstance(error, _NOT_ITS_FAULT) or pool.candidate:

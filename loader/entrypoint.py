@@ -10,7 +10,7 @@ import functools
 import logging
 from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from cloister.engine import Encoded, Journal, Rehearsal, RunInterrupted, RunPostponed, WorkflowEvent, WorkflowStep
 from cloister.ipc import Capability, CapabilityError
@@ -20,7 +20,7 @@ from cloister.sandbox import Limits, SandboxClosed, SandboxError, SandboxUnavail
 
 from .boots import TRIES, tried
 from .code import load_code
-from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity, TenantError, TenantThrottled
+from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity, RestartBackedOff, TenantError, TenantThrottled
 from .history import history, resolved, state
 from .http.bodies import Sent
 from .http.headers import Malformed
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
     from .pool import Key
 
 CodePolicy = Literal["pinned", "latest", "migrate"]
+_NOT_NOW: Final = (
+    LoadFailed, InvalidCode, LoaderClosed, NoCapacity, RestartBackedOff, TenantThrottled, SandboxUnavailable,
+)  # fmt: skip
+"""What keeps a run from going on and says nothing about the run."""
 _log = logging.getLogger("cloister.loader")
 _A_LONG_TIME = 24 * 3600.0
 _durable = functools.lru_cache(Limits.without_wall)  # the same few, for each run
@@ -80,8 +84,8 @@ class Entrypoint:
     `env` it is a binding.
 
     A call raises `TenantError` (and `CodeError`, `EntrypointNotFound`) where the tenant is at fault, `LoadFailed` where
-    the host is, `LimitExceeded` and `SandboxDied` where the process was ended, `NoCapacity` where none was to be had,
-    `TenantThrottled` where the tenant takes more than it may.
+    the host is, `LimitExceeded` and `SandboxDied` where the process was ended, `RestartBackedOff` where that happened
+    again and again, `NoCapacity` where none was to be had, `TenantThrottled` where the tenant takes more than it may.
     """
 
     def __init__(
@@ -179,7 +183,7 @@ class Entrypoint:
         journal = step.journal
         try:
             return await tried(lambda: self._run(event, journal))
-        except (LoadFailed, InvalidCode, LoaderClosed, NoCapacity, TenantThrottled, SandboxUnavailable) as error:
+        except _NOT_NOW as error:
             raise RunPostponed(str(error)) from error
         except SandboxClosed as error:  # the host's own doing, such as an eviction: it goes on elsewhere
             raise RunPostponed(str(error), at_once=True) from error

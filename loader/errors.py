@@ -36,6 +36,19 @@ class LoadBackedOff(LoadFailed):
         self.__cause__ = cause
 
 
+class RestartBackedOff(LoaderError):
+    """The tenant's sandboxes were ended again and again by what it did, and it gets no new one yet. `__cause__` is how
+    the last one ended, `ends` how many did in a row, `retry_after_s` when the next call may boot one."""
+
+    def __init__(self, tenant_id: str, ends: int, retry_after_s: float, cause: Exception) -> None:
+        self.tenant_id, self.ends, self.retry_after_s = tenant_id, ends, retry_after_s
+        super().__init__(
+            f"the sandboxes of {tenant_id!r} were ended {ends} times by what it did, and it gets the next one in "
+            f"{retry_after_s:.2f} s; the last time: {type(cause).__name__}: {cause}"
+        )
+        self.__cause__ = cause
+
+
 class VersionChanged(LoadFailed):
     """`get_code` gave other code for a version than before: the host's fault. `difference` names the modules."""
 

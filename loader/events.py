@@ -64,6 +64,8 @@ class LoaderStatistics:
     """Calls and runs that wait for room."""
     failing: int = 0
     """Tenants and versions whose last load failed."""
+    held_back: int = 0
+    """Tenants that get no sandbox now, since theirs kept being ended by what they did."""
     memory_bytes: int = 0
     """What the warm ones take, as last measured."""
     boots: int

@@ -53,8 +53,10 @@ class House:
         return worker if worker is not None and worker.ready.done() and not worker.gone else None
 
     async def obtain(self, key: Key, get_code: GetCode, patience: float, *, at_once: bool = False) -> Worker:
-        """A worker to use, warm or beginning to boot. `LoadFailed`, `NoCapacity`. `at_once`: even if the code failed to
-        load a moment ago, for who has its own way of coming back later."""
+        """A worker to use, warm or beginning to boot. `LoadFailed`, `RestartBackedOff`, `NoCapacity`.
+
+        `at_once`: even if the code failed to load a moment ago, for who has its own way of coming back later.
+        """
         deadline = None
         while True:
             self.check_open()
@@ -62,10 +64,11 @@ class House:
             if worker is not None and worker.doubtful:
                 await asyncio.sleep(LATE_GRACE)
                 continue
-            if worker is None and not at_once and not await self._boots.may_begin(key):
+            if worker is None and not await self._boots.may_begin(key, at_once=at_once):
                 continue
             pool = self.pools.get(key) or self._new_pool(key, get_code)
-            if (worker is None or pool.short(worker)) and (fresh := self._another(pool)) is not None:
+            wanted = worker is None or (pool.short(worker) and self._boots.calm(key))
+            if wanted and (fresh := self._another(pool)) is not None:
                 self.lobby.let_in_for(pool.tenant, key)
                 return fresh
             if worker is not None:
@@ -155,6 +158,7 @@ class House:
                 return worker
             self.room.remove(worker)
             self._shrink(worker)  # the rest is told when all of its end is known
+            self._boots.ended(worker)
         return None
 
     def _new_pool(self, key: Key, get_code: GetCode) -> Pool:
@@ -236,6 +240,7 @@ class House:
             self.lobby.let_in()
         if worker.ready.exception() is None:
             self.register.died(worker)
+            self._boots.ended(worker)
 
     def _leave(self, worker: Worker, reason: str) -> None:
         """It is out of the room, and ends."""

@@ -198,6 +198,7 @@ class Loader:
             queued=desk.calls.waiting,
             waiting=len(house.lobby),
             failing=self._boots.failing,
+            held_back=self._boots.held_back,
             memory_bytes=house.room.bytes,
             boots=house.register.boots,
             hits=house.register.hits,

@@ -51,7 +51,7 @@ class Worker:
         self.sandbox: Sandbox
         self.tails: Tails
         self.boot_ms = self.began = 0.0
-        self.announced = False
+        self.announced = self.end_noted = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ready.add_done_callback(lambda done: done.cancelled() or done.exception())
         self.evicted = ""
@@ -110,6 +110,15 @@ class Worker:
     def gone(self) -> bool:
         """Whether it can no longer be called."""
         return self.ready.done() and (self.ready.exception() is not None or not self.sandbox.alive)
+
+    @property
+    def ended_by(self) -> SandboxError | None:
+        """What its sandbox was ended by, once that is known; nothing while its code has not been imported, which fails
+        then."""
+        if not self.gone or self.ready.exception() is not None:
+            return None
+        imported = self.imported.done() and not self.imported.cancelled() and self.imported.exception() is None
+        return self.sandbox.ended_by if imported else None
 
     def start(self, code: WorkerCode, sandbox: Sandbox) -> None:
         """Send the code. What its import raises is raised by every call until the worker is thrown away."""

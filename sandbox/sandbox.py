@@ -161,6 +161,11 @@ class Sandbox:
         return str(self._sentence), type(self._sentence or SandboxDied())
 
     @property
+    def ended_by(self) -> SandboxError | None:
+        """The error that its calls raised when it ended; nothing until that is known."""
+        return self._sentence
+
+    @property
     def alive(self) -> bool:
         """Whether it can be called."""
         return self._sentence is None and not self._cut_off and not self.died.done()

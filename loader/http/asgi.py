@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from cloister.ipc import IpcError
 from cloister.sandbox import LimitExceeded, SandboxDied, SandboxError
 
-from ..errors import EntrypointNotFound, LoaderError, NoCapacity, TenantError, TenantThrottled
+from ..errors import EntrypointNotFound, LoaderError, NoCapacity, RestartBackedOff, TenantError, TenantThrottled
 from .headers import Malformed, Pairs, find, headers
 from .messages import Request, Response
 
@@ -66,6 +66,7 @@ _ANSWERS: Final[list[tuple[type[Exception], int, str]]] = [
     (TenantError, 500, "The worker raised an exception."),
     (LimitExceeded, 503, "The worker exceeded its limits."),
     (TenantThrottled, 429, "The worker is asked more than it may be. Try again later."),
+    (RestartBackedOff, 503, "The worker's process was ended again and again. Try again later."),
     (NoCapacity, 503, "There is no room for the worker now. Try again."),
     (SandboxDied, 502, "The worker's process ended."),
     (SandboxError, 503, "The worker cannot be run now. Try again."),

@@ -44,6 +44,34 @@ def test_what_loads_is_forgiven() -> None:
     assert delays(backoff, 1) == [1.0]
 
 
+def test_rare_failures_cost_nothing_and_quiet_forgives() -> None:
+    """The first ones are free, and each is forgiven by and by, from when it might have been tried again."""
+    backoff: Backoff[str] = Backoff(1.0, 4.0, 10, free=2, forgiven_s=10.0)
+
+    def fail(now: float) -> float:
+        backoff.failed("t", OSError("x"), now)
+        last = backoff.last("t")
+        assert last is not None
+        return last.until - now
+
+    assert [fail(0.0) for _ in range(6)] == [0.0, 0.0, 1.0, 2.0, 4.0, 4.0]
+    assert backoff.waiting(3.9) == 1
+    assert backoff.waiting(4.0) == 0
+    assert fail(13.0) == 4.0  # it has been quiet for less than it takes
+    assert fail(17.0 + 20.0) == 1.0  # two of four are forgiven
+    assert fail(38.0 + 40.0) == 0.0
+    assert [fail(78.0 + 10.0 * number) for number in range(1, 9)] == [0.0] * 8  # one in ten seconds is rare
+
+
+def test_what_has_gone_wrong_for_long_is_forgiven_as_fast_as_what_just_became_bad() -> None:
+    """Beyond the longest wait it weighs no more."""
+    backoff: Backoff[str] = Backoff(1.0, 4.0, 10, free=2, forgiven_s=10.0)
+    delays(backoff, 1000)
+    last = backoff.last("t")
+    assert last is not None
+    assert (last.count, last.weight) == (1000, 4)
+
+
 def test_no_more_failures_are_remembered_than_there_is_room_for() -> None:
     """A million broken tenants are no way to fill the host's memory."""
     backoff: Backoff[int] = Backoff(1.0, 30.0, 100)

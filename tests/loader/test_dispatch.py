@@ -17,8 +17,10 @@ from cloister.loader import (
     DispatchContext,
     Host,
     Loader,
+    LoaderConfig,
     MissingDispatcherMetadataError,
     NoCapacity,
+    SandboxDied,
     WorkerCode,
     create_dynamic_workflow_entrypoint,
     dispatch_workflow,
@@ -288,6 +290,42 @@ async def test_code_that_contradicts_itself_is_the_hosts_mistake_too(
 
         await pass_time(over)
         assert await instance.result() == "mended"
+
+
+async def test_a_run_waits_while_its_tenant_gets_no_sandbox_and_loses_nothing_by_it(
+    path: Any, clock: VirtualClock, pass_time: Any, code: Code
+) -> None:
+    """What its tenant's other calls have brought about is no loss of the run's, however often it comes too early."""
+    program = code("""
+        import os
+        from workers import WorkerEntrypoint, WorkflowEntrypoint
+        class Default(WorkerEntrypoint):
+            async def die(self):
+                os._exit(3)
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                return "at last"
+    """)
+    config = LoaderConfig(spares=1, restarts_free=0, backoff_s=600.0, restart_most_s=600.0)
+    async with Host(path, get_code=lambda _: program, engine=Engine(path, clock=clock), config=config) as host:
+        with pytest.raises(SandboxDied):
+            await host.tenant("t").die()
+        instance = await host.workflows("t").create()
+
+        async def put_off() -> bool:
+            return host.engine.statistics().postponed >= 12
+
+        await pass_time(put_off)
+        status = await instance.status()
+        assert (status["status"], host.engine.statistics().lost) == ("waiting", 0)
+        assert "'t' were ended 1 times by what it did" in status["trouble"]
+        host.loader.evict("t")
+
+        async def over() -> bool:
+            return (await instance.status())["status"] in {"complete", "errored"}
+
+        await pass_time(over)
+        assert await instance.result() == "at last"
 
 
 async def test_a_loader_that_is_closed_first_costs_its_runs_nothing(path: Any, code: Code) -> None:

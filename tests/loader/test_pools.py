@@ -20,7 +20,9 @@ from cloister.loader import (
     LoadFailed,
     NoCapacity,
     Quota,
+    RestartBackedOff,
     RpcTarget,
+    SandboxDied,
     SandboxError,
     TenantThrottled,
     WorkerCode,
@@ -47,6 +49,9 @@ SOURCE = """
             end = time.perf_counter() + seconds
             while time.perf_counter() < end:
                 pass
+        async def die(self):
+            import os
+            os._exit(3)
         async def grow(self, mib):
             held.append(b"x" * (mib << 20))
 """
@@ -388,6 +393,76 @@ async def test_one_tenants_failures_hold_up_nobody_else(code: Code) -> None:
         good = loader.get("t", lambda: code(SOURCE, env={"NAME": "two"}), version="2")
         assert await good.get_entrypoint().who() == "two"
         assert await entrypoint("u").who() == "u"
+
+
+async def test_whose_sandboxes_keep_being_ended_waits_for_the_next(code: Code) -> None:
+    """The first ends cost nothing; further ones are waited for, and then refused: why, and when to come again."""
+    loader, entrypoint = house(code, restarts_free=2, backoff_s=0.02, backoff_wait_s=0.05, restart_most_s=600.0)
+    async with loader:
+        now = asyncio.get_running_loop().time
+        for number in range(1, 10):
+            began = now()
+            try:
+                await entrypoint("t").die()
+            except SandboxDied:
+                assert now() - began >= {3: 0.02, 4: 0.04}.get(number - 1, 0.0)
+            except RestartBackedOff as error:
+                refusal = error
+                break
+        assert (number, refusal.ends, refusal.tenant_id) == (6, 5, "t")
+        assert 0 < refusal.retry_after_s <= 0.08
+        assert isinstance(refusal.__cause__, SandboxDied)
+        assert "were ended 5 times by what it did" in str(refusal)
+        assert "SandboxDied: the sandbox exited with 3" in str(refusal)
+        assert loader.statistics().boots == 5
+        assert await entrypoint("u").who() == "u"
+
+
+async def test_an_eviction_forgives_whose_sandboxes_were_ended(code: Code) -> None:
+    """Whoever has mended the code, or its limits, says so; and statistics say who waits."""
+    loader, entrypoint = house(code, restarts_free=0, backoff_s=600.0, restart_most_s=600.0)
+    async with loader:
+        with pytest.raises(SandboxDied):
+            await entrypoint("t").die()
+        assert loader.statistics().held_back == 1
+        with pytest.raises(RestartBackedOff):
+            await entrypoint("t").who()
+        loader.evict("t")
+        assert loader.statistics().held_back == 0
+        assert await entrypoint("t").who() == "t"
+
+
+async def test_what_the_host_ends_is_held_against_nobody(code: Code) -> None:
+    """Evictions, redeploys, and a zygote that dies with all that it has forked."""
+    loader, entrypoint = house(code, restarts_free=0, backoff_s=600.0, restart_most_s=600.0)
+    async with loader:
+        for _ in range(3):
+            assert await entrypoint("t").who() == "t"
+            loader.evict("t")
+            assert await entrypoint("t").who() == "t"
+            brood = loader._profiles.plain._succession.serving
+            assert brood is not None
+            brood.nursery.kill()
+            await asyncio.wait({brood.nursery.lost})
+        assert await entrypoint("t").who() == "t"
+
+
+async def test_who_waits_for_the_next_sandbox_gets_no_second_one_either(code: Code, eventually: Eventually) -> None:
+    """Of several sandboxes one has been ended: the others go on, and no more are booted for now."""
+    loader, entrypoint = house(
+        code, restarts_free=0, backoff_s=600.0, restart_most_s=600.0, calls_per_sandbox=1, sandboxes_per_tenant=2
+    )
+    async with loader:
+        gate = Gate()
+        held = asyncio.ensure_future(entrypoint("t").hold(gate))
+        await gate._arrivals(1)
+        with pytest.raises(SandboxDied):
+            await entrypoint("t").die()
+        await eventually(lambda: loader.statistics().deaths == 1)
+        assert await entrypoint("t").who() == "t"
+        assert loader.statistics().boots == 2
+        await gate._let_through()
+        await held
 
 
 # Quotas and turns

@@ -57,6 +57,7 @@ from cloister.loader import (
     MissingDispatcherMetadataError,
     Policy,
     Quota,
+    RestartBackedOff,
     RpcTarget,
     SandboxDied,
     SandboxError,
@@ -324,6 +325,8 @@ async def with_a_host(path: Path) -> None:
             assert_type(error.retry_after_s, float | None)
         except LoadBackedOff as error:
             assert_type(error.retry_after_s, float)
+        except RestartBackedOff as error:
+            assert_type((error.ends, error.retry_after_s), tuple[int, float])
         except VersionChanged as error:
             assert_type(error.difference.changed, tuple[str, ...])
         assert_type(await host.serve(), bool)
