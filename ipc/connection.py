@@ -73,6 +73,16 @@ class Connection:
         """How many calls of this side wait for their answer."""
         return len(self._outgoing)
 
+    @property
+    def next_call(self) -> int:
+        """The number that the next call of this side will have."""
+        return self._next_call
+
+    def owes(self, call: int) -> bool:
+        """Whether the peer has yet to answer a call of what it has granted beyond its first capability, given up or
+        not."""
+        return call in self._onward
+
     def hello(self, payload: bytes) -> bytes:
         """The guest's first frame."""
         return codec.encode(Hello(VERSION, payload))

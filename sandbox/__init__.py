@@ -11,9 +11,10 @@ from .errors import (
     SandboxUnused,
 )
 from .policy import Limits, Policy, check_preload
-from .sandbox import LATE_GRACE, Phases, Sandbox
+from .sandbox import Phases, Sandbox
 from .spawner import Spawner
 from .tail import LogLine
+from .visits import LATE_GRACE
 
 __all__ = [
     "LATE_GRACE",

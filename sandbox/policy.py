@@ -28,8 +28,9 @@ class Limits:
     """
 
     cpu_ms: int | None = 30_000
-    """CPU time of one invocation. For a durable run: of each stretch between two records. What goes on in a sandbox
-    while it answers nothing may use as much."""
+    """CPU time of one invocation, or of one call of a function or object that the code has given to somebody. For a
+    durable run: of each stretch between two records. What goes on in a sandbox while it answers nothing may use as
+    much."""
     wall_ms: int | None = 60_000
     """Time until one invocation has answered. A durable run has none; its steps have their own timeouts."""
     subrequests: int | None = 10_000

@@ -19,7 +19,6 @@ from cloister.ipc import (
     ConnectionClosed,
     DeadlineExceeded,
     IpcError,
-    Peer,
     RemoteError,
     RemoteProtocolError,
     Seen,
@@ -47,12 +46,11 @@ from .policy import Limits
 from .precedence import Precedence
 from .process import FROM_OUTSIDE, Process, describe
 from .tail import Tail
+from .visits import LATE_GRACE, WORKER, VisitedPeer
 from .watch import Account, Charge
 
 GRACE = 1.0
 """Seconds that a call which the host has cancelled has to stop in before its process is ended."""
-LATE_GRACE = 0.06
-"""The same for a call whose time is over."""
 UNFINISHED = 60.0
 """Seconds that a frame may take to arrive, of which the host keeps what there is."""
 UNREAD = 600.0
@@ -62,7 +60,6 @@ LAST_WORDS = 0.05
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _HELD_FOR = 10.0
 """Seconds for which what was granted to one that was never used is still held, for whoever grants it to another."""
-_WORKER = 0  # the capability that every guest has
 _PIECE = 256  # what any piece on the wire counts at least
 _MESSAGE = 4096  # what an unasked message in it counts more; who waits for each answer cannot reach the limit by it
 _LINK = 512  # what a call counts that comes along with another one, which takes a tenth of the time
@@ -134,7 +131,7 @@ class Sandbox:
             spent=process.cpu_seconds,
             on_look=self._count_threads,
         )
-        self._peer = Peer(
+        self._peer = VisitedPeer(
             Connection(reserve=MAX_CALLS // 4),
             link.send,
             rebuild=RemoteError,  # whatever it is called over there, it is the tenant's
@@ -144,6 +141,9 @@ class Sandbox:
             on_read=self._read,
             on_cancel=self._grant_grace,
             on_closed=self._closed,
+            account=self._watch,
+            limits=lambda: self.limits,
+            overrun=self._overrun,
         )
         link.on_bytes = self._arrived
         link.on_ahead = self._look_ahead
@@ -268,7 +268,7 @@ class Sandbox:
     async def idle(self, run: int) -> bool:
         """Whether a durable run that is going on in here does nothing but wait for its journal."""
         try:
-            return bool(self.decode(await self._peer.call(_WORKER, "idle", self._peer.encode([run]))))
+            return bool(self.decode(await self._peer.call(WORKER, "idle", self._peer.encode([run]))))
         except (IpcError, SandboxError):
             return True  # it is gone, or does not know: there is nothing to wait for
 
@@ -416,7 +416,7 @@ class Sandbox:
     async def _answered(self, method: str, payload: bytes, limits: Limits, charge: Charge) -> bytes:
         self._in_flight += 1
         try:
-            return await self._peer.call(_WORKER, method, payload, timeout=_seconds(limits.wall_ms))
+            return await self._peer.call(WORKER, method, payload, timeout=_seconds(limits.wall_ms))
         except DeadlineExceeded as error:
             raise LimitExceeded(f"the call exceeded {limits.wall_ms:,} ms of time") from error
         except LimitExceeded as error:
@@ -432,8 +432,11 @@ class Sandbox:
             self._watch.end(charge)
 
     def _exceeded(self, limits: Limits) -> None:
+        self._overrun(f"the sandbox exceeded {limits.cpu_ms:,} ms of CPU")
+
+    def _overrun(self, words: str) -> None:
         self._blamed = True
-        self.kill(LimitExceeded(f"the sandbox exceeded {limits.cpu_ms:,} ms of CPU"))
+        self.kill(LimitExceeded(words))
 
     def _lose(self, error: RemoteProtocolError | None) -> None:
         """Its end of the connection is gone: mostly because it is dying, and then of something that is told soon."""

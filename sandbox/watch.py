@@ -1,7 +1,8 @@
 """What a process uses, of CPU time and of calls to the host, charged from outside to the calls answered in it.
 
 A watchdog inside could be starved by one long call in C, or faked. While several calls share the process, each is
-charged its part. Time and CPU come in as functions, so that a test needs neither.
+charged its part, and all visits together that of one call: calls of what was granted to others, who may make many.
+Time and CPU come in as functions, so that a test needs neither.
 """
 
 from __future__ import annotations
@@ -56,6 +57,7 @@ class Account:
         self._now = now
         self._call_at = call_at
         self._charges: set[Charge] = set()
+        self._visits: set[Charge] = set()
         self._seen = 0.0
         self._shared = now()
         self._stray = self._tidying = 0.0
@@ -66,24 +68,27 @@ class Account:
         self._due = math.inf
         self._cores = _CORES
 
-    def begin(self, limit_ms: int | None, over: Callable[[], None], may_ask: int | None = None) -> Charge:
+    def begin(
+        self, limit_ms: int | None, over: Callable[[], None], may_ask: int | None = None, *, visit: bool = False
+    ) -> Charge:
         """A call begins; `over` is called, once, if it uses more than its limit of CPU."""
         now = self._share()
         charge = Charge(
             math.inf if limit_ms is None else limit_ms / 1000, math.inf if may_ask is None else may_ask, over
         )
-        self._charges.add(charge)
+        (self._visits if visit else self._charges).add(charge)
         self._look_within(charge.limit, _SHORTEST, now)
         return charge
 
     def ask(self) -> bool:
         """The process calls the host: charged like CPU time. False if all that could have done it had their share."""
-        if not self._charges:
+        charges = self._charges or self._visits
+        if not charges:
             return self._ask_astray()
-        part = 1 / len(self._charges)
-        for charge in self._charges:
+        part = 1 / len(charges)
+        for charge in charges:
             charge.asked += part
-        return any(charge.asked <= charge.may_ask for charge in self._charges)
+        return any(charge.asked <= charge.may_ask for charge in charges)
 
     def _ask_astray(self) -> bool:
         if self._may_ask_astray == math.inf:
@@ -108,9 +113,10 @@ class Account:
         """See what has been used. It is looked at by itself whenever a limit could have been crossed since the last
         look, if that can be before the next one that is called for from outside."""
         now = self._share()
-        for charge in [charge for charge in self._charges if charge.used >= charge.limit]:
-            self._charges.discard(charge)
-            charge.over()
+        for charges in (self._charges, self._visits):
+            for charge in [charge for charge in charges if charge.used >= charge.limit]:
+                charges.discard(charge)
+                charge.over()
         if self._stray > self._may_stray:
             self._may_stray = math.inf
             self._strayed()
@@ -125,11 +131,13 @@ class Account:
         """The call is over."""
         self._share()
         self._charges.discard(charge)
+        self._visits.discard(charge)
         self._tidying = _TIDYING
 
     def stop(self) -> None:
         """The process is gone."""
         self._charges.clear()
+        self._visits.clear()
         self._may_stray = math.inf
         if self._timer is not None:
             self._timer.cancel()
@@ -145,6 +153,8 @@ class Account:
         if self._stray:
             self._stray = max(self._stray - (now - self._shared) * _A_LITTLE, 0.0)
         self._shared = now
+        if self._visits:
+            spent = self._share_with_visits(spent)
         if not self._charges:
             self._stray += max(spent - self._tidying, 0.0)
             self._tidying = max(self._tidying - spent, 0.0)
@@ -154,9 +164,17 @@ class Account:
                 charge.used += part
         return now
 
+    def _share_with_visits(self, spent: float) -> float:
+        """What is left for the calls."""
+        theirs = spent / (len(self._charges) + 1)
+        for visit in self._visits:
+            visit.used += theirs / len(self._visits)
+        return spent - theirs if self._charges else 0.0
+
     def _arm(self, now: float) -> None:
-        if self._charges:
-            self._look_within(min(charge.limit - charge.used for charge in self._charges), _SHORTEST, now)
+        if self._charges or self._visits:
+            left = min(charge.limit - charge.used for charges in (self._charges, self._visits) for charge in charges)
+            self._look_within(left, _SHORTEST, now)
         elif self._stray:
             self._look_within(self._may_stray - self._stray, _SHORTEST, now)
         elif self._may_stray < _FROM_OUTSIDE * self._cores:

@@ -262,3 +262,41 @@ def test_calls_to_the_host_between_answers_are_counted_like_those_of_one() -> No
     machine.watch.end(charge)
     machine.watch.bound(None, lambda: None)
     assert all(machine.watch.ask() for _ in range(1000))
+
+
+def test_what_a_visit_uses_is_its_own_and_no_stray() -> None:
+    """However often: each has a limit, and what the process does by itself has another."""
+    machine = Machine()
+    machine.watch.bound(100, lambda: machine.over.append("stray"))
+    for _ in range(10):
+        visit = machine.watch.begin(100, lambda: machine.over.append("visit"), visit=True)
+        machine.run(0.09)
+        machine.watch.end(visit)
+    assert machine.over == []
+    machine.watch.begin(100, lambda: machine.over.append("visit"), visit=True)
+    machine.run(0.15)
+    assert machine.over == ["visit"]
+    machine.run(0.15)
+    assert machine.over == ["visit", "stray"]
+
+
+def test_many_visits_make_a_call_no_cheaper_than_one() -> None:
+    """Or a tenant would have itself visited a thousand times, and use a thousand times its limit in one call."""
+    machine = Machine()
+    call = machine.watch.begin(1000, lambda: None)
+    visits = [machine.watch.begin(1000, lambda: None, visit=True) for _ in range(100)]
+    machine.run(0.1)
+    machine.watch.look()
+    assert call.used == pytest.approx(0.05)
+    assert visits[0].used == pytest.approx(0.0005)
+
+
+def test_what_a_visited_process_asks_for_is_the_visits() -> None:
+    """And the call's alone, where there is one."""
+    machine = Machine()
+    machine.watch.bound(None, lambda: None, 1)
+    visit = machine.watch.begin(None, lambda: None, 2, visit=True)
+    assert [machine.watch.ask() for _ in range(3)] == [True, True, False]
+    machine.watch.begin(None, lambda: None, 1)
+    assert [machine.watch.ask() for _ in range(2)] == [True, False]
+    assert visit.asked == 3

@@ -1,0 +1,86 @@
+"""Calls of what a tenant's code has granted: functions and objects of its own, which others call when they like.
+
+What it uses while it answers such a visit is the visit's, with the limits of an invocation, and never what it does
+while nobody asks anything of it: else whoever was given a function could use up what its tenant may. One that was given
+up counts until it has stopped. Who visits, and on whose behalf, is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, Final
+
+from cloister.ipc import Peer
+
+from .errors import LimitExceeded
+from .policy import Limits
+from .watch import Account, Charge
+
+WORKER: Final = 0
+"""The capability that every guest has, whose calls are no visits."""
+LATE_GRACE: Final = 0.06
+"""Seconds that a call whose time is over has to stop in before its process is ended."""
+_LOOK_EVERY: Final = 0.1
+"""Seconds between two looks at which of those that were given up have stopped."""
+
+
+class VisitedPeer(Peer):
+    """A guest that may be visited. `limits` gives those of its tenant, and `overrun` ends it, of something in words."""
+
+    def __init__(
+        self,
+        *arguments: Any,
+        account: Account,
+        limits: Callable[[], Limits],
+        overrun: Callable[[str], None],
+        **options: Any,
+    ) -> None:
+        super().__init__(*arguments, **options)
+        self._account, self._limits, self._overrun = account, limits, overrun
+        self._left: dict[int, Charge] = {}
+
+    async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
+        """See `Peer.call`. A visit that uses more CPU than it may is given up: `LimitExceeded`."""
+        if target == WORKER:
+            return await super().call(target, method, payload, timeout=timeout)
+        limits, number, bound = self._limits(), self.connection.next_call, asyncio.timeout(None)
+        charge = self._account.begin(
+            limits.cpu_ms, lambda: bound.reschedule(self._loop.time()), limits.subrequests, visit=True
+        )
+        try:
+            async with bound:
+                return await super().call(target, method, payload, timeout=timeout)
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            self._loop.call_later(LATE_GRACE, self._end_if_going_on, number)
+            raise LimitExceeded(f"the call exceeded {limits.cpu_ms:,} ms of CPU") from None
+        finally:
+            if self._going_on(number):
+                self._leave(number, charge)
+            else:
+                self._account.end(charge)
+
+    def _going_on(self, number: int) -> bool:
+        return self._closed is None and self.connection.owes(number)
+
+    def _leave(self, number: int, charge: Charge) -> None:
+        """Nobody waits for it any longer."""
+        charge.over = lambda: self._end_if_going_on(number)
+        if not self._left:
+            self._loop.call_later(_LOOK_EVERY, self._look)
+        self._left[number] = charge
+
+    def _look(self) -> None:
+        for number, charge in list(self._left.items()):
+            if not self._going_on(number):
+                del self._left[number]
+                self._account.end(charge)
+        if self._left:
+            self._loop.call_later(_LOOK_EVERY, self._look)
+
+    def _end_if_going_on(self, number: int) -> None:
+        if self._going_on(number):
+            most = f"{self._limits().cpu_ms:,} ms of CPU"
+            self._overrun(f"the sandbox exceeded {most} in a call that did not stop when it was given up")

@@ -1,0 +1,97 @@
+"""Functions of one tenant's that others call: what that costs is charged to each call, and ends it, not the tenant."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cloister.sandbox import LimitExceeded, Limits
+
+Boot = Callable[..., Any]
+Until = Callable[[Callable[[], object]], Any]
+GIVES = """
+import asyncio, time
+def use(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end: pass
+    return seconds
+async def work():
+    while True:
+        use(0.002)
+        await asyncio.sleep(0)
+async def main():
+    await env.TAKE([use, work])
+"""
+
+
+@pytest.fixture
+def visited(boot: Boot) -> Callable[..., Any]:
+    """A tenant with a low limit, and two functions of its own that it has given away."""
+
+    async def start(**limits: Any) -> tuple[Any, Any, Any]:
+        taken: list[Any] = []
+
+        async def take(functions: Any) -> None:
+            taken.extend(function.dup() for function in functions)
+
+        tenant = await boot(env={"TAKE": take}, limits=Limits(**limits))
+        await tenant.do(GIVES)
+        return tenant, *taken
+
+    return start
+
+
+async def test_others_cannot_use_up_what_a_tenant_may(visited: Callable[..., Any]) -> None:
+    """Many calls, each within the limit, and far more than that in all."""
+    tenant, use, _ = await visited(cpu_ms=200)
+    for _ in range(10):
+        assert await use(0.05) == 0.05
+    assert tenant.sandbox.alive
+    assert tenant.sandbox.cpu_seconds() > 0.5
+
+
+async def test_nor_by_giving_up(visited: Callable[..., Any]) -> None:
+    """What still goes on then is the call's as well, until it has stopped."""
+    tenant, use, work = await visited(cpu_ms=200)
+    for _ in range(10):
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.005):
+                await use(0.05)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(0.005):
+                await work()
+        assert await use(0) == 0
+    assert tenant.sandbox.alive
+    assert tenant.sandbox.cpu_seconds() > 0.5
+
+
+async def test_a_call_beyond_the_limit_is_ended_and_nothing_else(visited: Callable[..., Any]) -> None:
+    """It can be told to stop."""
+    tenant, use, work = await visited(cpu_ms=200)
+    with pytest.raises(LimitExceeded, match=r"^the call exceeded 200 ms of CPU$"):
+        await work()
+    assert await use(0) == 0
+    assert tenant.sandbox.alive
+
+
+async def test_what_does_not_stop_when_told_to_is_the_tenants_own_fault(visited: Callable[..., Any]) -> None:
+    """It has granted it."""
+    tenant, use, _ = await visited(cpu_ms=200)
+    with pytest.raises(LimitExceeded, match=r"^the call exceeded 200 ms of CPU$"):
+        await use(60)
+    async with asyncio.timeout(30):
+        assert await tenant.sandbox.died == "exceeded 200 ms of CPU in a call that did not stop when it was given up"
+
+
+async def test_nor_does_one_go_on_for_ever_that_nobody_waits_for(visited: Callable[..., Any]) -> None:
+    """It has the limit of any other."""
+    tenant, use, _ = await visited(cpu_ms=200)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.01):
+            await use(60)
+    async with asyncio.timeout(30):
+        assert await tenant.sandbox.died == "exceeded 200 ms of CPU in a call that did not stop when it was given up"
