@@ -13,7 +13,7 @@ import inspect
 import os
 import threading
 import weakref
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
@@ -22,6 +22,7 @@ from cloister.ipc import Stub
 from .entrypoint import Entrypoint
 from .errors import LoaderClosed
 from .host import FetchCode, Host
+from .http.messages import Response
 from .instance import DynamicInstance
 from .loader import check_callable
 
@@ -34,7 +35,10 @@ engine cannot be closed any more. What `atexit` calls comes after that."""
 
 
 class Blocking:
-    """An object of the host's: its methods wait for their answers, and asynchronous iterators are plain ones."""
+    """An object of the host's: its methods wait for their answers, and asynchronous iterators are plain ones.
+
+    A context manager where that is one, and where it can be disposed of.
+    """
 
     def __init__(self, host: BlockingHost, target: Any) -> None:
         self._host = host
@@ -45,7 +49,17 @@ class Blocking:
         return Blocking(self._host, found) if callable(found) else found
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self._host._wrapped(self._host.run(_settled(self._target, args, kwargs)))
+        given = [_unwrapped(each) for each in args], {name: _unwrapped(each) for name, each in kwargs.items()}
+        return self._host._wrapped(self._host.run(_settled(self._target, *given)))
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._host._iterated(aiter(self._target))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._host.run(_ended(self._target))
 
     def __repr__(self) -> str:
         return f"<Blocking {self._target!r}>"
@@ -164,7 +178,7 @@ class BlockingHost:
 
     def _wrapped(self, value: Any) -> Any:
         match value:
-            case DynamicInstance() | Entrypoint() | Stub():
+            case DynamicInstance() | Entrypoint() | Stub() | Response():
                 return Blocking(self, value)
             case list():
                 return [self._wrapped(each) for each in value]
@@ -175,8 +189,11 @@ class BlockingHost:
         return value
 
     def _iterated(self, found: AsyncIterator[Any]) -> Iterator[Any]:
-        while not isinstance(value := self.run(_next(found)), _End):
-            yield value
+        try:
+            while not isinstance(value := self.run(_next(found)), _End):
+                yield value
+        finally:
+            self.run(_ended(found))
 
 
 class _End:
@@ -189,7 +206,27 @@ async def _next(found: AsyncIterator[Any]) -> Any:
     return _End()
 
 
-async def _settled(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+async def _ended(subject: Any) -> None:
+    """Let go of a stub, a response or an iterator."""
+    if isinstance(subject, Stub):
+        subject.dispose()
+    elif hasattr(type(subject), "aclose"):  # of its class: an entrypoint's attributes are its tenant's methods
+        await subject.aclose()
+
+
+def _unwrapped(value: Any) -> Any:
+    """What is given back goes back as what it was."""
+    match value:
+        case Blocking():
+            return value._target
+        case list() | tuple():
+            return [_unwrapped(each) for each in value]
+        case dict():
+            return {name: _unwrapped(each) for name, each in value.items()}
+    return value
+
+
+async def _settled(function: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     result = function(*args, **kwargs)
     return await result if inspect.isawaitable(result) else result
 

@@ -108,9 +108,9 @@ class Host:
         """The tenant's default entrypoint."""
         return self.worker(tenant_id).get_entrypoint()
 
-    def asgi(self, tenant_id: str, *, limits: HttpLimits | None = None) -> Application:
-        """The tenant's `fetch` as an ASGI application, to be mounted under Starlette or FastAPI."""
-        return asgi(self.tenant(tenant_id), limits=limits)
+    def asgi(self, tenant_id: str, *, limits: HttpLimits | None = None, strip_root_path: bool = False) -> Application:
+        """The tenant's `fetch` as an ASGI application, to be mounted under Starlette or FastAPI. See `http.asgi`."""
+        return asgi(self.tenant(tenant_id), limits=limits, strip_root_path=strip_root_path)
 
     def workflows(self, tenant_id: str) -> DynamicWorkflowBinding:
         """The tenant's workflow binding."""

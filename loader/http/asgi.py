@@ -12,18 +12,18 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
+from urllib.parse import quote
 
 from cloister.ipc import IpcError
 from cloister.sandbox import LimitExceeded, SandboxDied, SandboxError
 
 from ..errors import EntrypointNotFound, LoaderError, NoCapacity, RestartBackedOff, TenantError, TenantThrottled
 from .headers import Malformed, Pairs, find, headers
+from .inbox import Gone, Inbox, Receive, Refused
 from .messages import Request, Response
 
 _log = logging.getLogger("cloister.http")
-Event = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Event]]
-Send = Callable[[Event], Awaitable[None]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 _CONNECTION: Final = frozenset(
@@ -32,6 +32,7 @@ _CONNECTION: Final = frozenset(
 )
 """What is between the server and its client."""
 _NO_BODY: Final = frozenset({204, 205, 304})
+_PREFIX: Final = b"x-forwarded-prefix"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,14 +54,6 @@ class Fetches(Protocol):
         """The answer."""
 
 
-class Refused(Exception):
-    """What is answered without asking the tenant, or instead of what it said."""
-
-    def __init__(self, status: int, words: str) -> None:
-        super().__init__(words)
-        self.status = status
-
-
 _ANSWERS: Final[list[tuple[type[Exception], int, str]]] = [
     (EntrypointNotFound, 501, "This worker serves no HTTP."),
     (TenantError, 500, "The worker raised an exception."),
@@ -76,14 +69,18 @@ _ANSWERS: Final[list[tuple[type[Exception], int, str]]] = [
 """What a client is told of each failure, which is little; the log has the rest. The first that fits."""
 
 
-def asgi(target: Fetches, *, limits: HttpLimits | None = None) -> Application:
-    """An ASGI application that has each request answered by an entrypoint's `fetch`."""
+def asgi(target: Fetches, *, limits: HttpLimits | None = None, strip_root_path: bool = False) -> Application:
+    """An ASGI application that has each request answered by an entrypoint's `fetch`.
+
+    A tenant sees the URL that the client asked for. With `strip_root_path` it sees it as if it stood at the root, and
+    finds in the header `x-forwarded-prefix` where it is mounted.
+    """
     bounds = limits or HttpLimits()
 
     async def application(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         match scope["type"]:
             case "http":
-                await Exchange(bounds, scope, receive, send).serve(target)
+                await Exchange(bounds, _at_root(scope) if strip_root_path else scope, receive, send).serve(target)
             case "websocket":
                 await _refuse_socket(scope, receive, send)
             case "lifespan":
@@ -179,7 +176,8 @@ class Exchange:
 
     def _body(self, given: Pairs) -> AsyncIterator[bytes] | None:
         length = find(given, "content-length")
-        if length is None and find(given, "transfer-encoding") is None and self._scope.get("http_version") != "2":
+        old = self._scope.get("http_version", "1.1") in {"1.0", "1.1"}  # which say whether there is one
+        if length is None and find(given, "transfer-encoding") is None and old:
             return None
         most = self._limits.body_bytes
         if most is not None and length is not None and length.isdecimal() and int(length) > most:
@@ -199,69 +197,17 @@ class Overrun(Exception):
     """An answer that was begun, and cannot be finished."""
 
 
-class Gone(Exception):
-    """The client went away."""
-
-
-class Inbox:
-    """What a client sends: the body, one piece ahead of whoever reads it, and then that it went away."""
-
-    def __init__(self, receive: Receive, most: int | None) -> None:
-        self._receive, self._most = receive, most
-        self._pieces: asyncio.Queue[bytes | None] = asyncio.Queue(1)
-        self._gone = asyncio.Event()
-        self.refused: Refused | None = None
-        self._reader = asyncio.ensure_future(self._read())
-
-    async def unless_gone(self, work: Awaitable[None]) -> None:
-        """Do something, and stop doing it when the client goes. `Gone`."""
-        doing, gone = asyncio.ensure_future(work), asyncio.ensure_future(self._gone.wait())
-        try:
-            await asyncio.wait({doing, gone}, return_when=asyncio.FIRST_COMPLETED)
-            if doing.done():
-                return doing.result()
-            raise Gone
-        finally:
-            gone.cancel()
-            doing.cancel()
-            await asyncio.wait({doing})
-            if not doing.cancelled():
-                doing.exception()
-
-    async def body(self) -> AsyncIterator[bytes]:
-        """The body. `Refused` when there is more of it than may be."""
-        while (piece := await self._pieces.get()) is not None:
-            yield piece
-        if self.refused is not None:
-            raise self.refused
-
-    async def close(self) -> None:
-        """Nobody reads any longer."""
-        self._reader.cancel()
-        await asyncio.wait({self._reader})
-        if not self._reader.cancelled():
-            self._reader.exception()
-
-    async def _read(self) -> None:
-        taken, more = 0, True
-        try:
-            while True:
-                event = await self._receive()
-                if event["type"] == "http.disconnect":
-                    return
-                piece = event.get("body", b"")
-                taken += len(piece)
-                if more and self._most is not None and taken > self._most:
-                    self.refused = Refused(413, f"The body is longer than {self._most:,} bytes.")
-                    more = False
-                    await self._pieces.put(None)
-                if more and piece:
-                    await self._pieces.put(piece)
-                if more and not event.get("more_body", False):
-                    more = False
-                    await self._pieces.put(None)
-        finally:
-            self._gone.set()
+def _at_root(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """The same request, as an application at the root would get it."""
+    root = scope.get("root_path", "").rstrip("/")
+    kept = [
+        (name, value) for name, value in scope["headers"] if name.lower() != _PREFIX
+    ]  # of which clients know nothing
+    path, raw, prefix = scope["path"], scope.get("raw_path"), quote(root).encode()
+    if path == root or path.startswith(f"{root}/"):  # or it was left out by the server already
+        path = path.removeprefix(root) or "/"
+        raw = raw.removeprefix(prefix) or b"/" if raw is not None and raw.startswith(prefix) else quote(path).encode()
+    return {**scope, "path": path, "raw_path": raw, "headers": [*kept, (_PREFIX, prefix)] if root else kept}
 
 
 async def _in_time(response: Response, seconds: float) -> AsyncIterator[bytes]:
