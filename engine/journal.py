@@ -27,6 +27,7 @@ from .records import (
     EventRecord,
     Key,
     Outcome,
+    PinnedCode,
     StepConfig,
     StepKind,
     Verdict,
@@ -75,7 +76,9 @@ class LiveJournal(Recorder):
             raise JournalBreach("the instance is tied to other code already")
         if self.code_digest != digest and not self.frozen:
             self.code_digest = digest
-            self._writer.submit_unhurried(Store.pin, self._number, digest, code).add_done_callback(self._check_stored)
+            self._writer.submit_unhurried(_pin, self._number, PinnedCode(digest, code)).add_done_callback(
+                self._check_stored
+            )
 
     def rehearsal(self) -> LiveJournal:
         """The same history, on which nothing can be recorded, tied to no code."""
@@ -84,7 +87,7 @@ class LiveJournal(Recorder):
 
     async def pinned_code(self) -> bytes:
         self._check_open()
-        return await self._writer.submit(Store.code, self._number)
+        return await self._writer.submit(_pinned, self._number)
 
     # Steps
 
@@ -384,3 +387,11 @@ class LiveJournal(Recorder):
         if value is None:
             raise JournalBreach(f"there is no child {name!r} number {count}")
         return value
+
+
+def _pin(store: Store, number: int, code: PinnedCode) -> None:
+    store.codes.pin(number, code)
+
+
+def _pinned(store: Store, number: int) -> bytes:
+    return store.codes.of(number)

@@ -12,6 +12,7 @@ from cloister.ipc import values
 from .attempt import current_attempt
 from .durations import LONGEST_MS, milliseconds
 from .errors import InvalidLabels, InvalidRetention
+from .records import PinnedCode
 from .rules import check_id, encode, is_name
 
 MAX_LABELS = 16
@@ -79,9 +80,13 @@ class Creation:
     labels: tuple[tuple[str, str], ...] = ()
     derived: bool = False
     """The id follows from the step that creates it, so that it may exist already from an earlier attempt."""
+    code: PinnedCode | None = None
+    """What it is tied to from the beginning; else to what it is first run with."""
 
     @classmethod
-    def read(cls, options: object, *, longest_ms: int = LONGEST_RETENTION_MS) -> Creation:
+    def read(
+        cls, options: object, *, longest_ms: int = LONGEST_RETENTION_MS, code: PinnedCode | None = None
+    ) -> Creation:
         """From a dict of `id`, `params`, `retention` and `labels`. Other keys are ignored, as everywhere else."""
         if not isinstance(options, Mapping):
             raise TypeError(f"the options of an instance are a dict, not {type(options).__name__}")
@@ -94,6 +99,7 @@ class Creation:
             Retention.read(options.get("retention"), longest_ms=longest_ms),
             read_labels(options.get("labels")),
             derived,
+            code,
         )
 
 

@@ -195,6 +195,13 @@ class WorkflowEvent:
         return values.loads(self.encoded_payload)
 
 
+class PinnedCode(NamedTuple):
+    """Code that an instance is tied to: what it is known by, and what whoever runs it reads it back from."""
+
+    digest: bytes
+    stored: bytes
+
+
 class Journal(Protocol):
     """The durable side of one run. Everything in it is bytes, and everything given to it is checked.
 

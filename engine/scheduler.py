@@ -160,10 +160,11 @@ class Scheduler:
         write.add_done_callback(created)
         await asyncio.shield(write)
 
-    async def create_batch(self, scope: str, creations: list[Creation]) -> list[bool]:
-        """Which of them were created; the others exist already."""
-        self._allowance.take(scope, len(creations), self.clock.now())
-        write = self.writer.submit(Store.create_batch, self.workflow_name, scope, creations, self.clock.now())
+    async def create_batch(self, creations: list[tuple[str, Creation]]) -> list[bool]:
+        """Which of them were created, each in its scope; the others exist already."""
+        for scope, count in Counter(scope for scope, _ in creations).items():
+            self._allowance.take(scope, count, self.clock.now())
+        write = self.writer.submit(Store.create_batch, self.workflow_name, creations, self.clock.now())
 
         def created(write: asyncio.Future[list[bool]]) -> None:
             if self._stored(write):

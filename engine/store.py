@@ -23,7 +23,6 @@ from .errors import (
     InstanceAlreadyExists,
     InstanceFinished,
     InstanceNotFound,
-    JournalBreach,
     RunOver,
     StorageError,
 )
@@ -41,13 +40,12 @@ from .records import (
 from .rules import MAX_EVENTS
 from .store_backlog import Backlog, Bounds
 from .store_children import Kin
+from .store_codes import Codes
 from .store_rows import Row, Rows
 
 RESERVE = 65_536
 MAX_CHANGES = 20_000
 FORGET_EVERY = 512
-MOST_CODES = 1024
-"""Of how many codes it is remembered that they are kept."""
 MOST_BUFFERS = 4096
 """Of how many instances it is remembered how many events they may have."""
 
@@ -66,7 +64,7 @@ ON CONFLICT DO UPDATE SET state = excluded.state, attempts = excluded.attempts, 
 """
 _INSTANCE = (
     "INSERT INTO instances (number, workflow, scope, id, status, params, created, started, claims,"
-    " keep_success, keep_error) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
+    " keep_success, keep_error, code) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
 _CHANGE = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _TABLES = """
@@ -131,9 +129,8 @@ class Store:
         self._sealed = codec is not None
         codec = codec or Plain()
         self.seal, self.unseal = codec.encode, codec.decode
-        self._run = connection.execute
+        self.run = connection.execute
         self._records, self._changes = Rows(_RECORD), Rows(_CHANGE)
-        self._codes: dict[bytes, int] = {}
         self._number: int = self.execute("SELECT value FROM counter").fetchone()[0]
         self._reserved = self._number
         self._expiring: int | None = None
@@ -150,10 +147,7 @@ class Store:
         """How many instances of a workflow may be queued, by its name."""
         self.tables_of_instances = {name: key for name, key in self.execute(_TABLES).fetchall() if name in tables()}
         self._workflows: dict[str, int] = dict(self.execute("SELECT name, number FROM workflows"))
-        self.execute(  # code that no unfinished instance can wake up on
-            "DELETE FROM codes WHERE number NOT IN"
-            " (SELECT code FROM instances WHERE code IS NOT NULL AND ended IS NULL)"
-        )
+        self.codes = Codes(self)
 
     def try_codec(self) -> None:
         """`CodecMismatch` if what was stored last cannot be read."""
@@ -171,13 +165,13 @@ class Store:
     def execute(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = (), /) -> sqlite3.Cursor:
         """Run one statement, after the rows that are on their way."""
         self._insert_rows()
-        return self._run(statement, parameters)
+        return self.run(statement, parameters)
 
     def _insert_rows(self) -> None:
         if self._records:
-            self._records.insert(self._run)
+            self._records.insert(self.run)
         if self._changes:
-            self._changes.insert(self._run)
+            self._changes.insert(self.run)
 
     def begin(self) -> None:
         self.execute("BEGIN IMMEDIATE")
@@ -206,7 +200,7 @@ class Store:
         """Higher than every number that was ever given to an instance or an outcome."""
         if self._number == self._reserved:
             self._reserved += RESERVE
-            self._run("UPDATE counter SET value = ?", (self._reserved,))
+            self.run("UPDATE counter SET value = ?", (self._reserved,))
         self._number += 1
         return self._number
 
@@ -265,22 +259,26 @@ class Store:
             raise InstanceAlreadyExists(f"workflow {workflow!r} has an instance {creation.id!r} already")
         return number
 
-    def create_batch(self, workflow: str, scope: str, creations: list[Creation], now: int) -> list[bool]:
-        """Queue those that do not exist yet; which were."""
-        key = self.key(workflow)
-        self._check_room(workflow, scope, creations)
+    def create_batch(self, workflow: str, creations: list[tuple[str, Creation]], now: int) -> list[bool]:
+        """Queue those that do not exist yet, each in its scope; which were."""
+        key, by_scope = self.key(workflow), dict[str, list[Creation]]()
+        for scope, creation in creations:
+            by_scope.setdefault(scope, []).append(creation)
+        for scope, together in by_scope.items():
+            self._check_room(workflow, scope, together)
+        codes = self.codes.keep(creation.code for _, creation in creations if creation.code is not None)
         rows, before = Rows(_INSTANCE), self._number
-        for creation in creations:
-            rows.add(self._new(key, scope, creation, now, False))
+        for scope, creation in creations:
+            rows.add(self._new(key, scope, creation, now, False, codes))
         numbers = range(before + 1, self._number + 1)
-        if rows.insert(self._run) < len(creations):
-            made = self._run("SELECT number FROM instances WHERE number > ? AND number <= ?", (before, self._number))
+        if rows.insert(self.run) < len(creations):
+            made = self.run("SELECT number FROM instances WHERE number > ? AND number <= ?", (before, self._number))
             new = {number for (number,) in made}
         else:
             new = set(numbers)
-        self.backlog.add(key, scope, len(new))
-        for number, creation in zip(numbers, creations, strict=True):
-            if creation.labels and number in new:
+        for number, (scope, creation) in zip(numbers, creations, strict=True):
+            if number in new:
+                self.backlog.add(key, scope, 1)
                 self._label(number, key, scope, creation)
         return [number in new for number in numbers]
 
@@ -303,7 +301,7 @@ class Store:
 
     def _insert(self, key: int, scope: str, creation: Creation, now: int, claim: bool) -> int | None:
         row = self._new(key, scope, creation, now, claim)
-        if not self._run(_INSTANCE, row).rowcount:
+        if not self.run(_INSTANCE, row).rowcount:
             return None
         number: int = row[0]
         if claim:
@@ -313,16 +311,19 @@ class Store:
         self._label(number, key, scope, creation)
         return number
 
-    def _new(self, key: int, scope: str, creation: Creation, now: int, claim: bool) -> Row:
-        """The row of a new instance, in the order of `_INSTANCE`."""
+    def _new(
+        self, key: int, scope: str, creation: Creation, now: int, claim: bool, codes: Mapping[bytes, int] | None = None
+    ) -> Row:
+        """The row of a new instance, in the order of `_INSTANCE`. `codes` are those that are kept, by their digests."""
         status, started = ("running", now) if claim else ("queued", None)
         params, kept = self.seal(creation.params), creation.retention
-        number = self.next_number()
-        return number, key, scope, creation.id, status, params, now, started, claim, kept.success_ms, kept.error_ms
+        code = None if creation.code is None or codes is None else codes[creation.code.digest]
+        head = (self.next_number(), key, scope, creation.id, status, params, now, started, claim)
+        return *head, kept.success_ms, kept.error_ms, code
 
     def _label(self, number: int, key: int, scope: str, creation: Creation) -> None:
         for label in creation.labels:
-            self._run("INSERT INTO labels VALUES (?, ?, ?, ?, ?)", (key, scope, *label, number))
+            self.run("INSERT INTO labels VALUES (?, ?, ?, ?, ?)", (key, scope, *label, number))
 
     def find(self, address: Address) -> tuple[int, Status]:
         row = self.execute(
@@ -346,7 +347,7 @@ class Store:
         (`childless` says that there are none). Whoever awaits it is answered.
         """
         kept = "keep_success" if status is Status.COMPLETE else "keep_error"
-        done = self._run(
+        done = self.run(
             "UPDATE instances SET status = ?, output = ?, error = ?, ended = ?, wake_at = NULL, expires = ? + coalesce("
             f"{kept}, (SELECT {kept} FROM workflows WHERE number = workflow)) WHERE number = ? AND ended IS NULL"
             " RETURNING workflow, scope, started IS NULL AND paused_at IS NULL, expires, parent, awaited,"
@@ -553,23 +554,3 @@ class Store:
         if status in {Status.RUNNING, Status.WAITING_FOR_PAUSE}:
             return self.stand(number, Status.RUNNING, now)
         return self.stand(number, Status.QUEUED, now, wake_at=now)
-
-    # Code
-
-    def pin(self, number: int, digest: bytes, code: bytes) -> None:
-        if digest not in self._codes:
-            row = (digest, self.seal(code))
-            self._run("INSERT INTO codes (digest, code) VALUES (?, ?) ON CONFLICT DO NOTHING", row)
-            if len(self._codes) >= MOST_CODES:
-                self._codes.clear()
-            self._codes[digest] = self._run("SELECT number FROM codes WHERE digest = ?", (digest,)).fetchone()[0]
-        self._run("UPDATE instances SET code = ? WHERE number = ?", (self._codes[digest], number))
-
-    def code(self, number: int) -> bytes:
-        row = self.execute(
-            "SELECT codes.code FROM codes JOIN instances ON instances.code = codes.number WHERE instances.number = ?",
-            (number,),
-        ).fetchone()
-        if row is None:
-            raise JournalBreach("no code was pinned for this instance")
-        return self.unseal(row[0])

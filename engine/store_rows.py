@@ -30,8 +30,8 @@ class Rows:
         self._waiting: list[Row] = []
         self.add = self._waiting.append
 
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
+    def __len__(self) -> int:
+        return len(self._waiting)
 
     def insert(self, execute: Callable[[str, Row], sqlite3.Cursor]) -> int:
         """Insert what waits; how many rows came of it."""

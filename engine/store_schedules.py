@@ -84,7 +84,7 @@ def fire(store: Store, workflow: str, scope: str, name: str, creation: Creation,
     if not noted.rowcount:
         return False
     try:
-        made = store.create_batch(workflow, scope, [creation], now)
+        made = store.create_batch(workflow, [(scope, creation)], now)
     except (QuotaExceeded, QueueFull) as refusal:
         log.warning("schedule %s of %r did not fire: %s", name, workflow, refusal)
         return False

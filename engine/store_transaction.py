@@ -77,7 +77,7 @@ class Transaction:
         creation = Creation.read({**(options or {}), **more}, longest_ms=workflow.longest_retention_ms)
         store.guard(None)
         try:
-            made = store.create_batch(workflow.name, check_name(scope, what="scope"), [creation], self._now)
+            made = store.create_batch(workflow.name, [(check_name(scope, what="scope"), creation)], self._now)
         finally:
             store.guard(_authorise)
         if not made[0] and not creation.derived:

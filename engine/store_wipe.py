@@ -87,7 +87,7 @@ def _bury(store: Store, number: int) -> None:
 
 
 def sweep(store: Store, now: int) -> Swept:
-    """One chunk of work: bury what has expired, and take rows from one grave."""
+    """One chunk of work: bury what has expired, take rows from one grave, and drop code that nobody needs."""
     expired = store.execute(
         "SELECT number FROM instances WHERE expires <= ? ORDER BY expires LIMIT ?", (now, EXPIRE_CHUNK)
     ).fetchall()
@@ -102,7 +102,7 @@ def sweep(store: Store, now: int) -> Swept:
         if rows <= 0:
             break
         store.execute("DELETE FROM graves WHERE instance = ?", (number,))
-    more = store.execute("SELECT 1 FROM graves LIMIT 1").fetchone() is not None
+    more = store.codes.sweep() or store.execute("SELECT 1 FROM graves LIMIT 1").fetchone() is not None
     next_at = store.execute("SELECT min(expires) FROM instances WHERE expires IS NOT NULL").fetchone()[0]
     return Swept(len(expired), more or (next_at is not None and next_at <= now), next_at)
 

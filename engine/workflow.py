@@ -21,7 +21,7 @@ from .errors import (
 from .instance import Instance
 from .listing import DEFAULT_PAGE, Page, Query, Summary, cursor_after, page_size
 from .options import Creation
-from .records import Address
+from .records import Address, PinnedCode
 from .rules import check_known_id, check_name
 from .scheduler import Scheduler
 from .schedules import Schedule
@@ -29,6 +29,7 @@ from .store_catalogue import Catalogue
 from .store_children import Child
 
 MAX_BATCH = 100
+MAX_EACH = 1_000
 BULK_CHUNK = 64
 BULK_ACTIONS = ("pause", "resume", "terminate", "restart", "delete")
 _CREATE_OPTIONS = frozenset({"id", "params", "retention", "labels"})
@@ -103,7 +104,7 @@ class Workflow:
                 if not told:
                     raise
                 errors[index] = error
-        made = await self._scheduler.create_batch(scope, list(creations.values())) if creations else []
+        made = await self._scheduler.create_batch([(scope, each) for each in creations.values()]) if creations else []
         created = []
         for (index, creation), new in zip(creations.items(), made, strict=True):
             if new or creation.derived:
@@ -116,6 +117,22 @@ class Workflow:
             "created": created,
             "errors": [{"index": index, **_refusal(_id_of(listed[index]), errors[index])} for index in sorted(errors)],
         }
+
+    async def create_each(self, entries: Sequence[tuple[str, Mapping[str, Any], PinnedCode | None]], /) -> list[bool]:
+        """Create 1 to 1,000 instances in one transaction, of many scopes: a list of (scope, options, code).
+
+        With code an instance is tied to that from the start, and not to what it is first run with. The answer says
+        which of them were created; the others exist already.
+        """
+        if not 1 <= len(entries) <= MAX_EACH:
+            raise ValueError(f"a batch for many scopes is a list of 1 to {MAX_EACH:,} instances to create")
+        longest = self.longest_retention_ms
+        return await self._scheduler.create_batch(
+            [
+                (check_name(scope, what="scope"), Creation.read(options, longest_ms=longest, code=code))
+                for scope, options, code in entries
+            ]
+        )
 
     async def get(self, id: str, *, scope: str = "") -> Instance:  # noqa: A002 - the name it has everywhere
         """A handle on an instance that exists; else `InstanceNotFound`, in another scope or not."""

@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from cloister.engine import PinnedCode
 from cloister.ipc import RpcTarget, values
 from cloister.ipc.errors import IpcError
 from cloister.sandbox import Limits, check_preload
@@ -107,7 +108,12 @@ class WorkerCode:
     @property
     def digest(self) -> bytes:
         """SHA-256 over modules, main module and compatibility: what decides how the code behaves, and no authority."""
-        return hashlib.sha256(self.stored()).digest()
+        return self.pinned().digest
+
+    def pinned(self) -> PinnedCode:
+        """What an engine ties an instance to."""
+        stored = self.stored()
+        return PinnedCode(hashlib.sha256(stored).digest(), stored)
 
     def portable(self) -> dict[str, list[Any]]:
         """The modules as they are sent to a sandbox."""

@@ -7,7 +7,7 @@ import dataclasses
 import inspect
 import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -114,9 +114,23 @@ class Host:
 
     def workflows(self, tenant_id: str) -> DynamicWorkflowBinding:
         """The tenant's workflow binding."""
+        return wrap_workflow_binding(self._raw(), {"tenant_id": tenant_id})
+
+    def _raw(self) -> Workflow:
         if self._workflows is None:
             raise LoaderClosed("use the host inside `async with Host(...) as host`")
-        return wrap_workflow_binding(self._workflows, {"tenant_id": tenant_id})
+        return self._workflows
+
+    async def begin_each(self, entries: Sequence[tuple[str, WorkerCode, Mapping[str, Any]]], /) -> list[bool]:
+        """Create an instance for each of up to 1,000 tenants in one transaction, tied to this code of its tenant's from
+        the start: a list of (tenant id, code, options). Which of them were created; the others exist already.
+        """
+        return await self._raw().create_each(
+            [
+                (tenant_id, self.workflows(tenant_id).wrapped(options), code.pinned())
+                for tenant_id, code, options in entries
+            ]
+        )
 
     def evict(self, tenant_id: str) -> bool:
         """End the tenant's sandboxes at once. See `Loader.evict`."""

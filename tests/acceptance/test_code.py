@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import pytest
@@ -110,3 +111,23 @@ async def test_a_host_rehearses_a_deploy_against_every_unfinished_instance(stage
         assert bad == {"sleeper": Rehearsal(fits=False, missed=(("do", "collect", 1),))}
         assert await instance.status() == before
     assert stage.ledger.entries == ["collect"] * 2
+
+
+async def test_many_tenants_begin_at_once_each_on_the_code_that_was_given_for_it(path: Any) -> None:
+    """In one transaction; what they were given is what they run, though the host has newer code by then."""
+    source = """
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                return [await step.do("say", lambda: "{word}"), event.payload]
+    """
+    codes = {
+        name: WorkerCode(main_module="main.py", modules={"main.py": textwrap.dedent(source).replace("{word}", name)})
+        for name in ("a", "b", "newer")
+    }
+    async with Host(path, get_code=lambda _: codes["newer"], spares=1) as host:
+        begun = [(name, codes[name], {"id": "x", "params": name * 2}) for name in ("a", "b")]
+        assert await host.begin_each(begun) == [True, True]
+        assert await host.begin_each(begun) == [False, False]
+        for name in ("a", "b"):
+            assert await (await host.workflows(name).get("x")).result(30) == [name, name * 2]

@@ -438,7 +438,7 @@ def rewriting(old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
                 met.extend([sql] * (old in sql))
                 return execute(sql.replace(old, new), *more)
 
-            self._run = rewritten
+            self.run = rewritten
 
         monkeypatch.setattr(Store, "__init__", init)
         patch.met = met  # type: ignore[attr-defined]
