@@ -146,7 +146,8 @@ class LiveJournal(Recorder):
     async def settle(self, outcome: Outcome) -> Verdict:
         outcome = check_outcome(outcome)
         key = self._checked(outcome.kind, outcome.name, outcome.count)
-        self._check_attempt(key, outcome.attempt)
+        if outcome.attempt != 1 or key in self._known:
+            self._check_attempt(key, outcome.attempt)
         if self.frozen and not (self.undoing is not None and key[0] == "undo"):
             await self._refuse()
         now = self._clock.now()

@@ -274,7 +274,8 @@ class Recorder:
 
     def _checked(self, kind: StepKind, name: str, count: int) -> Key:
         """The key of a step whose name and count have been looked at."""
-        self._check_open()
+        if self.over is not None:
+            self._check_open()
         key: Key = (kind, name, count)
         if key not in self._known and self._of_kind[kind] >= self._most_steps:
             raise StepLimitExceeded(f"a run may have {self._most_steps:,} steps of a kind; {name!r} would be one more")

@@ -33,6 +33,10 @@ KINDS: Final[tuple[tuple[type[Any], int, bool, bool], ...]] = (
 )
 
 
+MARKS: Final[dict[type[Any], int]] = {kind: number for number, (kind, *_) in enumerate(KINDS)}
+"""The first byte of each: what a frame says it is to whoever does not read more of it."""
+
+
 class _Form(NamedTuple):
     kind: type[Any]
     number: int
@@ -93,11 +97,6 @@ def decode(frame: bytes) -> Message:
         raise RemoteProtocolError(f"a {kind.__name__} with a payload")
     message: Message = tuple.__new__(kind, fields)  # the table has counted them
     return message
-
-
-def kind_of(frame: bytes) -> type[Message] | None:
-    """What a frame says it is, without reading more of it. Nothing, if it says nothing that is known."""
-    return KINDS[frame[0]][0] if frame and frame[0] < len(KINDS) else None
 
 
 def _name_to_send(name: str) -> bytes:

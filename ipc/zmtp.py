@@ -79,7 +79,10 @@ class Reader:
             self._greeted = True
         messages: list[bytes] = []
         replies = b""
-        at = 0
+        at, last = 0, len(buffer) - 2
+        while self.ready and at <= last and not buffer[at] and (end := at + 2 + buffer[at + 1]) <= last + 2:
+            messages.append(bytes(buffer[at + 2 : end]))  # a short message, as nearly all are
+            at = end
         while found := self._next(at):
             flags, start, at = found
             body = bytes(memoryview(buffer)[start:at])

@@ -64,8 +64,8 @@ _PIECE = 256  # what any piece on the wire counts at least
 _MESSAGE = 4096  # what an unasked message in it counts more; who waits for each answer cannot reach the limit by it
 _LINK = 512  # what a call counts that comes along with another one, which takes a tenth of the time
 _LEAST_BELIEVED = 0.9  # of how much there seems to have been sent ahead
-_ANSWERS = frozenset({Result, Failure})
-_MARKS_OF_ANSWERS = [mark for mark, (kind, *_) in enumerate(codec.KINDS) if kind in _ANSWERS]  # see `codec.kind_of`
+_ANSWERS = [codec.MARKS[Result], codec.MARKS[Failure]]
+_NOTE = codec.MARKS[Note]
 _ELEMENT = 256  # what each element of a value counts besides: it takes the host as long to check as it does to read it
 _FREE_ELEMENTS = 16  # of each value, which its message has paid for
 _LONGEST_NOTE = 65_536
@@ -376,20 +376,20 @@ class Sandbox:
         room = self._meter.refill() / _MESSAGE
         if likely * self._believed > room:
             found = marks()
-            counted = len(found) - sum(map(found.count, _MARKS_OF_ANSWERS))
+            counted = len(found) - sum(map(found.count, _ANSWERS))
             if counted > room:
                 self._flooded()
             self._believed = max(counted / likely, _LEAST_BELIEVED)
 
     def _deliver(self, frame: bytes) -> None:
-        kind = codec.kind_of(frame)
-        if kind in _ANSWERS:
+        mark = frame[0] if frame else -1
+        if mark in _ANSWERS:
             self._peer.deliver(frame)
         elif not self._meter.take(_MESSAGE):
             self._flooded()
-        elif kind is Note and len(frame) > _LONGEST_NOTE:
+        elif mark == _NOTE and len(frame) > _LONGEST_NOTE:
             self.kill(ProtocolViolation(f"the sandbox broke the protocol: a note of {len(frame):,} bytes"))
-        elif frame.startswith(_LINE) and not self.tail.admit():
+        elif mark == _NOTE and frame.startswith(_LINE) and not self.tail.admit():
             return  # unread: a line that is dropped anyway must cost less than it cost to say it
         else:
             self._peer.deliver(frame)

@@ -14,6 +14,8 @@ from typing import Final, Protocol
 
 _SHORTEST = 0.005
 """Seconds between two looks: what a limit may be overshot by, beside the scheduler's share."""
+_NEGLIGIBLE = 0.01
+"""Part of a limit that is too little to look at the process for."""
 _QUIET = 0.1
 """The same while nothing is used: a look costs the host some microseconds, so only a low limit has it at all."""
 _FROM_OUTSIDE = 10.0
@@ -123,8 +125,12 @@ class Account:
         self._arm(now)
 
     def restart(self, charge: Charge) -> None:
-        """What the call has used so far is forgiven: a durable run has reached its next record."""
-        self._share()
+        """What the call has used so far is forgiven: a durable run has reached its next record.
+
+        What it has used since the last look a moment ago may count for what comes next: it is too little to matter.
+        """
+        if self._now() - self._shared > min(charge.limit * _NEGLIGIBLE, _SHORTEST):
+            self._share()
         charge.used = charge.asked = 0.0
 
     def end(self, charge: Charge) -> None:
