@@ -14,6 +14,7 @@ from cloister.ipc import RpcTarget, values
 from cloister.ipc.errors import IpcError
 from cloister.sandbox import Limits, check_preload
 
+from .compatibility import check as check_compatibility
 from .errors import InvalidCode, LoadFailed
 from .tails import StreamingTail, Tail
 
@@ -67,6 +68,7 @@ class WorkerCode:
     """Get each `TailLine` as it is printed or logged."""
     limits: Limits = field(default_factory=Limits)
     compatibility_date: str = ""
+    """As Cloudflare's runtime has it, such as "2026-04-21". Without one, older forms are served beside the newer."""
     compatibility_flags: tuple[str, ...] = ()
     preload: tuple[str, ...] = ()
     """Modules of the host's that this code needs imported before the lockdown, since they are not written in Python.
@@ -90,6 +92,7 @@ class WorkerCode:
         if self.global_outbound is not None and not callable(getattr(self.global_outbound, "fetch", None)):
             raise InvalidCode("global_outbound is None, for no network at all, or has a fetch(), as a Fetcher has")
         try:
+            check_compatibility(self.compatibility_date, self.compatibility_flags)
             check_preload("preload", self.preload)
         except ValueError as error:
             raise InvalidCode(str(error)) from error

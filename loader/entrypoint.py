@@ -110,10 +110,15 @@ class Entrypoint:
     def _public(self, name: str) -> Callable[..., Any]:
         if not name or name.startswith("_"):
             raise CapabilityError(f"no method {name!r} may be called from outside")
-        return self._fetched if name == "fetch" else RemoteMethod(self, name)
+        special: dict[str, Callable[..., Any]] = {"fetch": self._fetched, "scheduled": self._scheduled}
+        return special.get(name) or RemoteMethod(self, name)
 
     async def _fetched(self, resource: object, **options: object) -> Sent:
         return (await self.fetch(Request.received(resource, options))).sent()
+
+    async def _scheduled(self, options: object = None, **more: object) -> Any:
+        given = {**(options if isinstance(options, dict) else {}), **more}
+        return await self.handle("scheduled", {name: given.get(name) for name in ("cron", "scheduledTime")})
 
     def _then(self, link: Link) -> RemoteCall:
         return RemoteCall(self, [link])
@@ -155,8 +160,8 @@ class Entrypoint:
                 response.hold(use.pop_all())
         return response
 
-    async def handle(self, event: Literal["queue", "tail"], subject: Any) -> Any:
-        """Hand it a batch of messages, or what other workers did."""
+    async def handle(self, event: Literal["queue", "tail", "scheduled", "test"], subject: Any) -> Any:
+        """Hand it a batch of messages, what other workers did, or a moment: `{"cron": ..., "scheduledTime": ...}`."""
 
         async def once() -> Any:
             async with AsyncExitStack() as use:

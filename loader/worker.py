@@ -15,6 +15,7 @@ from cloister.sandbox import LimitExceeded, Sandbox, SandboxClosed, SandboxError
 
 from .audit import Audit, observer
 from .code import WorkerCode
+from .compatibility import resolved
 from .errors import CodeError, EntrypointNotFound, LoaderError, LoadFailed, TenantError
 from .tails import Tails
 
@@ -132,8 +133,9 @@ class Worker:
         sandbox.on_background = lambda: self._on_idle(self)
         sandbox.died.add_done_callback(lambda _: self._on_gone(self))
         modules = {name: (kind, content) for name, (kind, content) in code.portable().items()}
+        flags = resolved(code.compatibility_date, code.compatibility_flags)
         self.imported = asyncio.ensure_future(
-            self._boot(sandbox.boot(code.main_module, modules, code.env, code.limits, code.global_outbound))
+            self._boot(sandbox.boot(code.main_module, modules, code.env, code.limits, code.global_outbound, flags))
         )
         self.imported.add_done_callback(lambda _: self._ended_import())
         asyncio.get_running_loop().call_soon(

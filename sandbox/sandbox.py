@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import functools
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -226,8 +226,10 @@ class Sandbox:
         env: Mapping[str, Any],
         limits: Limits,
         outbound: object = None,
+        flags: Sequence[str] = (),
     ) -> None:
         """Give a blank sandbox its tenant: code, bindings, limits, and the capability that stands for the network.
+        `flags` are the compatibility flags that are on.
 
         Raises what the tenant's import raises.
         """
@@ -239,7 +241,8 @@ class Sandbox:
         self._peer.connection.bound(incoming=limits.calls_in_flight)
         self._link.on_bytes = self._first_word
         bounds = [self._address_space + limits.memory_bytes, limits.open_files, limits.calls_in_flight]
-        await self.call("boot", [main, dict(modules), dict(env), bounds, outbound], limits)
+        arguments = [main, dict(modules), dict(env), bounds, outbound]
+        await self.call("boot", [*arguments, list(flags)] if flags else arguments, limits)
 
     def call(self, method: str, arguments: list[Any], limits: Limits | None = None) -> Coroutine[Any, Any, bytes]:
         """Call the guest: the encoded result, to await at once. `SandboxDied`, `LimitExceeded`, or what was raised

@@ -53,6 +53,12 @@ class Stream(RpcTarget):
         piece, self._whole = self._whole[:INLINE], self._whole[INLINE:]
         return piece
 
+    def getReader(self) -> Any:  # noqa: N802 - the name of the SDK
+        """What programs read it with that are written after JavaScript."""
+        from . import readers
+
+        return readers.Reader(self)
+
     async def aclose(self) -> None:
         """Nobody reads on."""
         rest, self._rest, self._whole = self._rest, None, b""
@@ -102,6 +108,26 @@ class Bodied(RpcTarget):
 
     json: Any = _json
 
+    async def blob(self) -> Any:
+        """The body as a blob of the type that its headers say."""
+        from . import blobs
+
+        return blobs.of(await self.bytes(), self)
+
+    async def form_data(self) -> Any:
+        """The body as a form. `TypeError` if it is none."""
+        from . import forms
+
+        kind = self._headers.get("content-type")  # type: ignore[attr-defined]
+        return forms.parsed(await self.bytes(), kind)
+
+    formData = form_data  # noqa: N815
+
+    @property
+    def js_object(self) -> Self:
+        """Itself: there is nothing below it."""
+        return self
+
     async def next(self) -> dict[str, Any]:
         """The next piece of the body, for the other side."""
         return {"done": True, "value": None} if self.body is None else await self.body.next()
@@ -144,6 +170,9 @@ def given(body: Any, where: str) -> tuple[Stream | None, str]:
             return body, ""
         case _ if hasattr(body, "__aiter__"):
             return Stream(aiter(body)), ""
+        case _ if hasattr(type(body), "__body__"):  # a form, which says itself what it is
+            data, kind = body.__body__()
+            return Stream(data), kind
     raise TypeError(f"Unsupported type in {where}: {type(body).__name__}")
 
 

@@ -6,8 +6,9 @@ Not imported by the guest itself: it is kept with the standard library, for thos
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any, Final
 
 from cloister.ipc.stubs import Stub
 
@@ -99,4 +100,15 @@ class Object(Bodied):
 
 def dress(kind: str, stub: Stub) -> Any:
     """What the host sent, as an object of its class."""
-    return Database(stub) if kind == "Database" else Object(stub._attributes, stub) if kind == "Object" else stub
+    if kind not in _MADE:
+        return _CLASSES[kind](stub) if kind in _CLASSES else stub
+    made = importlib.import_module(f"{__package__}.{_MADE[kind]}").received
+    return made(stub._attributes, stub)
+
+
+_CLASSES: Final[dict[str, Callable[[Stub], Any]]] = {
+    "Database": Database,
+    "Object": lambda stub: Object(stub._attributes, stub),
+}
+_MADE: Final = {"Blob": "blobs", "File": "blobs", "FormData": "forms"}
+"""Class: the module whose `received` makes one."""

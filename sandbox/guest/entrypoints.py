@@ -7,12 +7,19 @@ entrypoint; what counts are the names in the main module's `__all__`, or else th
 from __future__ import annotations
 
 import functools
+import importlib
 import inspect
 import types
-from typing import Any
+from typing import Any, Final
 
 from cloister.ipc.capabilities import RpcTarget as RpcTarget
 from cloister.ipc.capabilities import public_property
+
+from . import scope
+from .values import JsDict
+
+_OLDER: Final = frozenset({"on_fetch", "on_scheduled"})
+"""Functions of the main module, which programs had before there were classes."""
 
 
 class NoSuchEntrypoint(Exception):
@@ -49,6 +56,8 @@ def discover(module: types.ModuleType) -> dict[str, type[_Entrypoint]]:
         value = getattr(module, name, None)
         if inspect.isclass(value) and issubclass(value, _Entrypoint) and value.__module__ != "workers":
             found[name] = value
+    if not _OLDER.isdisjoint(vars(module)) and "python_no_global_handlers" not in scope.flags:
+        importlib.import_module(f"{__package__}.legacy").add(found, module)
     return found
 
 
@@ -71,3 +80,15 @@ def method(instance: object, name: str, args: object = None) -> Any:
     if not callable(function):
         raise TypeError(f"Method {name} does not exist")
     return getattr(instance, name)
+
+
+def fit(function: Any, args: Any, kwargs: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+    """Arguments by name that a function has no names for come as one map after the others, as from JavaScript."""
+    args = args or []
+    code = getattr(function, "__code__", None)
+    if code is None or code.co_flags & inspect.CO_VARKEYWORDS:
+        return args, kwargs
+    names = code.co_varnames[code.co_posonlyargcount : code.co_argcount + code.co_kwonlyargcount]
+    if kwargs.keys() <= set(names) or len(args) + inspect.ismethod(function) >= code.co_argcount:
+        return args, kwargs
+    return [*args, JsDict(kwargs)], {}

@@ -17,7 +17,7 @@ from .worker import result
 
 async def fetch(method: Callable[..., Any], request: Any) -> FetchResponse:
     """A request to answer. Called with as much of it as the method wants to have."""
-    answer = await result(method, *_wanted(method, [request]))
+    answer = await result(method, *wanted(method, [request]))
     if not isinstance(answer, FetchResponse):
         raise TypeError(f"fetch() must return a Response, not {type(answer).__name__}")
     return answer
@@ -38,10 +38,37 @@ async def queue(method: Callable[..., Any], about: JsDict) -> dict[str, Any]:
 
 async def tail(method: Callable[..., Any], events: list[Any]) -> None:
     """What other workers did."""
-    await result(method, *_wanted(method, [events]))
+    await result(method, *wanted(method, [events]))
 
 
-HANDLERS: Final[dict[str, Callable[..., Any]]] = {"fetch": fetch, "queue": queue, "tail": tail}
+async def scheduled(method: Callable[..., Any], about: JsDict) -> dict[str, str]:
+    """A moment that was waited for."""
+    await result(method, *wanted(method, [Controller(about), None, None]))
+    return {"outcome": "ok"}
+
+
+async def test(method: Callable[..., Any], about: JsDict) -> None:
+    """Whoever wrote it wants to know whether it works."""
+    await result(method, *wanted(method, [about, None, None]))
+
+
+HANDLERS: Final[dict[str, Callable[..., Any]]] = {
+    "fetch": fetch, "queue": queue, "tail": tail, "scheduled": scheduled, "test": test,
+}  # fmt: skip
+
+
+class Controller:
+    """Which moment it is: `cron` says the schedule, `scheduledTime` is in milliseconds since 1970."""
+
+    __module__ = "workers"
+    type = "scheduled"
+
+    def __init__(self, about: JsDict) -> None:
+        self.cron: str = about.get("cron") or ""
+        self.scheduledTime: float | None = about.get("scheduledTime")
+
+    def noRetry(self) -> None:  # noqa: N802
+        """Nobody tries again."""
 
 
 class Message:
@@ -88,7 +115,7 @@ class MessageBatch:
     ackAll, retryAll = ack_all, retry_all  # noqa: N815 - the names of the SDK
 
 
-def _wanted(method: Callable[..., Any], arguments: list[Any]) -> list[Any]:
+def wanted(method: Callable[..., Any], arguments: list[Any]) -> list[Any]:
     """The arguments that fit into its signature, from the left."""
     parameters = inspect.signature(method).parameters.values()
     if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):

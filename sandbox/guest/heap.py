@@ -38,7 +38,7 @@ def make_immortal() -> None:
         if count.value != immortal:
             count.value = immortal
             todo.extend(gc.get_referents(subject))
-            if isinstance(subject, types.CodeType):  # which does not tell the collector what it holds
+            if type(subject) is types.CodeType:  # which does not tell the collector what it holds
                 todo += [*subject.co_consts, *subject.co_names, subject.co_name, subject.co_qualname]
 
 

@@ -23,6 +23,11 @@ from .values import JsDict
 
 _METHODS: Final = {method.value: method for method in HTTPMethod}
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
+_USUAL: Final = {
+    "cache": "default", "credentials": "same-origin", "mode": "cors", "referrer": "about:client", "referrer_policy": "",
+    "integrity": "", "keepalive": False, "destination": "", "signal": None,
+}  # fmt: skip
+"""What requests have beside, unless it is said, and what for no host here asks."""
 
 
 class Request(Bodied):
@@ -31,11 +36,21 @@ class Request(Bodied):
     __module__ = "workers"
     url: str
     redirect: str
+    cache: str
+    credentials: str
+    mode: str
+    referrer: str
+    referrer_policy: str
+    integrity: str
+    keepalive: bool
+    destination: str
+    signal: Any
     _headers: Headers
 
     def __init__(self, input: Any, /, **options: Any) -> None:  # noqa: A002 - the name of the SDK
         if isinstance(input, Request):
-            options = {"method": input.method, "headers": input._headers, "redirect": input.redirect, **options}
+            known = {name: getattr(input, name) for name in ("method", "redirect", "cf", *_USUAL)}
+            options = {**known, "headers": input._headers, **options}
             if "body" not in options and input.body is not None:
                 options["body"] = input._open()
         self.url = _normal(input.url if isinstance(input, Request) else input)
@@ -46,6 +61,8 @@ class Request(Bodied):
         self.method: Any = _METHODS.get(method, method)
         self.redirect = str(options.get("redirect") or "follow")
         self.cf = JsDict(options["cf"]) if options.get("cf") else None
+        for name, usual in _USUAL.items():
+            setattr(self, name, usual if options.get(name) is None else options[name])
         self._headers = Headers(options.get("headers"))
         self.body, kind = given(options.get("body"), "Request")
         if self.body is not None and method in {"GET", "HEAD"}:
@@ -61,7 +78,7 @@ class Request(Bodied):
     def clone(self) -> Request:
         """Another one of the same, body included."""
         copy: Request = self._copied(
-            Request(self.url, method=self.method, headers=self._headers, redirect=self.redirect)
+            Request(self.url, method=self.method, headers=self._headers, redirect=self.redirect, cf=self.cf)
         )
         return copy
 
@@ -191,7 +208,7 @@ class Response(FetchResponse):
         raise OSError("Response.error() is not supported")
 
 
-async def fetch(resource: Any, /, **options: Any) -> Response:
+async def fetch(resource: Any, **options: Any) -> Response:
     """Ask the network, by way of what the host granted as `global_outbound`. `OSError` where that fails."""
     return await outbound().fetch(Request(resource, **options))  # type: ignore[no-any-return]
 

@@ -14,7 +14,7 @@ import linecache
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from . import resources
 
@@ -79,8 +79,7 @@ class Tenant(importlib.abc.Loader):
         if path:
             name = module.__name__
             linecache.cache[path] = (lambda: self.get_source(name),)  # what `linecache.lazycache` does in more pages
-            exec(self.get_code(module.__name__), module.__dict__)
-            connect(module)
+            run(self.get_code(module.__name__), module)
 
     def get_code(self, name: str) -> types.CodeType:
         """The compiled source of a module."""
@@ -139,6 +138,17 @@ CONNECTS = frozenset(
     {"http.client", "urllib3.connection", "requests.adapters", "certifi.core", "httpx._transports.default"}
 )
 """Modules that would open sockets, or look for what is needed to."""
+PRETENDS: Final = frozenset({"anyio._core._sockets", "anyio.streams.tls"})
+"""Modules that import `ssl` for what they can do with sockets, among other things that they can do without."""
+
+
+def run(code: types.CodeType, module: types.ModuleType) -> None:
+    """Run a module's code in it."""
+    if module.__name__ in PRETENDS:
+        importlib.import_module(f"{__package__}.pretence").run(code, module)
+    else:
+        exec(code, module.__dict__)
+    connect(module)
 
 
 def connect(module: types.ModuleType) -> None:

@@ -33,7 +33,7 @@ from cloister.ipc import values
 
 from ..lockdown import limits
 from . import disguise, files, native, resources
-from .importer import connect
+from .importer import run
 from .native import ABSENT
 from .profile import Package
 
@@ -78,8 +78,9 @@ EAGER: Final = [
 
 _SEALING_TRIES: Final = 5  # the kernel waits for a sixth of a second in each
 _LEFT_OUT: Final = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
-_OURS: Final = ("attempts", "bodies", "bound", "children", "dependencies", "distributions", "drift", "handlers",
-                "headers", "http", "moments", "rollback", "streams", "transports")  # fmt: skip
+_OURS: Final = ("attempts", "blobs", "bodies", "bound", "children", "conversions", "dependencies", "distributions",
+                "drift", "forms", "handlers", "headers", "http", "legacy", "moments", "nesting", "pretence", "readers",
+                "rollback", "streams", "transports")  # fmt: skip
 """Modules of the guest's that few tenants need."""
 _NO_ZONES: Final = {"posix", "right", "localtime", "posixrules"}
 """Other forms of the same zones, and which of them is the host's."""
@@ -231,8 +232,7 @@ class Library(importlib.abc.Loader):
     def exec_module(self, module: types.ModuleType) -> None:
         """Run the module's code in it."""
         module.__file__ = disguise.place(module.__name__, self.is_package(module.__name__))
-        exec(self.get_code(module.__name__), module.__dict__)
-        connect(module)
+        run(self.get_code(module.__name__), module)
 
     def get_code(self, name: str) -> types.CodeType:
         """The compiled code of a module."""
@@ -281,6 +281,9 @@ def _all(packages: Sequence[Package]) -> Iterator[tuple[str, bytes, bool]]:
             code = _code(Path(beside).with_name(f"{name}.py"))
             if code is not None:
                 yield f"{package}.{name}", code, False
+    guest = Path(__file__).parent
+    yield from _compiled(guest, guest / "workers")
+    yield from _compiled(guest / "foreign", guest / "foreign")
     for name in [name for name in sys.modules if name.startswith("_sysconfigdata")]:
         yield name, _settings(name), False
 

@@ -98,6 +98,8 @@ class Env(JsDict):
 
 
 _env = Env()
+flags: frozenset[str] = frozenset()
+"""The compatibility flags that are on."""
 outbound: Any = None
 """What the host granted for the network at large, None where it granted nothing."""
 pump: Callable[[float | None], None]
@@ -167,3 +169,6 @@ class Context:
         wait_until(work)
 
     wait_until = waitUntil
+
+    def passThroughOnException(self) -> None:  # noqa: N802
+        """There is nothing behind a worker here that could answer instead."""

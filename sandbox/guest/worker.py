@@ -1,6 +1,6 @@
 """The one capability that the host finds in every guest: take the tenant's code, then call into it.
 
-boot(main, modules, env, bounds, outbound)             import the tenant's main module; bounds are of address space,
+boot(main, modules, env, bounds, outbound, flags)      import the tenant's main module; bounds are of address space,
                                                        descriptors and calls to the host in flight
 invoke(entrypoint, method, args, kwargs, props, rest)  call a method of an entrypoint, or read a property if `args` is
                                                        False; a chain of calls has the names of all in `method`, and
@@ -74,7 +74,13 @@ class Worker:
             end(stubs, result)
 
     def _boot(
-        self, main: str, modules: dict[str, Any], env: dict[str, Any], bounds: list[int], outbound: Any = None
+        self,
+        main: str,
+        modules: dict[str, Any],
+        env: dict[str, Any],
+        bounds: list[int],
+        outbound: Any = None,
+        flags: list[str] | None = None,
     ) -> None:
         address_space, open_files, calls = bounds
         limits.limit_address_space(address_space)
@@ -85,6 +91,7 @@ class Worker:
         failure.tenant_paths = tenant.paths
         importer.install(tenant)
         scope.set_env(env, outbound)
+        scope.flags = frozenset(flags or ())
         try:
             module = tenant.import_main(main)
         except (SystemExit, KeyboardInterrupt) as end:
@@ -99,7 +106,9 @@ class Worker:
 
     async def _invoke(self, name: str | None, method: str, args: Any, kwargs: Any, props: Any, rest: Any = None) -> Any:
         first = method if rest is None else method.partition(".")[0]
-        found = await result(entrypoints.method(self._make(name, props), first, args), *(args or ()), **(kwargs or {}))
+        function = entrypoints.method(self._make(name, props), first, args)
+        args, kwargs = entrypoints.fit(function, args, kwargs) if kwargs else (args or (), {})
+        found = await result(function, *args, **kwargs)
         return found if rest is None else await result(follow, found, method, rest, begun=1)
 
     async def _handle(self, name: str | None, event: str, subject: Any, props: Any) -> Any:

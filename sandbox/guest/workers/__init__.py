@@ -1,17 +1,33 @@
-"""`workers`: what a tenant's program imports. Source-compatible with Cloudflare's Python SDK for what is here."""
+"""`workers`: what a tenant's program imports. Source-compatible with Cloudflare's Python SDK.
+
+What few programs use is loaded when it is first asked for, from the library in memory.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import Any, Final
 
 from cloister.ipc.errors import CapabilityError
 
 from .. import scope
 from ..entrypoints import RpcTarget, WorkerEntrypoint, WorkflowEntrypoint
 
-__all__ = ["CapabilityError", "Headers", "Request", "Response", "RpcTarget", "WorkerEntrypoint", "WorkflowEntrypoint",
-           "env", "fetch", "waitUntil", "wait_until"]  # fmt: skip
-_LATER = frozenset({"FetchResponse", "Headers", "Request", "Response", "fetch"})
+__all__ = ["Blob", "BlobEnding", "BlobValue", "Body", "CapabilityError", "Context", "FetchKwargs",
+           "FetchResponse", "File", "FormData", "FormDataValue", "Headers", "JSBody", "Request",
+           "RequestInitCfProperties", "Response", "RpcTarget", "WorkerEntrypoint", "WorkflowEntrypoint", "env", "fetch",
+           "handler", "import_from_javascript", "patch_env", "python_from_rpc", "python_to_rpc", "waitUntil",
+           "wait_until"]  # fmt: skip
+
+_GUEST: Final = __name__.rpartition(".")[0]
+_LATER: Final = {
+    f"{_GUEST}.http": "FetchResponse Headers Request Response fetch",
+    f"{_GUEST}.blobs": "Blob BlobEnding File",
+    f"{_GUEST}.forms": "FormData",
+    "workers.types": "BlobValue Body Context FetchKwargs FormDataValue JSBody RequestInitCfProperties",
+    "workers.rpc": "python_from_rpc python_to_rpc",
+    "workers.utils": "handler import_from_javascript patch_env",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -19,9 +35,8 @@ def __getattr__(name: str) -> Any:
         return scope.env()
     if name in {"wait_until", "waitUntil"}:
         return scope.wait_until
-    if name in _LATER:
-        from .. import http
-
-        found = globals()[name] = getattr(http, name)
-        return found
+    for module, names in _LATER.items():
+        if name in names.split():
+            found = globals()[name] = getattr(importlib.import_module(module), name)
+            return found
     raise AttributeError(f"module 'workers' has no attribute {name!r}")

@@ -1,0 +1,103 @@
+"""Values as programs have them that speak to JavaScript: lists and maps that also have what those of JavaScript have.
+
+Kept with the standard library, for those who ask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from .readers import Piece
+from .values import JsDict
+
+
+class JsException(Exception):
+    """An error of JavaScript's: `name` and `message`."""
+
+    def __init__(self, message: str = "", name: str = "Error") -> None:
+        super().__init__(message)
+        self.name, self.message = name, message
+
+    @classmethod
+    def new(cls, message: str = "", *_: Any, **__: Any) -> JsException:
+        """One more."""
+        return cls(message)
+
+
+class JsArray(list[Any]):
+    """A list that JavaScript made."""
+
+    def to_py(self, **_: Any) -> list[Any]:
+        """The same as a plain list."""
+        return _plain(self)  # type: ignore[no-any-return]
+
+    @property
+    def length(self) -> int:
+        """How many there are."""
+        return len(self)
+
+    def push(self, *items: Any) -> int:
+        """Some more."""
+        self.extend(items)
+        return len(self)
+
+    def map(self, function: Callable[[Any], Any]) -> JsArray:
+        """What a function gives for each."""
+        return JsArray(function(item) for item in self)
+
+
+class JsMap(JsDict):
+    """A map, or an object, that JavaScript made."""
+
+    def to_py(self, **_: Any) -> dict[str, Any]:
+        """The same as a plain dict."""
+        return _plain(self)  # type: ignore[no-any-return]
+
+    def as_object_map(self, **_: Any) -> JsMap:
+        """Itself."""
+        return self
+
+    def object_entries(self) -> JsArray:
+        """Names and values."""
+        return JsArray(JsArray(pair) for pair in self.items())
+
+    def object_keys(self) -> JsArray:
+        """Names."""
+        return JsArray(self)
+
+    def object_values(self) -> JsArray:
+        """Values."""
+        return JsArray(self.values())
+
+
+def to_js(
+    obj: Any,
+    /,
+    *,
+    depth: int = -1,
+    pyproxies: Any = None,
+    create_pyproxies: bool = True,
+    dict_converter: Callable[[Iterable[Any]], Any] | None = None,
+    default_converter: Callable[..., Any] | None = None,
+    eager_converter: Callable[..., Any] | None = None,
+) -> Any:
+    """A copy of lists, tuples and maps, all the way down; anything else as it is."""
+    if depth == 0:
+        return obj
+    rest: dict[str, Any] = {"depth": depth - 1, "dict_converter": dict_converter}
+    match obj:
+        case Mapping():
+            pairs = [(key, to_js(value, **rest)) for key, value in obj.items()]
+            return JsMap(pairs) if dict_converter is None else dict_converter(pairs)
+        case list() | tuple():
+            return JsArray(to_js(value, **rest) for value in obj)
+        case bytes() | bytearray() | memoryview():
+            return Piece(obj)
+    return obj
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list) else value

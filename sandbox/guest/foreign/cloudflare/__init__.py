@@ -1,0 +1,1 @@
+"""`cloudflare`: where `workers` was in the oldest programs."""

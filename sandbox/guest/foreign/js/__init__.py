@@ -1,0 +1,45 @@
+"""`js`: as much of JavaScript's global names as programs use that touch it lightly. There is no JavaScript.
+
+Each is made of Python's own when it is first asked for. What has no place here says so, and what to use instead.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, Final
+
+_LATER: Final = {
+    "plain": "Array Boolean Date Error JSON Map Math Number Object Promise Set String TypeError Uint8Array ArrayBuffer"
+    " console undefined clearTimeout setTimeout queueMicrotask structuredClone performance",
+    "web": "AbortController Blob File FormData Headers Request Response URL URLSearchParams fetch",
+    "text": "TextDecoder TextEncoder atob btoa crypto decodeURI decodeURIComponent encodeURI encodeURIComponent",
+}
+_ABSENT: Final = {
+    "HTMLRewriter": "rewrite the text with html.parser, or a library for it that the worker brings along",
+    "WebSocket": "there are no web sockets here; use fetch, and responses that stream",
+    "WebSocketPair": "there are no web sockets here; use fetch, and responses that stream",
+    "caches": "there is no cache here; use a key-value binding",
+    "ReadableStream": "give Response an asynchronous generator instead",
+    "TransformStream": "give Response an asynchronous generator instead",
+    "WritableStream": "give Response an asynchronous generator instead",
+    "WebAssembly": "there is no WebAssembly here; what is not written in Python has to be in the runtime profile",
+    "eval": "there is no JavaScript here",
+    "Function": "there is no JavaScript here",
+    "document": "there is no browser here",
+    "window": "there is no browser here",
+    "RegExp": "use the module re",
+    "env": "use `from workers import env`",
+}
+
+
+def __getattr__(name: str) -> Any:
+    for module, names in _LATER.items():
+        if name in names.split():
+            found = globals()[name] = getattr(importlib.import_module(f"js.{module}"), name)
+            return found
+    if name == "globalThis":
+        return importlib.import_module("js")
+    if name.startswith("__"):
+        raise AttributeError(name)
+    why = _ABSENT.get(name, "this is CPython, and runs no JavaScript")
+    raise AttributeError(f"js.{name} does not exist in a sandbox: {why}")

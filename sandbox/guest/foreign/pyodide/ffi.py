@@ -1,0 +1,57 @@
+"""`pyodide.ffi`: conversions to a language that is not there, and back. What goes through them is copied.
+
+`to_js` gives lists and maps that also have what programs ask of JavaScript's.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cloister.sandbox.guest.conversions import JsArray, JsException, JsMap, to_js
+from cloister.sandbox.guest.nesting import run_sync
+
+__all__ = ["ConversionError", "JsArray", "JsException", "JsMap", "JsNull", "JsProxy", "can_run_sync",
+           "create_once_callable", "create_proxy", "destroy_proxies", "jsnull", "register_js_module", "run_sync",
+           "to_js"]  # fmt: skip
+
+
+class _Kind(type):
+    def __instancecheck__(cls, instance: object) -> bool:
+        return type(instance).__module__.partition(".")[0] == "js"
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        return type.__subclasscheck__(cls, subclass)
+
+
+class JsProxy(metaclass=_Kind):
+    """What objects of the module `js` are. Values that came over the wire are Python's."""
+
+
+class ConversionError(Exception):
+    """It cannot be converted."""
+
+
+JsNull = type(None)
+jsnull = None
+
+
+def create_proxy(obj: Any, /, **_: Any) -> Any:
+    """The object: nothing needs to stand for it."""
+    return obj
+
+
+create_once_callable = create_proxy
+
+
+def destroy_proxies(_: Any) -> None:
+    """There are none."""
+
+
+def can_run_sync() -> bool:
+    """Yes: `run_sync` waits for a coroutine while the loop goes on."""
+    return True
+
+
+def register_js_module(name: str, module: Any) -> None:
+    """`ImportError`: there is no JavaScript here."""
+    raise ImportError(f"{name!r} cannot be registered: there is no JavaScript in a sandbox")

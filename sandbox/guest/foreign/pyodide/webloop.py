@@ -1,0 +1,5 @@
+"""`pyodide.webloop`: the loop is asyncio's."""
+
+import asyncio
+
+WebLoop = asyncio.SelectorEventLoop

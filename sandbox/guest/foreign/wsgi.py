@@ -1,0 +1,6 @@
+"""`wsgi`: the same as `workers.wsgi`."""
+
+import importlib
+import sys
+
+sys.modules[__name__] = importlib.import_module("workers.wsgi")

@@ -1,0 +1,46 @@
+"""A body read as programs do that are written after JavaScript: `reader = body.getReader()`, `await reader.read()`.
+
+Kept with the standard library, for those who ask.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .values import JsDict
+
+if TYPE_CHECKING:
+    from .bodies import Stream
+
+
+class Piece(bytes):
+    """Bytes that can be asked for their bytes."""
+
+    __module__ = "workers"
+
+    def to_bytes(self) -> bytes:
+        """The same."""
+        return bytes(self)
+
+    to_py = tobytes = to_bytes
+
+
+class Reader:
+    """Reads one body."""
+
+    __module__ = "workers"
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+
+    async def read(self) -> Any:
+        """`{done, value}`."""
+        piece = await anext(self._stream, None)
+        return JsDict(done=piece is None, value=None if piece is None else Piece(piece))
+
+    async def cancel(self, reason: Any = None) -> None:
+        """Nobody reads on."""
+        await self._stream.aclose()
+
+    def releaseLock(self) -> None:  # noqa: N802 - the name of the SDK
+        """There is no lock."""

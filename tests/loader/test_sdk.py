@@ -1,0 +1,509 @@
+"""Cloudflare's Python SDK inside a sandbox, name by name: the assertions stand in the tenant's program."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cloister.ipc import RpcTarget
+from cloister.loader import CodeError, InvalidCode, TenantError, WorkerCode, WorkerStub
+from cloister.loader.http import Request, Response
+
+Make = Callable[..., WorkerStub]
+
+
+class Web(RpcTarget):
+    """The network, as the host of these tests grants it: it answers with what it was asked."""
+
+    async def fetch(self, resource: Any, **options: Any) -> Any:
+        """An answer."""
+        asked = Request.received(resource, options)
+        if asked.url.endswith("/down"):
+            raise OSError("the network is down")
+        body = await asked.bytes()
+        headers = [*asked.headers, ("x-method", asked.method), ("x-redirect", asked.redirect)]
+        return Response(body or b"Hi there!", headers=headers, url=asked.url).sent()
+
+
+PROGRAM = """
+import asyncio
+import io
+from http import HTTPMethod, HTTPStatus
+from workers import *
+import workers
+
+def raises(kind, text, function, *args, **kwargs):
+    try:
+        function(*args, **kwargs)
+    except kind as error:
+        assert text in str(error), str(error)
+    else:
+        raise AssertionError(f"no {{kind.__name__}}")
+
+class Default(WorkerEntrypoint):
+    async def go(self):
+{body}
+"""
+
+
+@pytest.fixture
+def holds(worker: Make) -> Callable[..., Any]:
+    """Have a tenant run the body of a function that asserts things."""
+
+    async def run(body: str, **options: Any) -> Any:
+        source = PROGRAM.format(body=textwrap.indent(textwrap.dedent(body), " " * 8))
+        return await worker(source, global_outbound=Web(), **options).get_entrypoint().go()
+
+    return run
+
+
+# Names
+
+
+async def test_every_public_name_is_there(holds: Any) -> None:
+    """Those of `__all__`, the submodules, and no others."""
+    await holds("""
+        for name in ("Blob BlobEnding BlobValue Body Context FetchKwargs FetchResponse File FormData"
+                     " FormDataValue Headers JSBody Request RequestInitCfProperties Response WorkerEntrypoint"
+                     " WorkflowEntrypoint env fetch handler import_from_javascript patch_env python_from_rpc"
+                     " python_to_rpc waitUntil wait_until").split():
+            assert name in workers.__all__
+            getattr(workers, name)
+        raises(AttributeError, "module 'workers' has no attribute 'nothing'", getattr, workers, "nothing")
+        import importlib, asgi, wsgi, cloudflare.workers
+        for name in "asgi entrypoints rpc types utils workflows wsgi".split():
+            importlib.import_module(f"workers.{name}")
+        assert asgi is workers.asgi and wsgi is workers.wsgi and cloudflare.workers is workers
+        assert workers.entrypoints.WorkerEntrypoint is WorkerEntrypoint
+        raises(ImportError, "is a module of JavaScript", import_from_javascript, "cloudflare:sockets")
+    """)
+
+
+async def test_env_is_the_workers_bindings_everywhere(holds: Any) -> None:
+    """As attributes and items; a name that is missing is an attribute that is."""
+    await holds(
+        """
+        assert env.PLAN == self.env.PLAN == env["PLAN"] == "pro" and not hasattr(env, "NOTHING")
+        assert env.SETTINGS.a.b == 1 and env.SETTINGS["a"]["b"] == 1
+        with patch_env({"A": 1}, B=2):
+            assert (env.A, env.B) == (1, 2) and not hasattr(env, "PLAN")
+        assert env.PLAN == "pro" and not hasattr(env, "A")
+        """,
+        env={"PLAN": "pro", "SETTINGS": {"a": {"b": 1}}},
+    )
+
+
+# Responses
+
+
+async def test_a_response_says_what_it_was_made_of(holds: Any) -> None:
+    """Status, phrase, content type, body, headers; and what it is not made of."""
+    await holds("""
+        told = Response("test123", status=HTTPStatus.NOT_FOUND)
+        assert (told.status, told.status_text, told.ok, told.headers["Content-Type"]) == (
+            404, "Not Found", False, "text/plain;charset=UTF-8")
+        assert await told.text() == "test123" and told.body_used
+        assert Response(None).body is None and "content-type" not in Response(b"x").headers
+        for wrong in ({}, [], 1, bytearray(), Blob("x")):
+            raises(TypeError, f"Unsupported type in Response: {type(wrong).__name__}", Response, wrong)
+        again = Response(Response("a", status=201, status_text="Made"))
+        assert (again.status, again.status_text, await again.text()) == (201, "Made", "a")
+        raises(ValueError, "Expected no options", Response, Response("a"), status=200)
+        raises(TypeError, "Received unexpected type for headers argument", Response, "a", headers=1)
+        assert repr(Response.json({})) == ("Response(status=200, status_text='OK', content_type='application/json')")
+        several = [("x-a", "1"), ("x-a", "2"), ("set-cookie", "b=1"), ("set-cookie", "c=2")]
+        headers = Response("", headers=several).headers
+        assert headers["X-A"] == "1, 2" and headers.get_all("Set-Cookie") == ["b=1", "c=2"] and headers["x"] is None
+        first = Response("x", headers={"a": "b"})
+        first.headers["a"] = "changed"
+        assert first.headers["a"] == "b" and first.js_object is first
+    """)
+
+
+async def test_a_response_is_json_both_ways(holds: Any) -> None:
+    """Made by the class, read by the object."""
+    await holds("""
+        made = Response.json({"obj": {"field": 123}}, status=HTTPStatus.CREATED, headers={"x-a": "b"})
+        assert made.status == 201 and made.headers["content-type"] == "application/json" and made.headers["x-a"] == "b"
+        assert await made.clone().text() == '{"obj": {"field": 123}}'
+        read = await made.json()
+        assert read["obj"]["field"] == read.obj.field == 123
+        assert Response.from_json([], headers={"Content-Type": "x/y"}).headers["content-type"] == "x/y"
+        raises(TypeError, "Object of type set is not JSON serializable", Response.json, {1})
+    """)
+
+
+async def test_a_response_is_redirected_cloned_and_given_another_body(holds: Any) -> None:
+    """A status that does not redirect is refused before the address is looked at."""
+    await holds("""
+        assert Response.redirect("https://a.b/c").headers["location"] == "https://a.b/c"
+        raises(ValueError, "502", Response.redirect, "", HTTPStatus.BAD_GATEWAY)
+        raises(TypeError, "Invalid URL", Response.redirect, "nowhere")
+        other = Response("test", status=201, status_text="Created").replace_body("other")
+        assert (other.status, other.status_text, await other.text()) == (201, "Created", "other")
+        twin = Response("twice")
+        assert await twin.clone().text() == await twin.text() == "twice"
+        for again in (twin.text, twin.bytes, twin.json):
+            try:
+                await again()
+            except OSError:
+                continue
+            raise AssertionError("read twice")
+        raises(OSError, "500 Internal Server Error", Response("", status=500).raise_for_status)
+        assert await Response(b"a").buffer() == b"a" and (await Response("ab").memoryview())[1] == ord("b")
+    """)
+
+
+async def test_a_body_is_read_as_programs_do_that_are_written_after_javascript(holds: Any) -> None:
+    """With a reader, piece by piece."""
+    await holds("""
+        async def pieces():
+            yield b"one "
+            yield "two"
+        reader, data = Response(pieces()).body.getReader(), b""
+        while not (result := await reader.read()).done:
+            data += result.value.to_bytes()
+        assert data == b"one two"
+    """)
+
+
+# Requests and fetch
+
+
+async def test_a_request_says_what_is_asked(holds: Any) -> None:
+    """Method, address, headers, and what else requests have."""
+    await holds("""
+        asked = Request("https://test.com", method=HTTPMethod.POST, body='{"name": "a"}', headers={"N": 1, "T": True})
+        assert asked.method == HTTPMethod.POST == "POST" and asked.url == "https://test.com/"
+        assert repr(asked) == "Request(method='POST', url='https://test.com/')"
+        assert asked.headers["n"] == "1" and asked.headers["t"] == "true" and asked.cf is None
+        assert (asked.redirect, asked.keepalive, asked.signal) == ("follow", False, None)
+        again = Request(asked.clone(), headers={"x": "y"}, cf={"colo": "DFW"}, cache="no-store")
+        assert (again.method, again.headers["x"], again.cf.colo, again.cache) == ("POST", "y", "DFW", "no-store")
+        assert (await asked.json()).name == "a"
+        try:
+            asked.clone()
+        except OSError as error:
+            assert str(error) == "Body already used"
+        for name in ("credentials", "mode", "referrer", "referrer_policy", "integrity", "destination"):
+            assert isinstance(getattr(asked, name), str)
+        raises(TypeError, "cannot have a body", Request, "https://a.b", body="x")
+    """)
+
+
+async def test_fetch_asks_the_network_that_was_granted(holds: Any) -> None:
+    """Options are keywords; a failure is an OSError."""
+    await holds("""
+        answer = await fetch("https://example.com/sub", method="POST", body="ä", headers={"A": "b"}, redirect="manual")
+        assert await answer.text() == "ä" and answer.url == "https://example.com/sub" and answer.headers["a"] == "b"
+        assert answer.headers["x-method"] == "POST" and answer.headers["x-redirect"] == "manual"
+        assert await (await fetch(Request("https://example.com/"), foobarbaz=42)).text() == "Hi there!"
+        for wrong, kind in ((fetch("https://example.com/down"), OSError), (fetch("nowhere"), TypeError)):
+            try:
+                await wrong
+            except kind:
+                continue
+            raise AssertionError("it was fetched")
+        try:
+            await fetch("https://example.com/", {"headers": {}})
+        except TypeError as error:
+            assert str(error) == "fetch() takes 1 positional argument but 2 were given"
+    """)
+
+
+# Blobs and forms
+
+
+async def test_blobs_hold_bytes_and_say_of_which_type(holds: Any) -> None:
+    """Made of text, bytes, views and blobs; a single blob hands its type on."""
+    await holds("""
+        blob = Blob(["te", b"s", memoryview(b"t")], content_type="application/json")
+        assert (blob.size, blob.content_type, await blob.text(), await blob.bytes()) == (
+            4, "application/json", "test", b"test")
+        assert await blob.slice(1, 3).text() == "es" and blob.js_object.type == "application/json"
+        assert Blob(blob).content_type == "application/json" and Blob([blob]).content_type == ""
+        assert Blob(blob, content_type="other/type").content_type == "other/type"
+        raises(TypeError, "Don't know how to handle <class 'int'> for Blob()", Blob, [1])
+        assert await Blob("a\\r\\nb", endings=BlobEnding.NATIVE).text() == "a\\nb"
+        file = File("my file", filename="test.txt", content_type="text/plain", last_modified=5)
+        assert (file.name, file.content_type, file.last_modified) == ("test.txt", "text/plain", 5)
+        assert await (await Request("http://a.b", body="foobar", method="POST").blob()).text() == "foobar"
+        assert (await Response("x", headers={"content-type": "x/y"}).blob()).content_type == "x/y"
+    """)
+
+
+async def test_forms_hold_names_with_several_values(holds: Any) -> None:
+    """In order; numbers become text, a blob with a name a file."""
+    await holds("""
+        form = FormData({"key": "foobar"})
+        form.append("key", "another")
+        form.append("key2", 5)
+        assert form["key"] == "foobar" and form["key2"] == "5" and "key" in form and "none" not in form
+        assert list(form) == list(form.keys()) == ["key", "key", "key2"] and len(form) == 3
+        assert set(form.items()) == {("key", "foobar"), ("key", "another"), ("key2", "5")}
+        assert form.get_all("key") == ["foobar", "another"] and list(FormData(form).values())[1] == "another"
+        form["key"] = "only"
+        assert form.get_all("key") == ["only"]
+        raises(TypeError, "append", form.__setitem__, "key", ["a"])
+        raises(KeyError, "none", form.__delitem__, "none")
+        del form["key"]
+        form.append("file", Blob("print(42)", content_type="text/python"), "blob.py")
+        assert isinstance(form["file"], File) and form["file"].name == "blob.py"
+        form.delete("file")
+        assert list(form) == ["key2"]
+    """)
+
+
+async def test_forms_are_bodies_and_are_read_from_them(holds: Any) -> None:
+    """Multipart and urlencoded, files included; what is neither is refused."""
+    await holds("""
+        form = FormData({"field": 'va"lue', "ü": "ä"})
+        form.append("metadata", Blob(b"\\x00\\r\\n--x", "application/json"), 'meta"data.json')
+        sent = Response(form)
+        assert sent.headers["content-type"].startswith("multipart/form-data; boundary=")
+        read = await sent.form_data()
+        assert list(read) == ["field", "ü", "metadata"] and read["field"] == 'va"lue' and read["ü"] == "ä"
+        assert read["metadata"].name == 'meta"data.json' and await read["metadata"].bytes() == b"\\x00\\r\\n--x"
+        assert read["metadata"].content_type == "application/json"
+        kind = {"content-type": "application/x-www-form-urlencoded"}
+        plain = await Request("http://a.b", method="POST", body="a=1&a=2&b=%C3%A4+", headers=kind).formData()
+        assert plain.get_all("a") == ["1", "2"] and plain["b"] == "ä "
+        for wrong in ("text/plain", "multipart/form-data", "multipart/form-data; boundary=zz"):
+            try:
+                await Request("http://a.b", method="POST", body="x", headers={"content-type": wrong}).form_data()
+            except TypeError:
+                continue
+            raise AssertionError(wrong)
+        echo = await (await fetch("https://a.b/", method="POST", body=form)).form_data()
+        assert echo["field"] == 'va"lue'
+    """)
+
+
+# Between workers
+
+
+SERVICE = """
+import asyncio
+from workers import Blob, File, FormData, Request, Response, WorkerEntrypoint
+
+class Default(WorkerEntrypoint):
+    async def identity(self, value):
+        return value
+
+    def kinds(self, *values):
+        return [type(value).__name__ for value in values]
+
+    async def caller(self, function):
+        return await function()
+
+    def named(self, subject, options):
+        return [subject, options.color, options["size"]]
+
+    def usual(self, subject, color="red"):
+        return [subject, color]
+
+    async def handle(self, message):
+        assert isinstance(message, (Request, Response))
+        return message
+
+    async def content(self, blob):
+        return [type(blob).__name__, await blob.text(), blob.content_type, getattr(blob, "name", None)]
+
+    async def form(self, form):
+        return [list(form.items())[0], await form["b"].text()]
+
+    def counter(self):
+        count = 0
+        def next_one():
+            nonlocal count
+            count += 1
+            return count
+        return next_one
+
+    def fails(self):
+        raise ValueError("no")
+
+    async def scheduled(self, controller, env, ctx):
+        assert (controller.cron, controller.scheduledTime) == ("* * * * 30", 1000), vars(controller)
+        assert env is None and ctx is None
+        self.env.SEEN.append(controller.cron)
+
+    async def fetch(self):
+        return Response("fetched")
+"""
+
+
+async def test_values_cross_between_workers(worker: Make, code: Callable[..., WorkerCode]) -> None:
+    """Each kind arrives as it is said to, also what only the SDK knows."""
+    service = worker(SERVICE, env={"SEEN": []}).get_entrypoint()
+    source = """
+    import datetime
+    from http import HTTPMethod
+    from workers import *
+    class Default(WorkerEntrypoint):
+        async def go(self):
+            other = self.env.SERVICE
+            for value in ("test", [1, 2, 3], {"key": 42}, 42, 1.2345, False, True, None, {1, 2}):
+                assert await other.identity(value) == value
+            got = await other.identity({"a": {"b": None}, 1: "one"})
+            assert got.a.b is None and got["1"] == "one" and isinstance(got, dict)
+            now = datetime.datetime.now()
+            assert await other.identity(now) == now and (await other.identity([now]))[0] == now
+            assert bytes(await other.identity(b"binary")) == b"binary"
+            assert await other.kinds(Response("a"), Request("http://a.b"), Blob("x"), File("x", "y"), FormData()) == [
+                "Response", "Request", "Blob", "File", "FormData"]
+            assert await other.content(File(["a", "b"], "n.txt", "text/plain")) == ["File", "ab", "text/plain", "n.txt"]
+            form = FormData({"a": "1"})
+            form.append("b", Blob("blob"))
+            assert await other.form(form) == [["a", "1"], "blob"]
+            assert await (await other.handle(Response("this"))).text() == "this"
+            asked = await other.handle(Request("https://test.com", method=HTTPMethod.POST))
+            assert isinstance(asked, Request) and asked.method == "POST"
+            count = 0
+            def inc():
+                nonlocal count
+                count += 1
+                return count
+            assert [await other.caller(inc), await other.caller(inc)] == [1, 2]
+            counter = await other.counter()
+            assert counter and [await counter(), await counter()] == [1, 2]
+            for wrong in (object(), complex(1), range(3)):
+                try:
+                    await other.identity(wrong)
+                except Exception as error:
+                    assert "cannot be sent" in str(error)
+                else:
+                    raise AssertionError(wrong)
+            for call in (other.fails(), other.nothing()):
+                try:
+                    await call
+                except Exception as error:
+                    seen = str(error)
+                    assert "no" in seen or "Method nothing does not exist" in seen
+            assert await (await other.fetch("http://example.com/", method="POST", body="x")).text() == "fetched"
+            assert python_to_rpc({1: [b"x"]}) == {"1": [b"x"]} and python_from_rpc(got) is got
+            for wrong in ((1,), bytearray(), [(1,)]):
+                try:
+                    python_to_rpc(wrong)
+                except TypeError as error:
+                    assert "cannot be sent over RPC." in str(error)
+    """
+    await worker(source, env={"SERVICE": service}).get_entrypoint().go()
+
+
+async def test_arguments_by_name_are_one_map_for_who_has_no_such_names(worker: Make) -> None:
+    """As JavaScript passes them; who has the names gets them."""
+    service = worker(SERVICE).get_entrypoint()
+    assert await service.named("a", color="red", size=3) == ["a", "red", 3]
+    assert await service.usual("a", color="blue") == ["a", "blue"]
+    with pytest.raises(TenantError, match="unexpected keyword argument"):
+        await service.usual("a", "b", size=3)
+
+
+async def test_a_schedule_is_told_to_a_worker(worker: Make) -> None:
+    """By the host, and by another worker, which learns how it went."""
+    seen = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def scheduled(self, controller, env, ctx):
+            assert (controller.cron, controller.scheduledTime) == ("* * * * 30", 1000)
+            assert env is None and ctx is None
+    """
+    service = worker(seen).get_entrypoint()
+    assert await service.handle("scheduled", {"cron": "* * * * 30", "scheduledTime": 1000}) == {"outcome": "ok"}
+    source = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def go(self):
+            return (await self.env.SERVICE.scheduled(scheduledTime=1000, cron="* * * * 30")).outcome
+    """
+    assert await worker(source, env={"SERVICE": service}).get_entrypoint().go() == "ok"
+    with pytest.raises(TenantError, match="AssertionError"):
+        await service.handle("scheduled", {"cron": "other"})
+
+
+# How a program is found
+
+
+@pytest.mark.parametrize(
+    ("handlers", "event", "subject"),
+    [
+        ("async def on_fetch(request, env, ctx):\n    return Response(request.url + env.A)", "fetch", None),
+        ("def on_fetch(request, env):\n    return Response(request.url + env.A)", "fetch", None),
+        ("@handler\nasync def on_fetch(request):\n    return Response(request.url + 'x')", "fetch", None),
+        ("async def on_scheduled(controller, env):\n    assert controller.cron == env.A", "scheduled", {"cron": "x"}),
+        ("async def on_fetch(): ...\nasync def test(ctrl, env):\n    assert env.A == 'x'", "test", {}),
+    ],
+)
+async def test_functions_of_an_older_form_are_handlers(worker: Make, handlers: str, event: Any, subject: Any) -> None:
+    """With as many of their arguments as they want."""
+    entry = worker(f"from workers import Response, handler\n{handlers}", env={"A": "x"}).get_entrypoint()
+    if event == "fetch":
+        assert await (await entry.fetch("http://a.b/")).text() == "http://a.b/x"
+    else:
+        await entry.handle(event, subject)
+
+
+async def test_the_compatibility_date_says_whether_functions_are_handlers(worker: Make) -> None:
+    """From a date on they are not; before it they are, and then there may be no class beside them."""
+    older = "from workers import Response\ndef on_fetch(): return Response('older')\n"
+    both = older + (
+        "from workers import WorkerEntrypoint\nclass Default(WorkerEntrypoint):\n"
+        "    def fetch(self): return Response('newer')\n"
+    )
+    for options, source, text in (
+        ({}, older, "older"),
+        ({}, both, "newer"),
+        ({"compatibility_date": "2025-08-13"}, older, "older"),
+        ({"compatibility_date": "2025-08-14"}, both, "newer"),
+        ({"compatibility_date": "2026-01-01", "compatibility_flags": ("disable_python_no_global_handlers",)}, older,
+         "older"),
+    ):  # fmt: skip
+        assert await (await worker(source, **options).get_entrypoint().fetch("http://a.b/")).text() == text
+    with pytest.raises(Exception, match="no such entrypoint: Default"):
+        await worker(older, compatibility_date="2025-08-14").get_entrypoint().fetch("http://a.b/")
+    with pytest.raises(CodeError, match="Cannot define multiple default entrypoints"):
+        await worker(both, compatibility_date="2025-08-13").get_entrypoint().fetch("http://a.b/")
+    with pytest.raises(TenantError, match='does not export a handler named "on_scheduled"'):
+        await worker(older).get_entrypoint().handle("scheduled", {})
+
+
+@pytest.mark.parametrize("date", ["2025", "2025-13-01", "20250814", "soon"])
+def test_a_compatibility_date_is_a_date(code: Callable[..., WorkerCode], date: str) -> None:
+    """Anything else would decide by chance."""
+    with pytest.raises(InvalidCode, match="compatibility_date"):
+        code("", compatibility_date=date)
+    with pytest.raises(InvalidCode, match="has both"):
+        code("", compatibility_flags=("python_workflows", "disable_python_workflows"))
+
+
+async def test_entrypoints_are_the_classes_that_can_be_seen(worker: Make) -> None:
+    """Those in `__all__` or without an underscore, imported ones too, and each call has an object of its own."""
+    source = """
+    from workers import WorkerEntrypoint, WorkflowEntrypoint
+    class Mixin:
+        def mixed(self): return 1234
+    class _Base(WorkerEntrypoint):
+        def shared(self): return "shared"
+    class Named(_Base, Mixin):
+        counter = 0
+        def __init__(self, x, y):
+            self.x = x
+        def count(self):
+            self.counter += 1
+            return self.counter
+    """
+    stub = worker(source)
+    named = stub.get_entrypoint("Named")
+    assert [await named.count(), await named.count(), await named.mixed(), await named.shared()] == [
+        1, 1, 1234, "shared",
+    ]  # fmt: skip
+    for name in ("_Base", "Mixin", None):
+        with pytest.raises(Exception, match="no such entrypoint"):
+            await stub.get_entrypoint(name).shared()
+    for name in ("_private", "ctx", "env"):
+        with pytest.raises(Exception, match=r"does not exist|not a public name"):
+            await getattr(named, name)()

@@ -1,0 +1,232 @@
+"""`js` and `pyodide.ffi`: programs that touch JavaScript lightly run without any. Nothing of it is loaded before."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from cloister.ipc import RpcTarget
+from cloister.loader import WorkerStub
+from cloister.loader.http import Request, Response
+
+Make = Callable[..., WorkerStub]
+
+
+class Web(RpcTarget):
+    """The network, as the host of these tests grants it: it answers with what it was asked."""
+
+    async def fetch(self, resource: Any, **options: Any) -> Any:
+        """An answer."""
+        asked = Request.received(resource, options)
+        return Response(await asked.bytes(), headers=[*asked.headers, ("x-method", asked.method)]).sent()
+
+
+PROGRAM = """
+import asyncio
+from workers import *
+
+def raises(kind, text, function, *args, **kwargs):
+    try:
+        function(*args, **kwargs)
+    except kind as error:
+        assert text in str(error), str(error)
+    else:
+        raise AssertionError(f"no {{kind.__name__}}")
+
+class Default(WorkerEntrypoint):
+    async def go(self):
+{body}
+"""
+
+
+@pytest.fixture
+def holds(worker: Make) -> Callable[..., Any]:
+    """Have a tenant run the body of a function that asserts things."""
+
+    async def run(body: str, **options: Any) -> Any:
+        source = PROGRAM.format(body=textwrap.indent(textwrap.dedent(body), " " * 8))
+        return await worker(source, global_outbound=Web(), **options).get_entrypoint().go()
+
+    return run
+
+
+async def test_nothing_of_it_is_loaded_before_it_is_asked_for(worker: Make) -> None:
+    """A program that uses none of it has none of it; nor does asking for one part load the others."""
+    source = """
+    import sys
+    from workers import WorkerEntrypoint
+    ROOTS = {"js", "pyodide", "asgi", "wsgi"}
+    class Default(WorkerEntrypoint):
+        def loaded(self):
+            return sorted(name for name in sys.modules if name.split(".")[0] in ROOTS or name.startswith("workers"))
+        def to_js(self):
+            from pyodide.ffi import to_js
+    """
+    entry = worker(source).get_entrypoint()
+    assert await entry.loaded() == ["workers", "workers.workflows"]
+    await entry.to_js()
+    assert await entry.loaded() == ["pyodide", "pyodide.ffi", "workers", "workers.workflows"]
+
+
+async def test_values_are_converted_there_and_back(holds: Any) -> None:
+    """Copies, of which each has what programs ask of JavaScript's."""
+    await holds("""
+        from js import Object
+        from pyodide.ffi import JsException, JsProxy, create_proxy, jsnull, to_js
+        given = {"id": "x", "params": {"list": [1, (2, 3)], "none": None}}
+        made = to_js(given, dict_converter=Object.fromEntries)
+        assert made == {"id": "x", "params": {"list": [1, [2, 3]], "none": None}} and made is not given
+        assert made.params.list.to_py() == [1, [2, 3]] and made.to_py() == made and type(made.to_py()) is dict
+        assert to_js({"a": 1}).a == 1 and to_js(b"ab").to_bytes() == b"ab" and to_js("text") == "text"
+        assert to_js([1, 2]).length == 2 and jsnull is None and create_proxy(given) is given
+        assert not isinstance(made, JsProxy) and not isinstance(self.env, JsProxy)
+        error = JsException.new("words")
+        assert (error.name, error.message, str(error)) == ("Error", "words", "words")
+        assert Object.keys(made) == ["id", "params"] and Object.entries({"a": 1}) == [["a", 1]]
+        assert Object.assign(Object.new(), {"a": 1}).a == 1
+    """)
+
+
+async def test_the_language_has_its_names(holds: Any) -> None:
+    """Objects, arrays, JSON, dates, numbers, the console, timers."""
+    await holds("""
+        import datetime, js, time
+        from js import JSON, Array, Date, Map, Math, Number, Set, console
+        assert JSON.stringify({"a": [1, None, True, "ä"]}) == '{"a":[1,null,true,"ä"]}'
+        assert JSON.parse('{"a": {"b": 1}}').a.b == 1 and JSON.stringify({"a": 1}, None, 2) == '{\\n  "a": 1\\n}'
+        assert abs(Date.now() - time.time() * 1000) < 60_000 and Date.new(0).toISOString() == "1970-01-01T00:00:00.000Z"
+        moment = Date.new("2026-01-02T03:04:05Z")
+        assert isinstance(moment, datetime.datetime) and moment.getTime() == 1767323045000
+        assert Date.parse(moment.toJSON()) == moment.getTime()
+        assert Date.new(2026, 0, 2).getFullYear() == 2026
+        assert Array.isArray(Array.of(1, 2)) and getattr(Array, "from")("ab") == ["a", "b"]
+        assert Map.new([["a", 1]]) == {"a": 1} and Set.new([1, 1]) == {1} and js.undefined is None
+        assert Number.new("1234") == 1234 and Number("1.5") == 1.5 and js.String(5) == "5" and Math.floor(1.5) == 1
+        assert js.Uint8Array.new([1, 2]).to_bytes() == b"\\x01\\x02" and js.structuredClone([1]) == [1]
+        console.log("a line", 1)
+        console.error("another")
+        done = asyncio.Event()
+        js.setTimeout(done.set, 1)
+        await done.wait()
+        assert await js.Promise.all([asyncio.sleep(0, 1), asyncio.sleep(0, 2)]) == [1, 2]
+        assert js.Error.new("words").message == "words" and js.globalThis is js
+    """)
+
+
+async def test_text_and_chance_have_their_names(holds: Any) -> None:
+    """Encodings, hashes and what is random."""
+    await holds("""
+        import js
+        from js import TextDecoder, TextEncoder, crypto
+        assert TextEncoder.new().encode("ä").to_bytes() == b"\\xc3\\xa4"
+        decoder = TextDecoder.new()
+        assert decoder.decode(b"\\xc3", {"stream": True}) + decoder.decode(b"\\xa4") == "ä"
+        assert js.encodeURIComponent("a b/ä") == "a%20b%2F%C3%A4" and js.decodeURIComponent("%20") == " "
+        assert js.atob(js.btoa("abc")) == "abc" and len(crypto.randomUUID()) == 36
+        assert (await crypto.subtle.digest("SHA-256", b"")).hex()[:8] == "e3b0c442"
+        assert len(crypto.getRandomValues(js.Uint8Array.new(16))) == 16
+    """)
+
+
+async def test_the_web_has_its_names(holds: Any) -> None:
+    """They make what `workers` has, and take options as a map or by name."""
+    await holds("""
+        import js
+        from js import URL, Headers, Object, URLSearchParams
+        from pyodide.ffi import to_js
+        options = to_js({"status": 201, "headers": {"a": "b"}}, dict_converter=Object.fromEntries)
+        for made in (js.Response.new("x", options), js.Response.new("x", status=201, headers=Headers.new({"a": "b"}))):
+            assert isinstance(made, Response) and isinstance(made, js.Response)
+            assert (made.status, made.headers.get("a"), await made.text()) == (201, "b", "x")
+        assert await js.Response.json({"a": 1}).text() == '{"a":1}' and js.Response.redirect("http://a.b").status == 302
+        asked = js.Request.new("https://test.com", to_js({"method": "POST", "body": "x", "cf": {"colo": "DFW"}}))
+        assert isinstance(asked, Request) and asked.method == "POST" and Request(asked).cf.colo == "DFW"
+        answer = await js.fetch("https://a.b/", method="PUT", body="data")
+        assert answer.headers.get("x-method") == "PUT" and (await answer.arrayBuffer()).tobytes() == b"data"
+        url = URL.new("https://user@A.example:8443/a/b?x=1&y=%20#top")
+        assert (url.protocol, url.host, url.hostname, url.port, url.pathname, url.search, url.hash, url.origin) == (
+            "https:", "a.example:8443", "a.example", "8443", "/a/b", "?x=1&y=%20", "#top", "https://a.example:8443")
+        assert url.searchParams.get("y") == " " and URL.new("../c", "https://a.b/d/e").href == "https://a.b/c"
+        assert URL.new("https://a.b:443").host == "a.b" and str(URL.new("https://a.b")) == "https://a.b/"
+        url.searchParams.set("x", 2)
+        assert "x=2" in url.href and await (await js.fetch(url)).text() == ""
+        raises(TypeError, "Invalid URL", URL.new, "nowhere")
+        headers = Headers.new()
+        headers.append("Accept-Encoding", "deflate")
+        headers.append("Accept-Encoding", "gzip")
+        assert headers.has("accept-encoding") and list(headers) == [("Accept-Encoding", "deflate, gzip")]
+        assert Request("http://a.b", headers=headers).headers["accept-encoding"] == "deflate, gzip"
+        form = js.FormData.new()
+        form.append("foobar", 123)
+        form.append("file", js.Blob.new(to_js(["text"]), type="text/plain"), "a.txt")
+        assert FormData(form)["foobar"] == "123" and isinstance(form["file"], File)
+        assert (await Request("http://a.b", body=form, method="POST").form_data())["foobar"] == "123"
+        params = URLSearchParams.new({"a": "1"})
+        assert (await Request("http://a.b", body=params, method="POST").form_data())["a"] == "1"
+    """)
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("HTMLRewriter", "html.parser"), ("WebSocketPair", "no web sockets"), ("caches", "no cache here"),
+     ("eval", "no JavaScript here"), ("Nothing", "this is CPython")],
+)  # fmt: skip
+async def test_what_has_no_place_here_says_so(holds: Any, name: str, words: str) -> None:
+    """And what to use instead."""
+    await holds(f"""
+        import js
+        try:
+            js.{name}
+        except AttributeError as error:
+            assert "js.{name} does not exist in a sandbox" in str(error) and "{words}" in str(error)
+        try:
+            from js import {name}
+        except ImportError:
+            pass
+    """)
+
+
+async def test_what_is_asynchronous_can_be_waited_for_where_nothing_is(holds: Any) -> None:
+    """The loop goes on underneath, timers and other tasks and calls of the host too; what is raised is raised."""
+    await holds("""
+        from pyodide.ffi import can_run_sync, run_sync
+        ticks = []
+        async def tick():
+            while True:
+                ticks.append(1)
+                await asyncio.sleep(0.001)
+        async def work():
+            await asyncio.sleep(0.02)
+            return await (await fetch("https://a.b/", method="POST", body="x")).text()
+        other = asyncio.ensure_future(tick())
+        assert can_run_sync() and run_sync(work()) == "x" and len(ticks) > 3
+        def inner():
+            return run_sync(asyncio.sleep(0.001, 5))
+        async def outer():
+            return inner() + 1
+        assert run_sync(outer()) == 6 and run_sync(asyncio.sleep(0, 7)) == 7
+        async def fails():
+            raise ValueError("no")
+        raises(ValueError, "no", run_sync, fails())
+        assert await asyncio.to_thread(run_sync, asyncio.sleep(0.001, 8)) == 8
+        assert asyncio.current_task() is not None
+        other.cancel()
+    """)
+
+
+async def test_the_names_around_it_are_there(holds: Any) -> None:
+    """As far as published programs name them."""
+    await holds(
+        """
+        import _cloudflare_compat_flags, pyodide, pyodide.http
+        from pyodide.webloop import WebLoop
+        assert await (await pyodide.http.pyfetch("https://a.b/", method="POST", body="x")).text() == "x"
+        assert pyodide.http.open_url("https://a.b/").read() == "" and pyodide.__version__
+        assert _cloudflare_compat_flags.python_workflows and not _cloudflare_compat_flags.other
+        raises(AttributeError, "runs no JavaScript", getattr, pyodide, "runPython")
+    """,
+        compatibility_date="2026-04-21",
+    )
