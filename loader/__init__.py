@@ -55,7 +55,7 @@ from .host import Host
 from .instance import DynamicInstance
 from .loader import Loader
 from .quota import Quota
-from .tails import TailEvent, TailLine
+from .tails import TailEvent, TailLine, TailStart
 
 __all__ = [
     "revocable",
@@ -110,6 +110,7 @@ __all__ = [
     "Schedule",
     "TailEvent",
     "TailLine",
+    "TailStart",
     "TenantError",
     "TenantThrottled",
     "Text",

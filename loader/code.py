@@ -65,7 +65,8 @@ class WorkerCode:
     tails: tuple[Tail, ...] = ()
     """Get a `TailEvent` for each invocation, after its answer: functions, or entrypoints with `tail(events)`."""
     streaming_tails: tuple[StreamingTail, ...] = ()
-    """Get each `TailLine` as it is printed or logged."""
+    """Get a `TailStart` for each invocation, each `TailLine` as it is printed or logged, and a `TailEvent` without
+    lines at the end."""
     limits: Limits = field(default_factory=Limits)
     compatibility_date: str = ""
     """As Cloudflare's runtime has it, such as "2026-04-21". Without one, older forms are served beside the newer."""

@@ -21,6 +21,7 @@ from .audit import Audit
 from .boots import Boots, tried
 from .code import GetCode, WorkerCode
 from .config import LoaderConfig
+from .courier import delivered
 from .desk import Desk
 from .entrypoint import WorkerStub
 from .errors import LoaderClosed
@@ -88,6 +89,7 @@ class Loader:
         self._opened = False
         self._closing: asyncio.Task[None] | None = None
         self._one_off = 0
+        self._drained = False
 
     async def __aenter__(self) -> Self:
         if self._opened:
@@ -110,6 +112,8 @@ class Loader:
         closed = LoaderClosed("the loader was closed")
         self._boots.turns.refuse(closed)
         await self._house.close(closed)
+        if not self._drained:
+            await delivered(self.config.drain_s)
         await self._profiles.close()
 
     def get(self, tenant_id: str, get_code: GetCode, *, version: str | None = None) -> WorkerStub:
@@ -165,7 +169,8 @@ class Loader:
         """Let what runs come to its end, for `timeout` seconds (`config.drain_s` without); True if all did.
 
         Of one tenant: its sandboxes take no new calls, and end with their last; new calls boot new ones. Of all: no
-        call is taken any more, and none can be again. What is not done in time is ended as by `evict`.
+        call is taken any more, and none can be again; functions that tail are told the last of it. What is not done in
+        time is ended as by `evict`.
         """
         if tenant_id is None:
             self._shut("the loader is draining: it takes no new calls")
@@ -173,9 +178,14 @@ class Loader:
         pools = {pool for tenant in tenants if tenant is not None for pool in tenant.pools}
         leaving = [worker for pool in pools for worker in self._house.retire(pool, "drained")]
         left = {worker.over for worker in leaving if not worker.over.done()}
+        deadline = self._now() + (self.config.drain_s if timeout is None else timeout)
         if left:
-            _, left = await asyncio.wait(left, timeout=self.config.drain_s if timeout is None else timeout)
-        return self._house.remove(leaving, "drained: it did not finish in time") == 0
+            _, left = await asyncio.wait(left, timeout=deadline - self._now())
+        in_time = self._house.remove(leaving, "drained: it did not finish in time") == 0
+        if tenant_id is None:
+            await delivered(max(deadline - self._now(), 0.0))
+            self._drained = True
+        return in_time
 
     def quota(self, tenant_id: str) -> Quota:
         """What a tenant may take."""

@@ -162,7 +162,7 @@ class Worker:
     async def handle(self, entrypoint: str | None, event: str, subject: Any, props: Any, limits: Any) -> Any:
         """Hand it an event: a request, a batch of messages, what other workers did."""
         call = self.sandbox.call("handle", [entrypoint, event, subject, props], limits)
-        payload = await self._answered(self.tails.follow(entrypoint, event, call))
+        payload = await self._answered(self.tails.follow(entrypoint, event, call, tailing=event == "tail"))
         return _read(self.sandbox.decode, payload)
 
     def run(self, arguments: list[Any], limits: Any) -> tuple[Callable[[], None], Awaitable[bytes]]:

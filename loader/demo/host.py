@@ -23,7 +23,9 @@ from cloister.loader import (
     InstanceAlreadyExists,
     LoaderError,
     SandboxError,
+    TailEvent,
     TailLine,
+    TailStart,
     WorkerCode,
 )
 
@@ -122,8 +124,9 @@ def _recorded(status: dict[str, Any], step: str) -> bool:
     return any(each["name"] == step and each["status"] == "done" for each in status["steps"])
 
 
-def _tell_line(line: TailLine) -> None:
-    tell(news="line", repository=line.tenant_id, level=line.level, text=line.text)
+def _tell_line(told: TailStart | TailLine | TailEvent) -> None:
+    if isinstance(told, TailLine):
+        tell(news="line", repository=told.tenant_id, level=told.level, text=told.text)
 
 
 def tell(**message: Any) -> None:

@@ -92,6 +92,7 @@ class Output:
         """Take over from the standard streams, which lead nowhere."""
         sys.stdout, sys.stderr = self._streams
         logging.basicConfig(handlers=[Records(self.say)], level=logging.INFO, force=True)
+        logging.getLogger("cloister").setLevel(logging.WARNING)  # what a tenant raises is told, and not logged as well
         logging.captureWarnings(True)
 
     def flush(self) -> None:

@@ -11,19 +11,23 @@ from typing import Any
 import pytest
 
 from cloister.engine import WorkflowEntrypoint
+from cloister.ipc import TooManyCalls
 from cloister.loader import (
     LimitExceeded,
     Limits,
     Loader,
     TailEvent,
     TailLine,
+    TailStart,
     TenantError,
     WorkerCode,
     WorkerStub,
+    courier,
     wrap_workflow_binding,
 )
 from cloister.loader import create_dynamic_workflow_entrypoint as dynamic
-from cloister.loader.tails import MOST_BYTES, MOST_LINES, MOST_WAITING, Tails
+from cloister.loader.courier import MOST_WAITING
+from cloister.loader.tails import MOST_BYTES, MOST_LINES, Tails, Told
 
 Make = Callable[..., WorkerStub]
 Eventually = Callable[[Callable[[], Any]], Awaitable[None]]
@@ -254,8 +258,9 @@ async def test_what_a_streaming_tail_prints_is_not_told_to_it_again(
     """
     heard: list[str] = []
 
-    def hear(line: TailLine) -> None:
-        heard.append(line.text)
+    def hear(told: Told) -> None:
+        if isinstance(told, TailLine):
+            heard.append(told.text)
 
     def make() -> WorkerCode:
         made: WorkerCode = code(source, streaming_tails=(hear, loader.get(tenant, make).get_entrypoint()))
@@ -266,23 +271,161 @@ async def test_what_a_streaming_tail_prints_is_not_told_to_it_again(
     await eventually(lambda: any(text.startswith("heard") for text in heard))
     for _ in range(20):
         await entry.silent()
-    assert heard == ["greeting", "heard 1"]
+    assert heard[0] == "greeting"
+    assert 0 < len(heard) - 1 <= 21 * 3  # of each invocation a start, a line, an end; in as many pieces at most
+    assert all(text.startswith("heard") for text in heard[1:])
 
 
 async def test_streaming_tails_get_lines_as_they_come(worker: Make, eventually: Eventually) -> None:
     """Before the answer; also an asynchronous one, and what goes on after it."""
-    lines: list[TailLine] = []
-    later: list[str] = []
+    heard: list[Told] = []
+    later: list[Told] = []
 
-    async def slowly(line: TailLine) -> None:
+    async def slowly(told: Told) -> None:
         await asyncio.sleep(0)
-        later.append(line.text)
+        later.append(told)
 
-    entry = worker(SOURCE, streaming_tails=(lines.append, slowly)).get_entrypoint()
-    asked = asyncio.ensure_future(entry.waits())
-    await eventually(lambda: [line.text for line in lines] == ["waiting"] and later == ["waiting"])
+    stub = worker(SOURCE, streaming_tails=(heard.append, slowly))
+    asked = asyncio.ensure_future(stub.get_entrypoint("Default").waits())
+    await eventually(lambda: len(heard) == 2 and later == heard)
+    start, line = heard
+    assert isinstance(start, TailStart)
+    assert (start.tenant_id, start.entrypoint, start.method) == (stub.tenant_id, "Default", "waits")
+    assert isinstance(line, TailLine)
+    assert (line.text, line.invocation) == ("waiting", start.invocation)
     asked.cancel()
     await asyncio.wait({asked})
+    await eventually(lambda: later == heard and len(heard) == 3)
+    end = heard[2]
+    assert isinstance(end, TailEvent)
+    assert (end.invocation, end.method, end.outcome, end.logs) == (start.invocation, "waits", "canceled", ())
+
+
+async def test_a_streaming_tail_hears_of_each_invocation_from_its_start_to_its_end(worker: Make) -> None:
+    """In order, by the time that the caller has the answer; also of a call that could not be sent."""
+    heard: list[Told] = []
+    entry = worker(SOURCE, streaming_tails=(heard.append,), limits=Limits(calls_in_flight=1)).get_entrypoint()
+    assert await entry.greet("Alice") == "Hello Alice"
+    with pytest.raises(TenantError):
+        await entry.fails()
+    kinds = [type(told).__name__ for told in heard]
+    assert kinds == ["TailStart", "TailLine", "TailLine", "TailEvent", "TailStart", "TailLine", "TailEvent"]
+    assert [told.invocation for told in heard] == [1, 1, 1, 1, 2, 2, 2]
+    ends = [told for told in heard if isinstance(told, TailEvent)]
+    assert [(end.outcome, end.error and end.error[0]) for end in ends] == [("ok", None), ("exception", "ValueError")]
+
+
+async def test_a_call_that_was_never_sent_has_an_end_as_well(eventually: Eventually) -> None:
+    """And no event of its own, since there was no invocation."""
+    heard: list[Told] = []
+    events: list[TailEvent] = []
+
+    async def unsent() -> bytes:
+        raise TooManyCalls("1,024 calls are in flight already")
+
+    tails = Tails("a", 1, (events.append,), (heard.append,), lambda: 0.0)
+    with pytest.raises(TooManyCalls):
+        await tails.follow(None, "first", unsent())
+    assert [type(told) for told in heard] == [TailStart, TailEvent]
+    assert isinstance(heard[1], TailEvent)
+    assert (heard[1].outcome, heard[1].error) == (
+        "exception",
+        ("TooManyCalls", "1,024 calls are in flight already", ""),
+    )
+    assert events == []
+
+
+async def test_a_tenant_streams_from_another(worker: Make, eventually: Eventually) -> None:
+    """The same as plain data, which says of what kind it is."""
+    source = """
+    from workers import WorkerEntrypoint
+    heard = []
+    class Default(WorkerEntrypoint):
+        def tail(self, events):
+            heard.extend([one.type, one.scriptName, one.invocation, one.get("outcome")] for one in events)
+        def heard(self):
+            return heard
+    """
+    watcher = worker(source).get_entrypoint()
+    stub = worker(SOURCE, streaming_tails=(watcher,))
+    await stub.get_entrypoint().greet("Alice")
+    found: list[Any] = []
+
+    async def all_told() -> bool:
+        found[:] = await watcher.heard()
+        return len(found) == 4
+
+    await eventually(all_told)
+    assert [one[:3] for one in found] == [[kind, stub.tenant_id, 1] for kind in ("onset", "log", "log", "outcome")]
+    assert found[3][3] == "ok"
+
+
+async def test_a_method_that_is_called_tail_is_a_method(worker: Make, eventually: Eventually) -> None:
+    """A call of it is told of as of any other; taking events is told to functions, and to nobody else."""
+    source = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        def tail(self, events):
+            print("took", len(events))
+            raise LookupError("nothing to do")
+    """
+    events: list[TailEvent] = []
+    heard: list[Told] = []
+    watcher = worker(source, tails=(events.append,), streaming_tails=(heard.append,))
+    with pytest.raises(TenantError, match="nothing to do"):
+        await watcher.get_entrypoint().tail([1, 2])
+    await eventually(lambda: events)
+    assert (events[0].method, events[0].outcome, [line.text for line in events[0].logs]) == (
+        "tail",
+        "exception",
+        ["took 2"],
+    )
+    assert len(heard) == 3
+    watched = worker(SOURCE, tails=(watcher.get_entrypoint(),))
+    assert await watched.get_entrypoint().greet("Alice") == "Hello Alice"
+    await eventually(lambda: len(events) == 2)
+    assert (events[1].method, events[1].error and events[1].error[0]) == ("tail", "LookupError")
+
+
+async def test_a_tail_that_takes_too_long_is_left_and_the_next_event_is_brought(
+    monkeypatch: pytest.MonkeyPatch, eventually: Eventually, caplog: Any
+) -> None:
+    """It is named in the log; nobody else waits for it."""
+    monkeypatch.setattr(courier, "PATIENCE", 0.01)
+    told: list[str] = []
+
+    async def slow(event: TailEvent) -> None:
+        told.append(event.method)
+        if event.method == "first":
+            await asyncio.Event().wait()
+
+    async def answer() -> bytes:
+        return b""
+
+    tails = Tails("a", 1, (slow,), (), lambda: 0.0)
+    await tails.follow(None, "first", answer())
+    await tails.follow(None, "second", answer())
+    await eventually(lambda: told == ["first", "second"])
+    assert "took longer than 0.01 s for what it was told" in caplog.text
+
+
+@pytest.mark.parametrize("drained", [False, True])
+async def test_a_loader_that_closes_lets_its_tails_hear_the_last_of_it(code: Any, drained: bool) -> None:
+    """Functions that await; for as long as a drain may take."""
+    told: list[str] = []
+    gate = asyncio.Event()
+
+    async def slowly(event: TailEvent) -> None:
+        await gate.wait()
+        told.append(event.method)
+
+    made = code(SOURCE, tails=(slowly,))
+    async with Loader(spares=0) as own:
+        await own.get("a", lambda: made).get_entrypoint().greet("Alice")
+        draining = asyncio.ensure_future(own.drain()) if drained else None
+        asyncio.get_running_loop().call_later(0.01, gate.set)
+    assert told == ["greet"]
+    assert draining is None or await draining
 
 
 async def test_without_tails_lines_go_to_the_hosts_log(worker: Make, caplog: Any) -> None:

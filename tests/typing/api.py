@@ -61,7 +61,9 @@ from cloister.loader import (
     RpcTarget,
     SandboxDied,
     SandboxError,
+    TailEvent,
     TailLine,
+    TailStart,
     TenantError,
     TenantThrottled,
     Text,
@@ -87,11 +89,12 @@ class Store(RpcTarget):
         return len(key) + len(value)
 
 
-def tail(line: TailLine) -> None:
+def tail(told: TailStart | TailLine | TailEvent) -> None:
     """Where a tenant's output goes."""
-    assert_type(line.tenant_id, str)
-    assert_type(line.level, str)
-    assert_type(line.time_ms, int)
+    assert_type(told.tenant_id, str)
+    assert_type(told.time_ms, int)
+    if isinstance(told, TailLine):
+        assert_type(told.level, str)
 
 
 def tenants_code(tenant_id: str) -> WorkerCode:
