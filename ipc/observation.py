@@ -16,8 +16,8 @@ from .revocation import Guarded
 
 class Seen(NamedTuple):
     """A call that was answered: what was called, for how many seconds, bytes of arguments and result, and what was
-    raised. Of a chain `method` holds all names, with dots between. `target` is the name of a class or a function, and
-    empty where nothing was granted."""
+    raised. Of a chain `method` holds all names, with dots between. `target` is the name of a class, a function or the
+    generator of a stream, or what an object says that it is (`__described__`), and empty where nothing was granted."""
 
     target: str
     method: str
@@ -55,6 +55,10 @@ def observe(peer: Peer, hear: Callable[[Seen], None], now: Callable[[], float]) 
 
 
 def _describe(capability: Any) -> str:
-    subject = capability.inner if isinstance(capability, Guarded) else capability
+    subject: Any = capability.inner if isinstance(capability, Guarded) else capability
     subject = subject.subject if isinstance(subject, Served) else subject
-    return "" if subject is None else str(getattr(subject, "__qualname__", None) or type(subject).__name__)
+    if subject is None:
+        return ""
+    if hasattr(type(subject), "__described__"):
+        return str(subject.__described__())
+    return str(getattr(subject, "__qualname__", None) or type(subject).__name__)

@@ -76,6 +76,10 @@ class Outlet:
             self._notify()
             return values.dumps([bool(self._items) or not isinstance(self._end, StopAsyncIteration), *pieces])
 
+    def __described__(self) -> str:
+        """What makes it."""
+        return str(getattr(self._source, "__qualname__", None) or type(self._source).__name__)
+
     def __aiter__(self) -> Self:
         return self
 

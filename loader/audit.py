@@ -25,8 +25,9 @@ _log = logging.getLogger("cloister.loader")
 class CapabilityCall:
     """One call that a tenant made. What was refused is among them.
 
-    `target` is the name of the class, or of the function, that was called; empty if the tenant was granted nothing of
-    that number. `method` is empty for a function; of a chain it has all names, with dots between. `attempt` says which
+    `target` is the name of the class, of the function, of the generator that is read, or of the entrypoint of another
+    tenant ("Default of t-42"); empty if the tenant was granted nothing of that number. `method` is empty for a function
+    and "pull" for a stream; of a chain it has all names, with dots between, properties among them. `attempt` says which
     attempt of which step of which instance it came from, and is None outside of steps. `outcome` is "returned", or the
     class of what was raised.
     """

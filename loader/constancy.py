@@ -6,9 +6,9 @@ a redeploy. Both hold for as long as the loader lives, for those that it remembe
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Final, Generic, TypeVar
 
 import cachetools
 
@@ -18,6 +18,9 @@ from .code import Json, Module, WorkerCode
 from .errors import VersionChanged
 
 Key = TypeVar("Key", bound=Hashable)
+_FIELDS: Final = ("main_module", "compatibility_date", "compatibility_flags", "preload")
+_FEW: Final = 8
+_LONG: Final = 80
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +28,24 @@ class Print:
     """By what code is known again within one process: each module, and what else decides how it behaves."""
 
     modules: dict[str, int]
-    rest: int
+    fields: tuple[int, ...]
 
     @classmethod
     def of(cls, code: WorkerCode) -> Print:
         """That of some code. Python's own hashes are keyed at random, kept with the text, and cost next to nothing."""
-        rest = (code.main_module, code.compatibility_date, frozenset(code.compatibility_flags), frozenset(code.preload))
-        return cls({name: _hash(module) for name, module in code.modules.items()}, hash(rest))
+        flags, preload = frozenset(code.compatibility_flags), frozenset(code.preload)
+        fields = code.main_module, code.compatibility_date, flags, preload
+        return cls({name: _hash(module) for name, module in code.modules.items()}, tuple(map(hash, fields)))
 
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """Names of modules, sorted. `rest`: main module, compatibility or preloaded modules differ."""
+    """Names of modules, sorted, and of the other fields of the code that differ. As text it names a few of each."""
 
     changed: tuple[str, ...]
     added: tuple[str, ...]
     removed: tuple[str, ...]
-    rest: bool
+    fields: tuple[str, ...]
 
     @classmethod
     def between(cls, old: Print, new: Print) -> Difference:
@@ -52,16 +56,12 @@ class Difference:
             tuple(sorted(changed)),
             tuple(sorted(new.modules.keys() - both)),
             tuple(sorted(old.modules.keys() - both)),
-            old.rest != new.rest,
+            tuple(name for name, one, other in zip(_FIELDS, old.fields, new.fields, strict=True) if one != other),
         )
 
     def __str__(self) -> str:
-        parts = [
-            f"{name} {', '.join(names)}"
-            for name, names in (("changed", self.changed), ("added", self.added), ("removed", self.removed))
-            if names
-        ]
-        return "; ".join([*parts, *(["other main module, compatibility or preload"] if self.rest else [])])
+        parts = (("changed", self.changed), ("added", self.added), ("removed", self.removed), ("other", self.fields))
+        return "; ".join(f"{word} {_few(names)}" for word, names in parts if names)
 
 
 class Constancy(Generic[Key]):
@@ -82,6 +82,13 @@ class Constancy(Generic[Key]):
         known = self._prints.setdefault(key, found)
         if known != found:
             raise VersionChanged(tenant_id, version, Difference.between(known, found))
+
+
+def _few(names: Sequence[str]) -> str:
+    """What somebody would read of it: code may have thousands of modules, and names as long as it likes."""
+    shown = [name if len(name) <= _LONG else f"{name[:_LONG]}…" for name in names[:_FEW]]
+    more = len(names) - len(shown)
+    return ", ".join(shown) + (f" and {more:,} more" if more else "")
 
 
 def _hash(module: Module) -> int:

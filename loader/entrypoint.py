@@ -107,6 +107,10 @@ class Entrypoint:
         """What it becomes where it is granted to another tenant, as a binding: its methods, and nothing else."""
         return Served(self, self._public, {})
 
+    def __described__(self) -> str:
+        """For who records that it was called."""
+        return f"{self._name or 'Default'} of {self._stub.tenant_id}"
+
     def _public(self, name: str) -> Callable[..., Any]:
         if not name or name.startswith("_"):
             raise CapabilityError(f"no method {name!r} may be called from outside")

@@ -32,6 +32,10 @@ class Store(RpcTarget):
     def table(self) -> Store:
         return self
 
+    @property
+    def size(self) -> int:
+        return 7
+
     def refuse(self) -> None:
         raise PermissionError("not on a Sunday")
 
@@ -77,7 +81,7 @@ async def test_every_call_is_told_of(code: Callable[..., WorkerCode], env: dict[
         assert [(call.target, call.method) for call in (put, chain, opened)] == [
             ("Store", "put"), ("Store", "table.put"), ("rows", ""),
         ]  # fmt: skip
-        assert {(call.target, call.method) for call in pulls} == {("Outlet", "pull")}
+        assert {(call.target, call.method) for call in pulls} == {("rows", "pull")}
         assert {(call.tenant_id, call.digest, call.attempt, call.outcome) for call in heard} == {
             ("t-42", made.digest, None, "returned")
         }
@@ -126,6 +130,69 @@ async def test_a_call_from_a_step_says_from_which(
     (call,) = heard
     assert call.attempt is not None
     assert (call.step, call.attempt.instance_id, call.attempt.attempt, call.method) == ("save", "i", 1, "put")
+
+
+WHEREVER = """
+    from workers import RpcTarget, WorkerEntrypoint, WorkflowEntrypoint
+    class Counter(RpcTarget):
+        @property
+        def count(self): return 3
+    async def use(env, props, callback, stream):
+        await env.NOTE("from env")
+        await props.note("from props")
+        await callback("from an argument")
+        await env.STORE.table().size
+        async with env.STORE.table() as table:
+            await table.put("k", "from a result")
+        await env.OTHER.hello()
+        [n async for n in stream]
+    class Default(WorkerEntrypoint):
+        async def use(self, callback, stream):
+            await use(self.env, self.ctx.props, callback, stream)
+        def counter(self):
+            return Counter()
+    class TenantWorkflow(WorkflowEntrypoint):
+        async def run(self, event, step):
+            granted = await self.env.GIVE()
+            await step.do("save", lambda: use(self.env, granted, granted.note, granted.rows))
+"""
+EXPECTED = [
+    ("note", ""), ("note", ""), ("note", ""), ("Store", "table.size"), ("Store", "table"), ("Store", "put"),
+    ("Default of other", "hello"), ("rows", "pull"),
+]  # fmt: skip
+
+
+def note(text: str) -> None:
+    """A function that is granted, wherever."""
+
+
+async def test_a_call_is_told_of_wherever_the_capability_came_from(code: Callable[..., WorkerCode], path: Path) -> None:
+    """Env, props, an argument, a result, another tenant's entrypoint, a stream; by a direct call and by a step."""
+    heard: list[CapabilityCall] = []
+    other = code("from workers import WorkerEntrypoint\nclass Default(WorkerEntrypoint):\n    def hello(self): pass")
+    async with Engine(path) as engine, Loader(spares=1, audit=heard.append) as loader:
+        env = {"NOTE": note, "STORE": Store(), "GIVE": lambda: {"note": note, "rows": rows()},
+               "OTHER": loader.get("other", lambda: other).get_entrypoint()}  # fmt: skip
+        made = code(WHEREVER, env=env)
+        stub = loader.get("t-42", lambda: made)
+        await stub.get_entrypoint(props={"note": note}).use(note, rows())
+        assert [(call.target, call.method) for call in heard] == EXPECTED
+        assert {(call.tenant_id, call.digest, call.attempt) for call in heard} == {("t-42", made.digest, None)}
+        heard.clear()
+        assert await stub.get_entrypoint().counter().count == 3
+        assert heard == []  # the host's own calls are none of it
+        workflow = engine.workflow(
+            "w", create_dynamic_workflow_entrypoint(lambda _: stub.get_entrypoint("TenantWorkflow"))
+        )
+        instance = await wrap_workflow_binding(workflow, {"tenant_id": "t-42"}).create(id="i")
+        await instance.result()
+    given, *rest = heard
+    assert (given.step, given.method, given.tenant_id) == (None, "", "t-42")
+    assert [(call.target, call.method) for call in rest] == EXPECTED
+    assert {(call.step, call.tenant_id, call.digest, call.attempt and call.attempt.instance_id) for call in rest} == {
+        ("save", "t-42", made.digest, "i")
+    }
+    assert all(call.received_bytes > 0 and call.sent_bytes > 0 and call.time_ms > 0 for call in rest)
 
 
 async def test_what_an_audit_function_raises_is_logged_and_harms_nobody(

@@ -97,12 +97,34 @@ def test_a_difference_names_the_modules(old: dict[str, Any], new: dict[str, Any]
 
 
 @pytest.mark.parametrize(
-    "option", [{"compatibility_date": "2026-01-01"}, {"compatibility_flags": ("a",)}, {"preload": ("json",)}]
+    ("option", "words"),
+    [
+        ({"compatibility_date": "2026-01-01"}, "other compatibility_date"),
+        ({"compatibility_flags": ("a",)}, "other compatibility_flags"),
+        ({"preload": ("json",)}, "other preload"),
+        ({"preload": ("json",), "compatibility_flags": ("a",)}, "other compatibility_flags, preload"),
+    ],
 )
-def test_what_is_no_module_differs_too(option: dict[str, Any]) -> None:
-    """All that the digest covers."""
-    difference = Difference.between(Print.of(code()), Print.of(code(**option)))
-    assert str(difference) == "other main module, compatibility or preload"
+def test_what_is_no_module_differs_too(option: dict[str, Any], words: str) -> None:
+    """All that the digest covers, each by its name."""
+    assert str(Difference.between(Print.of(code()), Print.of(code(**option)))) == words
+
+
+def test_another_main_module_is_a_difference() -> None:
+    """Even where no module differs."""
+    modules = {"main.py": A, "other.py": A}
+    old, new = (WorkerCode(main_module=name, modules=modules) for name in modules)
+    assert str(Difference.between(Print.of(old), Print.of(new))) == "other main_module"
+
+
+def test_a_difference_of_thousands_names_a_few() -> None:
+    """And says how many more there are; what it knows is all of it."""
+    many = {f"{number:04}{'x' * 200}.py": A for number in range(5000)}
+    difference = Difference.between(Print.of(code()), Print.of(code(many)))
+    assert len(difference.added) == 5000
+    assert len(str(difference)) < 1000
+    assert str(difference).startswith("added 0000xxx")
+    assert str(difference).endswith("… and 4,992 more")
 
 
 def test_bindings_and_limits_are_no_difference() -> None:
