@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 FOLDERS := ipc sandbox sandbox/guest sandbox/guest/workers $(addprefix sandbox/guest/foreign,/ /cloudflare /js /pyodide) sandbox/lockdown engine loader loader/bindings loader/bindings/sql loader/cli loader/demo loader/http
 CHECKED := ipc sandbox engine loader tests benchmarks
 
-.PHONY: demo test lint types unit bench bench-all soak fuzz lock clean
+.PHONY: demo test lint types unit bench bench-all million soak fuzz lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m cloister.loader.demo
@@ -42,6 +42,10 @@ bench-all: bench
 	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/neighbours.py
 	$(BIN)/python benchmarks/overshoot.py
+
+# Twenty thousand tenants and a minute; without --quick a million, and half an hour.
+million: $(VENV)/.installed
+	$(BIN)/python benchmarks/million.py --quick
 
 # Ten thousand sandboxes, of which a tenth come to a bad end, and five zygotes; some minutes, and then what is left.
 soak: $(VENV)/.installed

@@ -191,12 +191,16 @@ def _checked(name: str, module: Any) -> Module:
 def _size(name: str, module: Module) -> int:
     """How many bytes it takes."""
     try:
+        if isinstance(module, str):  # in a third of the time, which is most of what it takes to make a worker's code
+            return len(module.encode())
         return len(values.dumps(_portable(module), limit=MAX_CODE_BYTES))
     except (IpcError, TypeError, ValueError) as error:
         raise InvalidCode(f"module {name!r}: {error}") from error
 
 
 def _check_env(env: Mapping[str, Any]) -> None:
+    if not env:
+        return
     try:
         size = len(values.dumps(dict(env), export=lambda _: b""))
     except IpcError as error:

@@ -1,0 +1,100 @@
+"""Those who wake up: ten thousand due at once, and then those who go on to the end."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from harness import percentile
+
+from cloister.loader import Host
+
+from .bar import Course, bar
+from .site import Ahead, Site
+from .tenants import INSTANCE, host, name
+
+LEFT = "SELECT count(*) FROM instances WHERE workflow = 1 AND status = 'waiting' AND wake_at <= ?"
+LEAD_SECONDS = 2.0
+SENDERS = 64
+
+
+def shares(samples: list[float]) -> list[float]:
+    """Each hundredth of them, the least first."""
+    return [round(percentile(samples, percent), 4) for percent in range(101)] if samples else []
+
+
+async def storm(site: Site) -> dict[str, Any]:
+    """All of a group wake up, each in a sandbox that has to be booted, take a step, and wait for an event."""
+    clock, late, boots = Ahead(site, "storm", LEAD_SECONDS), list[float](), Course()
+    due, count = site.due("storm"), site.ask(LEFT, site.due("storm"))
+
+    def charged(number: int) -> None:
+        late.append((clock.now() - due) / 1000)
+
+    async with host(site, clock, charged) as waking:
+        await asyncio.sleep(LEAD_SECONDS)
+        began = time.perf_counter()
+        with bar("woken", count) as move:
+            while waking.engine.statistics().parked < count:
+                move(len(late))
+                boots.note(waking.loader.statistics().boots)
+                await asyncio.sleep(0.05)
+            move(len(late))
+        took = time.perf_counter() - began
+        told = _told(waking)
+    return {
+        "woken": len(late), "due": count, "early": sum(each < 0 for each in late), "seconds": took,
+        "per_second": count / took, "late_first_1000_p99_s": percentile(late[:1000], 99) if late else None,
+        "late_s": shares(late), "boots_course": boots.points, **told,
+    }  # fmt: skip
+
+
+async def ending(site: Site) -> dict[str, Any]:
+    """A group comes to its end: each has an event waiting for it, wakes up cold, and runs to completion."""
+    members, due, boots = site.members("ending"), site.due("ending"), Course()
+    async with host(site, Ahead(site, "ending", 3_600), spares=0) as asleep:
+        sent = await _send(asleep, members)
+    count = site.ask(LEFT, due)
+    async with host(site, Ahead(site, "ending", LEAD_SECONDS)) as waking:
+        await asyncio.sleep(LEAD_SECONDS)
+        began = time.perf_counter()
+        with bar("run to completion", count) as move:
+            while (done := waking.engine.statistics().finished) < count:
+                move(done)
+                boots.note(waking.loader.statistics().boots)
+                await asyncio.sleep(0.05)
+            move(done)
+        took, told = time.perf_counter() - began, _told(waking)
+        wrong = 0
+        for number in members:
+            output = await (await waking.workflows(name(number)).get(INSTANCE)).result(1)
+            wrong += output != [number, number * 7, number]
+    return {
+        "completed": count, "seconds": took, "per_second": count / took, "events_per_second": sent, "wrong": wrong,
+        "boots_course": boots.points, **told,
+    }  # fmt: skip
+
+
+async def _send(waking: Host, members: list[int]) -> float:
+    """Send each its event; how many a second."""
+    began, left = time.perf_counter(), iter(members)
+    with bar("sent an event", len(members)) as move:
+        done = 0
+
+        async def send_some() -> None:
+            nonlocal done
+            for number in left:
+                instance = await waking.workflows(name(number)).get(INSTANCE)
+                await instance.send_event(type="paid", payload=number, id="paid")
+                done += 1
+                if done % 100 == 0:
+                    move(done)
+
+        await asyncio.gather(*(send_some() for _ in range(SENDERS)))
+    return len(members) / (time.perf_counter() - began)
+
+
+def _told(waking: Host) -> dict[str, Any]:
+    engine, loader = waking.engine.statistics(), waking.loader.statistics()
+    return {"boots": loader.boots, "lost": engine.lost, "postponed": engine.postponed}
