@@ -34,7 +34,8 @@ class Quota:
     """What its sandboxes take together, as measured. It gets no further one that would go beyond; when it is beyond,
     the idle ones end first and then the largest."""
     storage_bytes: int | None = None
-    """What it may store. The loader stores nothing: this is for bindings that do, by `Loader.quota(tenant_id)`."""
+    """What it may store in all the stores of bindings together that were given a `bindings.Storage` with these quotas:
+    keys and values, databases, objects and messages. Beyond it, what would store more is `StorageQuotaExceeded`."""
     weight: float = 1.0
     """Its share where tenants take turns: boots, calls, and runs that resume."""
 

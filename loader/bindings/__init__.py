@@ -9,11 +9,13 @@ from .consumer import Consumer, Delivering
 from .databases import Database, DatabaseLimits, Databases, SqlError
 from .fetcher import Egress, Fetcher, FetchLimits
 from .keys import KeyValue, KeyValueStore
+from .lines import StoreClosed
 from .objects import ObjectStore
 from .queues import Queue, QueueStore
 from .rules import Rule
 from .secrets import Secrets, SecretText, secret_header
-from .shelf import StorageQuota, StorageQuotaExceeded, StoreClosed
+from .shelf import StorageQuota
+from .storage import Storage, StorageQuotaExceeded
 from .tools import Tools
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "SecretText",
     "Secrets",
     "SqlError",
+    "Storage",
     "StorageQuota",
     "StorageQuotaExceeded",
     "StoreClosed",

@@ -6,9 +6,10 @@ A key is a row and never a path, so that none can lead anywhere.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any, Final
 
 from cloister.ipc import RpcTarget, Stub
@@ -18,7 +19,7 @@ from ..http.bodies import Sent, read
 from ..http.headers import Malformed
 from . import options as given
 from .objects import PIECE, ObjectStore, Written
-from .shelf import owner, stored
+from .shelf import owner
 
 MOST_KEY: Final = 1024
 _MOST_ABOUT: Final = 8192
@@ -42,10 +43,9 @@ class Bucket(RpcTarget):
         custom = given.as_json(found.get("custom_metadata", {}), "custom_metadata", _MOST_ABOUT)
         if len(http) > _MOST_ABOUT or not isinstance(json.loads(custom), dict):
             raise ValueError("metadata are maps of text, and no longer than 8 KiB")
-        used, _ = await self._store.work(lambda connection: stored(connection, self._scope[0]))
         had = await self._row(name)
-        room = self._store.quota.bytes - used + (had[2] if had is not None else 0)
-        content = await self._written(value, max(room, 0))
+        room = await self._store.room(self._scope[0]) + (had[2] if had is not None else 0)
+        content = await self._written(value, room)
         row = (name, *content, self._store.now(), http, custom)
         try:
             if "md5" in found and found["md5"] not in {content.etag, bytes.fromhex(content.etag)}:
@@ -53,7 +53,12 @@ class Bucket(RpcTarget):
         except BaseException:
             await asyncio.shield(self._store.forget([content.file]))
             raise
-        await asyncio.shield(self._entered(row, found.get("only_if")))
+        entering = asyncio.ensure_future(self._entered(row, found.get("only_if")))
+        try:
+            await asyncio.shield(entering)
+        except asyncio.CancelledError:
+            await asyncio.wait({entering})  # so that whoever gave it up finds it done, or not
+            raise
         return _sent(row, None)
 
     async def get(self, key: object, options: object = None, /, **more: object) -> Sent | None:
@@ -66,12 +71,15 @@ class Bucket(RpcTarget):
                 return _sent(row, None)
             start, length = _range(found.get("range"), row[2])
             try:
-                reading = await self._store.read(row[1], start, length)
+                reading = await self._store.read(self._scope[0], row[1], start, length)
             except FileNotFoundError:
                 if await self._row(name) == row:
                     raise
                 continue  # it was replaced or deleted a moment ago
-            return _sent(row, b"".join([piece async for piece in reading]) if length <= PIECE else reading)
+            if length > PIECE:
+                return _sent(row, reading)
+            async with contextlib.aclosing(reading):
+                return _sent(row, b"".join([piece async for piece in reading]))
         return None
 
     async def head(self, key: object) -> Sent | None:
@@ -96,7 +104,7 @@ class Bucket(RpcTarget):
                     gone.append(file)
             return gone
 
-        await self._store.forget(await self._store.work(work))
+        await self._store.forget(await self._store.work(self._scope[0], work))
 
     async def list(self, options: object = None, /, **more: object) -> dict[str, Any]:
         """Objects in order of their keys: `{objects, truncated, cursor, delimitedPrefixes}`. Options: `prefix`,
@@ -104,41 +112,46 @@ class Bucket(RpcTarget):
         found = given.options(options, more, "prefix limit cursor delimiter include start_after", "list()")
         prefix, delimiter = given.text(found, "prefix", MOST_KEY), given.text(found, "delimiter", 64)
         limit = given.number(found, "limit", _PAGE, 1, _PAGE)
-        start = max(given.after(found), given.text(found, "start_after", MOST_KEY))
+        after = given.text(found, "start_after", MOST_KEY)
+        start = max(prefix, given.after(found), f"{after}\0" if after else "")
+        return await self._store.look(
+            self._scope[0], lambda connection: self._listed(connection, prefix, delimiter, start, limit)
+        )
+
+    def _listed(
+        self, connection: sqlite3.Connection, prefix: str, delimiter: str, start: str, limit: int
+    ) -> dict[str, Any]:
+        """A page. What is in a folder is not looked at, so that it costs a step for each entry, and no more."""
         objects: list[dict[str, Any]] = []
-        folders: dict[str, None] = {}
-        while True:
-            rows = await self._page(prefix, start, limit + 1)
-            for row in rows:
-                if len(objects) + len(folders) >= limit:
-                    page = {"objects": objects, "delimitedPrefixes": list(folders), "truncated": True}
-                    return {**page, "cursor": given.cursor(start)}
-                rest = row[0][len(prefix) :]
-                if delimiter and delimiter in rest:
-                    folder = prefix + rest[: rest.index(delimiter) + len(delimiter)]
-                    folders[folder] = None
-                    start = folder + "\U0010ffff"  # what is in it is not looked at
-                    break
-                objects.append(_about(row))
-                start = row[0]
+        folders: list[str] = []
+        page = {"objects": objects, "delimitedPrefixes": folders}
+        following: str | bytes = start
+        rows = self._from(connection, prefix, start)
+        while (row := next(rows, None)) is not None:
+            if len(objects) + len(folders) >= limit and isinstance(following, str):
+                return {**page, "truncated": True, "cursor": given.cursor(following)}
+            rest = row[0][len(prefix) :]
+            if delimiter and delimiter in rest:
+                folders.append(prefix + rest[: rest.index(delimiter) + len(delimiter)])
+                following = given.beyond(folders[-1])
+                rows = self._from(connection, prefix, following)
             else:
-                return {"objects": objects, "delimitedPrefixes": list(folders), "truncated": False}
+                objects.append(_about(row))
+                following = f"{row[0]}\0"
+        return {**page, "truncated": False}
 
-    async def _page(self, prefix: str, start: str, limit: int) -> Sequence[Any]:
-        def work(connection: sqlite3.Connection) -> Sequence[Any]:
-            return connection.execute(
-                f"SELECT {_COLUMNS} FROM objects WHERE tenant = ? AND bucket = ? AND key >= ? AND key > ? AND key < ?"
-                " ORDER BY key LIMIT ?",
-                (*self._scope, prefix, start, prefix + "\U0010ffff", limit),
-            ).fetchall()
-
-        return await self._store.work(work)
+    def _from(self, connection: sqlite3.Connection, prefix: str, start: str | bytes) -> Iterator[Any]:
+        return connection.execute(
+            f"SELECT {_COLUMNS} FROM objects WHERE tenant = ? AND bucket = ? AND key >= ? AND key < ? ORDER BY key",
+            (*self._scope, start, given.beyond(prefix)),
+        )
 
     async def _row(self, name: str) -> Any:
-        return await self._store.work(
+        return await self._store.look(
+            self._scope[0],
             lambda connection: connection.execute(
                 f"SELECT {_COLUMNS} FROM objects WHERE tenant = ? AND bucket = ? AND key = ?", (*self._scope, name)
-            ).fetchone()
+            ).fetchone(),
         )
 
     async def _written(self, value: object, room: int) -> Written:
@@ -158,9 +171,9 @@ class Bucket(RpcTarget):
             raise ValueError(str(error)) from error
 
     async def _entered(self, row: Any, only_if: object) -> None:
-        """Say it, and let go of what is of no use then. To be shielded: whoever gives up cannot know if it was said."""
+        """Say it, and let go of what is of no use then."""
         try:
-            unused = await self._store.work(lambda connection: self._enter(connection, row, only_if))
+            unused = await self._store.work(self._scope[0], lambda connection: self._enter(connection, row, only_if))
         except BaseException:
             await self._store.forget([row[1]])
             raise

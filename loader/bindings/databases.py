@@ -17,8 +17,9 @@ from weakref import WeakValueDictionary
 from cloister.ipc import RpcTarget
 
 from ..errors import LoaderError
-from .lanes import Lanes, Lost, Overran, closed
-from .shelf import StorageQuotaExceeded, owner
+from .lanes import Lane, Lanes, Lost, Overran, closed
+from .shelf import owner
+from .storage import Account, Storage, StorageQuotaExceeded
 
 Statements = list[tuple[str, list[int | float | str | bytes | None]]]
 _MOST_STATEMENTS: Final = 1000
@@ -52,10 +53,16 @@ class Databases:
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, limits: DatabaseLimits | None = None, processes: int = 4
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        limits: DatabaseLimits | None = None,
+        storage: Storage | None = None,
+        processes: int = 4,
     ) -> None:
         self._folder = Path(folder)
         self.limits = limits or DatabaseLimits()
+        self._storage = storage or Storage()
         self._processes = processes
         self._lanes: Lanes | None = None
         self._turns: WeakValueDictionary[Path, asyncio.Lock] = WeakValueDictionary()
@@ -63,23 +70,30 @@ class Databases:
     async def __aenter__(self) -> Self:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._lanes = Lanes(self._processes, self.limits.memory_bytes)
+        self._storage.join(self)
         return self
 
     async def __aexit__(self, *_: object) -> None:
         lanes, self._lanes = self._lanes, None
         if lanes is not None:
             await lanes.aclose()
+            self._storage.leave(self)
 
     async def size(self, tenant: str) -> int:
         """How many bytes a tenant's databases take on disk."""
-        return await asyncio.to_thread(lambda: sum(file.stat().st_size for file in self._files(tenant)))
+        return await asyncio.to_thread(lambda: sum(map(_size, self._files(tenant))))
 
     async def drop(self, tenant: str) -> None:
         """Delete a tenant's databases."""
-        for path in {file.with_name(file.name.removesuffix("-journal")) for file in self._files(tenant)}:
-            async with self._turn(path):
+        for path in self._files(tenant):
+            async with self._storage.held(tenant) as account, self._turn(path):
+                account.correct(self, -_size(path))
                 for ending in ("-journal", ""):
                     path.with_name(path.name + ending).unlink(missing_ok=True)
+
+    async def measure(self, tenant: str, account: Account) -> None:
+        """See `Store`."""
+        account.learn(self, await self.size(tenant))
 
     async def run(self, tenant: str, name: str, statements: Statements | str) -> list[dict[str, Any]]:
         """Statements, or a script of them, as one transaction: the result of each. What is no longer wanted is
@@ -88,49 +102,44 @@ class Databases:
             raise closed()
         path = self._place(tenant) / f"{_safe(name)}.db"
         path.parent.mkdir(exist_ok=True)
-        limits = {field: getattr(self.limits, field) for field in _TOLD}
-        async with self._turn(path), self._lanes.turn(tenant, str(path)) as lane:
+        async with (
+            self._storage.held(tenant) as account,
+            self._turn(path),
+            self._lanes.turn(tenant, str(path)) as lane,
+        ):
+            growth = _Growth(self, account, path)
+            limits = {field: getattr(self.limits, field) for field in _TOLD}
+            limits["bytes"] = min(self.limits.bytes, growth.size + account.room)
             batch = {"path": str(path), "statements": statements, "limits": limits}
-            running = asyncio.ensure_future(lane.run(batch, self.limits.seconds, lambda size: True))
             try:
-                answer = await asyncio.shield(running)
-            except asyncio.CancelledError:
-                await lane.stop()
-                await asyncio.wait({running})
-                if not running.cancelled():
-                    running.exception()
-                raise
-            except Overran:
-                raise self._refused("overran", "") from None
-            except Lost as error:
-                raise SqlError(
-                    "the process that ran the statements ended; they may be done, all of them or none"
-                ) from error
-            except OverflowError as error:
-                raise self._refused("value", str(error)) from error
+                answer = await self._ask(lane, batch, growth)
+            finally:
+                growth.settle()
         match answer:
             case ["done", list(results)]:
                 return results
+            case ["failed", "full", _] if limits["bytes"] < self.limits.bytes:
+                raise growth.refusal or account.refusal(self.limits.bytes)
             case ["failed", str(kind), str(words)]:
-                raise self._refused(kind, words)
+                raise _refusal(kind, words, self.limits)
         raise SqlError("the process that runs statements gave no answer")
 
-    def _refused(self, kind: str, words: str) -> LoaderError:
-        limits = self.limits
-        match kind:
-            case "overran":
-                return SqlError(f"the statements took longer than {limits.seconds:g} s, and were interrupted")
-            case "overwrote":
-                return SqlError(f"the statements wrote more than {limits.written_bytes:,} bytes, and were interrupted")
-            case "memory":
-                return SqlError(f"the statements would take more than {limits.memory_bytes:,} bytes of memory")
-            case "full":
-                return StorageQuotaExceeded(f"the database would be larger than {limits.bytes:,} bytes")
-            case "disk":
-                return SqlError("the host's disk is full; nothing was changed")
-            case "value":
-                return SqlError(f"a parameter that SQLite cannot store: {words}")
-        return SqlError(words)
+    async def _ask(self, lane: Lane, batch: dict[str, Any], growth: _Growth) -> list[Any]:
+        running = asyncio.ensure_future(lane.run(batch, self.limits.seconds, growth.may))
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            await lane.stop()
+            await asyncio.wait({running})
+            if not running.cancelled():
+                running.exception()
+            raise
+        except Overran:
+            return ["failed", "overran", ""]
+        except Lost as error:
+            raise SqlError("the process that ran the statements ended; all of them are done, or none") from error
+        except OverflowError as error:
+            return ["failed", "value", str(error)]
 
     def _turn(self, path: Path) -> asyncio.Lock:
         """One at a time has a database."""
@@ -141,7 +150,47 @@ class Databases:
 
     def _files(self, tenant: str) -> list[Path]:
         folder = self._place(tenant)
-        return [file for file in folder.iterdir() if file.is_file()] if folder.is_dir() else []
+        return list(folder.glob("*.db")) if folder.is_dir() else []
+
+
+class _Growth:
+    """What becomes of the size of a file while a batch runs, as it is charged."""
+
+    def __init__(self, store: Databases, account: Account, path: Path) -> None:
+        self._store, self._account, self._path = store, account, path
+        self.size = _size(path)
+        self.refusal: StorageQuotaExceeded | None = None
+
+    def may(self, size: int) -> bool:
+        """Whether it may be so large."""
+        try:
+            self._account.charge(self._store, size - self.size)
+        except StorageQuotaExceeded as refusal:
+            self.refusal = refusal
+            return False
+        self.size = size
+        return True
+
+    def settle(self) -> None:
+        """It is as large as it is."""
+        self._account.correct(self._store, _size(self._path) - self.size)
+
+
+def _refusal(kind: str, words: str, limits: DatabaseLimits) -> LoaderError:
+    match kind:
+        case "overran":
+            return SqlError(f"the statements took longer than {limits.seconds:g} s, and were interrupted")
+        case "overwrote":
+            return SqlError(f"the statements wrote more than {limits.written_bytes:,} bytes, and were interrupted")
+        case "memory":
+            return SqlError(f"the statements would take more than {limits.memory_bytes:,} bytes of memory")
+        case "full":
+            return StorageQuotaExceeded(f"the database would be larger than {limits.bytes:,} bytes")
+        case "disk":
+            return SqlError("the host's disk is full; nothing was changed")
+        case "value":
+            return SqlError(f"a parameter that SQLite cannot store: {words}")
+    return SqlError(words)
 
 
 class Database(RpcTarget):
@@ -189,6 +238,13 @@ def _statements(given: object) -> Statements:
             case _:
                 raise TypeError("a statement is a query and a list of parameters")
     return found
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _safe(name: str) -> str:

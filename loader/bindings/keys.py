@@ -16,7 +16,7 @@ from cloister.ipc.streams import RemoteStream
 from ..http.bodies import read_whole
 from ..http.headers import Malformed
 from . import options as given
-from .shelf import Shelf, owner
+from .shelf import Shelf, owner, stored
 
 MOST_KEY: Final = 512
 MOST_VALUE: Final = 8 * 1024 * 1024
@@ -55,10 +55,11 @@ class KeyValueStore(Shelf):
         """Delete everything that is a tenant's."""
 
         def work(connection: sqlite3.Connection) -> None:
-            for table in ("pairs", "usage"):
-                connection.execute(f"DELETE FROM {table} WHERE tenant = ?", (tenant,))
+            size, entries = stored(connection, tenant)
+            connection.execute("DELETE FROM pairs WHERE tenant = ?", (tenant,))
+            self.charge(connection, tenant, -size, -entries)
 
-        await self.work(work)
+        await self.work(tenant, work)
 
 
 class KeyValue(RpcTarget):
@@ -90,7 +91,7 @@ class KeyValue(RpcTarget):
                 (*self._scope, name, data, metadata, expires, size),
             )
 
-        await self._store.work(work)
+        await self._store.work(self._scope[0], work)
 
     async def get(self, key: object, options: object = None, /, **more: object) -> Any:
         """A value, None if there is none: as text, or as `type` says: json, arrayBuffer. Of up to 100 keys, a map."""
@@ -121,7 +122,7 @@ class KeyValue(RpcTarget):
             if row is not None:
                 self._store.charge(connection, self._scope[0], -row[0], -1)
 
-        await self._store.work(work)
+        await self._store.work(self._scope[0], work)
 
     async def list(self, options: object = None, /, **more: object) -> dict[str, Any]:
         """Keys in order: `{keys: [{name, expiration, metadata}], list_complete, cursor}`. Options: `prefix`, `limit`
@@ -129,12 +130,13 @@ class KeyValue(RpcTarget):
         found = given.options(options, more, "prefix limit cursor", "list()")
         prefix, start = given.text(found, "prefix", MOST_KEY), given.after(found)
         limit = given.number(found, "limit", _PAGE, 1, _PAGE)
-        rows = await self._store.work(
+        rows = await self._store.look(
+            self._scope[0],
             lambda connection: connection.execute(
                 "SELECT key, expires, metadata FROM pairs WHERE tenant = ? AND space = ? AND key >= ? AND key > ?"
                 " AND key < ? AND (expires IS NULL OR expires > ?) ORDER BY key LIMIT ?",
-                (*self._scope, prefix, start, prefix + "\U0010ffff", self._store.now(), limit + 1),
-            ).fetchall()
+                (*self._scope, prefix, start, given.beyond(prefix), self._store.now(), limit + 1),
+            ).fetchall(),
         )
         keys = [_listed(*row) for row in rows[:limit]]
         more_there = len(rows) > limit
@@ -162,7 +164,7 @@ class KeyValue(RpcTarget):
                         raise ValueError(f"the values have more than {_MOST_READ:,} bytes together; read fewer at once")
             return pairs
 
-        found = await self._store.work(work)
+        found = await self._store.look(self._scope[0], work)
         if kind == "json" and sum(map(_values_within, (value for value, _ in found.values()))) > _MOST_PARSED:
             raise ValueError(
                 f"this JSON may have more than {_MOST_PARSED:,} values within; read it as text and parse that"

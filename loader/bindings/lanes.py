@@ -23,7 +23,7 @@ import msgpack
 
 from ..fair import FairQueue
 from ..quota import Bucket as Measure
-from .shelf import StoreClosed
+from .lines import StoreClosed
 
 _START: Final = """
 import sys, types

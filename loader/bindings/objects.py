@@ -10,14 +10,18 @@ import asyncio
 import contextlib
 import hashlib
 import os
+import sqlite3
 import uuid
+import weakref
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Self
 
-from .shelf import Shelf, StorageQuota, StorageQuotaExceeded
+from .files import OpenFiles
+from .shelf import Shelf, StorageQuota, stored
+from .storage import StorageQuotaExceeded
 
 PIECE: Final = 256 * 1024
 
@@ -25,7 +29,9 @@ PIECE: Final = 256 * 1024
 class ObjectStore(Shelf):
     """Where the objects of all tenants lie: `async with ObjectStore("objects/") as store`.
 
-    `most_bytes` is how large one object may be; `quota` is of one tenant.
+    `most_bytes` is how large one object may be; `quota` is of one tenant. While an object is read or written, the host
+    has a file open: `files` at once, of which one tenant has `files_per_tenant`, for as long as no piece takes longer
+    than `idle_s` seconds.
     """
 
     schema = """
@@ -50,6 +56,9 @@ class ObjectStore(Shelf):
         *,
         quota: StorageQuota | None = None,
         most_bytes: int = 1 << 30,
+        files: int = 256,
+        files_per_tenant: int = 32,
+        idle_s: float = 60.0,
         threads: int = 4,
         **options: Any,
     ) -> None:
@@ -57,6 +66,8 @@ class ObjectStore(Shelf):
         self._folder.mkdir(parents=True, exist_ok=True)
         super().__init__(self._folder / "index.db", quota=quota or StorageQuota(bytes=1 << 32), **options)
         self.most_bytes = most_bytes
+        self._idle_s = idle_s
+        self._open_files = OpenFiles(files, files_per_tenant)
         self._threads = threads
         self._being_written: Counter[str] = Counter()
         """Bytes of each tenant's that no row knows yet."""
@@ -65,13 +76,32 @@ class ObjectStore(Shelf):
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         self._writers = ThreadPoolExecutor(self._threads, thread_name_prefix="ObjectStore")
-        known = await self.work(lambda connection: {row[0] for row in connection.execute("SELECT file FROM objects")})
-        await self.in_thread(self._sweep, known)
+        rows = await self.look("", lambda connection: connection.execute("SELECT file FROM objects").fetchall())
+        await self.in_thread(self._sweep, {file for (file,) in rows})
         return self
 
     async def __aexit__(self, *error: object) -> None:
         await super().__aexit__(*error)
         self._writers.shutdown()
+
+    async def drop(self, tenant: str) -> None:
+        """Delete everything that is a tenant's."""
+
+        def work(connection: sqlite3.Connection) -> list[str]:
+            size, entries = stored(connection, tenant)
+            gone = connection.execute("DELETE FROM objects WHERE tenant = ? RETURNING file", (tenant,)).fetchall()
+            self.charge(connection, tenant, -size, -entries)
+            return [file for (file,) in gone]
+
+        await self.forget(await self.work(tenant, work))
+
+    async def room(self, tenant: str) -> int:
+        """Bytes that a tenant may store still."""
+        used = (await self.usage(tenant))["bytes"]
+        if self.storage is None:
+            return max(self.quota.bytes - used, 0)
+        async with self.storage.held(tenant) as account:
+            return max(min(self.quota.bytes - used, account.room), 0)
 
     async def in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Something that reads or writes a file."""
@@ -86,11 +116,11 @@ class ObjectStore(Shelf):
         is room for, with what else the tenant is writing at that time. So many bytes are `expected` at least."""
         file, digest, size = uuid.uuid4().hex, hashlib.md5(usedforsecurity=False), 0
         path = self.path(file)
-        with self._reserved(tenant, room) as reserve:
+        with self._open_files.one(tenant), self._reserved(tenant, room) as reserve:
             reserve(expected)
             opened: IO[bytes] = await self.in_thread(_create, path)
             try:
-                async for piece in content:
+                while (piece := await self._piece(content)) is not None:
                     size += len(piece)
                     reserve(size)
                     digest.update(piece)
@@ -100,6 +130,13 @@ class ObjectStore(Shelf):
                 await asyncio.shield(self.in_thread(_abandon, opened, path))
                 raise
         return Written(file, size, digest.hexdigest())
+
+    async def _piece(self, content: AsyncIterator[bytes]) -> bytes | None:
+        try:
+            async with asyncio.timeout(self._idle_s):
+                return await anext(content, None)
+        except TimeoutError:
+            raise TimeoutError(f"an object that is written has to go on within {self._idle_s:g} s") from None
 
     @contextlib.contextmanager
     def _reserved(self, tenant: str, room: int) -> Iterator[Callable[[int], None]]:
@@ -123,9 +160,19 @@ class ObjectStore(Shelf):
             if not self._being_written[tenant]:
                 del self._being_written[tenant]
 
-    async def read(self, file: str, start: int, length: int) -> Reading:
-        """Some of it, from some place on. `FileNotFoundError` if it was forgotten."""
-        return Reading(self, await self.in_thread(_open, self.path(file), start), length)
+    async def read(self, tenant: str, file: str, start: int, length: int) -> Reading:
+        """Some of it, from some place on. `FileNotFoundError` if it was forgotten, `TenantThrottled` or `NoCapacity`
+        if too many are open."""
+        with contextlib.ExitStack() as held:
+            held.enter_context(self._open_files.one(tenant))
+            opening = asyncio.ensure_future(self.in_thread(_open, self.path(file), start))
+            try:
+                opened: IO[bytes] = await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                opening.add_done_callback(_let_go)
+                raise
+            held.callback(opened.close)
+            return Reading(self, opened, length, self._idle_s, held.pop_all())
 
     async def forget(self, files: Sequence[str]) -> None:
         """Content that no row knows any longer."""
@@ -147,15 +194,27 @@ class Written(NamedTuple):
 
 
 class Reading:
-    """A file from some place on. What it was when it was opened is read, whatever becomes of the key meanwhile."""
+    """A file from some place on. What it was when it was opened is read, whatever becomes of the key meanwhile.
 
-    def __init__(self, store: ObjectStore, opened: IO[bytes], length: int) -> None:
-        self._store, self._opened, self._left = store, opened, length
+    It is let go of when it was read or closed, when nobody has it any longer, and when nobody reads on for too long.
+    """
+
+    def __init__(
+        self, store: ObjectStore, opened: IO[bytes], length: int, idle_s: float, held: contextlib.ExitStack
+    ) -> None:
+        self._store, self._opened, self._left, self._idle_s = store, opened, length, idle_s
+        self._let_go = weakref.finalize(self, held.close)
+        self._timer: asyncio.TimerHandle | None = None
+        self._expired = False
+        self._wait()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> bytes:
+        if self._expired:
+            raise TimeoutError(f"an object that is read has to be read on within {self._idle_s:g} s")
+        self._wait()
         wanted = min(PIECE, self._left)
         piece: bytes = await self._store.in_thread(self._opened.read, wanted) if wanted else b""
         self._left -= len(piece)
@@ -167,7 +226,26 @@ class Reading:
     async def aclose(self) -> None:
         """Nobody reads on."""
         self._left = 0
-        self._opened.close()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._let_go()
+
+    def _wait(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        itself = weakref.ref(self)
+        self._timer = asyncio.get_running_loop().call_later(self._idle_s, lambda: _expire(itself()))
+
+
+def _expire(reading: Reading | None) -> None:
+    if reading is not None:
+        reading._expired = True
+        reading._let_go()
+
+
+def _let_go(opening: asyncio.Future[IO[bytes]]) -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result().close()
 
 
 def _create(path: Path) -> IO[bytes]:

@@ -65,6 +65,15 @@ def as_json(value: object, what: str, most: int) -> str:
     return written
 
 
+def beyond(prefix: str) -> str | bytes:
+    """What comes after all that begin so, as SQLite compares: the next text, or bytes, which come after every text."""
+    kept = prefix.rstrip("\U0010ffff")
+    if not kept:
+        return b""
+    following = ord(kept[-1]) + 1
+    return kept[:-1] + chr(0xE000 if following == 0xD800 else following)
+
+
 def cursor(key: str) -> str:
     """Where the next page begins, for a tenant to hand back."""
     return base64.urlsafe_b64encode(key.encode()).decode()

@@ -15,7 +15,7 @@ from typing import Any, Final, NamedTuple
 from cloister.ipc import CodecError, RpcTarget, values
 
 from . import options as given
-from .shelf import Shelf, owner
+from .shelf import Shelf, owner, stored
 
 MOST_BODY: Final = 128 * 1024
 MOST_DELAY: Final = 14 * 24 * 3600
@@ -72,10 +72,20 @@ class QueueStore(Shelf):
                 [(made[n], tenant, queue, body, now, now + delay) for n, (body, delay) in enumerate(entries)],
             )
 
-        await self.work(work)
+        await self.work(tenant, work)
         for listener in list(self.listeners):
             listener(queue)
         return made
+
+    async def drop(self, tenant: str) -> None:
+        """Delete everything that is a tenant's."""
+
+        def work(connection: sqlite3.Connection) -> None:
+            size, entries = stored(connection, tenant)
+            connection.execute("DELETE FROM messages WHERE tenant = ?", (tenant,))
+            self.charge(connection, tenant, -size, -entries)
+
+        await self.work(tenant, work)
 
     async def waiting(
         self, queue: str, busy: frozenset[str], most: int = MOST_AT_ONCE
@@ -89,7 +99,7 @@ class QueueStore(Shelf):
             (following,) = connection.execute(_FOLLOWING, {"queue": queue, "now": now}).fetchone()
             return [Backlog(*row) for row in due if row[0] not in busy], following
 
-        return await self.work(work)
+        return await self.look("", work)
 
     async def take(self, tenant: str, queue: str, most: int, until: float) -> list[Delivery]:
         """Messages that are due, each counted as delivered once more; nobody else is given them before `until`."""
@@ -104,7 +114,7 @@ class QueueStore(Shelf):
             ).fetchall()
             return sorted(Delivery(*row) for row in rows)
 
-        return await self.work(work)
+        return await self.work(tenant, work)
 
     async def settle(
         self,
@@ -132,7 +142,7 @@ class QueueStore(Shelf):
                     [(to, now, *message[:2]) for message in dead],
                 )
 
-        await self.work(work)
+        await self.work(tenant, work)
         if dead and to is not None:
             for listener in list(self.listeners):
                 listener(to)

@@ -1,21 +1,21 @@
-"""One SQLite file that several tenants' data lies in, one thread that owns it, and how much of it each tenant has.
+"""One SQLite file that several tenants' data lies in, and how much of it each tenant has.
 
-Work on it is a function of the connection, done in one transaction: all of it or nothing, and told when it is on disk.
-It refuses to know what is stored. No tenant's SQL comes here; those have files of their own.
+One line writes and another reads, so that who only looks does not wait for a disk. It refuses to know what is stored.
+No tenant's SQL comes here; those have files of their own.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
 import sqlite3
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
-from ..errors import LoaderError
+from .lines import Line
+from .storage import Account, Storage, StorageQuotaExceeded
 
 Result = TypeVar("Result")
 _USAGE = """
@@ -27,14 +27,6 @@ CREATE TABLE IF NOT EXISTS usage (
 """
 
 
-class StorageQuotaExceeded(LoaderError):
-    """The tenant stores more than it may. Something has to be deleted first."""
-
-
-class StoreClosed(LoaderError):
-    """The store is closed, or was never opened: use it as `async with ...`."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StorageQuota:
     """How much one tenant may store in one store: bytes of keys, values and what is said about them; and entries."""
@@ -44,7 +36,8 @@ class StorageQuota:
 
 
 class Shelf:
-    """An open file. An async context manager; `now` gives the time in seconds since the epoch."""
+    """An open file. An async context manager; `now` gives the time in seconds since the epoch. With a `storage`, what
+    is in it counts together with what a tenant has in other stores."""
 
     schema = ""
 
@@ -53,41 +46,52 @@ class Shelf:
         path: str | os.PathLike[str],
         *,
         quota: StorageQuota | None = None,
+        storage: Storage | None = None,
         now: Callable[[], float] = time.time,
     ) -> None:
         self._path = os.fspath(path)
         self.quota = quota or StorageQuota()
+        self.storage = storage
         self.now = now
-        self._thread: ThreadPoolExecutor | None = None
-        self._connection: sqlite3.Connection
+        self._charged: list[tuple[Account, int]] = []
+        """By the transaction that is under way."""
+        self._writer = Line(type(self).__name__, self._make, "BEGIN IMMEDIATE", self._ended)
+        self._reader = Line(type(self).__name__, self._connect, "BEGIN")
+        self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=type(self).__name__)
-        try:
-            await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
-        except BaseException:
-            self._thread.shutdown()
-            self._thread = None
-            raise
+        async with AsyncExitStack() as stack:
+            for line in (self._writer, self._reader):
+                await line.open()
+                stack.push_async_callback(line.close)
+            if self.storage is not None:
+                self.storage.join(self)
+                stack.callback(self.storage.leave, self)
+            self._stack = stack.pop_all()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        thread, self._thread = self._thread, None
-        if thread is not None:
-            await asyncio.get_running_loop().run_in_executor(thread, self._connection.close)
-            thread.shutdown()
+        await self._stack.aclose()
 
-    async def work(self, function: Callable[[sqlite3.Connection], Result]) -> Result:
-        """Do something in one transaction. It is done to its end, even if whoever asked no longer wants it."""
-        if self._thread is None:
-            raise StoreClosed(f"use the {type(self).__name__} inside `async with`")
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._transact, function)
+    async def work(self, tenant: str, function: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Store or delete something of a tenant's in one transaction."""
+        if self.storage is None:
+            return await self._writer.run(tenant, function)
+        async with self.storage.held(tenant):
+            return await self._writer.run(tenant, function)
+
+    async def look(self, tenant: str, function: Callable[[sqlite3.Connection], Result]) -> Result:
+        """Look at something. It finds all that was acknowledged before."""
+        return await self._reader.run(tenant, function)
 
     async def usage(self, tenant: str) -> dict[str, int]:
         """What a tenant stores: `bytes` and `entries`."""
-        return await self.work(
-            lambda connection: dict(zip(("bytes", "entries"), stored(connection, tenant), strict=True))
-        )
+        found = await self.look(tenant, lambda connection: stored(connection, tenant))
+        return dict(zip(("bytes", "entries"), found, strict=True))
+
+    async def measure(self, tenant: str, account: Account) -> None:
+        """See `Store`. Where transactions are made none is under way."""
+        await self._writer.run(tenant, lambda connection: account.learn(self, stored(connection, tenant)[0]))
 
     def charge(self, connection: sqlite3.Connection, tenant: str, size: int, entries: int) -> None:
         """Count what a tenant stores more, or less. `StorageQuotaExceeded`, and then nothing of the work is done."""
@@ -98,31 +102,32 @@ class Shelf:
                 f"{now[0]:,} bytes in {now[1]:,} entries would be stored; "
                 f"at most {self.quota.bytes:,} bytes and {self.quota.entries:,} entries may be"
             )
+        if self.storage is not None and (account := self.storage.known(tenant)) is not None:
+            account.charge(self, size)
+            self._charged.append((account, size))
         connection.execute("INSERT OR REPLACE INTO usage VALUES (?, ?, ?)", (tenant, *now))
 
-    def _open(self) -> None:
+    def _ended(self, done: bool) -> None:
+        if not done:
+            for account, size in self._charged:
+                account.correct(self, -size)
+        self._charged.clear()
+
+    def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
+        connection.execute("PRAGMA busy_timeout = 5000")
+        return connection
+
+    def _make(self) -> sqlite3.Connection:
+        connection = self._connect()
         try:
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
-            connection.execute("PRAGMA busy_timeout = 5000")
             connection.executescript(_USAGE + self.schema)
         except BaseException:
             connection.close()
             raise
-        self._connection = connection
-
-    def _transact(self, function: Callable[[sqlite3.Connection], Any]) -> Any:
-        connection = self._connection
-        connection.execute("BEGIN IMMEDIATE")
-        try:
-            result = function(connection)
-            connection.execute("COMMIT")
-        except BaseException:
-            if connection.in_transaction:
-                connection.execute("ROLLBACK")
-            raise
-        return result
+        return connection
 
 
 def stored(connection: sqlite3.Connection, tenant: str) -> tuple[int, int]:

@@ -196,9 +196,9 @@ async def test_sql_does_not_hang_the_host(
     databases: Databases, database: Database, query: str, eventually: Callable[..., Awaitable[None]]
 ) -> None:
     """It is interrupted; meanwhile the loop turns and other tenants are served."""
-    await database.exec("CREATE TABLE many (x)")
-    await database.batch([["INSERT INTO many VALUES (?)", [number]] for number in range(300)])
     other = Database(databases, "other")
+    await asyncio.gather(database.exec("CREATE TABLE many (x)"), other.sql("SELECT 1"))  # two processes are there
+    await database.batch([["INSERT INTO many VALUES (?)", [number]] for number in range(300)])
     began = time.monotonic()
     running = asyncio.ensure_future(database.sql(query))
     turns = 0

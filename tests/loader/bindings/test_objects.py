@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import hashlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -11,8 +12,9 @@ from typing import Any
 
 import pytest
 
-from cloister.loader import TenantError, WorkerStub
+from cloister.loader import NoCapacity, TenantError, TenantThrottled, WorkerStub
 from cloister.loader.bindings import Bucket, ObjectStore, StorageQuota, StorageQuotaExceeded
+from cloister.loader.bindings.objects import Reading
 
 Make = Callable[..., WorkerStub]
 
@@ -25,7 +27,7 @@ def names_in(folder: Path) -> list[str]:
 @pytest.fixture
 def store(runner: asyncio.Runner, tmp_path: Path) -> Iterator[ObjectStore]:
     """A store with little room."""
-    store = ObjectStore(tmp_path / "objects", quota=StorageQuota(bytes=5_000_000, entries=50), most_bytes=3_000_000)
+    store = ObjectStore(tmp_path / "objects", quota=StorageQuota(bytes=5_000_000, entries=250), most_bytes=3_000_000)
     runner.run(store.__aenter__())
     yield store
     runner.run(store.__aexit__(None, None, None))
@@ -179,9 +181,9 @@ async def test_a_quota_is_of_bytes_and_of_entries(store: ObjectStore) -> None:
     ]
     assert len(content(store)) == 2
     await bucket.delete([f"c{number}" for number in range(3)])
-    for number in range(49):
+    for number in range(249):
         await bucket.put(f"{number}", "")
-    with pytest.raises(StorageQuotaExceeded, match="51 entries"):
+    with pytest.raises(StorageQuotaExceeded, match="251 entries"):
         await bucket.put("one more", "")
 
 
@@ -266,6 +268,108 @@ async def test_what_is_being_read_can_be_replaced(store: ObjectStore) -> None:
     await bucket.put("key", b"b" * 1_000_000)
     assert b"".join([piece async for piece in reading._body]) == b"a" * 1_000_000
     assert len(content(store)) == 1
+
+
+async def test_no_tenant_holds_more_files_open_than_it_may(tmp_path: Path) -> None:
+    """What is read or written and never goes on keeps a file of the host's; what is let go of makes room."""
+    async with ObjectStore(tmp_path / "few", files=4, files_per_tenant=2) as store:
+        bucket, other = Bucket(store, "t"), Bucket(store, "other")
+        for one in (bucket, other):
+            await one.put("large", b"x" * 1_000_000)
+        held = [await bucket.get("large") for _ in range(2)]
+        for _ in range(3):
+            with pytest.raises(TenantThrottled, match="reads or writes 2 objects at once already") as caught:
+                await bucket.get("large")
+            with pytest.raises(TenantThrottled):
+                await bucket.put("more", b"x")
+        assert (caught.value.quota, caught.value.limit) == ("files_per_tenant", 2)
+        others = [await other.get("large") for _ in range(2)]
+        with pytest.raises(NoCapacity, match=r"ObjectStore\(files=\.\.\.\)"):
+            await Bucket(store, "third").put("more", b"x")
+        assert held[0] is not None
+        assert isinstance(held[0]._body, Reading)
+        await held[0]._body.aclose()
+        for _ in range(5):
+            await bucket.put("small", b"x")
+            assert await bucket.get("small") is not None
+        del others
+        gc.collect()
+        assert len([await other.get("large") for _ in range(2)]) == 2
+
+
+async def test_a_file_is_not_held_for_ever(tmp_path: Path) -> None:
+    """Neither by who does not read on, nor by who does not go on with what it writes."""
+
+    async def stuck() -> AsyncIterator[bytes]:
+        yield b"x"
+        await asyncio.Event().wait()
+
+    async with ObjectStore(tmp_path / "few", files_per_tenant=1, idle_s=0.05) as store:
+        bucket = Bucket(store, "t")
+        await bucket.put("large", b"x" * 1_000_000)
+        held = await bucket.get("large")
+        assert held is not None
+        assert isinstance(held._body, Reading)
+        while True:
+            try:
+                await bucket.put("small", b"x")
+                break
+            except TenantThrottled:
+                await asyncio.sleep(0.01)
+        with pytest.raises(TimeoutError, match="has to be read on within"):
+            await anext(held._body)
+        with pytest.raises(TimeoutError, match="has to go on within"):
+            await store.write(stuck(), "t", 100)
+        await bucket.put("small", b"x")
+        assert len(content(store)) == 2
+
+
+async def test_a_folder_costs_one_step_whatever_is_in_it(store: ObjectStore) -> None:
+    """However many it holds, and whatever they are called; each page goes on where the last one ended."""
+    bucket = Bucket(store, "t")
+    last = "\U0010ffff"
+    names = [f"{folder}/{n}" for folder in ("a", "b", f"b{last}", last) for n in range(20)]
+    for name in [*names, "a", "b0", f"a/{last}x", f"{last}x", f"{last}{last}"]:
+        await bucket.put(name, b"")
+    steps = 0
+
+    def step() -> int:
+        nonlocal steps
+        steps += 1
+        return 0
+
+    await store.look("", lambda connection: connection.set_progress_handler(step, 1))
+    page = await bucket.list(delimiter="/")
+    few = steps
+    assert page["delimitedPrefixes"] == ["a/", "b/", f"b{last}/", f"{last}/"]
+    assert [one["key"] for one in page["objects"]] == ["a", "b0", f"{last}x", f"{last}{last}"]
+    for n in range(20, 120):
+        await bucket.put(f"a/{n}", b"")
+    steps = 0
+    assert await bucket.list(delimiter="/") == page
+    assert steps <= few
+    await store.look("", lambda connection: connection.set_progress_handler(None, 1))
+    found, cursor = [], None
+    while True:
+        page = await bucket.list(delimiter="/", limit=1, **({"cursor": cursor} if cursor else {}))
+        found += [one["key"] for one in page["objects"]] + page["delimitedPrefixes"]
+        if not page["truncated"]:
+            break
+        cursor = page["cursor"]
+    assert found == ["a", "a/", "b/", "b0", f"b{last}/", f"{last}/", f"{last}x", f"{last}{last}"]
+    assert len((await bucket.list(prefix=last))["objects"]) == 22
+    assert [one["key"] for one in (await bucket.list(start_after=f"{last}x"))["objects"]] == [f"{last}{last}"]
+
+
+async def test_a_tenant_can_be_deleted(store: ObjectStore) -> None:
+    """With all that is its, and nothing that is others'."""
+    for tenant in ("a", "b"):
+        await Bucket(store, tenant, name="one").put("key", b"x")
+        await Bucket(store, tenant, name="two").put("key", b"x")
+    await store.drop("a")
+    assert await store.usage("a") == {"bytes": 0, "entries": 0}
+    assert len(content(store)) == 2
+    assert await Bucket(store, "b", name="two").head("key") is not None
 
 
 async def test_what_a_crash_left_behind_goes_when_the_store_is_opened(tmp_path: Path) -> None:

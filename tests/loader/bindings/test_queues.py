@@ -221,9 +221,9 @@ async def test_a_long_queue_is_looked_at_as_quickly_as_a_short_one(tmp_path: Pat
             await store.send("greedy", "jobs", [(b"", 0.0)] * messages)
             await store.send("modest", "jobs", [(b"", 0.0)])
             await store.send("modest", "jobs", [(b"", 60.0)])
-            await store.work(lambda connection: connection.set_progress_handler(step, 10))
+            await store.look("", lambda connection: connection.set_progress_handler(step, 10))
             due, following = await store.waiting("jobs", frozenset(), 10)
-            await store.work(lambda connection: connection.set_progress_handler(None, 10))
+            await store.look("", lambda connection: connection.set_progress_handler(None, 10))
         assert [(backlog.tenant, backlog.messages) for backlog in due] == [("greedy", 10), ("modest", 1)]
         assert following is not None
         return taken
