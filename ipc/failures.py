@@ -46,13 +46,28 @@ def rebuild(name: str, message: str, trace: str) -> Exception:
 
 
 def tell(error: BaseException, trace: Trace | None = None, *, about: str = "") -> bytes:
-    """An exception as it is sent. Without `trace`, neither a traceback nor causes are."""
+    """An exception as it is sent. Without `trace`, neither a traceback nor causes are.
+
+    One whose class does not let it be told is told as that: somebody waits for it.
+    """
+    try:
+        return _tell(error, trace, about)
+    except BaseException as second:
+        if not isinstance(second, Exception) and trace is None:  # no tenant's, but what ends the host
+            raise
+        return values.dumps([_sayable(type(error).__name__[:MAX_NAME]), f"{about}{_untold(second)}", ""])
+
+
+def _tell(error: BaseException, trace: Trace | None, about: str) -> bytes:
     told: list[Any] = [*_words(error), ""]
     told[1] = about + told[1]
     notes = _notes(error)
     causes: list[Any] = []
     if trace is not None:
-        told[2] = _sayable(trace(error)[-MAX_TRACE:])
+        try:
+            told[2] = _sayable(trace(error)[-MAX_TRACE:])
+        except Exception as second:  # noqa: BLE001 - the rest is told all the same
+            told[2] = _untold(second)
         cause = error.__cause__
         while cause is not None and len(causes) < MAX_CAUSES:
             causes.append([*_words(cause), _notes(cause)])
@@ -143,6 +158,10 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception as second:  # noqa: BLE001 - an exception that cannot even say what it is
         return f"its message cannot be read: {type(second).__name__}"
+
+
+def _untold(second: BaseException) -> str:
+    return _sayable(f"it cannot be told: {type(second).__name__[:MAX_NAME]}")
 
 
 def _sayable(part: str) -> str:

@@ -268,7 +268,8 @@ class Peer:
         except BaseException as error:  # whatever is raised is the answer
             if isinstance(error, self._fatal):
                 raise
-            _log.info("%r raised when the other side called it", call.method, exc_info=error)
+            with contextlib.suppress(Exception):  # of a class whose tracebacks cannot be asked for
+                _log.info("%r raised when the other side called it", call.method, exc_info=error)
             answer = Failure(call.call, failures.tell(error, self._trace))
         finally:
             self._held -= len(call.payload)

@@ -17,16 +17,13 @@ def trace(error: BaseException) -> str:
     """The traceback without the frames that are not the tenant's."""
     report = traceback.TracebackException.from_exception(error, compact=True)
     seen: set[int] = set()
-
-    def trim(part: traceback.TracebackException | None) -> None:
-        if part is None or id(part) in seen:
-            return
-        seen.add(id(part))
-        part.stack[:] = [frame for frame in part.stack if frame.filename in tenant_paths]
-        trim(part.__cause__)
-        trim(part.__context__)
-
-    trim(report)
+    left: list[traceback.TracebackException | None] = [report]
+    while left:
+        part = left.pop()
+        if part is not None and id(part) not in seen:
+            seen.add(id(part))
+            part.stack[:] = [frame for frame in part.stack if frame.filename in tenant_paths]
+            left += part.__cause__, part.__context__, *(part.exceptions or ())
     return "".join(report.format())
 
 

@@ -87,6 +87,32 @@ def test_notes_that_are_none_are_left_out(odd: object) -> None:
     assert getattr(found, "__notes__", []) == (["fine"] if odd == ["fine", 3] else [])
 
 
+@pytest.mark.parametrize("name", ["__class__", "__notes__", "__cause__", "__traceback__"])
+@pytest.mark.parametrize("second", [ZeroDivisionError(), SystemExit(), KeyboardInterrupt()])
+def test_what_cannot_be_told_is_told_as_that(name: str, second: BaseException) -> None:
+    """Somebody waits for it."""
+
+    def raises(_: object) -> None:
+        raise second
+
+    made = type("Odd", (Exception,), {name: property(raises)})("words")
+    told = failures.read(failures.tell(made, lambda error: str(error.__traceback__)), failures.rebuild)
+    assert isinstance(told, RemoteError)
+    assert told.name == "Odd"
+    assert "cannot be told" in told.message + told.trace
+
+
+def test_what_ends_a_host_is_no_answer() -> None:
+    """A host has no tenant's exceptions, which could raise it to be left alone."""
+
+    class Odd(Exception):
+        def __str__(self) -> str:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        failures.tell(Odd())
+
+
 def test_a_failure_is_read_no_further_than_somebody_would_read_it() -> None:
     """Neither more elements than one can have, nor more text than one would look at, nor a code for each character."""
     with pytest.raises(RemoteProtocolError, match="elements"):
