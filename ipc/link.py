@@ -37,12 +37,14 @@ class Link(ABC):
     guest has ended the connection, with an error when what it says is no ZMTP.
     """
 
-    __slots__ = ("_begun", "_loop", "_reader", "on_ahead", "on_bytes", "on_frame", "on_lost")
+    __slots__ = ("_begun", "_later", "_loop", "_reader", "_stuffed", "on_ahead", "on_bytes", "on_frame", "on_lost")
 
     def __init__(self, on_frame: OnFrame, on_lost: OnLost) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = zmtp.Reader()
         self._begun = math.inf
+        self._stuffed = False  # it has so much unread that it is not listened to
+        self._later: list[bytes] = []
         self.on_bytes: Callable[[int], None] = _nobody
         self.on_ahead: OnAhead = _nobody
         self.on_frame = on_frame
@@ -56,8 +58,12 @@ class Link(ABC):
         """Seconds since the guest began a frame that it has not finished: so long have we kept what there is of it."""
         return self._loop.time() - self._begun
 
+    def unread(self) -> int:
+        """Bytes that are kept for the guest since it does not read."""
+        return 0
+
     def unread_for(self) -> float:
-        """Seconds since the guest last took something of what we keep for it; nothing, where we keep nothing."""
+        """Seconds since the guest last took something of them; nothing, where we keep nothing."""
         return -math.inf
 
     @abstractmethod
@@ -91,7 +97,12 @@ class Link(ABC):
             if len(frames) > _HEAP:
                 behind = self._waiting() * len(frames) / len(data)
                 self.on_ahead(len(frames) + behind, lambda: _fourth(frames) + self._reader.ahead(self._peek()))
-            for frame in frames:
+            if self._later:
+                frames, self._later = [*self._later, *frames], []
+            for place, frame in enumerate(frames):
+                if self._stuffed:
+                    self._later = frames[place:]
+                    break
                 self.on_frame(frame)
             if reply:
                 with contextlib.suppress(TooManyCalls, ConnectionClosed):

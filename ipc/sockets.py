@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import math
 import socket
 import sys
 import termios
@@ -22,10 +21,11 @@ from typing import Final
 
 from . import zmtp
 from .codec import MAX_FRAME
-from .errors import ConnectionClosed, TooManyCalls
+from .errors import ConnectionClosed, RemoteProtocolError, TooManyCalls
 from .link import NOBODYS, Link, OnFrame, OnLost
+from .unread import MUCH, NOTHING, Unread
 
-MAX_UNSENT: Final = 4 * MAX_FRAME
+MAX_UNSENT: Final = 2 * MAX_FRAME
 """Bytes that are kept for a guest that does not read."""
 _SMALL, _RESERVE = 1024, 1 << 20
 """What is small, such as the word that a large answer could not be kept, has some room of its own."""
@@ -36,12 +36,15 @@ _LARGE_PIECE: Final = 256 * 1024  # of a frame that is on its way, of which no m
 class SocketLink(Link):
     """The way to one guest over a connected socket."""
 
-    __slots__ = ("_descriptor", "_links", "_most", "_socket", "_taken", "_unsent")
+    __slots__ = ("_descriptor", "_links", "_most", "_of_all", "_socket", "_unsent", "taken")
 
-    def __init__(self, links: set[SocketLink], path: str, on_frame: OnFrame, on_lost: OnLost, most: int) -> None:
+    def __init__(
+        self, links: set[SocketLink], path: str, on_frame: OnFrame, on_lost: OnLost, most: int, of_all: Unread
+    ) -> None:
         super().__init__(on_frame, on_lost)
         self._unsent: bytearray | None = None
-        self._taken = math.inf
+        self._of_all = of_all
+        self.taken = NOTHING
         self._most = most
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._descriptor = self._socket.fileno()
@@ -57,7 +60,16 @@ class SocketLink(Link):
 
     def unread_for(self) -> float:
         """See `Link.unread_for`."""
-        return self._loop.time() - self._taken
+        return self._loop.time() - self.taken
+
+    def unread(self) -> int:
+        """See `Link.unread`."""
+        return 0 if self._unsent is None or self.taken == NOTHING else len(self._unsent)
+
+    def give_up(self) -> None:
+        """See `unread.Reader`."""
+        kept = f"{self.unread():,} bytes were kept for it, of which it read nothing for {self.unread_for():.0f} s"
+        self._lose(RemoteProtocolError(f"{kept}, and all sandboxes together have too much unread"))
 
     def close(self) -> None:
         """See `Link.close`."""
@@ -66,15 +78,19 @@ class SocketLink(Link):
             self._loop.remove_reader(self._descriptor)
             if self._unsent is not None:
                 self._loop.remove_writer(self._descriptor)
-            self._unsent = None
+            left, self._unsent = self.unread(), None
+            self._of_all.less(self, left)
+            self._later.clear()
             self._socket.close()
 
     def _write(self, data: bytes) -> None:
         if self._unsent is not None:
             most = self._most + (_RESERVE if len(data) <= _SMALL else 0)
-            if len(self._unsent) + len(data) > most:
+            if len(self._unsent) + len(data) > most or self._of_all.refuses(self, len(data)):
                 raise TooManyCalls("the sandbox does not read: its queue is full")
             self._unsent += data
+            if self.taken != NOTHING:
+                self._have_more(len(data))
         elif len(data) <= _SMALL and getattr(self._loop, "_ready", None):
             self._unsent = bytearray(data)  # whoever else goes on in this turn may have something for it too
             self._loop.call_soon(self._send_together)
@@ -83,8 +99,15 @@ class SocketLink(Link):
 
     def _keep(self, data: bytearray) -> None:
         """Send the rest when the guest has read something."""
-        self._unsent, self._taken = data, self._loop.time()
+        self._unsent, self.taken = data, self._loop.time()
         NOBODYS.run(self._loop.add_writer, self._descriptor, self._writable)
+        self._have_more(len(data))
+
+    def _have_more(self, size: int) -> None:
+        if self.unread() > MUCH and not self._stuffed:
+            self._stuffed = True
+            self._loop.remove_reader(self._descriptor)
+        self._of_all.more(self, size)
 
     def _send_together(self) -> None:
         """Each piece would wake the guest and cost a system call."""
@@ -96,14 +119,26 @@ class SocketLink(Link):
 
     def _writable(self) -> None:
         assert self._unsent is not None
+        before = len(self._unsent)
         try:
             del self._unsent[: self._send(self._unsent)]
         except ConnectionClosed:
             self._unsent.clear()  # what it said last may still have to be read; that it is gone is told after that
-        self._taken = self._loop.time()
+        self.taken = self._loop.time()
+        self._of_all.less(self, before - len(self._unsent))
         if not self._unsent:
             self._loop.remove_writer(self._descriptor)
-            self._unsent, self._taken = None, math.inf
+            self._unsent, self.taken = None, NOTHING
+        if self._stuffed and self.unread() <= MUCH:
+            self._listen_again()
+
+    def _listen_again(self) -> None:
+        """It has read what it had asked for: what it has said meanwhile comes first."""
+        self._stuffed = False
+        if self._later:
+            self._take(b"")
+        if not self._stuffed and self in self._links:
+            NOBODYS.run(self._loop.add_reader, self._descriptor, self._readable)
 
     def _send(self, data: bytes | bytearray) -> int:
         try:
@@ -141,13 +176,13 @@ class Sockets:
     """All links of one host; see `Transport`."""
 
     def __init__(self, *, max_unsent: int = MAX_UNSENT) -> None:
-        asyncio.get_running_loop()
         self._links: set[SocketLink] = set()
         self._most = max_unsent
+        self._unread = Unread(asyncio.get_running_loop().time)
 
     def connect(self, path: str, on_frame: OnFrame, on_lost: OnLost) -> Link:
         """See `Transport.connect`."""
-        return SocketLink(self._links, path, on_frame, on_lost, self._most)
+        return SocketLink(self._links, path, on_frame, on_lost, self._most, self._unread)
 
     def close(self) -> None:
         """See `Transport.close`."""

@@ -29,6 +29,7 @@ from cloister.ipc.connection import MAX_CALLS
 from cloister.ipc.link import Link
 from cloister.ipc.messages import Failure, Note, Result
 from cloister.ipc.observation import observe
+from cloister.ipc.unread import MUCH
 
 from .errors import (
     LimitExceeded,
@@ -55,6 +56,8 @@ UNFINISHED = 60.0
 """Seconds that a frame may take to arrive, of which the host keeps what there is."""
 UNREAD = 600.0
 """Seconds that it may leave more unread than the kernel keeps for it: as long as an attempt of a step may take."""
+MUCH_UNREAD = 60.0
+"""The same for so much that it is not listened to meanwhile: as long as a call may take."""
 LAST_WORDS = 0.05
 """Seconds between the end of its connection and its own, for the word of what it died of to come."""
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
@@ -344,8 +347,9 @@ class Sandbox:
         if self._link.unfinished_for() > UNFINISHED:
             words = f"the sandbox broke the protocol: a frame that was not finished within {UNFINISHED:.0f} s"
             self.kill(ProtocolViolation(words))
-        if self._link.unread_for() > UNREAD:
-            self.kill(ProtocolViolation(f"the sandbox read nothing of what waits for it for {UNREAD:.0f} s"))
+        most = MUCH_UNREAD if self._link.unread() > MUCH else UNREAD
+        if self._link.unread_for() > most:
+            self.kill(ProtocolViolation(f"the sandbox read nothing of what waits for it for {most:.0f} s"))
 
     def _count_threads(self) -> None:
         """Where no group does, which would refuse them: some thousand have room in what memory it may use."""

@@ -404,6 +404,47 @@ async def test_what_is_kept_for_a_guest_that_does_not_read_is_bounded(tmp_path: 
             link.send(bytes(4 << 20))
 
 
+async def test_who_has_much_unread_is_not_listened_to_until_it_has_read_it(tmp_path: Path, until: Until) -> None:
+    """Also what has come in the same breath waits; then all of it is heard, in order."""
+    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+        link: Any = guest.link
+        await until(lambda: link._reader.ready)
+        heard: list[bytes] = []
+
+        def answer(frame: bytes) -> None:
+            heard.append(frame)
+            if frame != b"last":
+                link.send(bytes(3 << 20))
+
+        link.on_frame = answer
+        await guest.write(b"".join(zmtp.message(b"%d" % number) for number in range(3)))
+        await until(lambda: heard)
+        await guest.write(zmtp.message(b"last"))
+        await asyncio.sleep(0)
+        assert heard == [b"0"]
+        loop = asyncio.get_running_loop()
+        read = 0
+        while read < 9 << 20:
+            read += len(await loop.sock_recv(guest.connection, 1 << 20))
+        await until(lambda: b"last" in heard)
+        assert heard == [b"0", b"1", b"2", b"last"]
+        assert link.unread() == 0
+
+
+async def test_who_is_not_listened_to_is_heard_of_when_it_has_gone(tmp_path: Path, until: Until) -> None:
+    """It leaves nothing behind."""
+    async with guests(tmp_path, 1, Sockets) as (transport, [guest]):
+        link: Any = guest.link
+        lost: list[Any] = []
+        link.on_lost = lost.append
+        link.send(bytes(4 << 20))
+        assert link._stuffed
+        guest.connection.close()
+        await until(lambda: lost)
+        assert lost == [None]
+        assert vars(transport)["_unread"]._bytes == 0
+
+
 async def test_a_heartbeat_is_answered(make: Make, tmp_path: Path) -> None:
     """As the protocol asks for, whoever does the asking."""
     async with guests(tmp_path, 1, make) as (_, [guest]):

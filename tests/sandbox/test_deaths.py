@@ -426,3 +426,48 @@ async def test_what_a_sandbox_does_not_read_is_not_kept_for_ever(
     for call in calls:
         with pytest.raises(ProtocolViolation, match="read nothing of what waits for it for 0 s"):
             await call
+
+
+ASKS = """
+import asyncio, time
+async def main():
+    asks = [asyncio.ensure_future(env.PAGE()) for _ in range(100)]
+    await asyncio.sleep(0)
+    time.sleep(60)
+"""
+
+
+async def test_who_asks_for_much_and_reads_nothing_holds_little_and_not_for_long(
+    boot: Boot, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it has asked for besides is not even made."""
+    made = []
+
+    def page() -> bytes:
+        made.append(1)
+        return bytes(4 << 20)
+
+    tenant = await boot(env={"PAGE": page})
+    call = asyncio.ensure_future(tenant.do(ASKS))
+    await until(lambda: made)
+    await asyncio.sleep(0)
+    assert len(made) == 1
+    assert tenant.sandbox._link.unread() < 5 << 20
+    monkeypatch.setattr("cloister.sandbox.sandbox.MUCH_UNREAD", 0.0)
+    tenant.sandbox.tend()
+    with pytest.raises(ProtocolViolation, match="read nothing of what waits for it for 0 s"):
+        await call
+
+
+async def test_who_reads_late_has_all_of_it(boot: Boot) -> None:
+    """Nothing is lost by not having been listened to."""
+    tenant = await boot(env={"PAGE": lambda: bytes(4 << 20)})
+    source = """
+    import asyncio, time
+    async def main():
+        asks = [asyncio.ensure_future(env.PAGE()) for _ in range(12)]
+        await asyncio.sleep(0)
+        time.sleep(0.2)
+        return [len(await ask) for ask in asks]
+    """
+    assert await tenant.do(source) == [4 << 20] * 12
