@@ -249,7 +249,7 @@ class Instance:
                 timer = self._scheduler.clock.call_later(timeout, lambda: _expire(ending, timeout))
             return _result(await ending)
         finally:
-            ending.cancel()
+            self._scheduler.unlisten(self._address, ending)
             if timer is not None:
                 timer.cancel()
 

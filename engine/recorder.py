@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, get_args
 
 from .clock import Clock, Timer, resolve
 from .errors import JournalBreach, QuotaExceeded, RunOver, StepLimitExceeded, StorageError
@@ -57,6 +57,9 @@ async def _always() -> bool:
     return True
 
 
+_NONE_OF_ANY: Final[dict[StepKind, int]] = dict.fromkeys(get_args(StepKind), 0)
+
+
 class Recorder:
     """What every method of a journal is made of. `frozen`: nothing new is recorded; `over`: nothing at all."""
 
@@ -92,7 +95,7 @@ class Recorder:
         self._number = claim.number
         self._host, self._writer, self._clock, self._linger = host, writer, clock, linger
         self._known: dict[Key, Known] = {}
-        self._of_kind = dict.fromkeys(get_args(StepKind), 0)
+        self._of_kind = _NONE_OF_ANY.copy()
         self._room = Room(claim.history)
         for record in claim.history:
             known = Known(record.state, record.attempts, record.due_ms, record.config or DEFAULT_CONFIG)

@@ -18,6 +18,8 @@ from .rules import describe, encode
 from .step import WorkflowEntrypoint, WorkflowStep
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from .clock import Clock
     from .mocks import Mocks
     from .writer import Writer
@@ -98,13 +100,13 @@ class Run:
             self.journal.close("the run has ended")
             await self._keeper.finished(self, status, output, error)
 
-    async def _call(self, claim: Claim) -> Any:
+    def _call(self, claim: Claim) -> Awaitable[Any]:
         keeper, address = self._keeper, claim.address
         context = WorkflowContext(*address, claim.run, claim.code_digest)
         created = dt.datetime.fromtimestamp(claim.created / 1000, dt.UTC)
         event = WorkflowEvent(claim.params, created, address.id, address.workflow, claim.schedule)
         step = WorkflowStep(self.journal, keeper.clock)
-        return await step.conduct(keeper.entrypoint(context, keeper.env).run(event, step))
+        return step.conduct(keeper.entrypoint(context, keeper.env).run(event, step))
 
     def stop(self, reason: str) -> bool:
         """Shut the journal and cancel. False if the run is ending already."""

@@ -157,8 +157,7 @@ class Scheduler:
             else:
                 self.queued()
 
-        write.add_done_callback(created)
-        await asyncio.shield(write)
+        await _after(write, created)
 
     async def create_batch(self, creations: list[tuple[str, Creation]]) -> list[bool]:
         """Which of them were created, each in its scope; the others exist already."""
@@ -170,8 +169,7 @@ class Scheduler:
             if self._stored(write):
                 self.queued()
 
-        write.add_done_callback(created)
-        return await asyncio.shield(write)
+        return await _after(write, created)
 
     async def terminate(self, address: Address) -> None:
         run = self.active.get(address)
@@ -188,8 +186,7 @@ class Scheduler:
             if run is not None and stopped:
                 self._spawn(self._account(run, "storage failed") if failed else self._bury(run))
 
-        write.add_done_callback(terminated)
-        await asyncio.shield(write)
+        await _after(write, terminated)
 
     async def undo(self, address: Address) -> None:
         """Terminate, taking back the steps first: that is what the instance's next run does."""
@@ -209,8 +206,7 @@ class Scheduler:
             elif not failed:
                 self._react(write.result())
 
-        write.add_done_callback(begun)
-        await asyncio.shield(write)
+        await _after(write, begun)
 
     async def restart(self, address: Address, step: Key | None) -> None:
         self._allowance.take(address.scope, 1, self.clock.now())
@@ -238,7 +234,7 @@ class Scheduler:
 
     async def delete(self, address: Address) -> None:
         await asyncio.shield(self._spawn(self._alone(address, delete)))
-        for listener in tuple(self._listeners.get(address, ())):
+        for listener in self._listeners.pop(address, ()):
             if not listener.done():
                 listener.set_exception(InstanceNotFound(f"instance {address.id!r} was deleted"))
                 listener.exception()
@@ -282,8 +278,7 @@ class Scheduler:
                 run.journal.undrain()
             self._react(standing)
 
-        write.add_done_callback(changed)
-        await asyncio.shield(write)
+        await _after(write, changed)
 
     async def send_event(self, address: Address, event_type: str, event: bytes, event_id: str | None, now: int) -> None:
         write = self.writer.submit(Store.send_event, address, event_type, event, event_id, now)
@@ -297,8 +292,7 @@ class Scheduler:
                 run.journal.deliver(*wait, event)
             self._react(standing)
 
-        write.add_done_callback(sent)
-        await asyncio.shield(write)
+        await _after(write, sent)
 
     def answered(self, answer: Answer) -> None:
         """What a step of an instance awaits has ended."""
@@ -324,25 +318,22 @@ class Scheduler:
         return error is None
 
     def listen(self, address: Address) -> asyncio.Future[End]:
-        """A future of how the instance ends, if it has not ended yet.
-
-        Cancel it when it is not wanted any longer.
-        """
+        """A future of how the instance ends, if it has not ended yet. See `unlisten`."""
         future: asyncio.Future[End] = asyncio.get_running_loop().create_future()
         self._listeners.setdefault(address, []).append(future)
-
-        def forget(future: asyncio.Future[End]) -> None:
-            if listeners := self._listeners.get(address):
-                listeners.remove(future)
-                if not listeners:
-                    del self._listeners[address]
-
-        future.add_done_callback(forget)
         return future
+
+    def unlisten(self, address: Address, future: asyncio.Future[End]) -> None:
+        """It is not wanted any longer. Harmless when it has been told."""
+        listeners = self._listeners.get(address)
+        if listeners is not None and future in listeners:
+            listeners.remove(future)
+            if not listeners:
+                del self._listeners[address]
 
     def _ended(self, address: Address, end: End) -> None:
         self.troubles.pop(address, None)
-        for listener in tuple(self._listeners.get(address, ())):
+        for listener in self._listeners.pop(address, ()):
             if not listener.done():
                 listener.set_result(end)
 
@@ -537,3 +528,22 @@ class Scheduler:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
+
+
+def _after(write: asyncio.Future[T], react: Callable[[asyncio.Future[T]], None]) -> asyncio.Future[T]:
+    """What was written, once it has been reacted to: that happens whether or not anybody still waits."""
+    told: asyncio.Future[T] = write.get_loop().create_future()
+
+    def written(write: asyncio.Future[T]) -> None:
+        try:
+            react(write)
+        finally:
+            error = write.exception()
+            if not told.done():
+                if error is None:
+                    told.set_result(write.result())
+                else:
+                    told.set_exception(error)
+
+    write.add_done_callback(written)
+    return told

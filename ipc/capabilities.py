@@ -125,11 +125,13 @@ def serve(subject: object) -> Capability | None:
     match subject:
         case RpcTarget():
             return Served(subject, lambda name: _public_method(subject, name), subject.rpc_attributes())
-        case _ if inspect.isroutine(subject):
-            return Served(subject, lambda name: _function(subject, name), {})
         case _ if (become := getattr(type(subject), "__capability__", None)) is not None:
             capability: Capability = become(subject)
             return capability
+        case _ if hasattr(type(subject), "answer") and hasattr(type(subject), "attributes"):
+            return subject  # type: ignore[return-value]  # as the last case would, which takes long to tell
+        case _ if inspect.isroutine(subject):
+            return Served(subject, lambda name: _function(subject, name), {})
         case _ if hasattr(type(subject), "__aiter__") or inspect.isgenerator(subject):
             from .streams import Outlet
 

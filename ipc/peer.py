@@ -160,11 +160,12 @@ class Peer:
         """See `Channel.base`."""
         return self
 
-    def encode(self, value: object) -> bytes:
-        """Encode a value, granting the capabilities in it to the other side. `CodecError`, and then none is granted."""
+    def encode(self, value: object, *, exact: bool = False) -> bytes:
+        """Encode a value, granting the capabilities in it to the other side. `CodecError`, and then none is granted.
+        See `values.dumps`."""
         granted: list[int] = []
         try:
-            return values.dumps(value, export=lambda subject: refer(subject, self, self.exports, granted))
+            return values.dumps(value, export=lambda subject: refer(subject, self, self.exports, granted), exact=exact)
         except BaseException:
             for number in granted:
                 self.exports.release(number, 1)

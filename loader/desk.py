@@ -11,8 +11,8 @@ from .code import GetCode
 from .config import LoaderConfig
 from .errors import NoCapacity, TenantThrottled
 from .house import House
-from .lease import Lease
 from .pool import Key
+from .silence import Silence
 from .tenants import Tenant, Tenants
 from .turns import Calls
 from .worker import Worker
@@ -26,6 +26,8 @@ class Desk:
         self._pools = house.pools
         self.calls = Calls(config.calls_at_once)
         self.refused = 0
+        self.silence = Silence()
+        """Of the runs that it has given workers to."""
 
     def warm(self, key: Key) -> Worker | None:
         """The worker of a key that would be used next, if it has its code and lives; it is not used by that."""
@@ -70,18 +72,34 @@ class Desk:
         self.calls.leave(worker.pool.tenant)
         self._house.let_go(worker)
 
-    def lease(self, key: Key, get_code: GetCode, *, patience: float) -> Lease:
-        """A worker for a durable run, held while the lease is. It takes no turn among direct calls: engines have slots.
+    def take_for_run(self, key: Key) -> Worker | None:
+        """A warm worker for a durable run, to be let go of; None where that takes more than to count it. A run takes no
+        turn among direct calls: engines have slots."""
+        pool = self._pools.get(key)
+        worker = None if pool is None or pool.tenant.metered else pool.next_at_once()
+        if worker is not None:
+            self._house.register.hits += 1
+            self._house.use(worker)
+        return worker
+
+    async def obtain_for_run(self, key: Key, get_code: GetCode, *, patience: float) -> Worker:
+        """The same, with everything that it takes. It is ready.
 
         `LoadFailed`, `NoCapacity`, `SandboxUnavailable`, `TenantThrottled` while the tenant's CPU time is used up.
         """
+        if (tenant := self._tenants.known(key.tenant_id)) is not None:
+            tenant.admit_run(asyncio.get_running_loop().time())
+        worker = await self._house.obtain(key, get_code, patience, at_once=True)
+        try:
+            await asyncio.shield(worker.ready)
+        except BaseException:
+            self._house.let_go(worker)
+            raise
+        return worker
 
-        async def obtain() -> Worker:
-            if (tenant := self._tenants.known(key.tenant_id)) is not None:
-                tenant.admit_run(asyncio.get_running_loop().time())
-            return await self._house.obtain(key, get_code, patience, at_once=True)
-
-        return Lease(obtain, self._house.let_go)
+    def let_go(self, worker: Worker) -> None:
+        """The run is over."""
+        self._house.let_go(worker)
 
     async def _admit(self, tenant: Tenant) -> None:
         """Wait for a turn. `TenantThrottled`, `NoCapacity`."""

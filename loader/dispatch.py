@@ -7,9 +7,8 @@ from the scope of the binding it was given. After https://github.com/cloudflare/
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -70,7 +69,7 @@ def unwrap(payload: bytes) -> tuple[Any, bytes]:
         raise MissingDispatcherMetadataError from error
     if not isinstance(parts, Mapping) or METADATA not in parts or PARAMS not in parts:
         raise MissingDispatcherMetadataError
-    return values.loads(parts[METADATA]), parts[PARAMS]
+    return values.loads(parts[METADATA], trusted=True), parts[PARAMS]  # the host's own words
 
 
 async def dispatch_workflow(
@@ -81,7 +80,7 @@ async def dispatch_workflow(
     `load_runner` may be a coroutine function and is asked anew for each run. Whatever it or the run raises is raised.
     """
     metadata, params = unwrap(event.encoded_payload)
-    inner = dataclasses.replace(event, encoded_payload=params)
+    inner = WorkflowEvent(params, event.timestamp, event.instance_id, event.workflow_name, event.schedule)
     digest = getattr(context.ctx, "code_digest", None)
     runner = load_runner(DispatchContext(metadata, context.env, context.ctx, digest))
     if inspect.isawaitable(runner):
@@ -95,18 +94,28 @@ def create_dynamic_workflow_entrypoint(load_runner: LoadRunner) -> type[Workflow
     An exception out of `load_runner` is the host's: it interrupts the run, which is tried again, and fails no tenant.
     """
 
-    async def load(context: DispatchContext) -> WorkflowRunner:
+    def load(context: DispatchContext) -> WorkflowRunner | Awaitable[WorkflowRunner]:
         try:
             runner = load_runner(context)
-            return await runner if inspect.isawaitable(runner) else runner
         except Exception as error:
-            raise RunPostponed(f"load_runner raised {type(error).__name__}: {error}") from error
+            raise _not_loaded(error) from error
+        return loaded(runner) if inspect.isawaitable(runner) else runner
+
+    async def loaded(runner: Awaitable[WorkflowRunner]) -> WorkflowRunner:
+        try:
+            return await runner
+        except Exception as error:
+            raise _not_loaded(error) from error
 
     class DynamicWorkflow(WorkflowEntrypoint):
         """Runs each instance with the code of the tenant that created it."""
 
-        async def run(self, event: WorkflowEvent, step: WorkflowStep) -> Any:
+        def run(self, event: WorkflowEvent, step: WorkflowStep) -> Coroutine[Any, Any, Any]:
             """The engine's question."""
-            return await dispatch_workflow(self, event, step, load)
+            return dispatch_workflow(self, event, step, load)
 
     return DynamicWorkflow
+
+
+def _not_loaded(error: Exception) -> RunPostponed:
+    return RunPostponed(f"load_runner raised {type(error).__name__}: {error}")

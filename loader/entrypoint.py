@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .pool import Key
 
 CodePolicy = Literal["pinned", "latest", "migrate"]
+_POLICIES: Final[tuple[str, ...]] = get_args(CodePolicy)
 _NOT_NOW: Final = (
     LoadFailed, InvalidCode, LoaderClosed, NoCapacity, RestartBackedOff, TenantThrottled, SandboxUnavailable,
 )  # fmt: skip
@@ -65,8 +66,8 @@ class WorkerStub:
         ("pinned"), with the newest ("latest"), or with the newest if a rehearsal shows that it comes by everything that
         is recorded ("migrate").
         """
-        if code not in get_args(CodePolicy):
-            raise ValueError(f"code is one of {', '.join(get_args(CodePolicy))}, not {code!r:.40}")
+        if code not in _POLICIES:
+            raise ValueError(f"code is one of {', '.join(_POLICIES)}, not {code!r:.40}")
         if name is not None and not isinstance(name, str):
             raise TypeError(f"an entrypoint has a name, or None for the default one, not {name!r:.40}")
         if limits is not None and not isinstance(limits, Limits):
@@ -189,9 +190,14 @@ class Entrypoint:
         Raises what the tenant's `run` raised; `RunInterrupted` when its process was lost; `RunPostponed` when the host
         could not run it now, or evicted it.
         """
-        journal = step.journal
+        journal, tries = step.journal, TRIES
         try:
-            return await tried(lambda: self._run(event, journal))
+            while True:
+                try:
+                    return await self._run(event, journal)
+                except SandboxUnused:
+                    if not (tries := tries - 1):
+                        raise
         except _NOT_NOW as error:
             raise RunPostponed(str(error)) from error
         except SandboxClosed as error:  # the host's own doing, such as an eviction: it goes on elsewhere
@@ -200,26 +206,33 @@ class Entrypoint:
             raise RunInterrupted(str(error)) from error
 
     async def _run(self, event: WorkflowEvent, journal: Journal) -> Encoded:
-        key, get_code = self._stub._key, self._stub._get_code
-        warm = self._stub._desk.warm(key)
-        if journal.code_digest is not None and (warm is None or warm.digest != journal.code_digest):
-            key, get_code = await self._pinned(event, journal, warm)
-        async with self._stub._desk.lease(key, get_code, patience=_A_LONG_TIME) as worker:
+        key, get_code, desk = self._stub._key, self._stub._get_code, self._stub._desk
+        if journal.code_digest is not None:
+            warm = desk.warm(key)
+            if warm is None or warm.digest != journal.code_digest:
+                key, get_code = await self._pinned(event, journal, warm)
+        worker = desk.take_for_run(key) or await desk.obtain_for_run(key, get_code, patience=_A_LONG_TIME)
+        try:
             if self._code != "pinned" and journal.code_digest not in {None, worker.digest}:
                 journal.pin(worker.digest, worker.stored, anew=True)
             if journal.code_digest not in {None, worker.digest}:
                 raise RunPostponed("the tenant's code was changed while it was being loaded")
             return await self._run_in(worker, event, journal)
+        finally:
+            desk.let_go(worker)
 
     async def _fits(self, event: WorkflowEvent, journal: Journal) -> bool:
         """Whether the tenant's newest code comes by everything that is recorded, and so may take over."""
-        async with self._stub._desk.lease(self._stub._key, self._stub._get_code, patience=_A_LONG_TIME) as worker:
-            try:
-                report = Rehearsal.read(await self._run_in(worker, event, journal.rehearsal()))
-            except SandboxClosed:
-                raise
-            except (TenantError, SandboxError) as error:  # the newest code is at fault, and not the instance
-                report = Rehearsal(False, error=str(error))
+        stub, desk = self._stub, self._stub._desk
+        worker = await desk.obtain_for_run(stub._key, stub._get_code, patience=_A_LONG_TIME)
+        try:
+            report = Rehearsal.read(await self._run_in(worker, event, journal.rehearsal()))
+        except SandboxClosed:
+            raise
+        except (TenantError, SandboxError) as error:  # the newest code is at fault, and not the instance
+            report = Rehearsal(False, error=str(error))
+        finally:
+            desk.let_go(worker)
         if not report.fits:
             _log.warning("%r of %r stays on its code: %s", event.instance_id, self._stub.tenant_id, report.words)
         return report.fits
@@ -251,8 +264,14 @@ class Entrypoint:
         arguments = [self._name, about, event.encoded_payload, history(journal), resolved(), target]
         target.on_record, answer = worker.run([*arguments, target.number, state(journal)], _durable(limits))
         journal.only_waits = lambda: worker.sandbox.idle(target.number)
-        with target.watch(worker.exceed):
+        target.end = worker.exceed
+        silence = self._stub._desk.silence
+        silence.watch(target)
+        try:
             return Encoded(await answer)
+        finally:
+            silence.forget(target)
+            target.close()
 
     def __repr__(self) -> str:
         return f"<Entrypoint {self._name or 'Default'} of {self._stub.tenant_id!r}>"

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from cloister.engine import (
@@ -29,12 +28,12 @@ from cloister.ipc.stubs import Channel
 from .binding import DynamicWorkflowBinding
 from .history import ENDED, config_shown, error_record, plain, rare_outcome
 from .pulses import Pulses
+from .silence import SILENCE
 
-SILENCE: Final = 60.0
-"""Seconds that a run may be silent for beyond the longest timeout of its steps, unless it waits for the engine."""
 _numbers = itertools.count(1)
 _RECORDS: Final = {"sleep": "sleep", "wait_for_event": "wait", "keep": "value", "child": "child"}
 _LONGEST_MARK: Final = 300
+_LONGEST_TIMEOUT: Final = StepConfig().timeout_ms / 1000  # of steps that say nothing
 _DONE: Final = values.dumps(["done", None])
 _MOST_ATTEMPTS: Final = 1000
 """Attempts under way of which it is remembered how many instances they have created."""
@@ -50,8 +49,8 @@ class JournalTarget:
         self._journal = journal
         self.number = next(_numbers)
         self._asking = 0
-        configs = [StepConfig(), *(record.config for record in journal.history if record.config is not None)]
-        self._longest = max(config.timeout_ms for config in configs) / 1000
+        timeouts = [record.config.timeout_ms / 1000 for record in journal.history if record.config is not None]
+        self._longest = max([_LONGEST_TIMEOUT, *timeouts])
         self._now = asyncio.get_running_loop().time
         self._heard = self._now()
         self._records: dict[tuple[str, str, int], StepRecord] = {
@@ -62,7 +61,9 @@ class JournalTarget:
         }
         self._attempts: dict[str, Attempt] = {}
         self.on_record: Callable[[], None] = lambda: None
-        self._pulses = Pulses()
+        self.end: Callable[[str], None] = lambda reason: None
+        """Ends its sandbox, for a reason."""
+        self._pulses = Pulses(lambda reason: self.end(reason))
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -101,28 +102,17 @@ class JournalTarget:
             self._recorded.add(key)
             self.on_record()
 
-    @contextmanager
-    def watch(self, end: Callable[[str], None]) -> Iterator[None]:
-        """End the worker when the run neither asks nor answers for longer than any of its steps may take."""
-        loop = asyncio.get_running_loop()
-        timer: asyncio.TimerHandle
+    def look(self) -> None:
+        """End the worker if the run has neither asked nor answered for longer than any of its steps may take."""
+        now = self._now()
+        if self._asking:
+            self._heard = now
+        elif now - self._heard > self._longest + SILENCE:
+            self.end(f"the sandbox was ended: its run has been silent for {now - self._heard:.0f} s")
 
-        def look() -> None:
-            nonlocal timer
-            if self._asking:
-                self._heard = loop.time()
-            if loop.time() - self._heard > self._longest + SILENCE:
-                end(f"the sandbox was ended: its run has been silent for {loop.time() - self._heard:.0f} s")
-            else:
-                timer = loop.call_later(SILENCE, look)
-
-        timer = loop.call_later(SILENCE, look)
-        self._pulses.end = end
-        try:
-            yield
-        finally:
-            timer.cancel()
-            self._pulses.close()
+    def close(self) -> None:
+        """The run is over."""
+        self._pulses.close()
 
     def _settle(
         self,

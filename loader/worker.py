@@ -148,33 +148,26 @@ class Worker:
         if self.evicted:
             self.end(self.evicted)
 
-    async def invoke(self, entrypoint: str | None, links: list[Link], props: Any, limits: Any) -> Any:
-        """Call a method of an entrypoint, and in the same breath what the chain has after it."""
+    def invoke(self, entrypoint: str | None, links: list[Link], props: Any, limits: Any) -> Awaitable[Any]:
+        """Call a method of an entrypoint, and in the same breath what the chain has after it. To be awaited at once."""
         method, args, kwargs = links[0]
         arguments: list[Any] = [entrypoint, method, args, kwargs, props]
         if len(links) > 1:
             arguments[1], (_, _, *rest) = flat(links)
             arguments.append(rest)
         call = self.sandbox.call("invoke", arguments, limits)
-        payload = await self._answered(self.tails.follow(entrypoint, arguments[1], call))
-        return _read(self.sandbox.decode, payload)
+        return self._answered(self.tails.follow(entrypoint, arguments[1], call), self.sandbox.decode)
 
-    async def handle(self, entrypoint: str | None, event: str, subject: Any, props: Any, limits: Any) -> Any:
-        """Hand it an event: a request, a batch of messages, what other workers did."""
+    def handle(self, entrypoint: str | None, event: str, subject: Any, props: Any, limits: Any) -> Awaitable[Any]:
+        """Hand it an event: a request, a batch of messages, what other workers did. To be awaited at once."""
         call = self.sandbox.call("handle", [entrypoint, event, subject, props], limits)
-        payload = await self._answered(self.tails.follow(entrypoint, event, call, tailing=event == "tail"))
-        return _read(self.sandbox.decode, payload)
+        followed = self.tails.follow(entrypoint, event, call, tailing=event == "tail")
+        return self._answered(followed, self.sandbox.decode)
 
     def run(self, arguments: list[Any], limits: Any) -> tuple[Callable[[], None], Awaitable[bytes]]:
         """Begin a durable run: a function that forgives the CPU time used so far, and the encoded result to await."""
         restart, call = self.sandbox.watched_call("run", arguments, limits)
-        return restart, self._result(self.tails.follow(arguments[0], "run", call))
-
-    async def _result(self, call: Awaitable[bytes]) -> bytes:
-        """What a run returned, which is stored as it is if whoever asks for it can read it."""
-        payload = await self._answered(call)
-        _read(values.loads, payload)
-        return payload
+        return restart, self._answered(self.tails.follow(arguments[0], "run", call), _as_it_is)
 
     def fail(self, error: Exception) -> None:
         """It will never be ready: whoever waits for it is told why. Harmless when it is."""
@@ -207,10 +200,11 @@ class Worker:
                 why = "its code does not load" if fault else f"it could not be booted: {failure}"
                 self.sandbox.kill(SandboxClosed(f"the sandbox was ended because {why}"))
 
-    async def _answered(self, call: Awaitable[bytes]) -> bytes:
-        """The answer to a call, which is the import's failure if the code did not load."""
+    async def _answered(self, call: Awaitable[bytes], read: Callable[[bytes], Any]) -> Any:
+        """The answer to a call, which is the import's failure if the code did not load. If it cannot be read, that is
+        the tenant's error."""
         try:
-            return await call
+            payload = await call
         except TenantError as error:
             if self.imported.done():
                 self.imported.result()
@@ -222,15 +216,17 @@ class Worker:
             if isinstance(failure := self.imported.exception(), LoaderError):
                 raise failure from None
             raise
+        try:
+            return read(payload)
+        except (PayloadError, CapabilityError) as error:
+            raise TenantError(type(error).__name__, f"the result cannot be read: {error}") from error
 
     def _ended_import(self) -> None:
         if not self.imported.cancelled() and self.imported.exception() is not None:
             self._on_gone(self)
 
 
-def _read(read: Callable[[bytes], Any], payload: bytes) -> Any:
-    """A value that a tenant returned. If it cannot be read, that is the tenant's error."""
-    try:
-        return read(payload)
-    except (PayloadError, CapabilityError) as error:
-        raise TenantError(type(error).__name__, f"the result cannot be read: {error}") from error
+def _as_it_is(payload: bytes) -> bytes:
+    """What a run returned, which is stored as it is if whoever asks for it can read it."""
+    values.loads(payload)
+    return payload

@@ -259,8 +259,9 @@ class Sandbox:
     def watched_call(
         self, method: str, arguments: list[Any], limits: Limits
     ) -> tuple[Callable[[], None], Awaitable[bytes]]:
-        """The same for a durable run: a function that starts the count of CPU time anew, and what to await."""
-        payload, charge = self._peer.encode(arguments), self._begin(limits)
+        """The same for a durable run, with arguments that are `exact`: a function that starts the count of CPU time
+        anew, and what to await."""
+        payload, charge = self._peer.encode(arguments, exact=True), self._begin(limits)
         return functools.partial(self._watch.restart, charge), self._answered(method, payload, limits, charge)
 
     def observe(self, hear: Callable[[Seen], None]) -> None:

@@ -8,7 +8,7 @@ up counts until it has stopped. Who visits, and on whose behalf, is not known he
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any, Final
 
 from cloister.ipc import Peer
@@ -40,17 +40,21 @@ class VisitedPeer(Peer):
         self._account, self._limits, self._overrun = account, limits, overrun
         self._left: dict[int, Charge] = {}
 
-    async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
+    def call(
+        self, target: int, method: str, payload: bytes, *, timeout: float | None = None
+    ) -> Coroutine[Any, Any, bytes]:
         """See `Peer.call`. A visit that uses more CPU than it may is given up: `LimitExceeded`."""
-        if target == WORKER:
-            return await super().call(target, method, payload, timeout=timeout)
+        call = super().call(target, method, payload, timeout=timeout)
+        return call if target == WORKER else self._visit(call)
+
+    async def _visit(self, call: Coroutine[Any, Any, bytes]) -> bytes:
         limits, number, bound = self._limits(), self.connection.next_call, asyncio.timeout(None)
         charge = self._account.begin(
             limits.cpu_ms, lambda: bound.reschedule(self._loop.time()), limits.subrequests, visit=True
         )
         try:
             async with bound:
-                return await super().call(target, method, payload, timeout=timeout)
+                return await call
         except TimeoutError:
             if not bound.expired():
                 raise

@@ -330,3 +330,29 @@ def test_what_a_failure_leaves_behind_does_not_come_before_the_next_value() -> N
     with pytest.raises(MemoryError):
         packer("first")
     assert packer("next") == b"\xa4next"
+
+
+def looked_at(data: bytes) -> int | str:
+    """What comes of a look at bytes."""
+    try:
+        return values.scan(data, max_depth=2, max_elements=9)
+    except PayloadError as error:
+        return str(error)
+
+
+@given(BYTES | PLAIN.map(values.dumps))
+def test_what_is_short_is_found_to_be_the_same_as_if_it_were_walked(data: bytes) -> None:
+    """As many elements, or refused in the same words."""
+    found = looked_at(data)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(values, "_flat", lambda _: 0)
+        assert looked_at(data) == found
+
+
+@given(PLAIN)
+def test_a_value_of_plain_types_alone_can_be_sent_without_a_look_at_it(value: Any) -> None:
+    """The bytes are the same."""
+    plain = values.loads(values.dumps(value))
+    assert values.loads(values.dumps(plain, exact=True)) == plain
+    with pytest.raises(CodecError, match="cannot be sent"):
+        values.dumps([1, dict], exact=True)

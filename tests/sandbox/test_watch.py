@@ -116,6 +116,30 @@ def test_a_durable_run_starts_anew_at_each_record() -> None:
     assert machine.over == ["run"]
 
 
+@pytest.mark.parametrize("pause", [0.0001, 0.0004, 0.0011, 0.005])
+def test_records_that_come_fast_are_not_looked_at_each(pause: float) -> None:
+    """A hundredth of the limit may count for the stretch after a record that it was used before: not more, however many
+    there are, and what comes after the last is charged."""
+    machine = Machine()
+    charge = machine.watch.begin(100, lambda: machine.over.append("run"))
+    looks = 0
+
+    def cpu() -> float:
+        nonlocal looks
+        looks += 1
+        return machine.cpu
+
+    machine.watch._cpu = cpu
+    for _ in range(int(1 / pause)):
+        machine.run(pause)
+        machine.watch.restart(charge)
+    assert looks <= 1 / max(pause, 0.001) + 20
+    machine.run(0.098)
+    assert machine.over == []
+    machine.run(0.009)
+    assert machine.over == ["run"]
+
+
 @pytest.mark.parametrize("cores", [1, 2, 16])
 def test_more_cores_are_looked_at_sooner(cores: int) -> None:
     """All of them busy, the limit is overshot by no more than the shortest pause between two looks on each."""
