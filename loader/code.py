@@ -46,6 +46,7 @@ class Json:
 
 
 Module = str | Text | Data | Json
+_USUAL: Final = Limits()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +68,7 @@ class WorkerCode:
     streaming_tails: tuple[StreamingTail, ...] = ()
     """Get a `TailStart` for each invocation, each `TailLine` as it is printed or logged, and a `TailEvent` without
     lines at the end."""
-    limits: Limits = field(default_factory=Limits)
+    limits: Limits = _USUAL
     compatibility_date: str = ""
     """As Cloudflare's runtime has it, such as "2026-04-21". Without one, older forms are served beside the newer."""
     compatibility_flags: tuple[str, ...] = ()

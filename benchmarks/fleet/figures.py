@@ -59,7 +59,7 @@ def _killed(of: dict[str, Any]) -> list[list[str]]:
     return [["killed in the middle: the next host is open, seconds", f"{of['open_seconds']:.2f}", "≤ 3"],
             ["  and has woken the others, seconds", f"{of['recovered_seconds']:.1f}", ""],
             ["  lost", f"{of['lost']}", "0"],
-            ["  steps that ran twice (in flight when killed)", f"{of['bodies_twice']} ({flight})", "≤ in flight"]]  # fmt: skip
+            ["  steps that ran twice (in flight then)", f"{of['bodies_twice']} ({flight})", "≤ in flight"]]  # fmt: skip
 
 
 def _ending(of: dict[str, Any]) -> list[list[str]]:
