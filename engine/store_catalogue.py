@@ -136,7 +136,7 @@ class Catalogue:
         when all were looked at.
         """
         source, parameters = _candidates(workflow, query)
-        tests, more = _tests(query)
+        tests, more = _tests(workflow, query)
         with self._snapshot():
             numbers = self._execute(
                 f"SELECT number FROM instances WHERE number IN ({source} LIMIT {SCAN_CHUNK}){tests}"
@@ -182,8 +182,7 @@ def _candidates(workflow: str, query: Query) -> tuple[str, tuple[Any, ...]]:
     key = "(SELECT number FROM workflows WHERE name = ?)"
     before = query.before if query.before is not None else 2**63 - 1
     if query.scope is None:
-        source = f"SELECT number FROM instances WHERE +workflow = {key} AND number < ? ORDER BY number DESC"
-        return source, (workflow, before)
+        return "SELECT number FROM instances WHERE number < ? ORDER BY number DESC", (before,)
     if query.labels:
         source = f"SELECT instance FROM labels WHERE workflow = {key} AND scope = ? AND name = ? AND value = ?"
         source += " AND instance < ? ORDER BY instance DESC"
@@ -192,10 +191,13 @@ def _candidates(workflow: str, query: Query) -> tuple[str, tuple[Any, ...]]:
     return f"{source} AND number < ? ORDER BY number DESC", (workflow, query.scope, before)
 
 
-def _tests(query: Query) -> tuple[str, list[Any]]:
+def _tests(workflow: str, query: Query) -> tuple[str, list[Any]]:
     """What is asked of each candidate."""
     tests = ""
     parameters: list[Any] = []
+    if query.scope is None:
+        tests += " AND +workflow = (SELECT number FROM workflows WHERE name = ?)"
+        parameters.append(workflow)
     if query.statuses:
         tests += f" AND status IN ({', '.join('?' * len(query.statuses))})"
         parameters += [status.value for status in sorted(query.statuses)]

@@ -129,5 +129,6 @@ def _take_rows(store: Store, table: str, number: int, rows: int) -> int:
 def _delete(store: Store, table: str, number: int, rows: int) -> int:
     key = store.tables_of_instances[table]
     return store.execute(
-        f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE instance = ? LIMIT ?)", (number, rows)
+        f"DELETE FROM {table} WHERE instance = ? AND ({key}) IN (SELECT {key} FROM {table} WHERE instance = ? LIMIT ?)",
+        (number, number, rows),
     ).rowcount
