@@ -137,9 +137,10 @@ class Catalogue:
         """
         source, parameters = _candidates(workflow, query)
         tests, more = _tests(workflow, query)
+        chunk = SCAN_CHUNK if tests else limit + 1
         with self._snapshot():
             numbers = self._execute(
-                f"SELECT number FROM instances WHERE number IN ({source} LIMIT {SCAN_CHUNK}){tests}"
+                f"SELECT number FROM instances WHERE number IN ({source} LIMIT {chunk}){tests}"
                 " ORDER BY number DESC LIMIT ?",
                 (*parameters, *more, limit + 1),
             ).fetchall()
