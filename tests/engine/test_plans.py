@@ -49,7 +49,6 @@ GROWING = {
     "schedules", "usage",
 }  # fmt: skip
 WHOLE = {
-    "DELETE FROM codes WHERE number NOT IN": "once, when a file is opened",
     "INSERT INTO usage SELECT": "once for a workflow with a quota, when a file is opened",
     "SELECT workflows.name, status, count(*)": "an operator's look at the whole file",
     "select count(*) from ": "the same",
