@@ -67,6 +67,22 @@ class Desk:
             raise
         return worker
 
+    async def rejoin(self, worker: Worker) -> bool:
+        """The same with this very worker, if it still takes calls."""
+        if not self._takes_calls(worker):
+            return False
+        tenant = worker.pool.tenant
+        await self._admit(tenant)
+        if not self._takes_calls(worker):
+            self.calls.leave(tenant)
+            return False
+        self._house.use(worker)
+        return True
+
+    @staticmethod
+    def _takes_calls(worker: Worker) -> bool:
+        return worker.open and not worker.retired and worker in worker.pool.workers
+
     def give_back(self, worker: Worker) -> None:
         """The call is over."""
         self.calls.leave(worker.pool.tenant)

@@ -164,6 +164,12 @@ class Worker:
         followed = self.tails.follow(entrypoint, event, call, tailing=event == "tail")
         return self._answered(followed, self.sandbox.decode)
 
+    def object(self, about: dict[str, Any], method: str, arguments: list[Any], limits: Any) -> Awaitable[Any]:
+        """Call a method of a durable object. `arguments`: its storage, and those of the call. To be awaited at once."""
+        storage, *rest = arguments
+        call = self.sandbox.call("object", [about, storage, method, *rest], limits)
+        return self._answered(self.tails.follow(about["class"], method, call), self.sandbox.decode)
+
     def run(self, arguments: list[Any], limits: Any) -> tuple[Callable[[], None], Awaitable[bytes]]:
         """Begin a durable run: a function that forgives the CPU time used so far, and the encoded result to await."""
         restart, call = self.sandbox.watched_call("run", arguments, limits)

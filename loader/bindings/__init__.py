@@ -7,6 +7,7 @@ it says. Each stands on something embedded: SQLite, a folder, the network of the
 from .bucket import Bucket
 from .consumer import Consumer, Delivering
 from .databases import Database, DatabaseLimits, Databases, SqlError
+from .durable import DurableObjectNamespace, DurableObjects
 from .fetcher import Egress, Fetcher, FetchLimits
 from .keys import KeyValue, KeyValueStore
 from .lines import StoreClosed
@@ -25,6 +26,8 @@ __all__ = [
     "DatabaseLimits",
     "Databases",
     "Delivering",
+    "DurableObjectNamespace",
+    "DurableObjects",
     "Egress",
     "FetchLimits",
     "Fetcher",

@@ -83,6 +83,15 @@ class Databases:
         """How many bytes a tenant's databases take on disk."""
         return await asyncio.to_thread(lambda: sum(map(_size, self._files(tenant))))
 
+    async def size_of(self, tenant: str, name: str) -> int:
+        """How many bytes one of them takes on disk."""
+        path = self._place(tenant) / f"{_safe(name)}.db"
+        return await asyncio.to_thread(_size, path)
+
+    async def count(self, tenant: str) -> int:
+        """How many databases a tenant has."""
+        return await asyncio.to_thread(lambda: sum(file.suffix == ".db" for file in self._files(tenant)))
+
     async def drop(self, tenant: str) -> None:
         """Delete a tenant's databases."""
         for path in self._files(tenant):
@@ -95,9 +104,11 @@ class Databases:
         """See `Store`."""
         account.learn(self, await self.size(tenant))
 
-    async def run(self, tenant: str, name: str, statements: Statements | str) -> list[dict[str, Any]]:
+    async def run(
+        self, tenant: str, name: str, statements: Statements | str, *, keep: bool = True
+    ) -> list[dict[str, Any]]:
         """Statements, or a script of them, as one transaction: the result of each. What is no longer wanted is
-        interrupted, and waited for."""
+        interrupted, and waited for. Unless it is to be kept, all is undone."""
         if self._lanes is None:
             raise closed()
         path = self._place(tenant) / f"{_safe(name)}.db"
@@ -110,7 +121,7 @@ class Databases:
             growth = _Growth(self, account, path)
             limits = {field: getattr(self.limits, field) for field in _TOLD}
             limits["bytes"] = min(self.limits.bytes, growth.size + account.room)
-            batch = {"path": str(path), "statements": statements, "limits": limits}
+            batch = {"path": str(path), "statements": statements, "limits": limits, "keep": keep}
             try:
                 answer = await self._ask(lane, batch, growth)
             finally:
@@ -208,7 +219,7 @@ class Database(RpcTarget):
 
     async def batch(self, statements: object) -> list[dict[str, Any]]:
         """Statements with their parameters, `[[query, [params]], ...]`, as one transaction: the result of each."""
-        return await self._databases.run(self._tenant, self._name, _statements(statements))
+        return await self._databases.run(self._tenant, self._name, checked(statements))
 
     async def sql(self, query: object, *params: object) -> list[dict[str, Any]]:
         """The rows of one statement."""
@@ -224,7 +235,7 @@ class Database(RpcTarget):
         return {"count": len(results), "duration": sum(result["meta"]["duration"] for result in results)}
 
 
-def _statements(given: object) -> Statements:
+def checked(given: object) -> Statements:
     """A batch, `[[query, [params]], ...]`. `TypeError`."""
     if not isinstance(given, list) or len(given) > _MOST_STATEMENTS:
         raise TypeError(f"a batch is a list of at most {_MOST_STATEMENTS:,} statements")

@@ -110,5 +110,5 @@ _CLASSES: Final[dict[str, Callable[[Stub], Any]]] = {
     "Database": Database,
     "Object": lambda stub: Object(stub._attributes, stub),
 }
-_MADE: Final = {"Blob": "blobs", "File": "blobs", "FormData": "forms"}
+_MADE: Final = {"Blob": "blobs", "File": "blobs", "FormData": "forms", "DurableObjectNamespace": "objects"}
 """Class: the module whose `received` makes one."""

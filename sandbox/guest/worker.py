@@ -6,6 +6,7 @@ invoke(entrypoint, method, args, kwargs, props, rest)  call a method of an entry
                                                        False; a chain of calls has the names of all in `method`, and
                                                        the other arguments in `rest`
 handle(entrypoint, event, subject, props)              hand it an event: a request, a batch of messages, tail events
+object(about, storage, method, args, kwargs)           call a method of a durable object; see `objects`
 run(entrypoint, event, payload, history, defaults, journal, number)
                                                        run a workflow, answering recorded steps from its history
 idle(number)                                           whether that run does nothing but wait for its journal
@@ -66,7 +67,7 @@ class Worker:
                 return values.dumps(await self._run(*arguments))  # to be stored: no capability outlives the run
             if method == "handle":
                 return channel.encode(await self._handle(*arguments))
-            result = await self._invoke(*arguments)
+            result = await (self._object if method == "object" else self._invoke)(*arguments)
             return channel.encode(result)
         finally:
             scope.calls.count -= 1
@@ -115,6 +116,11 @@ class Worker:
         from . import handlers
 
         return await handlers.HANDLERS[event](entrypoints.method(self._make(name, props), event), subject)
+
+    async def _object(self, about: JsDict, *arguments: Any) -> Any:
+        from . import objects
+
+        return await objects.call(entrypoints.find(self._entrypoints, about["class"], self._main), about, *arguments)
 
     async def _run(
         self,

@@ -66,7 +66,7 @@ def holds(worker: Make) -> Callable[..., Any]:
 async def test_every_public_name_is_there(holds: Any) -> None:
     """Those of `__all__`, the submodules, and no others."""
     await holds("""
-        for name in ("Blob BlobEnding BlobValue Body Context FetchKwargs FetchResponse File FormData"
+        for name in ("Blob BlobEnding BlobValue Body Context DurableObject FetchKwargs FetchResponse File FormData"
                      " FormDataValue Headers JSBody Request RequestInitCfProperties Response WorkerEntrypoint"
                      " WorkflowEntrypoint env fetch handler import_from_javascript patch_env python_from_rpc"
                      " python_to_rpc waitUntil wait_until").split():
@@ -77,7 +77,7 @@ async def test_every_public_name_is_there(holds: Any) -> None:
         for name in "asgi entrypoints rpc types utils workflows wsgi".split():
             importlib.import_module(f"workers.{name}")
         assert asgi is workers.asgi and wsgi is workers.wsgi and cloudflare.workers is workers
-        assert workers.entrypoints.WorkerEntrypoint is WorkerEntrypoint
+        assert workers.entrypoints.DurableObject is DurableObject
         raises(ImportError, "is a module of JavaScript", import_from_javascript, "cloudflare:sockets")
     """)
 

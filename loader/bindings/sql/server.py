@@ -80,13 +80,13 @@ class Server:
         data = msgpack.packb(message, unicode_errors="surrogatepass")
         self._out.sendall(struct.pack("=I", len(data)) + data)
 
-    def _run(self, path: str, statements: list[Any] | str, limits: dict[str, Any]) -> list[dict[str, Any]]:
+    def _run(self, path: str, statements: list[Any] | str, limits: dict[str, Any], keep: bool) -> list[dict[str, Any]]:
         try:
             connection = self._file.open(path, limits["bytes"])
             guard = Guard(connection, self._stopped, seconds=limits["seconds"], written=limits["written_bytes"])
             connection.execute("BEGIN")
             try:
-                return self._transact(connection, guard, statements, limits)
+                return self._transact(connection, guard, statements, limits, keep)
             except sqlite3.Error as error:
                 raise Refused(_kind(error, guard, path), str(error)) from error
             finally:
@@ -102,7 +102,12 @@ class Server:
             raise Refused("value", str(error)) from error
 
     def _transact(
-        self, connection: sqlite3.Connection, guard: Guard, statements: list[Any] | str, limits: dict[str, Any]
+        self,
+        connection: sqlite3.Connection,
+        guard: Guard,
+        statements: list[Any] | str,
+        limits: dict[str, Any],
+        keep: bool,
     ) -> list[dict[str, Any]]:
         budget = _Budget(limits["rows"], limits["result_bytes"])
         before = _pages(connection)
@@ -112,6 +117,8 @@ class Server:
         results = [_one(connection, query, params, budget) for query, params in batch]
         guard.host = True
         self._tell("settling")
+        if not keep:
+            return results
         (spare,) = connection.execute("PRAGMA freelist_count").fetchone()
         if connection.total_changes and spare > max(_SPARE, before // 4):
             connection.execute(f"PRAGMA incremental_vacuum({_GIVEN_BACK})").fetchall()

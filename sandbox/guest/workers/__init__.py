@@ -13,7 +13,7 @@ from cloister.ipc.errors import CapabilityError
 from .. import scope
 from ..entrypoints import RpcTarget, WorkerEntrypoint, WorkflowEntrypoint
 
-__all__ = ["Blob", "BlobEnding", "BlobValue", "Body", "CapabilityError", "Context", "FetchKwargs",
+__all__ = ["Blob", "BlobEnding", "BlobValue", "Body", "CapabilityError", "Context", "DurableObject", "FetchKwargs",
            "FetchResponse", "File", "FormData", "FormDataValue", "Headers", "JSBody", "Request",
            "RequestInitCfProperties", "Response", "RpcTarget", "WorkerEntrypoint", "WorkflowEntrypoint", "env", "fetch",
            "handler", "import_from_javascript", "patch_env", "python_from_rpc", "python_to_rpc", "waitUntil",
@@ -24,6 +24,7 @@ _LATER: Final = {
     f"{_GUEST}.http": "FetchResponse Headers Request Response fetch",
     f"{_GUEST}.blobs": "Blob BlobEnding File",
     f"{_GUEST}.forms": "FormData",
+    f"{_GUEST}.objects": "DurableObject",
     "workers.types": "BlobValue Body Context FetchKwargs FormDataValue JSBody RequestInitCfProperties",
     "workers.rpc": "python_from_rpc python_to_rpc",
     "workers.utils": "handler import_from_javascript patch_env",

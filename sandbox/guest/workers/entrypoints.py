@@ -3,5 +3,6 @@
 from __future__ import annotations
 
 from cloister.sandbox.guest.entrypoints import WorkerEntrypoint, WorkflowEntrypoint
+from cloister.sandbox.guest.objects import DurableObject
 
-__all__ = ["WorkerEntrypoint", "WorkflowEntrypoint"]
+__all__ = ["DurableObject", "WorkerEntrypoint", "WorkflowEntrypoint"]

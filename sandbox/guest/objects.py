@@ -1,0 +1,238 @@
+"""Durable objects inside a sandbox: one object for each id, what it is called with, and stubs of others.
+
+A call begins when nothing else of its object is about to happen at once: storage answers without giving the loop its
+turn, so that nobody else's call comes between reading a value and writing it. That there is one object of an id and no
+other is the host's business. Kept with the standard library, for those who ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import re
+import secrets
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+from cloister.ipc.stubs import Stub
+
+from . import entrypoints, scope
+from .handlers import wanted
+from .storage import Storage
+from .worker import result
+
+_ID: Final = re.compile(r"[0-9a-f]{64}")
+_RELAXED: Final = frozenset({"fetch", "alarm"})
+_here: dict[tuple[str, str], _Held] = {}
+"""The objects that are in this sandbox, by class and id."""
+
+
+class DurableObject(entrypoints._Entrypoint):
+    """Base class of objects that there is one of for each id: `self.ctx.storage` is what lasts."""
+
+    __module__ = "workers"
+
+
+class ObjectAborted(BaseException):
+    """The object ended itself. Nothing to catch."""
+
+    __module__ = "workers"
+
+
+class DurableObjectId:
+    """Which object."""
+
+    __module__ = "workers"
+
+    def __init__(self, text: str, name: str | None = None) -> None:
+        self._text, self.name = text, name
+
+    def toString(self) -> str:  # noqa: N802 - the names of the SDK
+        """64 digits."""
+        return self._text
+
+    to_string = __str__ = toString
+
+    def equals(self, other: object) -> bool:
+        """Whether it is the same object's."""
+        return isinstance(other, DurableObjectId) and other._text == self._text
+
+    __eq__ = equals
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    def __repr__(self) -> str:
+        return f"DurableObjectId({self._text!r}, name={self.name!r})"
+
+
+class State:
+    """The `ctx` of an object."""
+
+    __module__ = "workers"
+
+    def __init__(self, held: _Held, id: DurableObjectId, storage: Storage, props: Any) -> None:  # noqa: A002
+        self._held = held
+        self.id, self.storage, self.props = id, storage, props
+
+    def waitUntil(self, work: Awaitable[Any]) -> None:  # noqa: N802
+        """See `workers.wait_until`."""
+        scope.wait_until(work)
+
+    wait_until = waitUntil
+
+    def blockConcurrencyWhile(self, function: Callable[[], Any]) -> Awaitable[Any]:  # noqa: N802
+        """Have no call begin until the function is done, which begins at once. What it gives; if it raises, the object
+        is done with."""
+        return self._held.block(function)
+
+    block_concurrency_while = blockConcurrencyWhile
+
+    def abort(self, reason: Any = None) -> None:
+        """End the object: whoever waits for it is told the reason, and the next call finds a new one."""
+        raise ObjectAborted(str(reason or "the object was aborted"))
+
+    def getWebSockets(self, *_: Any) -> list[Any]:  # noqa: N802
+        """None: there are no web sockets here."""
+        return []
+
+    def acceptWebSocket(self, *_: Any) -> None:  # noqa: N802
+        """`NotImplementedError`: there are no web sockets here."""
+        raise NotImplementedError("there are no web sockets here; stream a response instead, as text/event-stream")
+
+
+class _Held:
+    """One object, and whether calls may begin."""
+
+    def __init__(self, key: tuple[str, str]) -> None:
+        self._key = key
+        self._blocking: set[asyncio.Future[Any]] = set()
+        self.broken: BaseException | None = None
+        self.subject: Any = None
+        self.storage: Storage | None = None
+
+    def block(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
+        work = asyncio.ensure_future(result(function))
+        self._blocking.add(work)
+        work.add_done_callback(self._done)
+        return work
+
+    def _done(self, work: asyncio.Future[Any]) -> None:
+        self._blocking.discard(work)
+        if not work.cancelled() and (error := work.exception()) is not None:
+            self.discard(error)
+
+    def discard(self, error: BaseException) -> None:
+        """The next call finds a new one."""
+        self.broken = error
+        if _here.get(self._key) is self:
+            del _here[self._key]
+
+    async def turn(self) -> None:
+        """Wait until a call may begin."""
+        await asyncio.sleep(0)  # whoever waits for storage holds the loop up, and is not to be overtaken
+        current = asyncio.current_task()
+        while waits := {work for work in self._blocking if work is not current}:
+            await asyncio.wait(waits)
+        if self.broken is not None:
+            raise RuntimeError(f"the object could not begin: {self.broken}") from self.broken
+
+
+async def call(
+    kind: type[Any], about: Mapping[str, Any], storage: Stub, method: str, args: list[Any], kwargs: dict[str, Any]
+) -> Any:
+    """Call a method of an object, which is made if it is not here. `about`: its class, id, name and props."""
+    key = about["class"], about["id"]
+    held = _here.get(key)
+    if held is None or held.storage is None or held.storage._stub._target != storage._target:
+        held = _here[key] = _make(kind, key, about, storage.dup())
+    await held.turn()
+    function = entrypoints.method(held.subject, method)
+    if method in _RELAXED:
+        args = wanted(function, args)
+    elif kwargs:
+        args, kwargs = entrypoints.fit(function, args, kwargs)
+    try:
+        return await result(function, *args, **kwargs)
+    except ObjectAborted as end:
+        held.discard(end)
+        raise RuntimeError(f"the object was aborted: {end}") from end
+
+
+def _make(kind: type[Any], key: tuple[str, str], about: Mapping[str, Any], storage: Stub) -> _Held:
+    held = _Held(key)
+    held.storage = Storage(storage, alarms=hasattr(kind, "alarm"))
+    state = State(held, DurableObjectId(about["id"], about["name"]), held.storage, about["props"])
+    held.subject = kind(state, scope.env())
+    return held
+
+
+class DurableObjectNamespace:
+    """Objects of one class: `env.COUNTERS.getByName("a")`, `env.COUNTERS.get(id)`."""
+
+    __module__ = "workers"
+
+    def __init__(self, stub: Stub) -> None:
+        self._stub = stub
+
+    def idFromName(self, name: str) -> DurableObjectId:  # noqa: N802 - the names of the SDK
+        """The id that a name always has."""
+        return DurableObjectId(hashlib.sha256(f"{self._stub._attributes['name']}\n{name}".encode()).hexdigest(), name)
+
+    def idFromString(self, text: str) -> DurableObjectId:  # noqa: N802
+        """An id that was written down."""
+        if not isinstance(text, str) or not _ID.fullmatch(text):
+            raise TypeError(f"Invalid Durable Object ID: must be 64 hex digits, not {text!r:.80}")
+        return DurableObjectId(text)
+
+    def newUniqueId(self, *_: Any, **__: Any) -> DurableObjectId:  # noqa: N802
+        """The id of an object that nobody has yet."""
+        return DurableObjectId(secrets.token_hex(32))
+
+    def get(self, id: DurableObjectId, *_: Any, **__: Any) -> DurableObjectStub:  # noqa: A002
+        """A stub for an object, without asking anybody."""
+        return DurableObjectStub(self._stub, id)
+
+    def getByName(self, name: str, *_: Any, **__: Any) -> DurableObjectStub:  # noqa: N802
+        """A stub for the object of a name."""
+        return self.get(self.idFromName(name))
+
+    id_from_name, id_from_string, new_unique_id, get_by_name = idFromName, idFromString, newUniqueId, getByName
+
+
+class DurableObjectStub:
+    """One object, to be called: its methods, and `fetch`."""
+
+    __module__ = "workers"
+
+    def __init__(self, stub: Stub, id: DurableObjectId) -> None:  # noqa: A002
+        self._stub, self.id = stub, id
+
+    @property
+    def name(self) -> str | None:
+        """The name that its id was made of, if it was."""
+        return self.id.name
+
+    async def fetch(self, resource: Any, **options: Any) -> Any:
+        """Have it answer a request."""
+        from .http import Request
+
+        request = resource if isinstance(resource, Request) and not options else Request(resource, **options)
+        return await self._stub.fetch(str(self.id), self.name, request)
+
+    def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
+        if method.startswith("_"):
+            raise AttributeError(method)
+
+        async def called(*args: Any, **kwargs: Any) -> Any:
+            return await self._stub.call(str(self.id), self.name, method, list(args), kwargs)
+
+        return called
+
+    def __repr__(self) -> str:
+        return f"<stub of {self.id!r}>"
+
+
+def received(_: Mapping[str, Any], stub: Stub) -> DurableObjectNamespace:
+    """A binding that the host has granted."""
+    return DurableObjectNamespace(stub)
