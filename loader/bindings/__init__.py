@@ -8,9 +8,11 @@ from .bucket import Bucket
 from .consumer import Consumer, Delivering
 from .databases import Database, DatabaseLimits, Databases, SqlError
 from .durable import DurableObjectNamespace, DurableObjects
-from .fetcher import Egress, Fetcher, FetchLimits
+from .exchange import Egress
+from .fetcher import Fetcher
 from .keys import KeyValue, KeyValueStore
 from .lines import StoreClosed
+from .network import FetchLimits, Network
 from .objects import ObjectStore
 from .queues import Queue, QueueStore
 from .rules import Rule
@@ -33,6 +35,7 @@ __all__ = [
     "Fetcher",
     "KeyValue",
     "KeyValueStore",
+    "Network",
     "ObjectStore",
     "Queue",
     "QueueStore",

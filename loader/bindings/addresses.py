@@ -15,27 +15,57 @@ from typing import Any, Final
 
 import httpcore
 
+from .shares import Shares
+
 Resolve = Callable[[str, int], Awaitable[list[str]]]
 """A host and a port: its addresses, best first."""
-_RESOLVERS: Final = 4
+ResolveFor = Callable[[str, str, int], Awaitable[list[str]]]
+"""The same for a tenant, which is named first."""
+_RESOLVERS: Final = 16
+_EACH: Final = 4
+_NO_INTERNET: Final = [
+    ipaddress.ip_network(one)
+    for one in ("::/96", "fec0::/10", "64:ff9b:1::/48", "3fff::/20", "5f00::/16", "192.88.99.0/24", "168.63.129.16/32")
+]
+"""What `ipaddress`, of one version or another, takes for the internet: addresses of old and new that lead inwards or
+nowhere, and the one at which a cloud tells its machines about themselves."""
 _NAT64: Final = ipaddress.ip_network("64:ff9b::/96")
 
 
 class Resolver:
-    """As the system does, in threads of its own: names that take long hold up nothing else of the host's."""
+    """As the system does, in threads of its own: names that take long hold up nothing else of the host's, and of other
+    tenants', since a tenant has a few threads at most."""
 
     def __init__(self) -> None:
         self._threads = ThreadPoolExecutor(_RESOLVERS, thread_name_prefix="Resolver")
+        self._shares = Shares(_RESOLVERS, _EACH)
 
-    async def __call__(self, host: str, port: int) -> list[str]:
+    async def __call__(self, tenant: str, host: str, port: int) -> list[str]:
         """The addresses of a name."""
+        await self._shares.enter(tenant)
         ask = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
-        found = await asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        try:
+            asking = asyncio.get_running_loop().run_in_executor(self._threads, ask)
+        except BaseException:
+            self._shares.leave(tenant)
+            raise
+        asking.add_done_callback(lambda asked: self._asked(tenant, asked))
+        found = await asyncio.shield(asking)  # nobody can take the thread away from a name that takes long
         return list(dict.fromkeys(str(place[0]) for *_, place in found))
+
+    def _asked(self, tenant: str, asked: asyncio.Future[Any]) -> None:
+        self._shares.leave(tenant)
+        if not asked.cancelled():
+            asked.exception()
 
     def close(self) -> None:
         """Wait for nobody."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+def owned(host: str, tenant: str) -> str:
+    """A host as it is called among the connections that are kept, so that none is another tenant's."""
+    return f"{host}|{tenant.encode('utf-8', 'surrogatepass').hex()}"
 
 
 def public(address: str) -> bool:
@@ -47,13 +77,15 @@ def public(address: str) -> bool:
         inner = ipaddress.IPv4Address(int(ip) & 0xFFFF_FFFF) if ip in _NAT64 else ip.ipv4_mapped or ip.sixtofour
         if inner is not None:
             return public(str(inner))
+    if any(ip in network for network in _NO_INTERNET if network.version == ip.version):
+        return False
     return ip.is_global and not ip.is_multicast and not ip.is_reserved and not ip.is_unspecified
 
 
 class CheckedBackend(httpcore.AsyncNetworkBackend):
     """Connects to addresses that were checked. With `private`, to any."""
 
-    def __init__(self, *, private: bool, resolve: Resolve) -> None:
+    def __init__(self, *, private: bool, resolve: ResolveFor) -> None:
         self._inner = httpcore.AnyIOBackend()
         self._private = private
         self._resolve = resolve
@@ -67,9 +99,10 @@ class CheckedBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[Any] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         """Connect to the first address that may be and can be. `PermissionError`, `ConnectionError`."""
+        host, _, tenant = host.partition("|")
         try:
             async with asyncio.timeout(timeout):
-                found = await self._resolve(host, port)
+                found = await self._resolve(bytes.fromhex(tenant).decode("utf-8", "surrogatepass"), host, port)
         except OSError as error:
             raise ConnectionError(f"{host} has no address: {error}") from error
         allowed = [address for address in found if self._private or public(address)]

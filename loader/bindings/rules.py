@@ -17,6 +17,9 @@ _PORTS: Final = {"http": 80, "https": 443}
 _HOST: Final = re.compile(
     r"[a-z0-9_]([a-z0-9_\-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_\-]*[a-z0-9_])?)*|[0-9a-f:.]*:[0-9a-f:.]*"
 )
+_MOST_URL: Final = 16_384
+_MANY_WAYS: Final = re.compile(r"//|%2f|%5c|\\|(^|/)(\.|%2e){1,2}(/|;|$)", re.IGNORECASE)
+"""What makes a path another one for some servers, and not for others."""
 _SAFE: Final = "!#$%&'()*+,/:;=?@[]~"
 
 
@@ -42,6 +45,8 @@ class Place(NamedTuple):
 
 def place(url: str) -> Place:
     """Take a URL apart. `TypeError` if there is more than one way to."""
+    if len(url) > _MOST_URL:
+        raise TypeError(f"a URL has at most {_MOST_URL:,} characters; this one has {len(url):,}")
     if re.search(r"[\x00-\x20\x7f\\]", url):
         raise TypeError(f"Invalid URL: {url!r:.200}")
     try:
@@ -63,13 +68,16 @@ class Rule:
     """One place that may be reached.
 
     `origin` is a scheme, a host and perhaps a port: `https://api.example.com`, `https://*.example.com` for what is
-    below a domain, `https://*` for every host. `headers` are added to each request, over the tenant's: text, or what
-    `secret_header` gives, which the tenant never sees. `private`: it may lead to addresses that are not public.
+    below a domain, `https://*` for every host. `paths` are those that are allowed, or, with a `*` at the end, what
+    begins so: `("/v1/orders", "/v1/items/*")`; none means all. `headers` are added to each request, over the tenant's:
+    text, or what `secret_header` gives, which the tenant never sees unless the place itself tells it. `private`: it may
+    lead to addresses that are not public.
     """
 
     origin: str
     methods: tuple[str, ...] = ()
     """Those that are allowed; none means all."""
+    paths: tuple[str, ...] = ()
     headers: Mapping[str, str | SecretText] = field(default_factory=dict)
     private: bool = False
     _known: tuple[str, str, int] = field(init=False, repr=False, compare=False, default=("", "", 0))
@@ -87,6 +95,11 @@ class Rule:
                 f"a rule's origin is like https://example.com or https://*.example.com, not {self.origin!r}"
             )
         every = rest == "*" or rest.startswith("*:")
+        if every and any(isinstance(value, SecretText) for value in self.headers.values()):
+            raise ValueError(f"{self.origin} is every host, the tenant's own too, and a secret would be told to it")
+        for path in self.paths:
+            if not path.startswith("/") or "*" in path[:-1] or "?" in path or _MANY_WAYS.search(path):
+                raise ValueError(f"a path of a rule is like /v1/orders or /v1/items/*, not {path!r}")
         pattern = "*" if every else f"*.{known.host}" if wild else known.host
         object.__setattr__(self, "_known", (scheme, pattern, known.port))
 
@@ -96,13 +109,26 @@ class Rule:
         wild = pattern == "*" or (pattern.startswith("*.") and where.host.endswith(pattern[1:]))
         return (scheme, port) == (where.scheme, where.port) and (wild or pattern == where.host)
 
+    def leads_to(self, target: str) -> bool:
+        """Whether a path is among those that are allowed. One that could be read in two ways never is."""
+        path = target.partition("?")[0]
+        return not self.paths or (
+            not _MANY_WAYS.search(path)
+            and any(path.startswith(one[:-1]) if one.endswith("*") else path == one for one in self.paths)
+        )
+
 
 def find(rules: Sequence[Rule], where: Place, method: str) -> Rule:
     """The first rule that fits. `PermissionError` says what does not."""
     fitting = [rule for rule in rules if rule.fits(where)]
     if not fitting:
         raise PermissionError(f"{where.origin} is not among the places that this worker may reach")
-    for rule in fitting:
+    leading = [rule for rule in fitting if rule.leads_to(where.target)]
+    if not leading:
+        raise PermissionError(
+            f"{where.target.partition('?')[0]:.200} is not among the paths that are allowed at {where.origin}"
+        )
+    for rule in leading:
         if not rule.methods or method in rule.methods:
             return rule
     raise PermissionError(f"{method} is not allowed at {where.origin}")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gzip
+import socket
+import ssl
+import threading
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
 from cloister.loader import InvalidCode, TenantError, WorkerStub
-from cloister.loader.bindings import Egress, Fetcher, FetchLimits, Rule, Secrets, secret_header
+from cloister.loader.bindings import Egress, Fetcher, FetchLimits, Network, Rule, Secrets, secret_header
 from cloister.loader.bindings.addresses import public
 from cloister.loader.bindings.rules import find, place
 
@@ -178,7 +182,8 @@ def test_methods_are_part_of_a_rule() -> None:
         ("255.255.255.255", False), ("::1", False), ("fe80::1", False), ("fc00::1", False), ("::ffff:127.0.0.1", False),
         ("::ffff:93.184.216.34", True), ("2002:7f00:1::", False), ("64:ff9b::7f00:1", False), ("ff02::1", False),
         ("64:ff9b::5db8:d822", True), ("fe80::1%eth0", False), ("198.18.0.1", False), ("240.0.0.1", False),
-        ("fd00:ec2::254", False), ("2001:0:7f00:1::", False),
+        ("fd00:ec2::254", False), ("2001:0:7f00:1::", False), ("::127.0.0.1", False), ("fec0::1", False),
+        ("64:ff9b:1::7f00:1", False), ("168.63.129.16", False), ("192.88.99.1", False), ("3fff::1", False),
     ],
 )  # fmt: skip
 def test_which_addresses_are_the_internets(address: str, is_public: bool) -> None:
@@ -401,6 +406,196 @@ async def test_no_method_has_the_hosts_headers_told(server: Any, method: str) ->
         with pytest.raises(TypeError, match="not a method"):
             await fetcher.fetch(server.url, method=method)
     assert not server.requests
+
+
+async def test_no_tenant_takes_all_turns_of_a_network(server: Any) -> None:
+    """One has half of them at most and holds them; another is served meanwhile. Who waits too long is told for what."""
+    server.answer = lambda method, target, body: ok(b"x" * 1_000_000 if target == "/big" else b"small")
+    heard: list[Egress] = []
+    limits = FetchLimits(at_once=4, at_once_per_tenant=2, total_s=5)
+    async with Network(limits=limits, log=heard.append) as network:
+        greedy, modest = (Fetcher(allow=[at(server)], tenant=name, network=network) for name in ("greedy", "modest"))
+        held = [await greedy.fetch(f"{server.url}/big") for _ in range(2)]
+        waiting = asyncio.ensure_future(greedy.fetch(f"{server.url}/more"))
+        for _ in range(3):
+            assert (await modest.fetch(server.url)).attributes["body"] == b"small"
+        assert not waiting.done()
+        held[0].dropped()
+        assert (await waiting).attributes["body"] == b"small"
+        assert {record.tenant for record in heard} == {"greedy", "modest"}
+    async with Network(limits=FetchLimits(at_once=1, total_s=0.2), log=heard.append) as network:
+        fetcher = Fetcher(allow=[at(server)], tenant="t", network=network)
+        begun = asyncio.ensure_future(fetcher.fetch(f"{server.url}/big"))
+        await asyncio.sleep(0)
+        with pytest.raises(TimeoutError, match=r"no turn came to ask http://127.0.0.1.* are under way"):
+            await fetcher.fetch(f"{server.url}/more")
+        await begun
+    with pytest.raises(ValueError, match="are those of the network"):
+        Fetcher(allow=[], network=network, limits=limits)
+
+
+async def test_no_connection_serves_two_tenants(runner: asyncio.Runner) -> None:
+    """What a server has misread of one request is not answered to another tenant. One tenant's are used again."""
+    connections: list[list[str]] = []
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connections.append(mine := [])
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                mine.append(head.split(b" ")[1].decode())
+                writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listening, Network(log=lambda record: None) as network:
+        url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
+        allow = [Rule(origin=url, private=True)]
+        for name in ("a", "b", "a", "b", "a"):
+            await Fetcher(allow=allow, tenant=name, network=network).fetch(f"{url}/{name}")
+    assert sorted(connections) == [["/a", "/a", "/a"], ["/b", "/b"]]
+
+
+async def test_names_that_take_long_hold_up_one_tenant(monkeypatch: pytest.MonkeyPatch, server: Any) -> None:
+    """However many it looks up, the threads that look up others' are left."""
+    go_on = threading.Event()
+    really = socket.getaddrinfo
+
+    def look(host: str, port: int, **options: Any) -> Any:
+        if host == "slow.example":
+            go_on.wait()
+        return really("127.0.0.1", port, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look)
+    allow = [
+        Rule(origin="http://slow.example", private=True),
+        Rule(origin=f"http://quick.example:{server.port}", private=True),
+    ]
+    async with Network(limits=FetchLimits(at_once=64, at_once_per_tenant=64), log=lambda record: None) as network:
+        slow, quick = (Fetcher(allow=allow, tenant=name, network=network) for name in ("slow", "quick"))
+        waiting = [asyncio.ensure_future(slow.fetch("http://slow.example/")) for _ in range(30)]
+        await asyncio.sleep(0)
+        assert (await quick.fetch(f"http://quick.example:{server.port}/")).attributes["status"] == 200
+        for task in waiting:
+            task.cancel()
+        await asyncio.wait(waiting)
+        go_on.set()
+
+
+async def test_encryption_is_with_the_host_that_was_asked_for() -> None:
+    """Its name is what the certificate is held against, and what the server is told."""
+    here = Path(__file__).parent
+    told: list[str | None] = []
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(here / "certificate.pem")
+    theirs.sni_callback = lambda _socket, name, _context: told.append(name)
+    ours = ssl.create_default_context(cafile=here / "certificate.pem")
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ok("encrypted"))
+        await writer.drain()
+        writer.close()
+
+    async def resolve(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0, ssl=theirs)
+    async with listening, Network(ssl_context=ours, resolve=resolve, log=lambda record: None) as network:
+        port = listening.sockets[0].getsockname()[1]
+        origins = [f"https://api.example.com:{port}", f"https://other.example.com:{port}"]
+        fetcher = Fetcher(allow=[Rule(origin=one, private=True) for one in origins], tenant="t", network=network)
+        assert (await fetcher.fetch(origins[0])).attributes["body"] == b"encrypted"
+        with pytest.raises(ConnectionError, match=r"certificate is not valid for 'other\.example\.com'"):
+            await fetcher.fetch(origins[1])
+    assert told == ["api.example.com", "other.example.com"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "path", "allowed"),
+    [
+        ((), "/anything?x=1", True),
+        (("/v1/orders",), "/v1/orders", True),
+        (("/v1/orders",), "/v1/orders?page=2", True),
+        (("/v1/orders",), "/v1/orders/7", False),
+        (("/v1/orders/*",), "/v1/orders/7", True),
+        (("/v1/orders/*",), "/v1/orders/a.b", True),
+        (("/v1/orders/*",), "/v1/other", False),
+        (("/v1/orders/*",), "/v1/orders/../other", False),
+        (("/v1/orders/*",), "/v1/orders/%2e%2E/other", False),
+        (("/v1/orders/*",), "/v1/orders/..", False),
+        (("/v1/orders/*",), "/v1/orders/..;/other", False),
+        (("/v1/orders/*",), "/v1/orders/.%2e/other", False),
+        (("/v1/orders/*",), "/v1/orders//other", False),
+        (("/v1/orders/*",), "/v1/orders/..%2fother", False),
+        (("/v1/orders/*",), "/v1/orders/..%5cother", False),
+        (("/*",), "//elsewhere.example/", False),
+        (("/a", "/b"), "/b", True),
+    ],
+)
+def test_paths_are_part_of_a_rule(paths: tuple[str, ...], path: str, allowed: bool) -> None:
+    """And what a server may read as another path is none of them."""
+    rules = [Rule(origin="https://a.example", paths=paths)]
+    if allowed:
+        assert find(rules, place(f"https://a.example{path}"), "GET") is rules[0]
+    else:
+        with pytest.raises(PermissionError, match=r"not among the paths that are allowed at https://a\.example"):
+            find(rules, place(f"https://a.example{path}"), "GET")
+
+
+@pytest.mark.parametrize("path", ["v1", "/a*b", "/a?b", "/a/../b", "//a", ""])
+def test_a_path_that_says_nothing_clear_is_refused(path: str) -> None:
+    """When the rule is made."""
+    with pytest.raises(ValueError, match="a path of a rule is like"):
+        Rule(origin="https://a.example", paths=(path,))
+
+
+@pytest.mark.parametrize("origin", ["https://*", "http://*:8080"])
+def test_a_secret_is_not_sent_to_every_host(origin: str) -> None:
+    """A tenant would ask a host of its own, and be told."""
+    key = secret_header(Secrets({"KEY": "s3cret"}), "KEY")
+    with pytest.raises(ValueError, match="a secret would be told to it"):
+        Rule(origin=origin, headers={"X-Key": key})
+
+
+async def test_a_url_has_a_length(server: Any) -> None:
+    """Taking a long one apart takes the host long."""
+    async with Fetcher(allow=[at(server)]) as fetcher:
+        with pytest.raises(TypeError, match="at most 16,384 characters"):
+            await fetcher.fetch(f"{server.url}/{'x' * 20_000}")
+
+
+@pytest.mark.parametrize("name", ["X_Account", "x-account", "X-ACCOUNT", "x_Account"])
+async def test_no_header_looks_like_one_of_the_hosts(server: Any, name: str) -> None:
+    """Many servers take a dash and an underscore for the same."""
+    allow = [at(server, headers={"X-Account": "t-42"})]
+    async with Fetcher(allow=allow) as fetcher:
+        await fetcher.fetch(server.url, headers={name: "other", "Content_Length": "5", "X-Own": "mine"})
+    head = server.requests[0].lower()
+    assert head.count(b"account") == 1
+    assert b"x-account: t-42" in head
+    assert b"content_length" not in head
+    assert b"x-own: mine" in head
+
+
+async def test_no_proxy_of_the_hosts_is_used(server: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its environment says nothing about where tenants' requests go."""
+    for name in ("HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    async with Fetcher(allow=[at(server)]) as fetcher:
+        assert (await fetcher.fetch(f"{server.url}/direct")).attributes["body"] == b"GET /direct "
+
+
+async def test_no_cookie_is_kept(server: Any) -> None:
+    """A tenant gets what was set, and sends what it likes; the host remembers none."""
+    server.answer = lambda *_: ok("x", "Set-Cookie: a=b; Path=/", "Set-Cookie: c=d")
+    async with Fetcher(allow=[at(server)]) as fetcher:
+        answer = await fetcher.fetch(server.url)
+        assert [value for name, value in answer.attributes["headers"] if name.lower() == "set-cookie"] == [
+            "a=b; Path=/",
+            "c=d",
+        ]
+        await fetcher.fetch(server.url)
+    assert not any(b"cookie" in head.lower() for head in server.requests)
 
 
 async def test_a_tenant_can_call_nothing_but_fetch(worker: Make, server: Any) -> None:
