@@ -143,10 +143,11 @@ class Sandbox:
             on_call=self._asked,
             on_read=self._read,
             on_cancel=self._grant_grace,
-            on_closed=self._closed,
+            on_closed=self.kill,
             account=self._watch,
             limits=lambda: self.limits,
             overrun=self._overrun,
+            explain=self._explain,
         )
         link.on_bytes = self._arrived
         link.on_ahead = self._look_ahead
@@ -431,13 +432,17 @@ class Sandbox:
             if self._blamed and charge.used < charge.limit / 2:
                 raise SandboxDied(f"another call in it ended the sandbox: {error}") from error
             raise
-        except (RemoteProtocolError, ConnectionClosed) as error:
-            if self._sentence is None:  # it is dying of something, which is told soon
-                await asyncio.wait({self.died}, timeout=GRACE)
-            raise self._sentence or SandboxDied(f"the sandbox broke off: {error}") from error
+        except ConnectionClosed as error:
+            raise await self._explain(error) from error
         finally:
             self._in_flight -= 1
             self._watch.end(charge)
+
+    async def _explain(self, error: ConnectionClosed) -> SandboxError:
+        """It is dying of something, which is told soon."""
+        if self._sentence is None:
+            await asyncio.wait({self.died}, timeout=GRACE)
+        return self._sentence or SandboxDied(f"the sandbox broke off: {error}")
 
     def _exceeded(self, limits: Limits) -> None:
         self._overrun(f"the sandbox exceeded {limits.cpu_ms:,} ms of CPU")
@@ -452,7 +457,7 @@ class Sandbox:
         if self._ended:
             self._bury()
         elif error is not None:
-            self._closed(error)
+            self._peer.close(error)
         else:
             self._loop.call_later(LAST_WORDS, self._conclude)
 
@@ -474,12 +479,6 @@ class Sandbox:
         if call in self._peer.connection.cancelled:
             self._blamed = True
             self.kill(LimitExceeded(f"the sandbox did not stop within {grace * 1000:,.0f} ms of being cancelled"))
-
-    def _closed(self, error: Exception) -> None:
-        if isinstance(error, RemoteProtocolError):
-            self.kill(ProtocolViolation(f"the sandbox broke the protocol: {error}"))
-        elif not isinstance(error, SandboxError):
-            self.kill(SandboxDied(f"the sandbox broke off: {error}"))
 
     def _hear(self, topic: str, payload: bytes) -> None:
         values.scan(payload, max_depth=1, max_elements=_NOTE_ELEMENTS)

@@ -8,12 +8,12 @@ up counts until it has stopped. Who visits, and on whose behalf, is not known he
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-from cloister.ipc import Peer
+from cloister.ipc import ConnectionClosed, Peer, RemoteProtocolError
 
-from .errors import LimitExceeded
+from .errors import LimitExceeded, ProtocolViolation, SandboxDied, SandboxError
 from .policy import Limits
 from .watch import Account, Charge
 
@@ -26,7 +26,10 @@ _LOOK_EVERY: Final = 0.1
 
 
 class VisitedPeer(Peer):
-    """A guest that may be visited. `limits` gives those of its tenant, and `overrun` ends it, of something in words."""
+    """A guest that may be visited. `limits` gives those of its tenant; `overrun` ends it, of something in words; and
+    `explain` waits for what it is dying of, when its connection is gone. Whoever waits for an answer is told of its end
+    by a `SandboxError`, whatever it was.
+    """
 
     def __init__(
         self,
@@ -34,10 +37,11 @@ class VisitedPeer(Peer):
         account: Account,
         limits: Callable[[], Limits],
         overrun: Callable[[str], None],
+        explain: Callable[[ConnectionClosed], Awaitable[SandboxError]],
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
-        self._account, self._limits, self._overrun = account, limits, overrun
+        self._account, self._limits, self._overrun, self._explain = account, limits, overrun, explain
         self._left: dict[int, Charge] = {}
 
     def call(
@@ -60,11 +64,21 @@ class VisitedPeer(Peer):
                 raise
             self._loop.call_later(LATE_GRACE, self._end_if_going_on, number)
             raise LimitExceeded(f"the call exceeded {limits.cpu_ms:,} ms of CPU") from None
+        except ConnectionClosed as error:
+            raise await self._explain(error) from error
         finally:
             if self._going_on(number):
                 self._leave(number, charge)
             else:
                 self._account.end(charge)
+
+    def close(self, error: Exception, *, held_for: float = 0.0) -> None:
+        """See `Peer.close`."""
+        if isinstance(error, RemoteProtocolError):
+            error = ProtocolViolation(f"the sandbox broke the protocol: {error}")
+        elif not isinstance(error, SandboxError):
+            error = SandboxDied(f"the sandbox broke off: {error}")
+        super().close(error, held_for=held_for)
 
     def _going_on(self, number: int) -> bool:
         return self._closed is None and self.connection.owes(number)

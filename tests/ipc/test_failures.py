@@ -20,7 +20,7 @@ plausible = st.tuples(
     st.text(),
     st.lists(st.text(), max_size=30),
     st.lists(st.tuples(st.text(), st.text(), st.lists(st.text())), max_size=10),
-).map(list)
+).map(lambda parts: [*parts])
 
 
 @given(st.one_of(told, plausible))

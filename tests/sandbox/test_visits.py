@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from cloister.sandbox import LimitExceeded, Limits
+from cloister.sandbox import LimitExceeded, Limits, ProtocolViolation, SandboxDied
 
 Boot = Callable[..., Any]
 Until = Callable[[Callable[[], object]], Any]
@@ -95,3 +95,29 @@ async def test_nor_does_one_go_on_for_ever_that_nobody_waits_for(visited: Callab
             await use(60)
     async with asyncio.timeout(30):
         assert await tenant.sandbox.died == "exceeded 200 ms of CPU in a call that did not stop when it was given up"
+
+
+@pytest.mark.parametrize(
+    ("end", "error", "words"),
+    [
+        ("os.write(3, bytes([255]) * 99)", ProtocolViolation, "the sandbox broke the protocol: a frame with flags"),
+        ("os.write(3, bytes([0, 1, 99]))", ProtocolViolation, "the sandbox broke the protocol: a frame of an unknown"),
+        ("os._exit(5)", SandboxDied, "the sandbox exited with 5"),
+        ("os.close(3)", ProtocolViolation, "the sandbox closed its connection"),
+    ],
+)
+async def test_who_visits_is_told_of_the_end_as_who_calls_is(
+    boot: Boot, end: str, error: type[Exception], words: str
+) -> None:
+    """By an error of this package, whatever it was, in this call and in later ones."""
+    taken: list[Any] = []
+
+    async def take(function: Any) -> None:
+        taken.append(function.dup())
+
+    tenant = await boot(env={"TAKE": take})
+    await tenant.do(f"import asyncio, os\nasync def leave():\n    {end}\n    await asyncio.sleep(60)\n"
+                    "async def main(): await env.TAKE(leave)")  # fmt: skip
+    for _ in range(2):
+        with pytest.raises(error, match=words):
+            await taken[0]()
