@@ -6,6 +6,7 @@ import asyncio
 import os
 import signal
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -102,9 +103,9 @@ async def test_a_call_goes_to_another_one(code: Code, killer: Killer) -> None:
         assert loader.statistics().failing == 0
 
 
-async def test_so_does_a_request_and_a_run(code: Code, killer: Killer) -> None:
+async def test_so_does_a_request_and_a_run(code: Code, killer: Killer, tmp_path: Path) -> None:
     """A run has lost nothing by it."""
-    async with open_loader() as loader, Engine(":memory:") as engine:
+    async with open_loader() as loader, Engine(tmp_path / "engine.db") as engine:
         stub = loader.get("t", lambda: code(SOURCE))
         killer.left = TRIES - 1
         async with await stub.get_entrypoint().fetch("https://t.example/", method="POST", body="hello") as response:
