@@ -8,21 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from cloister.ipc.errors import RemoteError
+
 from .readers import Piece
 from .values import JsDict
 
-
-class JsException(Exception):
-    """An error of JavaScript's: `name` and `message`."""
-
-    def __init__(self, message: str = "", name: str = "Error") -> None:
-        super().__init__(message)
-        self.name, self.message = name, message
-
-    @classmethod
-    def new(cls, message: str = "", *_: Any, **__: Any) -> JsException:
-        """One more."""
-        return cls(message)
+JsException = RemoteError
+"""What was raised on the other side is what JavaScript's errors would be: it has a `name` and a `message`."""
 
 
 class JsArray(list[Any]):

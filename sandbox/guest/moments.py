@@ -11,7 +11,7 @@ import functools
 import random
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from cloister.ipc import values
@@ -26,9 +26,11 @@ def sleep_until(step: WorkflowStep, name: str, timestamp: Any) -> Awaitable[None
 
 
 async def wait_for_event(
-    step: WorkflowStep, name: str, event_type: str | None = None, /, timeout: Any = "24 hours", **more: Any
+    step: WorkflowStep, name: str, event_type: Any = None, /, timeout: Any = "24 hours", **more: Any
 ) -> Any:
     """Wait for an event of a type. A map of `payload`, `timestamp` and `type`; an error when the time is over."""
+    if isinstance(event_type, dict):  # options, as in JavaScript
+        event_type, timeout = event_type["type"], event_type.get("timeout", timeout)
     kind = event_type if event_type is not None else more.pop("type")
     count = step._count("wait", name)
     record = await step._journal.visit("wait", name, count)
@@ -73,7 +75,9 @@ async def _kept(step: WorkflowStep, name: str, make: Callable[[], Any]) -> Any:
 
 _METHODS: Final[dict[str, Callable[..., Any]]] = {
     "sleep_until": sleep_until,
+    "sleepUntil": sleep_until,
     "wait_for_event": wait_for_event,
+    "waitForEvent": wait_for_event,
     "now": now,
     "random": random_number,
     "uuid": random_id,
@@ -89,6 +93,13 @@ def method(step: WorkflowStep, name: str) -> Callable[..., Any]:
     if name not in _METHODS:
         raise AttributeError(f"step has no method {name!r}")
     return functools.partial(_METHODS[name], step)
+
+
+def in_milliseconds(config: Any) -> Any:
+    """A config whose lengths of time may be timedeltas."""
+    if isinstance(config, Mapping):
+        return {key: in_milliseconds(value) for key, value in config.items()}
+    return _span(config)
 
 
 def _moment(timestamp: Any) -> Any:

@@ -131,7 +131,13 @@ class Journal:
             and callable(retries.get("delay"))
         ):
             config = {**config, "retries": {**retries, "delay": "dynamic"}}
-        key = values.dumps(config)
+        try:
+            key = values.dumps(config)
+        except CodecError:
+            from . import moments
+
+            config = moments.in_milliseconds(config)
+            key = values.dumps(config)
         if key not in self._configs:
             self._configs[key] = await self.ask("configure", config)
         return self._configs[key], config
@@ -364,7 +370,11 @@ def _error(error: list[str]) -> Exception:
     if name == "NonRetryableError":
         return NonRetryableError(message)
     rebuilt = failure.rebuild(name, f"{name}: {message}")
-    return rebuilt if type(rebuilt).__name__ == name else failure.StepError(name, message)
+    if type(rebuilt).__name__ == name:
+        return rebuilt
+    from . import revival
+
+    return revival.revive(name, message) or failure.StepError(name, message)
 
 
 def _span(duration: Any) -> Any:

@@ -826,3 +826,94 @@ async def test_an_event_is_waited_for_for_a_second_at_least(stage: Any) -> None:
     assert "up to 365 days" in long
     assert "'soon'" in odd
     assert "timed out after 1000ms" in late
+
+
+async def test_an_error_is_of_its_class_again_where_the_program_has_it(stage: Any) -> None:
+    """The tenant's own, a library's, a built-in one; in the run that raised it and in a replay. What is made of more
+    than its words, or is ambiguous, is an error of its name."""
+    binding = stage.bind("""
+    import json
+    from pyodide.ffi import JsException
+    from workers import WorkflowEntrypoint
+    from workers.workflows import NonRetryableError
+
+    class Declined(ValueError):
+        pass
+
+    class Odd(Exception):
+        def __init__(self, code, when):
+            self.code, self.when = code, when
+        def __str__(self):
+            return f"{self.code} {self.when}"
+
+    class TenantWorkflow(WorkflowEntrypoint):
+        async def run(self, event, step):
+            seen = []
+            never = {"retries": {"limit": 0, "delay": 0}}
+            for error in (Declined("no"), Odd(1, 2), json.JSONDecodeError("bad", "x", 0), TypeError("t"),
+                          NonRetryableError("n")):
+                @step.do(type(error).__name__, config=never)
+                async def fails():
+                    raise error
+                try:
+                    await fails()
+                except Declined as caught:
+                    seen.append(["Declined", isinstance(caught, ValueError), str(caught)])
+                except json.JSONDecodeError as caught:
+                    seen.append(["JSONDecodeError", str(caught)])
+                except NonRetryableError as caught:
+                    seen.append(["NonRetryableError", str(caught)])
+                except JsException as caught:
+                    seen.append(["JsException", caught.name, str(caught)])
+                except TypeError as caught:
+                    seen.append(["TypeError", str(caught)])
+            await step.sleep("a while", "1 hour")
+            return seen
+    """)
+    instance = await binding.create()
+    await stage.rests(instance)
+    stage.evict()
+    assert await stage.outcome(instance) == [
+        ["Declined", True, "no"],
+        ["JsException", "Odd", "Odd: 1 2"],
+        ["JSONDecodeError", "bad: line 1 column 1 (char 0)"],
+        ["TypeError", "TypeError: t"],
+        ["NonRetryableError", "n"],
+    ]
+
+
+async def test_lengths_of_time_and_names_are_taken_in_either_form(stage: Any) -> None:
+    """A timedelta where a duration is taken, a datetime where a moment is; camel case beside snake case, and options
+    as JavaScript has them."""
+    binding = stage.bind("""
+    from datetime import timedelta
+    from workers import WorkflowEntrypoint
+    class TenantWorkflow(WorkflowEntrypoint):
+        async def run(self, event, step):
+            config = {"retries": {"limit": 1, "delay": timedelta(seconds=5), "backoff": "constant"},
+                      "timeout": timedelta(minutes=1)}
+            tries = []
+            @step.do("timed", config=config)
+            async def timed(ctx):
+                tries.append(ctx.attempt)
+                assert (ctx.config.timeout, ctx.config.retries.delay) == (60_000, 5_000)
+                if len(tries) < 2:
+                    raise ValueError("again")
+                return ctx["attempt"]
+            found = [await timed()]
+            found.append(await step.do("plain", {"timeout": "1 minute"}, lambda: "plain"))
+            await step.sleep("a", timedelta(hours=1))
+            await step.sleepUntil("b", event["timestamp"] + timedelta(hours=3))
+            got = await step.waitForEvent("c", {"type": "go", "timeout": "2 hours"})
+            found.append(got.payload)
+            try:
+                await step.wait_for_event("d", "never", timeout=timedelta(hours=1))
+            except Exception as error:
+                found.append(str(error))
+            return found
+    """)
+    instance = await binding.create()
+    await instance.send_event(type="go", payload=5)
+    *found, late = await stage.outcome(instance)
+    assert found == [2, "plain", 5]
+    assert "timed out after 3600000ms" in late

@@ -377,10 +377,11 @@ async def test_values_cross_between_workers(worker: Make, code: Callable[..., Wo
                     assert "cannot be sent" in str(error)
                 else:
                     raise AssertionError(wrong)
+            from pyodide.ffi import JsException
             for call in (other.fails(), other.nothing()):
                 try:
                     await call
-                except Exception as error:
+                except (JsException, TypeError, ValueError) as error:
                     seen = str(error)
                     assert "no" in seen or "Method nothing does not exist" in seen
             assert await (await other.fetch("http://example.com/", method="POST", body="x")).text() == "fetched"

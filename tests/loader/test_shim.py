@@ -83,8 +83,10 @@ async def test_values_are_converted_there_and_back(holds: Any) -> None:
         assert to_js({"a": 1}).a == 1 and to_js(b"ab").to_bytes() == b"ab" and to_js("text") == "text"
         assert to_js([1, 2]).length == 2 and jsnull is None and create_proxy(given) is given
         assert not isinstance(made, JsProxy) and not isinstance(self.env, JsProxy)
-        error = JsException.new("words")
-        assert (error.name, error.message, str(error)) == ("Error", "words", "words")
+        from js import Error
+        error = Error.new("words")
+        assert (error.name, error.message, str(error)) == ("Error", "words", "Error: words")
+        assert isinstance(error, JsException)
         assert Object.keys(made) == ["id", "params"] and Object.entries({"a": 1}) == [["a", 1]]
         assert Object.assign(Object.new(), {"a": 1}).a == 1
     """)

@@ -226,6 +226,11 @@ class Boolean:
 class Error(JsException):
     """An error."""
 
+    @classmethod
+    def new(cls, message: str = "", *_: Any) -> Error:
+        """One of them."""
+        return cls(cls.__name__, message)
+
 
 TypeError = Error  # noqa: A001
 
