@@ -17,6 +17,7 @@ from cloister.loader import (
     Loader,
     LoaderConfig,
     RpcTarget,
+    TailLine,
     WorkerCode,
     create_dynamic_workflow_entrypoint,
     wrap_workflow_binding,
@@ -148,7 +149,7 @@ async def test_what_was_begun_is_never_done_again(code: Code, killer: Killer) ->
     source = "from workers import env\nimport os, time\nprint('begun')\ntime.sleep(60)\n" + SOURCE
 
     async with open_loader() as loader:
-        made = code(source, streaming_tails=(lambda _: said.set(),))
+        made = code(source, streaming_tails=(lambda told: said.set() if isinstance(told, TailLine) else None,))
         call = asyncio.ensure_future(loader.get("t", lambda: made).get_entrypoint().use(None))
         await said.wait()
         os.kill(killer.taken[0].pid, signal.SIGKILL)
