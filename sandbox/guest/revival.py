@@ -7,22 +7,28 @@ exception with its words and nothing else. Kept with the standard library, for t
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from . import importer
 
 
-def revive(name: str, text: str) -> Exception | None:
-    """One of the only class of that name, the tenant's own before any other's. None if there is none."""
+def revive(name: str, message: str) -> Exception | None:
+    """One of the only class of that name, the tenant's own before any other's. None if there is none.
+
+    It says its class before its words, as those of Python's own classes do; `recorded` are the words alone.
+    """
     own = {known for finder in sys.meta_path if isinstance(finder, importer.Tenant) for known in finder.names}
-    found = _named(name, own) or _named(name, sys.modules.keys() - own)
+    others = {known for known in sys.modules if known not in own and not known.startswith("cloister.")}
+    found = _named(name, own) or _named(name, others)
     if len(found) != 1:
         return None
     try:
-        error = Exception.__new__(*found, text)
+        error: Any = Exception.__new__(*found, f"{name}: {message}")
+        error.recorded = (message,)
         str(error)
     except Exception:  # one that is made of more than its words, and says them in its own way
         return None
-    return error
+    return error  # type: ignore[no-any-return]
 
 
 def _named(name: str, modules: set[str]) -> set[type[Exception]]:

@@ -145,6 +145,7 @@ class Worker:
                 return await rollback.frozen(journal, task)
             result = await asyncio.shield(task)
         except Exception as error:
+            error.args = getattr(error, "recorded", error.args)  # its class is said beside its words
             if journal.undos and not journal.state.get("frozen"):
                 from . import rollback
 

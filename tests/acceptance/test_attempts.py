@@ -294,7 +294,7 @@ async def test_a_method_that_step_does_not_have_is_said_so(stage: Any) -> None:
         from workers import WorkflowEntrypoint
         class TenantWorkflow(WorkflowEntrypoint):
             async def run(self, event, step):
-                return [hasattr(step, "waitForEvent"), hasattr(step, "now")]
+                return [hasattr(step, "waitForNothing"), hasattr(step, "now")]
     """)
     assert await stage.outcome(await binding.create()) == [False, True]
 

@@ -874,9 +874,9 @@ async def test_an_error_is_of_its_class_again_where_the_program_has_it(stage: An
     await stage.rests(instance)
     stage.evict()
     assert await stage.outcome(instance) == [
-        ["Declined", True, "no"],
+        ["Declined", True, "Declined: no"],
         ["JsException", "Odd", "Odd: 1 2"],
-        ["JSONDecodeError", "bad: line 1 column 1 (char 0)"],
+        ["JSONDecodeError", "JSONDecodeError: bad: line 1 column 1 (char 0)"],
         ["TypeError", "TypeError: t"],
         ["NonRetryableError", "n"],
     ]
