@@ -147,7 +147,7 @@ def serve(subject: object) -> Capability | None:
 
 def end(lent: Sequence[Stub], result: Any) -> None:
     """A call has returned, and what came with it ends. A generator has yet to begin: its arguments end when it does."""
-    if not inspect.isasyncgen(result) and not inspect.isgenerator(result):
+    if lent and not inspect.isasyncgen(result) and not inspect.isgenerator(result):
         for stub in lent:
             stub.dispose()
 

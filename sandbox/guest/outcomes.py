@@ -42,7 +42,8 @@ class Outcomes:
                 attempt, outer_count, outer = mark.split(" ", 2)
                 inner = int(attempt), (kind, name, count)
                 self._within.setdefault((outer, int(outer_count)), []).append(inner)
-        self._skipped: set[Key] = set()
+        self.skipped: set[Key] = set()
+        """Steps that were in such bodies as are not run again."""
         self._gates: dict[Key, asyncio.Future[None]] = {}
         self._new: deque[asyncio.Future[None]] = deque()
         self._turning = False
@@ -62,9 +63,14 @@ class Outcomes:
             self._order.remove(key)  # also when whoever waited has given up: the others must not wait for it
             self._stir()
 
+    @property
+    def next(self) -> bool:
+        """Whether an outcome that has just come may be handed over at once, as mostly."""
+        return not self._order and not self._new and not self._turning and self._run.rests(self._loop)
+
     async def arrived(self) -> None:
         """The same for an outcome that has just come."""
-        if not self._order and not self._new and not self._turning and self._run.rests(self._loop):
+        if self.next:
             return
         gate: asyncio.Future[None] = self._loop.create_future()
         self._new.append(gate)
@@ -79,21 +85,18 @@ class Outcomes:
     def skip(self, name: str, count: int, *, before: float = math.inf) -> None:
         """The body of a step is not run again, or not its attempts before one: nobody will ask for what was recorded
         in them."""
-        inside = self._within.pop((name, count), [])
+        if (inside := self._within.pop((name, count), None)) is None:
+            return
         self._within[name, count] = [inner for inner in inside if inner[0] >= before]
         for attempt, key in inside:
             if attempt < before:
-                self._skipped.add(key)
+                self.skipped.add(key)
                 if key in self.unvisited:
                     self.unvisited.discard(key)
                     self._order.remove(key)
                 if key[0] == "do":
                     self.skip(key[1], key[2])
         self._stir()
-
-    def skipped(self, key: Key) -> bool:
-        """Whether a step was in such a body."""
-        return key in self._skipped
 
     def _stir(self) -> None:
         if (self._gates or self._new) and not self._turning:

@@ -98,7 +98,8 @@ class Output:
     def flush(self) -> None:
         """Say what is there of unfinished lines."""
         for stream in self._streams:
-            stream.flush()
+            if stream._rests:
+                stream.flush()
 
     def say(self, level: str, text: str) -> None:
         """Say one line."""

@@ -70,7 +70,7 @@ class Run:
     def rests(self, loop: asyncio.AbstractEventLoop) -> bool:
         """Whether the program has nothing left to do at once. What was just told to it may have yet to wake it."""
         ready: deque[asyncio.Handle] = loop._ready  # type: ignore[attr-defined]
-        return not any(handle._context.get(current_run) is self for handle in ready)  # type: ignore[attr-defined]
+        return not ready or not any(handle._context.get(current_run) is self for handle in ready)  # type: ignore[attr-defined]
 
 
 _NO_RUN = Run()

@@ -26,7 +26,12 @@ from .workers.workflows import NonRetryableError
 
 _NOTE_AFTER = 0.02  # seconds: a body that is done sooner is not announced
 _OVER = "this run was parked or ended; if it goes on, it does so from its records"
+_DONE: list[Any] = ["done", None]
+_DONE_SENT = values.dumps(_DONE)
+_WHOLE = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict, JsDict})
 Body = Callable[..., Any]
+Attempted = tuple[bytes, list[str] | None, bool, dict[str, Any] | None]
+"""What came of an attempt: the encoded value, or the error and whether another one makes sense; what is rarely said."""
 
 
 class Journal:
@@ -65,7 +70,7 @@ class Journal:
             raise
         finally:
             self.run.asking -= 1
-        return values.loads(answer, hook=JsDict, trusted=True)
+        return _DONE if answer == _DONE_SENT else values.loads(answer, hook=JsDict, trusted=True)
 
     async def record(self, method: str, *arguments: object, **more: Any) -> Any:
         """A round trip whose answer is an outcome, which waits its turn among the others."""
@@ -74,7 +79,8 @@ class Journal:
         except IpcError:
             await self._outcomes.arrived()
             raise
-        await self._outcomes.arrived()
+        if not self._outcomes.next:
+            await self._outcomes.arrived()
         return answer
 
     def started(self, name: str, count: int, attempt: int) -> None:
@@ -104,7 +110,7 @@ class Journal:
 
     def taken(self, key: Key) -> bool:
         """Whether a step belongs to a body that is not run again, so that nobody else's may have its number."""
-        return self._outcomes.skipped(key)
+        return key in self._outcomes.skipped
 
     async def visit(self, kind: str, name: str, count: int) -> list[Any] | None:
         """The record of a step, if there is one: state, attempts, value, error, config. An outcome waits its turn."""
@@ -214,13 +220,17 @@ class Step:
         self._config = config
         self._undo = rollback, rollback_config
         self._memo: asyncio.Future[Any] | None = None
+        self._result: list[Any] = []  # none as long as there is none
 
     def __call__(self) -> Awaitable[Any]:
         """Run the step. What is returned is to be awaited."""
         return self._run()
 
     async def _run(self) -> Any:
-        arguments = await self._arguments()
+        if (arguments := self._plain_arguments()) is None:
+            from . import dependencies
+
+            arguments = await dependencies.arguments(self)
         count = self._owner._count("do", self._step_name)
         if self._undo[0] is not None:
             undo = [self._step_name, count, *self._undo, None]
@@ -228,17 +238,17 @@ class Step:
         result = await self._perform(count, arguments)
         if self._undo[0] is not None:
             undo[-1] = result
-        memo: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        memo.set_result(result)
-        self._memo = memo
+        self._result = [result]
         return result
 
     async def _resolve(self) -> Any:
+        if self._result:
+            return self._result[0]
         if self._memo is None:
             self._memo = asyncio.ensure_future(self._run())
         return await self._memo
 
-    async def _arguments(self) -> list[Any]:
+    def _plain_arguments(self) -> list[Any] | None:
         """What the body is called with. For most that is soon said; for the others see `dependencies`."""
         code = getattr(self._body, "__code__", None)
         if self._depends is None and code is not None and not code.co_flags & _STARS | code.co_kwonlyargcount:
@@ -247,13 +257,11 @@ class Step:
                 return []
             if code.co_varnames[: code.co_argcount] == ("ctx",) and "ctx" not in self._owner._declared:
                 return [_CONTEXT]
-        from . import dependencies
-
-        return await dependencies.arguments(self)
+        return None
 
     async def _perform(self, count: int, arguments: list[Any]) -> Any:
         journal, name = self._owner._journal, self._step_name
-        record = await journal.visit("do", name, count)
+        record = await journal.visit("do", name, count) if journal.records else None
         attempt, config, said, settings = 1, None, None, None
         match record:
             case ["done", _, value, *_]:
@@ -264,14 +272,10 @@ class Step:
                 attempt = await journal.ask("attempt", name, count)
             case _ if self._config is not None:
                 config, settings = await journal.configure(self._config)
-        hidden = {"journal": journal, "said": [said], "given": self._config}
+        hidden = {"journal": journal, "said": [said], "given": self._config, "resolved": config or journal.defaults}
         while True:
-            resolved = config or journal.defaults
-            shown = JsDict(resolved, retries=JsDict(resolved["retries"]))  # the author may do with it what he likes
-            context = Context(step=JsDict(name=name, count=count), attempt=attempt, config=shown)
-            context.__dict__ = {**hidden, "resolved": resolved, "earlier": hidden["said"][0]}
             known = await journal.ask("begin", name, count) if journal.state.get("supervised") else None
-            value, error, retryable, more = known or await self._attempt(context, arguments)
+            value, error, retryable, more = known or await self._attempt(count, attempt, hidden, arguments)
             try:
                 verdict = await journal.record("settle", name, count, attempt, settings, value, error, retryable, more)
             except IpcError as refusal:  # such as a result that is too large, and will be next time
@@ -286,51 +290,81 @@ class Step:
                 raise _error(verdict[1])
             attempt = await journal.ask("attempt", name, count)
 
-    async def _attempt(
-        self, context: Context, arguments: list[Any]
-    ) -> tuple[bytes, list[str] | None, bool, dict[str, Any] | None]:
-        """One run of the body: its encoded value, or its error and whether another attempt makes sense; and what is
-        rarely said."""
-        journal, config = self._owner._journal, context.__dict__["resolved"]
-        count, attempt = context["step"]["count"], context["attempt"]
-        loop = asyncio.get_running_loop()
-        noted = attempt > 1  # the host has told the number of this one, and counts it
+    def _context(self, count: int, attempt: int, hidden: dict[str, Any]) -> Context:
+        """What the body is told, with which the author may do what he likes, and what is asked by way of it."""
+        resolved = hidden["resolved"]
+        shown = JsDict(resolved, retries=JsDict(resolved["retries"]))
+        context = Context(step=JsDict(name=self._step_name, count=count), attempt=attempt, config=shown)
+        context.__dict__ = {**hidden, "earlier": hidden["said"][0]}
+        return context
 
-        def note() -> None:
-            nonlocal noted
-            noted = True
-            journal.started(self._step_name, count, attempt)
-
-        noting = loop.call_later(_NOTE_AFTER, note)
-        limit = config["timeout"]
+    async def _attempt(self, count: int, attempt: int, hidden: dict[str, Any], arguments: list[Any]) -> Attempted:
+        """One run of the body."""
+        journal: Journal = hidden["journal"]
+        beats = "heartbeatTimeout" in hidden["resolved"]
+        context = self._context(count, attempt, hidden) if arguments or beats else None
+        patience = None
         run = journal.run
         mark = scope.inside.set(journal.begin(self._step_name, count, attempt))
         run.busy += 1
         try:
-            async with asyncio.timeout(limit / 1000) as timer:
-                if "heartbeatTimeout" in config:
+            result = None if beats else self._call(context, arguments)
+            if type(result) in _WHOLE and not beats:  # there is nothing to wait for
+                return values.dumps(result), None, True, None
+            patience = Patience(journal, (self._step_name, count, attempt), hidden["resolved"]["timeout"], beats)
+            async with patience as timer:
+                if beats and context is not None:
                     from . import attempts
 
                     await attempts.watched(context, timer)
-                result = self._body(*(context if argument is _CONTEXT else argument for argument in arguments))
+                    result = self._call(context, arguments)
                 if inspect.isawaitable(result):
                     result = await result
-                if hasattr(result, "__aiter__") or inspect.isgenerator(result):
+                if type(result) not in _WHOLE and (hasattr(result, "__aiter__") or inspect.isgenerator(result)):
                     from . import streams
 
+                    context = context or self._context(count, attempt, hidden)
                     return b"", None, True, {"size": await streams.record(context, result)}
             return values.dumps(result), None, True, None
         except Exception as error:
             from . import attempts
 
-            return await attempts.failed(context, error, timer.expired())
+            late = patience is not None and patience.timer.expired()
+            return await attempts.failed(context or self._context(count, attempt, hidden), error, late)
         except BaseException:
-            journal.stopped(self._step_name, count, told=noted)
+            journal.stopped(self._step_name, count, told=attempt > 1 if patience is None else patience.noted)
             raise
         finally:
             run.busy -= 1
-            noting.cancel()
             scope.inside.reset(mark)
+
+    def _call(self, context: Context | None, arguments: list[Any]) -> Any:
+        return self._body(*[context if argument is _CONTEXT else argument for argument in arguments])
+
+
+class Patience:
+    """How long an attempt may take that is waited for, and from when on the host is told of it. Most are done before
+    the second, so the first has a timer only from then on."""
+
+    def __init__(self, journal: Journal, attempt: tuple[str, int, int], milliseconds: float, at_once: bool) -> None:
+        self._journal, self._attempt = journal, attempt
+        self._end = asyncio.get_running_loop().time() + milliseconds / 1000
+        self.noted = attempt[2] > 1  # the host has told the number of this one, and counts it
+        self.timer = asyncio.timeout_at(self._end if at_once or milliseconds / 1000 <= _NOTE_AFTER else None)
+
+    async def __aenter__(self) -> asyncio.Timeout:
+        self._noting = asyncio.get_running_loop().call_later(_NOTE_AFTER, self._note)
+        return await self.timer.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        self._noting.cancel()
+        await self.timer.__aexit__(*error)
+
+    def _note(self) -> None:
+        self.noted = True
+        self._journal.started(*self._attempt)
+        if self.timer.when() is None:
+            self.timer.reschedule(self._end)
 
 
 class Context(JsDict):

@@ -364,3 +364,31 @@ async def test_a_call_by_way_of_a_run_cannot_hide_in_another_one(stage: Any) -> 
                     return str(error)
     """)
     assert "inside another one" in await stage.outcome(await binding.create())
+
+
+async def test_a_body_that_is_done_at_once_sets_no_timer_and_one_that_is_waited_for_sets_one(stage: Any) -> None:
+    """Its limit has a timer only when it takes long, and holds from the start: see the test of the limit itself."""
+    binding = stage.bind("""
+        import asyncio
+        from workers import WorkflowEntrypoint
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                loop, set_for = asyncio.get_running_loop(), []
+                at = loop.call_at
+                def call_at(when, *rest, **more):
+                    set_for.append(when - loop.time())
+                    return at(when, *rest, **more)
+                loop.call_at = call_at
+                async def body():
+                    pass
+                try:
+                    await step.do("sync", lambda: None)
+                    at_once = len(set_for)
+                    await step.do("async", body)
+                    waited_for = len(set_for)
+                    await step.do("slow", lambda: asyncio.sleep(0.05))
+                    return [at_once, waited_for - at_once, len([seconds for seconds in set_for if seconds > 300])]
+                finally:
+                    del loop.call_at
+    """)
+    assert await stage.outcome(await binding.create()) == [0, 1, 1]
