@@ -1,8 +1,9 @@
 """What honest tenants notice of an abuser beside them, and how long one lasts after it has crossed its limit.
 
-Each kind of abuser is booted, let loose, ended by its limits, and booted again, for as long as the honest tenants are
-timed. They are timed alone just before, and the same calls beside a bare process that spins are the limit: no sandbox
-can take less of a core than it is given.
+Each kind of abuser is booted, let loose, ended by its limits, and booted again as soon as that may be, for as long as
+the honest tenants are timed: once as one tenant that has itself called again and again, and once as a tenant that was
+never seen before each time, of whom nothing is known. They are timed alone just before, and the same calls beside a
+bare process that spins are the limit: no sandbox can take less of a core than it is given.
 
 When an abuser crosses its limit of CPU time is seen by a process of its own, which looks every half millisecond and
 hears from the kernel of its end; what the host believes does not come into it.
@@ -19,11 +20,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
+from abusers import ABUSERS, program
 from harness import draw, listing, main, options, percentile, say, tenant
 from observer import Observer
 
-from cloister.loader import LimitExceeded, Limits, Loader, SandboxDied, WorkerCode
+from cloister.loader import Entrypoint, Limits, Loader, RestartBackedOff, SandboxDied, WorkerCode
 from cloister.loader.loader import Key
+from cloister.sandbox import Sandbox
 
 HONEST = 4
 STILL_ALIVE_AFTER = 3.0
@@ -31,98 +34,6 @@ PERIOD = 0.005  # seconds between two calls to one of them
 LIMITS = Limits(cpu_ms=300, wall_ms=1_500, memory_bytes=64 << 20)
 LIMIT = "limit: a bare spinner"  # a process that nobody confines
 
-ABUSERS = {
-    "CPU in Python": """
-        while True:
-            pass
-    """,
-    "CPU in C": """
-        sum(range(10**12))
-    """,
-    "memory hog": """
-        held = []
-        while True:
-            try:
-                held.append(b"x" * 2**20)
-            except MemoryError:
-                pass
-    """,
-    "thread bomb": """
-        def spin():
-            while True:
-                pass
-        while True:
-            try:
-                threading.Thread(target=spin).start()
-            except RuntimeError:
-                pass
-    """,
-    "log flood": """
-        while True:
-            print("x" * 8000)
-    """,
-    "wire flood, 16 MiB": """
-        frame = zmtp.message(codec.encode(Note("log", values.dumps(["info", "x" * (2**24 - 100), 0, 0]))))
-        ready = select.poll()
-        ready.register(3, select.POLLOUT)
-        while True:
-            left = memoryview(frame)
-            while left:
-                try:
-                    left = left[os.write(3, left):]
-                except BlockingIOError:
-                    ready.poll()
-    """,
-    "wire flood, small": """
-        frames = zmtp.message(codec.encode(Note("log", values.dumps(["info", "x", 0, 0])))) * 1000
-        ready = select.poll()
-        ready.register(3, select.POLLOUT)
-        while True:
-            left = memoryview(frames)
-            while left:
-                try:
-                    left = left[os.write(3, left):]
-                except BlockingIOError:
-                    ready.poll()
-    """,
-    "call flood": """
-        while True:
-            await asyncio.gather(*(self.env.ECHO("x" * 1000) for _ in range(500)), return_exceptions=True)
-    """,
-    "exception storm": """
-        async def fail(depth):
-            if depth:
-                await fail(depth - 1)
-            raise ValueError("x" * 10_000)
-        while True:
-            failing = [asyncio.ensure_future(fail(20)) for _ in range(50)]
-            await asyncio.sleep(0)
-    """,
-    "recursion, Python": """
-        sys.setrecursionlimit(10**9)
-        def deeper():
-            return deeper()
-        deeper()
-    """,
-    "recursion, C": """
-        sys.setrecursionlimit(10**9)
-        def deeper(_):
-            return list(map(deeper, [0]))
-        deeper(0)
-    """,
-}
-PROGRAM = """
-import asyncio, os, select, sys, threading
-from cloister.ipc import codec, values, zmtp
-from cloister.ipc.messages import Note
-from workers import WorkerEntrypoint
-
-class Default(WorkerEntrypoint):
-    async def greet(self, name):
-        return name
-
-    async def abuse(self):
-"""
 _numbers = itertools.count()
 
 
@@ -131,6 +42,8 @@ class Fate:
     """What became of the abusers of one kind. Times are in milliseconds."""
 
     ends: Counter[str] = field(default_factory=Counter)
+    refused: int = 0
+    """Calls that were told to come again later."""
     lasted: list[float] = field(default_factory=list)
     overshoot: list[float] = field(default_factory=list)
 
@@ -167,58 +80,84 @@ async def echo(text: str) -> str:
     return text
 
 
-async def abuse(loader: Loader, observer: Observer, body: str, fate: Fate, stop: asyncio.Event) -> None:
-    """One abuser after the other, as long as the honest ones are timed."""
-    source = PROGRAM + "\n".join(f"    {line}" for line in body.splitlines())
-    code = WorkerCode(
-        main_module="main.py",
-        modules={"main.py": source},
-        env={"ECHO": echo},
-        limits=LIMITS,
-        streaming_tails=(lambda _: None,),
-    )
-    while not stop.is_set():
-        name = f"abuser-{next(_numbers)}"
-        entrypoint = loader.get(name, lambda: code).get_entrypoint()
-        await entrypoint.greet("hello")
-        worker = loader.warm(Key(name))
-        if worker is None:
-            continue
-        used = worker.sandbox.cpu_seconds()
-        await observer.watch(worker.sandbox.pid, "cpu", used + (LIMITS.cpu_ms or 0) / 1000)
+class Abuse:
+    """One abuser after the other, as long as the honest ones are timed, and what became of them."""
+
+    def __init__(self, loader: Loader, observer: Observer, body: str, *, strangers: bool) -> None:
+        self._loader, self._observer, self._strangers = loader, observer, strangers
+        self._code = WorkerCode(
+            main_module="main.py",
+            modules={"main.py": program(body)},
+            env={"ECHO": echo},
+            limits=LIMITS,
+            streaming_tails=(lambda _: None,),
+        )
+        self._name = f"abuser-{next(_numbers)}"
+        self.fate = Fate()
+        self.over = False
+
+    async def go_on(self) -> None:
+        """Boot one, let it loose, and when it has been ended boot it again, as soon as that may be."""
+        while not self.over:
+            if self._strangers:
+                self._name = f"abuser-{next(_numbers)}"
+            entrypoint = self._loader.get(self._name, lambda: self._code).get_entrypoint()
+            try:
+                await entrypoint.greet("hello")
+            except RestartBackedOff:
+                self.fate.refused += 1
+                await asyncio.sleep(PERIOD)
+                continue
+            except SandboxDied:  # of what its last call has left behind
+                continue
+            worker = self._loader.warm(Key(self._name))
+            if worker is not None:
+                await self._live(entrypoint, worker.sandbox)
+        self._loader.evict(self._name)
+
+    async def _live(self, entrypoint: Entrypoint, sandbox: Sandbox) -> None:
+        """From its first call to its end."""
+        fate = self.fate
+        await self._observer.watch(sandbox.pid, "cpu", sandbox.cpu_seconds() + (LIMITS.cpu_ms or 0) / 1000)
+        seen = asyncio.ensure_future(self._observer.seen())
         began = time.monotonic()
-        ended_by_limit = False
-        try:
-            await entrypoint.abuse()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is the figure
-            ended_by_limit = isinstance(error, LimitExceeded | SandboxDied)
-            fate.ends[f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:70]] += 1
-        seen = asyncio.ensure_future(observer.seen())
-        if ended_by_limit and not (await asyncio.wait({seen}, timeout=STILL_ALIVE_AFTER))[0]:
+        while sandbox.alive and not self.over:
+            began = time.monotonic()
+            try:
+                await entrypoint.abuse()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it is the figure
+                fate.ends[f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"[:70]] += 1
+            if self._strangers:
+                break
+        by_itself = not sandbox.alive
+        if by_itself and not (await asyncio.wait({seen}, timeout=STILL_ALIVE_AFTER))[0]:
             fate.ends[f"… and was still alive {STILL_ALIVE_AFTER} s after its caller was told"] += 1
-            ended_by_limit = False
-        loader.evict(name)
+            by_itself = False
+        if not by_itself:
+            self._loader.evict(self._name)
         crossed, ended = await seen
-        if ended_by_limit:
+        if by_itself:
             fate.lasted.append((ended - began) * 1000)
             over = [moment for moment in (crossed, began + (LIMITS.wall_ms or 0) / 1000) if moment and moment < ended]
             fate.overshoot.extend((ended - moment) * 1000 for moment in sorted(over)[:1])
 
 
-async def beside(loader: Loader, observer: Observer, body: str, seconds: float) -> tuple[Timing, Fate]:
+async def beside(
+    loader: Loader, observer: Observer, body: str, seconds: float, *, strangers: bool
+) -> tuple[Timing, Fate]:
     """The honest ones beside one kind of abuser."""
-    fate, stop = Fate(), asyncio.Event()
-    abusing = asyncio.create_task(abuse(loader, observer, body, fate, stop))
+    abuse = Abuse(loader, observer, body, strangers=strangers)
+    abusing = asyncio.create_task(abuse.go_on())
     timing = await time_honest(loader, seconds)
-    stop.set()
+    abuse.over = True
     await asyncio.wait({abusing}, timeout=30)
     if not abusing.done():
         abusing.cancel()
-        fate.ends["was not ended within 30 s"] += 1
+        abuse.fate.ends["was not ended within 30 s"] += 1
         await asyncio.wait({abusing})
     elif error := abusing.exception():
-        fate.ends[f"(the benchmark's own: {type(error).__name__}: {error})"[:90]] += 1
-    return timing, fate
+        abuse.fate.ends[f"(the benchmark's own: {type(error).__name__}: {error})"[:90]] += 1
+    return timing, abuse.fate
 
 
 async def beside_a_spinner(loader: Loader, seconds: float) -> Timing:
@@ -229,50 +168,81 @@ async def beside_a_spinner(loader: Loader, seconds: float) -> Timing:
     return timing
 
 
-async def benchmark(*, seconds: int, plot: str | None) -> None:
-    """Kind after kind, each with a look at the honest ones alone before it."""
-    rows: list[list[str]] = []
-    ratios: dict[str, float] = {}
-    ends: list[str] = []
+class Report:
+    """A line for each kind."""
 
-    def note(name: str, alone: Timing, timing: Timing, fate: Fate) -> None:
+    def __init__(self, title: str) -> None:
+        self._title = title
+        self._rows: list[list[str]] = []
+        self._ends: list[str] = []
+        self.ratios: dict[str, float] = {}
+
+    def note(self, name: str, alone: Timing, timing: Timing, fate: Fate) -> None:
+        """One more kind."""
         before, during = percentile(alone.calls, 99), percentile(timing.calls, 99)
-        ratios[name] = during / before
+        self.ratios[name] = during / before
         lasted, over = fate.lasted, fate.overshoot
-        rows.append([
+        self._rows.append([
             name, f"{before * 1000:.2f}", f"{during * 1000:.2f}", f"{during / before:.1f}",
-            f"{percentile(timing.late, 99) * 1000:.1f}", str(sum(fate.ends.values())),
+            f"{percentile(timing.late, 99) * 1000:.1f}", str(len(lasted)), str(fate.refused),
             f"{percentile(lasted, 50):,.0f}" if lasted else "",
             *((f"{percentile(over, 50):.1f}", f"{max(over):.1f}") if over else ("", "")),
         ])  # fmt: skip
-        ends.extend(f"{name}: {count} x {words}" for words, count in fate.ends.most_common(3))
+        self._ends.extend(f"{name}: {count} x {words}" for words, count in fate.ends.most_common(3))
 
+    def show(self) -> None:
+        """Print it."""
+        header = [
+            "abuser",
+            "p99 alone",
+            "beside",
+            "ratio",
+            "late",
+            "ended",
+            "refused",
+            "lasted",
+            "overshoot",
+            "at most",
+        ]
+        title = (
+            f"neighbours: calls to {HONEST} honest tenants beside {self._title} with {LIMITS.cpu_ms} ms of CPU; in ms\n"
+            "late: of the host in making those calls, p99; overshoot: from crossing its limit to its end"
+        )
+        listing(title, header, self._rows)
+        for line in self._ends:
+            say(line)
+
+
+async def benchmark(*, seconds: int, plot: str | None) -> None:
+    """Kind after kind, each with a look at the honest ones alone before it."""
+    reports = {False: Report("one abuser"), True: Report("abusers that were never seen before")}
     observer = await Observer.open()
     async with Loader(spares=4) as loader:
         await time_honest(loader, 1)
         for name, body in ABUSERS.items():
-            alone = await time_honest(loader, seconds)
-            note(name, alone, *await beside(loader, observer, body, seconds))
+            for strangers, report in reports.items():
+                alone = await time_honest(loader, seconds)
+                report.note(name, alone, *await beside(loader, observer, body, seconds, strangers=strangers))
         alone = await time_honest(loader, seconds)
-        note(LIMIT, alone, await beside_a_spinner(loader, seconds), Fate())
+        reports[False].note(LIMIT, alone, await beside_a_spinner(loader, seconds), Fate())
     await observer.close()
-    header = ["abuser", "p99 alone", "beside", "ratio", "late", "ended", "lasted", "overshoot", "at most"]
-    title = (
-        f"neighbours: calls to {HONEST} honest tenants beside one abuser with {LIMITS.cpu_ms} ms of CPU; in ms\n"
-        "late: of the host in making those calls, p99; overshoot: from crossing its limit to its end"
-    )
-    listing(title, header, rows)
-    for line in ends:
-        say(line)
-    draw(plot, lambda axes: paint(axes, ratios), title="p99 of honest tenants beside each abuser", size=(9, 4))
+    for report in reports.values():
+        report.show()
+    draw(plot, lambda axes: paint(axes, reports), title="p99 of honest tenants beside each abuser", size=(9, 5))
 
 
-def paint(axes: Any, ratios: dict[str, float]) -> None:
-    """A bar for each kind."""
-    axes.barh(list(ratios)[::-1], list(ratios.values())[::-1])
+def paint(axes: Any, reports: dict[bool, Report]) -> None:
+    """Two bars for each kind."""
+    names = list(reports[False].ratios)[::-1]
+    for strangers, report in reports.items():
+        found = [report.ratios.get(name, 0.0) for name in names]
+        label = "always another tenant" if strangers else "one tenant"
+        axes.barh([place + 0.2 - 0.4 * strangers for place in range(len(names))], found, height=0.4, label=label)
+    axes.set_yticks(range(len(names)), names)
     axes.axvline(1, color="k", linewidth=1)
     axes.axvline(2, color="k", linewidth=1, linestyle="--")
     axes.set_xlabel("p99 beside it / p99 alone")
+    axes.legend()
 
 
 if __name__ == "__main__":
