@@ -32,13 +32,13 @@ def strayed(pid, seconds, uncounted):
         return left <= 0
     return over
 
-def written(pid, rate, weight):
-    "What it has written, which counts that much, is more than comes in a second, and another since."
+def written(pid, rate, most, weight, kept):
+    "What it has written beyond what is kept, counting that much, is more than may come at once and since."
     file = os.open(f"/proc/{pid}/io", os.O_RDONLY)
     def count():
         return int(os.pread(file, 4096, 0).split()[3])
     first, began = count(), time.monotonic()
-    return lambda: (count() - first) * weight > rate * (1 + time.monotonic() - began)
+    return lambda: (count() - first - kept) * weight > most + rate * (time.monotonic() - began)
 
 def charged(pid, file, size):
     "Its control group is charged with as much."

@@ -19,40 +19,50 @@ from .errors import ConnectionClosed, RemoteProtocolError, TooManyCalls
 
 NOBODYS: Final = contextvars.Context()
 """What is done because a guest has spoken is part of nobody's request, whoever it was for whom the guest was made."""
-_COMMAND: Final = 4096
-"""What a command counts in bytes when there are several of them at once."""
-_HEAP: Final = 32
-"""How many messages in one piece are a heap of them."""
+_SHORT: Final = 256
+"""Messages that have fewer bytes, on the average of a piece, take longer to look at than to receive."""
 OnFrame = Callable[[bytes], None]
-OnAhead = Callable[[float, Callable[[], bytes]], None]
 OnLost = Callable[[RemoteProtocolError | None], None]
 
 
 class Link(ABC):
     """The way to one guest.
 
-    `on_bytes` hears of every piece that arrives, before what is in it is handed to `on_frame`. Of a heap of
-    messages `on_ahead` hears first: how many there are likely to be, with those that wait behind them where the
-    transport can see that, and a way to have the fourth byte of each. `on_lost` is called once: with nothing when the
-    guest has ended the connection, with an error when what it says is no ZMTP.
+    `on_bytes` hears of every piece that arrives, before what is in it is handed to `on_frame`, and `on_commands` how
+    many words of ZMTP's own were in it. `on_begun` hears of a frame that is yet to be finished: its first byte, and its
+    size. `on_lost` is called once: with nothing when the guest has ended the connection, with an error when what it
+    says is no ZMTP.
     """
 
-    __slots__ = ("_begun", "_later", "_loop", "_reader", "_stuffed", "on_ahead", "on_bytes", "on_frame", "on_lost")
+    __slots__ = (
+        "_begun", "_heaped", "_later", "_loop", "_reader", "_stuffed", "on_begun", "on_bytes", "on_commands",
+        "on_frame", "on_lost",
+    )  # fmt: skip
 
     def __init__(self, on_frame: OnFrame, on_lost: OnLost) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = zmtp.Reader()
         self._begun = math.inf
         self._stuffed = False  # it has so much unread that it is not listened to
+        self._heaped = False  # its messages are short, and come in heaps
         self._later: list[bytes] = []
         self.on_bytes: Callable[[int], None] = _nobody
-        self.on_ahead: OnAhead = _nobody
+        self.on_commands: Callable[[int], None] = _nobody
+        self.on_begun: Callable[[int, int], None] = _nobody
         self.on_frame = on_frame
         self.on_lost = on_lost
 
     def send(self, frame: bytes) -> None:
         """Queue a frame. `TooManyCalls` if the guest does not read, `ConnectionClosed` if it is gone."""
         self._write(zmtp.message(frame))
+
+    def hold(self, seconds: float) -> bool:
+        """Read nothing of the guest's for so long, so that it has to wait; at least so long if it is held already.
+        Whether that can be done."""
+        return False
+
+    def release(self) -> None:  # noqa: B027 - where nothing can be held
+        """Hold it no longer."""
 
     def unfinished_for(self) -> float:
         """Seconds since the guest began a frame that it has not finished: so long have we kept what there is of it."""
@@ -74,29 +84,22 @@ class Link(ABC):
     def _write(self, data: bytes) -> None:
         """Send bytes in order, now or as soon as the guest takes them."""
 
-    def _waiting(self) -> int:
-        """How many bytes have come and are yet to be taken, as far as that can be known."""
-        return 0
-
-    def _peek(self) -> bytes:
-        """Those bytes, which stay where they are."""
-        return b""
-
     def _take(self, data: bytes) -> None:
         """Bytes have arrived. What one guest says must never keep the others' from being read, whatever comes of it."""
         try:
             self.on_bytes(len(data))
             commands = self._reader.commands
             frames, reply = self._reader.feed(data)
-            if self._reader.commands > commands + 1:  # one may be a heartbeat
-                self.on_bytes((self._reader.commands - commands) * _COMMAND)
+            if self._reader.commands != commands:
+                self.on_commands(self._reader.commands - commands)
             if not self._reader.missing:
                 self._begun = math.inf
             elif frames or self._begun == math.inf:
                 self._begun = self._loop.time()
-            if len(frames) > _HEAP:
-                behind = self._waiting() * len(frames) / len(data)
-                self.on_ahead(len(frames) + behind, lambda: _fourth(frames) + self._reader.ahead(self._peek()))
+                if (begun := self._reader.begun) is not None:
+                    self.on_begun(*begun)
+            if len(frames) > 1:
+                self._heaped = len(data) < len(frames) * _SHORT
             if self._later:
                 frames, self._later = [*self._later, *frames], []
             for place, frame in enumerate(frames):
@@ -126,10 +129,6 @@ class Transport(Protocol):
 
     def close(self) -> None:
         """Close every link. Harmless when repeated."""
-
-
-def _fourth(frames: list[bytes]) -> bytes:
-    return bytes(frame[3] if len(frame) > 3 else 255 for frame in frames)
 
 
 def _nobody(*_: object) -> None:

@@ -5,18 +5,15 @@ and back, which costs as much again as the rest of a call, and keep 20 KiB of qu
 protocol all the same. The host connects, so no guest can be taken for another.
 
 Each guest is read a little at a time, so that one that floods makes the others wait for no longer than it takes to
-look at that little; the rest waits in the kernel, and then with the guest. Who has sent so much ahead that it is too
-much is not listened to for as long as that would take. Nothing here ever waits.
+look at that little; the rest waits in the kernel, and then with the guest. A guest that is held is not read at all for
+a while. Nothing here ever waits.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import fcntl
 import socket
-import sys
-import termios
 from typing import Final
 
 from . import zmtp
@@ -29,14 +26,17 @@ MAX_UNSENT: Final = 2 * MAX_FRAME
 """Bytes that are kept for a guest that does not read."""
 _SMALL, _RESERVE = 1024, 1 << 20
 """What is small, such as the word that a large answer could not be kept, has some room of its own."""
-_PIECE: Final = 8 * 1024
+_PIECE, _SMALL_PIECE = 8 * 1024, 1024
+"""Of a guest that sends a heap of messages at once, less is taken at a time: it is they that take time to look at."""
 _LARGE_PIECE: Final = 256 * 1024  # of a frame that is on its way, of which no more can become than that one frame
 
 
 class SocketLink(Link):
     """The way to one guest over a connected socket."""
 
-    __slots__ = ("_descriptor", "_links", "_most", "_of_all", "_socket", "_unsent", "taken")
+    __slots__ = (
+        "_descriptor", "_held", "_held_until", "_links", "_most", "_of_all", "_socket", "_unsent", "taken",
+    )  # fmt: skip
 
     def __init__(
         self, links: set[SocketLink], path: str, on_frame: OnFrame, on_lost: OnLost, most: int, of_all: Unread
@@ -46,6 +46,8 @@ class SocketLink(Link):
         self._of_all = of_all
         self.taken = NOTHING
         self._most = most
+        self._held: asyncio.TimerHandle | None = None
+        self._held_until = 0.0
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._descriptor = self._socket.fileno()
         self._links = links
@@ -71,11 +73,43 @@ class SocketLink(Link):
         kept = f"{self.unread():,} bytes were kept for it, of which it read nothing for {self.unread_for():.0f} s"
         self._lose(RemoteProtocolError(f"{kept}, and all sandboxes together have too much unread"))
 
+    def hold(self, seconds: float) -> bool:
+        """See `Link.hold`."""
+        self._held_until = max(self._loop.time() + seconds, self._held_until)
+        if self._held is None and self in self._links:
+            self._stop_listening()
+            self._held = self._loop.call_at(self._held_until, self._let_go)
+        return True
+
+    def release(self) -> None:
+        """See `Link.release`."""
+        if self._held is not None:
+            self._held_until = 0.0
+            self._held.cancel()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        if self._held_until > self._loop.time():  # it was held for longer meanwhile
+            self._held = self._loop.call_at(self._held_until, self._let_go)
+        else:
+            self._held = None
+            self._listen()
+
+    def _listen(self) -> None:
+        if self._held is None and not self._stuffed and self in self._links:
+            NOBODYS.run(self._loop.add_reader, self._descriptor, self._readable)
+
+    def _stop_listening(self) -> None:
+        self._loop.remove_reader(self._descriptor)
+
     def close(self) -> None:
         """See `Link.close`."""
         if self in self._links:
             self._links.discard(self)
             self._loop.remove_reader(self._descriptor)
+            if self._held is not None:
+                self._held.cancel()
+                self._held = None
             if self._unsent is not None:
                 self._loop.remove_writer(self._descriptor)
             left, self._unsent = self.unread(), None
@@ -106,7 +140,7 @@ class SocketLink(Link):
     def _have_more(self, size: int) -> None:
         if self.unread() > MUCH and not self._stuffed:
             self._stuffed = True
-            self._loop.remove_reader(self._descriptor)
+            self._stop_listening()
         self._of_all.more(self, size)
 
     def _send_together(self) -> None:
@@ -137,8 +171,7 @@ class SocketLink(Link):
         self._stuffed = False
         if self._later:
             self._take(b"")
-        if not self._stuffed and self in self._links:
-            NOBODYS.run(self._loop.add_reader, self._descriptor, self._readable)
+        self._listen()
 
     def _send(self, data: bytes | bytearray) -> int:
         try:
@@ -150,7 +183,8 @@ class SocketLink(Link):
 
     def _readable(self) -> None:
         try:
-            data = self._socket.recv(min(self._reader.missing, _LARGE_PIECE) or _PIECE)
+            piece = _SMALL_PIECE if self._heaped else _PIECE
+            data = self._socket.recv(min(max(self._reader.missing, piece), _LARGE_PIECE))
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -159,17 +193,6 @@ class SocketLink(Link):
             self._take(data)
         elif self in self._links:
             self._lose(None)
-
-    def _waiting(self) -> int:
-        if self not in self._links:
-            return 0
-        return int.from_bytes(fcntl.ioctl(self._descriptor, termios.FIONREAD, bytes(4)), sys.byteorder)
-
-    def _peek(self) -> bytes:
-        try:
-            return self._socket.recv(_LARGE_PIECE, socket.MSG_PEEK)
-        except OSError:  # there is nothing, or it has been closed
-            return b""
 
 
 class Sockets:

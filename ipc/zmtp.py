@@ -96,22 +96,13 @@ class Reader:
             del buffer[:at]
         return messages, replies
 
-    def ahead(self, data: bytes) -> bytes:
-        """The fourth byte of each message that begins in what is yet to be fed, 255 of one that has none. What is no
-        message ends it."""
-        stream, at, found = bytes(self._buffer) + data + bytes([255]) * 12, 0, bytearray()
-        end = len(stream) - 12
-        while at + 2 <= end:
-            flags = stream[at]
-            if not flags:
-                size, start = stream[at + 1], at + 2
-            elif flags == _LONG:
-                size, start = int.from_bytes(stream[at + 1 : at + 9], "big"), at + 9
-            else:
-                break
-            found.append(stream[start + 3] if size > 3 else 255)
-            at = start + size
-        return bytes(found)
+    @property
+    def begun(self) -> tuple[int, int] | None:
+        """The first byte and the size of the long frame of which something is missing, if that much has come."""
+        buffer = self._buffer
+        if not self.missing or len(buffer) < 10 or not buffer[0] & _LONG:
+            return None
+        return buffer[9], int.from_bytes(buffer[1:9], "big")
 
     def _next(self, at: int) -> tuple[int, int, int] | None:
         """The flags, start and end of the next frame that is complete."""

@@ -27,7 +27,7 @@ from cloister.ipc import (
 )
 from cloister.ipc.connection import MAX_CALLS
 from cloister.ipc.link import Link
-from cloister.ipc.messages import Failure, Note, Result
+from cloister.ipc.messages import Note
 from cloister.ipc.observation import observe
 from cloister.ipc.unread import MUCH
 
@@ -41,8 +41,8 @@ from .errors import (
     SandboxUnused,
 )
 from .exits import CUT_OFF, OUT_OF_MEMORY
+from .intake import ANSWERS, Intake
 from .lockdown.cgroups import Group
-from .meter import Meter
 from .policy import Limits
 from .precedence import Precedence
 from .process import FROM_OUTSIDE, Process, describe
@@ -63,15 +63,7 @@ LAST_WORDS = 0.05
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _HELD_FOR = 10.0
 """Seconds for which what was granted to one that was never used is still held, for whoever grants it to another."""
-_PIECE = 256  # what any piece on the wire counts at least
-_MESSAGE = 4096  # what an unasked message in it counts more; who waits for each answer cannot reach the limit by it
-_LINK = 512  # what a call counts that comes along with another one, which takes a tenth of the time
-_LEAST_BELIEVED = 0.9  # of how much there seems to have been sent ahead
-_ANSWERS = [codec.MARKS[Result], codec.MARKS[Failure]]
 _NOTE = codec.MARKS[Note]
-_ELEMENT = 256  # what each element of a value counts besides: it takes the host as long to check as it does to read it
-_FREE_ELEMENTS = 16  # of each value, which its message has paid for
-_LONGEST_NOTE = 65_536
 _LINE = codec.encode(Note("log", b""))  # how the guest's own code begins a line of its log
 
 _BLANK = Limits()  # what holds until there is code
@@ -121,8 +113,7 @@ class Sandbox:
         self._late = 0
         self._put_down = False
         self._unused = True
-        self._believed = 1.0
-        self._meter = Meter(self.limits.bytes_per_second, loop.time)
+        self._intake = Intake(self.limits.bytes_per_second, loop.time, hold=link.hold, end=self._flooded)
         self.tail = Tail(self.limits.output_bytes_per_second, loop.time)
         self._watch = Account(process.cpu_seconds, loop.time, loop.call_at)
         self._precedence = Precedence(
@@ -141,16 +132,18 @@ class Sandbox:
             on_hello=self._hello.set_result,
             on_note=self._hear,
             on_call=self._asked,
-            on_read=self._read,
+            on_read=self._intake.read,
             on_cancel=self._grant_grace,
             on_closed=self.kill,
             account=self._watch,
             limits=lambda: self.limits,
             overrun=self._overrun,
             explain=self._explain,
+            refused=self._intake.refused,
         )
-        link.on_bytes = self._arrived
-        link.on_ahead = self._look_ahead
+        link.on_bytes = self._intake.arrived
+        link.on_commands = self._intake.commands
+        link.on_begun = self._begun
         link.on_frame = self._deliver
         link.on_lost = self._lose
 
@@ -238,7 +231,7 @@ class Sandbox:
         Raises what the tenant's import raises.
         """
         self.limits = limits
-        self._meter.reset(limits.bytes_per_second)
+        self._intake.bound(limits.bytes_per_second)
         self.tail.bound(limits.output_bytes_per_second)
         self._watch.bound(limits.cpu_ms, self._strayed, limits.subrequests)
         self._limit_group(limits)
@@ -309,6 +302,7 @@ class Sandbox:
             return
         self._ended = True
         self.usage = usage
+        self._link.release()  # its last words are to be read
         killed_for_memory = self._group is not None and self._group.has_killed()
         if self._put_down and status == -signal.SIGKILL and not killed_for_memory:
             status = CUT_OFF
@@ -368,53 +362,27 @@ class Sandbox:
 
     def _first_word(self, size: int) -> None:
         """From now on something of its tenant's may have come of it."""
-        self._unused, self._link.on_bytes = False, self._arrived
-        self._arrived(size)
+        self._unused, self._link.on_bytes = False, self._intake.arrived
+        self._intake.arrived(size)
 
-    def _arrived(self, size: int) -> None:
-        self._meter.refill()
-        if not self._meter.take(max(size, _PIECE)):
-            self._flooded()
-
-    def _look_ahead(self, likely: float, marks: Callable[[], bytes]) -> None:
-        """Whoever has sent too much ahead is ended for it before the host has listened to all of it.
-
-        They are counted when there seem to be too many, and where there are not, that is borne in mind: a count takes
-        milliseconds.
-        """
-        room = self._meter.refill() / _MESSAGE
-        if likely * self._believed > room:
-            found = marks()
-            counted = len(found) - sum(map(found.count, _ANSWERS))
-            if counted > room:
-                self._flooded()
-            self._believed = max(counted / likely, _LEAST_BELIEVED)
+    def _begun(self, mark: int, size: int) -> None:
+        if (words := self._intake.refusal(mark, size)) is not None:
+            self.kill(ProtocolViolation(f"the sandbox broke the protocol: {words}"))
 
     def _deliver(self, frame: bytes) -> None:
         mark = frame[0] if frame else -1
-        if mark in _ANSWERS:
-            self._peer.deliver(frame)
-        elif not self._meter.take(_MESSAGE):
-            self._flooded()
-        elif mark == _NOTE and len(frame) > _LONGEST_NOTE:
-            self.kill(ProtocolViolation(f"the sandbox broke the protocol: a note of {len(frame):,} bytes"))
-        elif mark == _NOTE and frame.startswith(_LINE) and not self.tail.admit():
-            return  # unread: a line that is dropped anyway must cost less than it cost to say it
-        else:
-            self._peer.deliver(frame)
+        if mark not in ANSWERS:
+            self._begun(mark, len(frame))
+            self._intake.message(mark, len(frame))
+            if mark == _NOTE and frame.startswith(_LINE) and not self.tail.admit():
+                return  # unread: a line that is dropped anyway must cost less than it cost to say it
+        self._peer.deliver(frame)
 
-    def _read(self, elements: int) -> None:
-        if elements > _FREE_ELEMENTS and not self._meter.take((elements - _FREE_ELEMENTS) * _ELEMENT):
-            self._flooded()
-
-    def _flooded(self) -> None:
-        most = f"{self.limits.bytes_per_second:,} bytes in a second"
-        self.kill(LimitExceeded(f"the sandbox sent more than {most}, where a message counts {_MESSAGE:,} besides"))
+    def _flooded(self, words: str) -> None:
+        self.kill(LimitExceeded(f"the sandbox {words}"))
 
     def _asked(self, capability: object, calls: int) -> None:
-        if calls > 1 and not self._meter.take((calls - 1) * _LINK):  # of a chain, whose first call was a message
-            self._flooded()
-            raise LimitExceeded("the sandbox sent too much")
+        self._intake.chain(calls)
         if not getattr(capability, "uncounted", False) and not all(self._watch.ask() for _ in range(calls)):
             raise LimitExceeded("the invocation made more calls to the host than its limit of subrequests")
 

@@ -27,8 +27,8 @@ _LOOK_EVERY: Final = 0.1
 
 class VisitedPeer(Peer):
     """A guest that may be visited. `limits` gives those of its tenant; `overrun` ends it, of something in words; and
-    `explain` waits for what it is dying of, when its connection is gone. Whoever waits for an answer is told of its end
-    by a `SandboxError`, whatever it was.
+    `explain` waits for what it is dying of, when its connection is gone. `refused` hears how large each call of its own
+    was that came to nobody. Whoever waits for an answer is told of its end by a `SandboxError`, whatever it was.
     """
 
     def __init__(
@@ -38,10 +38,12 @@ class VisitedPeer(Peer):
         limits: Callable[[], Limits],
         overrun: Callable[[str], None],
         explain: Callable[[ConnectionClosed], Awaitable[SandboxError]],
+        refused: Callable[[int], None],
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self._account, self._limits, self._overrun, self._explain = account, limits, overrun, explain
+        self._refused = refused
         self._left: dict[int, Charge] = {}
 
     def call(
@@ -79,6 +81,14 @@ class VisitedPeer(Peer):
         elif not isinstance(error, SandboxError):
             error = SandboxDied(f"the sandbox broke off: {error}")
         super().close(error, held_for=held_for)
+
+    def forward(self, target: int, method: str, payload: bytes) -> Awaitable[bytes]:
+        """See `Peer.forward`."""
+        try:
+            return super().forward(target, method, payload)
+        except Exception:
+            self._refused(len(payload))
+            raise
 
     def _going_on(self, number: int) -> bool:
         return self._closed is None and self.connection.owes(number)

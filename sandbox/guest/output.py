@@ -18,7 +18,8 @@ from cloister.ipc import values
 
 MAX_LINE = 8192
 MAX_BACKLOG = 4 << 20
-MAX_LINES = 4000  # in a second; the host takes fewer, and ends whoever sends many times more
+MAX_LINES = 2000  # in a second; the host takes fewer, and ends whoever sends many times more
+LONG = 2048  # a line counts as another one for each so many bytes
 invocation: contextvars.ContextVar[int] = contextvars.ContextVar("invocation", default=0)
 """The number of the call that is being answered, 0 outside of any."""
 
@@ -106,7 +107,7 @@ class Output:
         now = time.monotonic()
         if now - self._since >= 1.0:
             self._since, self._said = now, 0
-        self._said += 1
+        self._said += 1 + len(text) // LONG
         if self._said > MAX_LINES or self.backlog() > MAX_BACKLOG:
             self._dropped += 1
             return

@@ -454,47 +454,83 @@ async def test_a_heartbeat_is_answered(make: Make, tmp_path: Path) -> None:
         assert said == b"\x04\x07\x04PONGab"
 
 
-async def test_commands_in_a_heap_count_like_messages(make: Make, tmp_path: Path, until: Until) -> None:
-    """They cost the host as much to look at, and nobody needs more than one at once."""
+async def test_of_commands_is_told_how_many_there_were(make: Make, tmp_path: Path, until: Until) -> None:
+    """They cost the host as much to look at as messages, and nobody needs more than one at once."""
     async with guests(tmp_path, 1, make) as (_, [guest]):
+        await until(lambda: guest.link._reader.ready)
+        told: list[int] = []
+        guest.link.on_commands = told.append
+        await guest.write(b"\x04\x00" * 1000)
+        await until(lambda: sum(told) >= 1000)
+        assert sum(told) == 1000
+
+
+async def test_of_a_long_message_is_told_when_it_begins(make: Make, tmp_path: Path, until: Until) -> None:
+    """What it is and how long it will be, while next to nothing of it is kept."""
+    async with guests(tmp_path, 1, make) as (_, [guest]):
+        await until(lambda: guest.link._reader.ready)
+        told: list[tuple[int, int]] = []
+        guest.link.on_begun = lambda mark, size: told.append((mark, size))
+        await guest.write(zmtp.message(b"7" + bytes(2_000_000))[:10_000])
+        await until(lambda: told)
+        assert told[0] == (ord("7"), 2_000_001)
+        assert guest.heard == []
+
+
+async def test_of_short_messages_that_come_in_heaps_few_are_taken_at_a_time(tmp_path: Path, until: Until) -> None:
+    """They take longer to look at than to receive. Who sends longer ones again is read in larger pieces again."""
+    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
         await until(lambda: guest.link._reader.ready)
         sizes: list[int] = []
         guest.link.on_bytes = sizes.append
-        await guest.write(b"\x04\x00" * 1000)
-        await until(lambda: guest.link._reader.commands >= 1000)
-        assert sum(sizes) >= 1000 * 4096
+        await guest.write(zmtp.message(b"x" * 40) * 2000)
+        await until(lambda: len(guest.heard) == 2000)
+        assert max(sizes[1:]) <= 1024
+        sizes.clear()
+        await guest.write(zmtp.message(b"x" * 1000) * 100)
+        await until(lambda: len(guest.heard) == 2100)
+        assert max(sizes) > 1024
 
 
-async def test_of_a_heap_of_messages_is_told_before_any_of_them(make: Make, tmp_path: Path, until: Until) -> None:
-    """How many there are, with those that wait behind them, and a byte of each; of a few nothing is told."""
-    async with guests(tmp_path, 1, make) as (transport, [guest]):
-        await until(lambda: guest.link._reader.ready)
-        told: list[tuple[float, bytes, int]] = []
-        guest.link.on_ahead = lambda likely, marks: told.append((likely, marks(), len(guest.heard)))
-        await guest.write(b"".join(zmtp.message(b"%05d" % number) for number in range(10)))
-        await until(lambda: len(guest.heard) == 10)
-        assert told == []
-        await guest.write(b"".join(zmtp.message(b"%05d" % number) for number in range(5000)))
-        await until(lambda: len(guest.heard) == 5010)
-        likely, marks, heard = told[0]
-        assert heard == 10
-        assert marks[:-1] == bytes(ord("0") + number // 10 % 10 for number in range(len(marks) - 1))
-        assert abs(likely - len(marks)) <= 0.01 * len(marks) + 2
-        if isinstance(transport, Sockets):
-            assert len(marks) > 2 * (told[1][2] - heard), "those that wait are counted too"
+async def test_a_guest_that_is_held_is_not_read_and_loses_nothing(tmp_path: Path, until: Until) -> None:
+    """What it says waits in the kernel, and then with it; another guest does not wait. The longest hold counts."""
+    async with guests(tmp_path, 2, Sockets) as (_, [held, other]):
+        await until(lambda: held.link._reader.ready and other.link._reader.ready)
+        now = asyncio.get_running_loop().time
+        began, heard = now(), list[float]()
+        held.on_frame = lambda _: heard.append(now())
+        assert held.link.hold(0.01)
+        assert held.link.hold(0.08)
+        assert held.link.hold(0.02)
+        await held.say(b"late")
+        await other.say(b"in time")
+        await until(lambda: other.heard)
+        await until(lambda: heard)
+        assert heard[0] - began >= 0.08
 
 
-async def test_a_link_that_is_closed_for_what_came_is_not_looked_at(make: Make, tmp_path: Path, until: Until) -> None:
-    """Its descriptor may be another's by now."""
-    async with guests(tmp_path, 1, make) as (_, [guest]):
-        await until(lambda: guest.link._reader.ready)
-        told: list[float] = []
-        guest.link.on_bytes = lambda _: guest.link.close()
-        guest.link.on_ahead = lambda likely, marks: told.append(likely - len(marks()))
-        await guest.write(b"".join(zmtp.message(b"x") for _ in range(5000)))
-        await until(lambda: told)
-        assert told[0] in {0.0, -1.0}, "no more than what had been read, one of it in part"
-        assert guest.lost == 0
+async def test_a_guest_that_is_held_can_be_let_go_and_closed(tmp_path: Path, until: Until) -> None:
+    """At once; and after the end nothing is watched that may be another's."""
+    async with guests(tmp_path, 2, Sockets) as (_, [released, closed]):
+        await until(lambda: released.link._reader.ready and closed.link._reader.ready)
+        for guest in (released, closed):
+            guest.link.hold(3600)
+            await guest.say(b"last words")
+            guest.connection.close()
+        released.link.release()
+        await until(lambda: released.lost)
+        assert released.heard == [b"last words"]
+        closed.link.close()
+        closed.link.release()
+        closed.link.hold(0.0)
+        assert (closed.heard, closed.lost) == ([], 0)
+
+
+async def test_where_libzmq_moves_the_bytes_nobody_is_held(tmp_path: Path) -> None:
+    """It reads ahead of whoever asks."""
+    async with guests(tmp_path, 1, Router) as (_, [guest]):
+        assert guest.link.hold(1.0) is False
+        guest.link.release()
 
 
 async def test_what_a_guest_says_is_part_of_nobodys_request(make: Make, tmp_path: Path, until: Until) -> None:

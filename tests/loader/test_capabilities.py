@@ -15,7 +15,6 @@ from cloister.ipc import RemoteError
 from cloister.loader import (
     CapabilityError,
     EntrypointNotFound,
-    LimitExceeded,
     Limits,
     Loader,
     RpcTarget,
@@ -706,24 +705,6 @@ async def test_each_call_of_a_chain_is_a_subrequest(worker: MakeWorker) -> None:
     assert await entrypoint.many(4) == ["one"] * 4
     with pytest.raises(TenantError, match="limit of subrequests"):
         await entrypoint.many(5)
-
-
-async def test_floods_of_long_chains_end_their_sandbox(worker: MakeWorker) -> None:
-    """Each call of them is charged for, beside the message that it came with."""
-    source = """
-        import asyncio
-        from workers import WorkerEntrypoint
-        from cloister.ipc.values import dumps
-        class Default(WorkerEntrypoint):
-            async def flood(self):
-                stub = self.env.ACCOUNT
-                path, payload = ".".join(["sibling"] * 16), dumps([["x"], None] * 16)
-                for _ in range(100):
-                    await asyncio.gather(*(stub._channel.call(stub._target, path, payload) for _ in range(100)))
-    """
-    limits = Limits(bytes_per_second=4 << 20, subrequests=None)
-    with pytest.raises(LimitExceeded, match="bytes in a second"):
-        await worker(source, env={"ACCOUNT": Account("a")}, limits=limits).get_entrypoint().flood()
 
 
 # Entrypoints of other tenants

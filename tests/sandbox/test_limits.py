@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cloister.ipc import RemoteError
-from cloister.sandbox import LimitExceeded, Limits, LogLine
+from cloister.sandbox import LimitExceeded, Limits, LogLine, SandboxDied
 from cloister.sandbox.meter import Meter
 from cloister.sandbox.tail import LINE_LENGTH, LINES_PER_SECOND, Tail
 from cloister.sandbox.watch import Account
@@ -206,9 +206,10 @@ async def test_arguments_of_calls_that_wait_are_bounded(boot: Boot) -> None:
         "b''.join(zmtp.message(codec.encode(Call(9, 0, 'x', bytes(size)))) for size in (100_000, 0))",
         "b'\\x04\\x07\\x04PING\\x00\\x00' * 1000",
         "b'\\x02' + (16_000_000).to_bytes(8, 'big') + bytes(16_000_000)",
+        "b'\\x02' + (16_000_000).to_bytes(8, 'big') + b'\\x06' * 1000",
         "b'\\x04\\x05\\x04NOPE' * 1000",
     ],
-    ids=["large notes", "small notes", "calls", "pings", "large garbage", "commands"],
+    ids=["large notes", "small notes", "calls", "pings", "large garbage", "the head of a large note", "commands"],
 )
 async def test_a_flood_ends_the_sandbox_and_nobody_else_waits_for_it(boot: Boot, flood: str) -> None:
     """Of whatever it is made; a neighbour is answered all the while, and the host holds next to nothing of it."""
@@ -217,27 +218,41 @@ async def test_a_flood_ends_the_sandbox_and_nobody_else_waits_for_it(boot: Boot,
     call = asyncio.ensure_future(hostile.do(WIRE + body, limits=Limits(wall_ms=30_000)))
     while not call.done():
         assert await neighbour.do("def main(): return 1") == 1
-    with pytest.raises(Exception, match=r"sent more than 4,194,304 bytes in a second|made twice|a Hello while"):
+    with pytest.raises(Exception, match=r"sent more than 1,048,576 bytes in a second|made twice|a Hello of|a Note of"):
         await call
 
 
-async def test_who_has_sent_too_much_ahead_is_ended_before_the_host_has_listened_to_it(boot: Boot) -> None:
-    """A kernel keeps thousands of small messages, which are counted before any of them is looked at."""
-    hostile = await boot(limits=Limits(bytes_per_second=4 * MIB))
-    note = "zmtp.message(codec.encode(Note('log', values.dumps(['info', 'x', 1, 1]))))"
-    body = f"def main():\n    flood = {note} * 6000\n    write(flood)\n    import time; time.sleep(60)"
-    with pytest.raises(LimitExceeded, match="sent more than"):
-        await hostile.do(WIRE + body)
-    assert hostile.lines == []
+async def test_who_sends_faster_than_its_share_is_slowed_down_and_loses_nothing(boot: Boot) -> None:
+    """Three thousand calls at a thousand a second, a thousand at once: it waits, and each has its answer."""
+    asked: list[int] = []
+
+    async def ask(number: int) -> int:
+        asked.append(number)
+        return number
+
+    tenant = await boot(env={"ASK": ask}, limits=Limits(bytes_per_second=6 * MIB))
+    source = """
+    import asyncio
+    async def main():
+        found = []
+        for start in range(0, 3000, 500):
+            found += await asyncio.gather(*(env.ASK(start + each) for each in range(500)))
+        return found == list(range(3000))
+    """
+    now = asyncio.get_running_loop().time
+    began = now()
+    assert await tenant.do(source) is True
+    assert len(asked) == 3000
+    assert now() - began >= 1.9
+    assert tenant.sandbox.alive
 
 
-async def test_pieces_of_a_byte_are_counted_for_more(boot: Boot, until: Until) -> None:
-    """Each costs the host as much as a large one."""
-    hostile = await boot(limits=Limits(bytes_per_second=MIB))
-    hostile.sandbox._meter.reset(MIB / 16)  # so that a machine with much else to do sees enough of them in a second
-    body = "def main():\n    write(b'\\x02' + (16_000_000).to_bytes(8, 'big'))\n    while True: write(b'x')"
-    with pytest.raises(LimitExceeded, match="sent more than"):
-        await hostile.do(WIRE + body)
+async def test_who_is_held_back_is_told_of_as_gone_when_it_goes(boot: Boot) -> None:
+    """Nobody waits until it would be read again."""
+    tenant = await boot()
+    tenant.sandbox._link.hold(3600)
+    with pytest.raises(SandboxDied, match="exited with 3"):
+        await tenant.do("def main():\n    import os\n    os._exit(3)")
 
 
 async def test_a_thread_that_goes_on_after_the_answer_is_ended(boot: Boot) -> None:
@@ -346,10 +361,10 @@ async def test_a_sandbox_without_memory_for_its_answers_says_so(boot: Boot) -> N
 
 
 async def test_printing_much_costs_lines_and_nothing_else(boot: Boot) -> None:
-    """Forty thousand short ones."""
+    """Forty thousand short ones, of which either end drops what comes too fast for it."""
     tenant = await boot()
     assert await tenant.do("def main():\n    for n in range(40_000): print(n)\n    return 'alive'") == "alive"
-    assert tenant.sandbox.tail.dropped > 0
+    assert 0 < len(tenant.lines) < 40_000
 
 
 @pytest.mark.parametrize(
@@ -369,15 +384,3 @@ def main():
     )
     with pytest.raises(LimitExceeded, match="bytes in a second"):
         await tenant.do(source)
-
-
-async def test_values_of_many_elements_are_charged_for(boot: Boot) -> None:
-    """A byte each on the wire, and a look each at the host's."""
-    tenant = await boot()
-
-    async def ask_again() -> None:
-        for _ in range(200):
-            await tenant.do("def main(): return [0] * 60_000")
-
-    with pytest.raises(LimitExceeded, match="bytes in a second"):
-        await ask_again()

@@ -178,9 +178,9 @@ async def test_a_flood_is_bounded_and_counted(boot: Boot) -> None:
         answers += 1
     await flood
     assert answers > 0
-    assert flooder.sandbox.tail.dropped > 0
     kept = [line for line in flooder.lines if line.text.startswith("line ")]
     assert LINES_PER_SECOND <= len(kept) <= 20_000 - flooder.sandbox.tail.dropped
+    assert len(kept) < 20_000, "either end drops what comes too fast for it"
     assert kept[0].text == "line 0"
     told = [line.text for line in flooder.lines if line not in kept]
     assert all(re.match(r"[0-9,]+ lines (came|were printed) faster than they ", text) for text in told)

@@ -277,7 +277,8 @@ def put_another_in_its_place(bait: Bait) -> int:
 
 
 @attack(
-    f"LimitExceeded: the sandbox sent more than {BYTES:,} bytes in a second, where a message counts 4,096 besides",
+    f"LimitExceeded: the sandbox sent more than {BYTES // 4:,} bytes in a second that nobody waits for, where a "
+    "message counts 4,096 besides",
     endless=True,
 )
 async def flood_the_connection(bait: Bait) -> None:
