@@ -213,19 +213,21 @@ class DurableObjectStub:
         """The name that its id was made of, if it was."""
         return self.id.name
 
-    async def fetch(self, resource: Any, **options: Any) -> Any:
-        """Have it answer a request."""
+    def fetch(self, resource: Any, **options: Any) -> Awaitable[Any]:
+        """Have it answer a request. That begins when it is called."""
         from .http import Request
 
         request = resource if isinstance(resource, Request) and not options else Request(resource, **options)
-        return await self._stub.fetch(str(self.id), self.name, request)
+        answer: Awaitable[Any] = asyncio.ensure_future(self._stub.fetch(str(self.id), self.name, request))
+        return answer
 
     def __getattr__(self, method: str) -> Callable[..., Awaitable[Any]]:
         if method.startswith("_"):
             raise AttributeError(method)
 
-        async def called(*args: Any, **kwargs: Any) -> Any:
-            return await self._stub.call(str(self.id), self.name, method, list(args), kwargs)
+        def called(*args: Any, **kwargs: Any) -> Awaitable[Any]:
+            call = self._stub.call(str(self.id), self.name, method, list(args), kwargs)
+            return asyncio.ensure_future(call)  # type: ignore[no-any-return]
 
         return called
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import datetime
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping
 from typing import Any, Final
 
 from cloister.ipc import values
@@ -30,6 +30,25 @@ _KNOWN: Final = "SELECT name, type FROM sqlite_schema WHERE name NOT LIKE 'sqlit
 _MOST_KEYS: Final = 128
 Statement = tuple[str, list[Any]]
 _within: contextvars.ContextVar[Transaction | None] = contextvars.ContextVar("transaction", default=None)
+
+
+class Done:
+    """Something that was done when it was asked for, to be awaited or not."""
+
+    __module__ = "workers"
+
+    def __init__(self, function: Callable[..., Any], *args: Any) -> None:
+        self._error: Exception | None = None
+        try:
+            self._value = function(*args)
+        except Exception as error:
+            self._error = error
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        if self._error is not None:
+            raise self._error
+        yield from ()
+        return self._value
 
 
 class Transaction:
@@ -54,24 +73,31 @@ class Storage:
 
     # Keys and values
 
-    async def get(self, key: Any, *_: Any, **__: Any) -> Any:
+    def get(self, key: Any, *_: Any, **__: Any) -> Awaitable[Any]:
         """A value, None if there is none; of a list of keys, a map of those that have one."""
-        return self.kv.get(key)
+        return Done(self.kv.get, key)
 
-    async def put(self, key: Any, value: Any = None, *_: Any, **__: Any) -> None:
+    def put(self, key: Any, value: Any = None, *_: Any, **__: Any) -> Awaitable[None]:
         """Keep a value under a key, or everything in a map."""
-        self.kv.put(key, value)
+        return Done(self.kv.put, key, value)
 
-    async def delete(self, key: Any, *_: Any, **__: Any) -> Any:
+    def delete(self, key: Any, *_: Any, **__: Any) -> Awaitable[Any]:
         """Whether there was one; of a list of keys, how many there were."""
-        return self.kv.delete(key)
+        return Done(self.kv.delete, key)
 
-    async def list(self, options: Mapping[str, Any] | None = None, **more: Any) -> Any:
+    def list(self, options: Mapping[str, Any] | None = None, **more: Any) -> Awaitable[Any]:
         """Keys in order, with values: `start`, `startAfter`, `end`, `prefix`, `reverse`, `limit`."""
-        return self.kv.list(options, **more)
+        return Done(lambda: self.kv.list(options, **more))
 
-    async def deleteAll(self, *_: Any, **__: Any) -> None:  # noqa: N802 - the names of the SDK
+    def deleteAll(self, *_: Any, **__: Any) -> Awaitable[None]:  # noqa: N802 - the names of the SDK
         """Everything but the alarm: keys and tables."""
+        return Done(self._delete_all)
+
+    def sync(self) -> Awaitable[None]:
+        """Everything is on disk: it was when it was answered."""
+        return Done(lambda: None)
+
+    def _delete_all(self) -> None:
         known = self._ask((_KNOWN, []))["results"]
         drops: list[Statement] = [
             (f'DROP {row["type"].upper()} "{row["name"].replace(chr(34), chr(34) * 2)}"', []) for row in known
@@ -79,9 +105,6 @@ class Storage:
         self._made = False
         if drops:
             self._run([("PRAGMA defer_foreign_keys = ON", []), *drops])
-
-    async def sync(self) -> None:
-        """Everything is on disk: it was when it was answered."""
 
     # Transactions
 
@@ -118,20 +141,22 @@ class Storage:
 
     # The alarm
 
-    async def setAlarm(self, when: Any, *_: Any, **__: Any) -> None:  # noqa: N802
+    def setAlarm(self, when: Any, *_: Any, **__: Any) -> Awaitable[None]:  # noqa: N802
         """Have `alarm()` called at a datetime, or at so many milliseconds since 1970. There is one alarm."""
+        return Done(self._set_alarm, when)
+
+    def getAlarm(self, *_: Any, **__: Any) -> Awaitable[float | None]:  # noqa: N802
+        """When that is, in milliseconds since 1970; None if it is not set."""
+        return Done(lambda: self._waited(self._stub.get_alarm()))
+
+    def deleteAlarm(self, *_: Any, **__: Any) -> Awaitable[None]:  # noqa: N802
+        """It is not set."""
+        return Done(lambda: self._waited(self._stub.set_alarm(None)))
+
+    def _set_alarm(self, when: Any) -> None:
         if not self._alarms:
             raise TypeError("Your Durable Object class must have an alarm() handler in order to call setAlarm()")
         self._waited(self._stub.set_alarm(_moment(when)))
-
-    async def getAlarm(self, *_: Any, **__: Any) -> float | None:  # noqa: N802
-        """When that is, in milliseconds since 1970; None if it is not set."""
-        found: float | None = self._waited(self._stub.get_alarm())
-        return found
-
-    async def deleteAlarm(self, *_: Any, **__: Any) -> None:  # noqa: N802
-        """It is not set."""
-        self._waited(self._stub.set_alarm(None))
 
     delete_all, set_alarm, get_alarm, delete_alarm = deleteAll, setAlarm, getAlarm, deleteAlarm
     transaction_sync = transactionSync

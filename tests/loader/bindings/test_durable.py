@@ -307,6 +307,14 @@ async def test_keys_and_values_are_kept(home: Home) -> None:
         assert await storage.list() == {}
         await storage.put("again", 1)
         assert await storage.get("again") == 1
+        storage.put("not awaited", 1)
+        assert await asyncio.gather(storage.get("not awaited"), storage.get("again")) == [1, 1]
+        storage.put("", 1)  # as a promise that nobody looks at
+        try:
+            await storage.put("", 1)
+        except TypeError:
+            return
+        raise AssertionError("it was stored")
     """)
 
 
