@@ -80,3 +80,42 @@ def return_what_explodes(bait: Bait) -> Any:
         return Bomb()
     pickle.loads(pickle.dumps(Bomb()))
     return os.environ["EXPLODED"]
+
+
+def _odd(name: str, second: BaseException) -> BaseException:
+    """An exception that raises another one where it is asked for something that every exception has."""
+
+    def raises(_: object) -> None:
+        raise second
+
+    odd: type[Exception] = type("Odd", (Exception,), {name: property(raises)})
+    return odd("words")
+
+
+@attack("RemoteError: Odd: it cannot be told: ZeroDivisionError", proof="itself")
+def raise_what_is_of_no_class(bait: Bait) -> None:
+    """So that whoever waits for the answer gets none."""
+    raise _odd("__class__", ZeroDivisionError())
+
+
+@attack("RemoteError: Odd: words", proof="itself")
+def raise_what_has_no_traceback(bait: Bait) -> None:
+    """Likewise, where it would be written down."""
+    raise _odd("__traceback__", ZeroDivisionError())
+
+
+@attack("RemoteError: Odd: it cannot be told: SystemExit", proof="itself")
+def raise_what_ends_who_asks_for_its_cause(bait: Bait) -> None:
+    """With an exception that is meant for the process."""
+    raise _odd("__notes__", SystemExit(0))
+
+
+@attack("RemoteError: ValueError: the last of them", proof="itself")
+def raise_a_chain_without_end(bait: Bait) -> None:
+    """Each the cause of the next: who follows it goes as deep."""
+    error = None
+    for number in range(20_000):
+        following = ValueError("the last of them" if number == 19_999 else "one")
+        following.__cause__, error = error, following
+    assert error is not None
+    raise error
