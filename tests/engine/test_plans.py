@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 FOLDER = Path(cloister.engine.__file__).parent
 STORES = sorted(FOLDER.glob("store*.py"))
-VERBS = {"execute", "_run", "_execute", "query"}
+VERBS = {"execute", "run", "_execute", "query"}
 GROWING = {
     "instances", "steps", "events", "event_ids", "chunks", "labels", "changes", "interventions", "graves", "codes",
     "schedules", "usage",

@@ -359,7 +359,7 @@ def rewriting(old: str, new: str) -> Wrong:
 
             return init
 
-        monkeypatch.setattr(Store, "__init__", patched(Store.__init__, "_run"))
+        monkeypatch.setattr(Store, "__init__", patched(Store.__init__, "run"))
         monkeypatch.setattr(Catalogue, "__init__", patched(Catalogue.__init__, "_execute"))
         patch.met = met  # type: ignore[attr-defined]
 
