@@ -356,7 +356,7 @@ class Patience:
         self._noting = asyncio.get_running_loop().call_later(_NOTE_AFTER, self._note)
         return await self.timer.__aenter__()
 
-    async def __aexit__(self, *error: Any) -> None:
+    async def __aexit__(self, *error: object) -> None:
         self._noting.cancel()
         await self.timer.__aexit__(*error)
 
