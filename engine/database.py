@@ -97,6 +97,7 @@ def connect(path: Path, synchronous: Synchronous, *, examine: bool = False) -> s
         connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("BEGIN IMMEDIATE")  # so that what cannot be written is known now
+        connection.execute(f"PRAGMA user_version = {version}")  # a file that is read-only takes the line above
         connection.execute("ROLLBACK")
         _migrate(database, version)
     except BaseException as error:
