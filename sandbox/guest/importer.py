@@ -135,7 +135,7 @@ class Tenant(importlib.abc.Loader):
 
 
 CONNECTS = frozenset(
-    {"http.client", "urllib3.connection", "requests.adapters", "certifi.core", "httpx._transports.default"}
+    "http.client urllib.request urllib3.connection requests.adapters certifi.core httpx._transports.default".split()
 )
 """Modules that would open sockets, or look for what is needed to."""
 PRETENDS: Final = frozenset({"anyio._core._sockets", "anyio.streams.tls"})

@@ -21,6 +21,7 @@ from . import http, scope
 from .bodies import Stream
 from .headers import Pairs
 
+_PIECE: Final = 64 * 1024
 _HOPS: Final = frozenset({"transfer-encoding", "connection", "keep-alive"})
 
 
@@ -68,15 +69,11 @@ class Pipe:
         http.outbound()  # without one the connection fails, as it would without a network
         self._origin = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port or (80, 443)[scheme == 'https']}"
         self._sent = bytearray()
-        self._answer: io.BufferedReader | None = None
         self.settimeout(timeout)
 
     def sendall(self, data: Any) -> None:
-        """A part of the request. With the last one the host is asked."""
+        """A part of the request."""
         self._sent += data
-        head, end, rest = bytes(self._sent).partition(b"\r\n\r\n")
-        if end:
-            self._ask(head.decode("latin-1"), rest)
 
     send = sendall
 
@@ -85,26 +82,21 @@ class Pipe:
         self._timeout = timeout if isinstance(timeout, int | float) else None
 
     def makefile(self, *_: object, **__: object) -> io.BufferedReader:
-        """The answer."""
-        if self._answer is None:
-            raise ConnectionError("an answer is waited for to a request that was not sent")
-        return self._answer
+        """The answer. All has been sent when it is read, and so the host is asked then."""
+        return io.BufferedReader(Answer(self._ask, self._timeout))
 
-    def _ask(self, head: str, body: bytes) -> None:
-        first, *lines = head.split("\r\n")
+    def _ask(self) -> http.Response:
+        head, end, body = self._sent.partition(b"\r\n\r\n")
+        if not end:
+            raise ConnectionError("an answer is waited for to a request that was not sent")
+        self._sent = bytearray()
+        first, *lines = head.decode("latin-1").split("\r\n")
         headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
-        framing = {name.lower(): value for name, value in headers}
-        if "transfer-encoding" in framing:
-            if not body.endswith(b"0\r\n\r\n"):
-                return
-            body = b"".join(_chunks(body))
-        elif len(body) < int(framing.get("content-length", 0)):
-            return
-        self._sent.clear()
+        if any(name.lower() == "transfer-encoding" for name, _ in headers):
+            body = bytearray().join(_chunks(body))
         method, target, _ = first.split(" ", 2)
         url = target if "://" in target else self._origin + target
-        response = blocking(exchange(method, url, headers, body), self._timeout)
-        self._answer = io.BufferedReader(Answer(response, self._timeout))
+        return blocking(exchange(method, url, headers, bytes(body)), self._timeout)  # type: ignore[no-any-return]
 
     def close(self, *_: object) -> None:
         """Nothing is open."""
@@ -113,13 +105,13 @@ class Pipe:
 
 
 class Answer(io.RawIOBase):
-    """A response, written out as a server would have it."""
+    """A response, written out as a server would have it. It is asked for when it is read."""
 
-    def __init__(self, response: http.Response, timeout: float | None) -> None:
-        head = [f"HTTP/1.1 {response.status} {response.status_text}", "Connection: close"]
-        head += [f"{name}: {value}" for name, value in response.headers.pairs if name.lower() not in _HOPS]
-        self._kept = "\r\n".join([*head, "", ""]).encode("latin-1", "replace")
-        self._body, self._timeout = response.body, timeout
+    def __init__(self, ask: Callable[[], http.Response], timeout: float | None) -> None:
+        self._ask: Callable[[], http.Response] | None = ask
+        self._timeout = timeout
+        self._kept = b""
+        self._body: Stream | None = None
 
     def readable(self) -> bool:
         """Of course."""
@@ -127,6 +119,10 @@ class Answer(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Some of it."""
+        if self._ask is not None:
+            ask, self._ask = self._ask, None
+            response = ask()
+            self._kept, self._body = _head(response), response.body
         if not self._kept and self._body is not None:
             self._kept = blocking(self._body.next(), self._timeout)["value"] or b""
         piece = self._kept[: len(buffer)]
@@ -135,15 +131,18 @@ class Answer(io.RawIOBase):
         return len(piece)
 
 
-def _chunks(data: bytes) -> Iterator[bytes]:
+def _head(response: http.Response) -> bytes:
+    lines = [f"HTTP/1.1 {response.status} {response.status_text}", "Connection: close"]
+    lines += [f"{name}: {value}" for name, value in response.headers.pairs if name.lower() not in _HOPS]
+    return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
+
+
+def _chunks(data: bytearray) -> Iterator[bytearray]:
     """A body that was sent in chunks."""
-    while data:
-        size, _, data = data.partition(b"\r\n")
-        length = int(size.split(b";")[0] or b"0", 16)
-        if not length:
-            return
-        yield data[:length]
-        data = data[length + 2 :]
+    start = 0
+    while (end := data.find(b"\r\n", start)) > 0 and (length := int(data[start:end].split(b";")[0], 16)):
+        yield data[end + 2 : end + 2 + length]
+        start = end + length + 4
 
 
 def _http_client(module: Any) -> None:
@@ -167,6 +166,20 @@ def _http_client(module: Any) -> None:
     module.HTTPSConnection = HTTPSConnection
     module._create_https_context = lambda _version: None
     module.__all__.append("HTTPSConnection")
+
+
+def _urllib(module: Any) -> None:
+    opened = module.AbstractHTTPHandler.do_open
+
+    def do_open(*args: Any, **options: Any) -> Any:
+        try:
+            return opened(*args, **options)
+        except (module.URLError, TimeoutError):
+            raise
+        except OSError as error:  # elsewhere it would have failed when it connected
+            raise module.URLError(error) from error
+
+    module.AbstractHTTPHandler.do_open = do_open
 
 
 def _urllib3(module: Any) -> None:
@@ -199,7 +212,7 @@ def _requests(module: Any) -> None:
 
 
 @contextlib.contextmanager
-def _told_by_httpx(request: Any) -> Iterator[None]:
+def _told_by_httpx(request: Any, broken: str = "ConnectError") -> Iterator[None]:
     """What the host tells, as errors of `httpx`."""
     errors: Any = sys.modules["httpx"]
     try:
@@ -207,7 +220,7 @@ def _told_by_httpx(request: Any) -> Iterator[None]:
     except TimeoutError as error:
         raise errors.ReadTimeout(str(error), request=request) from error
     except OSError as error:
-        raise errors.ConnectError(str(error), request=request) from error
+        raise getattr(errors, broken)(str(error), request=request) from error
 
 
 def _httpx(module: Any) -> None:
@@ -227,7 +240,7 @@ def _httpx(module: Any) -> None:
             self._body, self._request = body, request
 
         def __iter__(self) -> Iterator[bytes]:
-            with _told_by_httpx(self._request):
+            with _told_by_httpx(self._request, "ReadError"):
                 while self._body is not None:
                     piece = blocking(self._body.next(), timeout(self._request))["value"]
                     if not piece:
@@ -239,7 +252,7 @@ def _httpx(module: Any) -> None:
             self._body, self._request = body, request
 
         async def __aiter__(self) -> AsyncIterator[bytes]:
-            with _told_by_httpx(self._request):
+            with _told_by_httpx(self._request, "ReadError"):
                 while self._body is not None:
                     async with asyncio.timeout(timeout(self._request)):
                         piece = (await self._body.next())["value"]
@@ -247,16 +260,31 @@ def _httpx(module: Any) -> None:
                         return
                     yield piece
 
+    async def made(pieces: Any) -> AsyncIterator[bytes]:
+        kept = bytearray()
+        for piece in pieces:
+            kept += piece
+            if len(kept) >= _PIECE:  # each is asked for by itself
+                yield bytes(kept)
+                kept.clear()
+        if kept:
+            yield bytes(kept)
+
+    def sent(request: Any, pieces: Callable[[Any], AsyncIterator[bytes]]) -> Any:
+        """What is there is sent as it is, and what is made as it is made: no faster than the host takes it."""
+        stream = request.stream
+        known = sys.modules["httpx"].ByteStream
+        return b"".join(stream) if isinstance(stream, known) else pieces(stream)
+
     def handle(_: Any, request: Any) -> Any:
         with _told_by_httpx(request):
-            response = blocking(asked(request, b"".join(request.stream)), timeout(request))
+            response = blocking(asked(request, sent(request, made)), timeout(request))
             return answered(response, Pieces(response.body, request))
 
     async def handle_async(_: Any, request: Any) -> Any:
         with _told_by_httpx(request):
-            body: Any = b"".join([part async for part in request.stream])
             async with asyncio.timeout(timeout(request)):
-                response = await asked(request, body)
+                response = await asked(request, sent(request, aiter))
             return answered(response, AsyncPieces(response.body, request))
 
     async def aclose(_: Any, *__: object) -> None:
@@ -274,6 +302,7 @@ def _httpx(module: Any) -> None:
 
 _CONNECT: Final[dict[str, Callable[[Any], None]]] = {
     "http.client": _http_client,
+    "urllib.request": _urllib,
     "urllib3.connection": _urllib3,
     "certifi.core": _certifi,
     "requests.adapters": _requests,

@@ -425,11 +425,9 @@ async def test_no_tenant_takes_all_turns_of_a_network(server: Any) -> None:
         assert {record.tenant for record in heard} == {"greedy", "modest"}
     async with Network(limits=FetchLimits(at_once=1, total_s=0.2), log=heard.append) as network:
         fetcher = Fetcher(allow=[at(server)], tenant="t", network=network)
-        begun = asyncio.ensure_future(fetcher.fetch(f"{server.url}/big"))
-        await asyncio.sleep(0)
-        with pytest.raises(TimeoutError, match=r"no turn came to ask http://127.0.0.1.* are under way"):
-            await fetcher.fetch(f"{server.url}/more")
-        await begun
+        async with network.turn("t"):
+            with pytest.raises(TimeoutError, match=r"no turn came to ask http://127.0.0.1.* are under way"):
+                await fetcher.fetch(f"{server.url}/more")
     with pytest.raises(ValueError, match="are those of the network"):
         Fetcher(allow=[], network=network, limits=limits)
 
@@ -611,137 +609,6 @@ async def test_a_tenant_can_call_nothing_but_fetch(worker: Make, server: Any) ->
         for name in ("aclose", "close", "rules", "limits"):
             with pytest.raises(TenantError, match="has no method"):
                 await tenant.main(name)
-
-
-LIBRARIES = {
-    "urllib": """
-        import urllib.request
-        return urllib.request.urlopen(urllib.request.Request(url, data=b"data", headers={"X-A": "b"})).read().decode()
-    """,
-    "http.client": """
-        import http.client, urllib.parse
-        connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc)
-        connection.request("POST", "/", body=iter([b"da", b"ta"]), headers={"X-A": "b"}, encode_chunked=True)
-        return connection.getresponse().read().decode()
-    """,
-    "urllib3": """
-        import urllib3
-        return urllib3.PoolManager().request("POST", url, body=b"data", headers={"X-A": "b"}).data.decode()
-    """,
-    "requests": """
-        import requests
-        return requests.post(url, data=b"data", headers={"X-A": "b"}).text
-    """,
-    "requests, a session in a thread": """
-        import asyncio, requests
-        with requests.Session() as session:
-            post = lambda: session.post(url, data=b"data", headers={"X-A": "b"}).text
-            first, second = await asyncio.gather(asyncio.to_thread(post), asyncio.to_thread(post))
-            return first if first == second else [first, second]
-    """,
-    "httpx": """
-        import httpx
-        return httpx.post(url, content=b"data", headers={"X-A": "b"}).text
-    """,
-    "httpx, asynchronous": """
-        import httpx
-        async with httpx.AsyncClient() as client:
-            return (await client.post(url, content=b"data", headers={"X-A": "b"})).text
-    """,
-}
-
-
-@pytest.mark.parametrize("name", LIBRARIES)
-async def test_libraries_that_a_tenant_brings_reach_the_network(
-    loader: Any, tenant: str, code: Any, libraries: Any, server: Any, name: str
-) -> None:
-    """Unchanged, and where they fail they fail as they do elsewhere."""
-    body = LIBRARIES[name].replace("\n        ", "\n            ")
-    source = f"""
-    from workers import WorkerEntrypoint
-    class Default(WorkerEntrypoint):
-        async def post(self, url):
-            {body.strip()}
-
-        async def fails(self, url):
-            try:
-                await self.post(url)
-            except OSError as error:
-                return ["OSError", type(error).__name__]
-            except Exception as error:
-                return [type(error).__mro__[-4].__name__, type(error).__name__]
-    """
-    async with Fetcher(allow=[at(server)]) as fetcher:
-        made = code(source, global_outbound=fetcher)
-        made = type(made)(main_module="main.py", modules={**libraries, **made.modules}, global_outbound=fetcher)
-        worker = loader.get(tenant, lambda: made).get_entrypoint()
-        assert await worker.post(f"{server.url}/") == "POST / data"
-        assert b"X-A: b" in server.requests[0].replace(b"x-a", b"X-A")
-        expected = {
-            "urllib": ["OSError", "URLError"],
-            "http.client": ["OSError", "PermissionError"],
-            "urllib3": ["HTTPError", "ProtocolError"],
-            "httpx": ["HTTPError", "ConnectError"],
-        }
-        kind = expected.get(name.partition(",")[0], ["OSError", "ConnectionError"])
-        assert await worker.fails("http://elsewhere.example/") == kind
-
-
-async def test_a_library_that_waits_too_long_gives_up(
-    loader: Any, tenant: str, code: Any, libraries: Any, server: Any
-) -> None:
-    """By its own time limit, though it holds up the loop of its sandbox; the host's request is given up with it."""
-    source = """
-    from workers import WorkerEntrypoint
-    class Default(WorkerEntrypoint):
-        async def main(self, url):
-            import httpx, requests, urllib.request
-            found = []
-            for way in (lambda: urllib.request.urlopen(url, timeout=0.05), lambda: requests.get(url, timeout=0.05),
-                        lambda: httpx.get(url, timeout=0.05)):
-                try:
-                    way()
-                except Exception as error:
-                    found.append(f"{type(error).__name__}: {error}")
-            async with httpx.AsyncClient(timeout=0.05) as client:
-                try:
-                    await client.get(url)
-                except httpx.ReadTimeout:
-                    found.append("ReadTimeout")
-            return [*found, (await self.env.PING())]
-    """
-    never = asyncio.Event()
-    server.answer = lambda *_: [never]
-    log: asyncio.Queue[Egress] = asyncio.Queue()
-    async with Fetcher(allow=[at(server)], log=log.put_nowait) as fetcher:
-        made = code(source)
-        made = type(made)(main_module="main.py", modules={**libraries, **made.modules}, global_outbound=fetcher,
-                          env={"PING": lambda: "pong"})  # fmt: skip
-        told = await loader.get(tenant, lambda: made).get_entrypoint().main(server.url)
-        assert ["timed out" in words.lower() for words in told[:3]] == [True] * 3
-        assert told[3:] == ["ReadTimeout", "pong"]
-        assert [(await log.get()).status for _ in range(4)] == [None] * 4
-
-
-async def test_encrypted_places_need_no_encryption_inside(loader: Any, tenant: str, code: Any, libraries: Any) -> None:
-    """The host speaks TLS: a tenant's `https` gets as far as the host's answer, though there is no `ssl` module."""
-    source = """
-    from workers import WorkerEntrypoint
-    class Default(WorkerEntrypoint):
-        async def main(self, url):
-            import httpx, requests, urllib.request
-            found = []
-            for way in (lambda: urllib.request.urlopen(url), lambda: requests.get(url), lambda: httpx.get(url)):
-                try:
-                    way()
-                except Exception as error:
-                    found.append("is not among the places" in str(error))
-            return found
-    """
-    async with Fetcher(allow=[]) as fetcher:
-        made = code(source)
-        made = type(made)(main_module="main.py", modules={**libraries, **made.modules}, global_outbound=fetcher)
-        assert await loader.get(tenant, lambda: made).get_entrypoint().main("https://a.example/") == [True] * 3
 
 
 def ok(body: str | bytes, *headers: str, status: str = "200 OK") -> bytes:

@@ -1,0 +1,285 @@
+"""Libraries that know of no sandbox, unchanged: they reach what the host granted for a network."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from cloister.loader import WorkerCode
+from cloister.loader.bindings import Egress, Fetcher, FetchLimits, Rule
+
+LIBRARIES = {
+    "urllib": """
+        import urllib.request
+        return urllib.request.urlopen(urllib.request.Request(url, data=b"data", headers={"X-A": "b"})).read().decode()
+    """,
+    "http.client": """
+        import http.client, urllib.parse
+        connection = http.client.HTTPConnection(urllib.parse.urlsplit(url).netloc)
+        connection.request("POST", "/", body=iter([b"da", b"ta"]), headers={"X-A": "b"}, encode_chunked=True)
+        return connection.getresponse().read().decode()
+    """,
+    "urllib3": """
+        import urllib3
+        return urllib3.PoolManager().request("POST", url, body=b"data", headers={"X-A": "b"}).data.decode()
+    """,
+    "requests": """
+        import requests
+        return requests.post(url, data=b"data", headers={"X-A": "b"}).text
+    """,
+    "requests, a session in a thread": """
+        import asyncio, requests
+        with requests.Session() as session:
+            post = lambda: session.post(url, data=b"data", headers={"X-A": "b"}).text
+            first, second = await asyncio.gather(asyncio.to_thread(post), asyncio.to_thread(post))
+            return first if first == second else [first, second]
+    """,
+    "httpx": """
+        import httpx
+        return httpx.post(url, content=b"data", headers={"X-A": "b"}).text
+    """,
+    "httpx, asynchronous": """
+        import httpx
+        async with httpx.AsyncClient() as client:
+            return (await client.post(url, content=b"data", headers={"X-A": "b"})).text
+    """,
+}
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+async def test_libraries_that_a_tenant_brings_reach_the_network(
+    loader: Any, tenant: str, code: Any, libraries: Any, server: Any, name: str
+) -> None:
+    """Unchanged, and where they fail they fail as they do elsewhere."""
+    body = LIBRARIES[name].replace("\n        ", "\n            ")
+    source = f"""
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def post(self, url):
+            {body.strip()}
+
+        async def fails(self, url):
+            try:
+                await self.post(url)
+            except OSError as error:
+                return ["OSError", type(error).__name__]
+            except Exception as error:
+                return [type(error).__mro__[-4].__name__, type(error).__name__]
+    """
+    async with Fetcher(allow=[at(server)]) as fetcher:
+        made = code(source, global_outbound=fetcher)
+        made = type(made)(main_module="main.py", modules={**libraries, **made.modules}, global_outbound=fetcher)
+        worker = loader.get(tenant, lambda: made).get_entrypoint()
+        assert await worker.post(f"{server.url}/") == "POST / data"
+        assert b"X-A: b" in server.requests[0].replace(b"x-a", b"X-A")
+        expected = {
+            "urllib": ["OSError", "URLError"],
+            "http.client": ["OSError", "PermissionError"],
+            "urllib3": ["HTTPError", "ProtocolError"],
+            "httpx": ["HTTPError", "ConnectError"],
+        }
+        kind = expected.get(name.partition(",")[0], ["OSError", "ConnectionError"])
+        assert await worker.fails("http://elsewhere.example/") == kind
+
+
+async def test_a_library_that_waits_too_long_gives_up(
+    loader: Any, tenant: str, code: Any, libraries: Any, server: Any
+) -> None:
+    """By its own time limit, though it holds up the loop of its sandbox; the host's request is given up with it."""
+    source = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self, url):
+            import httpx, requests, urllib.request
+            found = []
+            for way in (lambda: urllib.request.urlopen(url, timeout=0.05), lambda: requests.get(url, timeout=0.05),
+                        lambda: httpx.get(url, timeout=0.05)):
+                try:
+                    way()
+                except Exception as error:
+                    found.append(f"{type(error).__name__}: {error}")
+            async with httpx.AsyncClient(timeout=0.05) as client:
+                try:
+                    await client.get(url)
+                except httpx.ReadTimeout:
+                    found.append("ReadTimeout")
+            return [*found, (await self.env.PING())]
+    """
+    never = asyncio.Event()
+    server.answer = lambda *_: [never]
+    log: asyncio.Queue[Egress] = asyncio.Queue()
+    async with Fetcher(allow=[at(server)], log=log.put_nowait) as fetcher:
+        made = code(source)
+        made = type(made)(main_module="main.py", modules={**libraries, **made.modules}, global_outbound=fetcher,
+                          env={"PING": lambda: "pong"})  # fmt: skip
+        told = await loader.get(tenant, lambda: made).get_entrypoint().main(server.url)
+        assert ["timed out" in words.lower() for words in told[:3]] == [True] * 3
+        assert told[3:] == ["ReadTimeout", "pong"]
+        assert [(await log.get()).status for _ in range(4)] == [None] * 4
+
+
+async def test_encrypted_places_need_no_encryption_inside(loader: Any, tenant: str, code: Any, libraries: Any) -> None:
+    """The host speaks TLS: a tenant's `https` gets as far as the host's answer, though there is no `ssl` module."""
+    source = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self, url):
+            import httpx, requests, urllib.request
+            found = []
+            for way in (lambda: urllib.request.urlopen(url), lambda: requests.get(url), lambda: httpx.get(url)):
+                try:
+                    way()
+                except Exception as error:
+                    found.append("is not among the places" in str(error))
+            return found
+    """
+    async with Fetcher(allow=[]) as fetcher:
+        made = code(source)
+        made = type(made)(main_module="main.py", modules={**libraries, **made.modules}, global_outbound=fetcher)
+        assert await loader.get(tenant, lambda: made).get_entrypoint().main("https://a.example/") == [True] * 3
+
+
+@pytest.fixture
+def bringing(loader: Any, tenant: str, code: Any, libraries: Any) -> Callable[..., Any]:
+    """An entrypoint that brings the libraries, with one method: what stands in it, as `main(url)`."""
+
+    @asynccontextmanager
+    async def bring(body: str, server: Any, **options: Any) -> AsyncIterator[Any]:
+        source = (
+            "from workers import WorkerEntrypoint\nclass Default(WorkerEntrypoint):\n    async def main(self, url):\n"
+        )
+        source += "        import httpx, requests, urllib3\n" + body
+        async with Fetcher(allow=[at(server)], log=lambda record: None, **options) as fetcher:
+            made = code(source)
+            modules = {**libraries, **made.modules}
+            made = WorkerCode(main_module="main.py", modules=modules, global_outbound=fetcher)
+            yield loader.get(tenant, lambda: made).get_entrypoint()
+
+    return bring
+
+
+def answers(method: str, target: str, body: bytes) -> bytes | list[Any]:
+    """What a server of many moods has to say."""
+    never = asyncio.Event()
+    known: dict[str, bytes | list[Any]] = {
+        "/length": ok(str(len(body))),
+        "/large": ok(b"x" * 1_000_000),
+        "/zipped": ok(gzip.compress(b"hello"), "Content-Encoding: gzip"),
+        "/there": ok("there"),
+        "/redirects": ok("", "Location: /there", status="302 Found"),
+        "/circle": ok("", "Location: /circle", status="302 Found"),
+        "/missing": ok("no", status="404 Not Found"),
+        "/silent": [never],
+        "/stuck": [b"HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\n" + b"x" * 300_000, never],
+        "/cut": [b"HTTP/1.1 200 OK\r\nContent-Length: 900000\r\n\r\n" + b"x" * 300_000],
+    }
+    return known[target]
+
+
+GIVES = {
+    "requests, a generator": (
+        """requests.post(url + "/length", data=(b"y" * 10_000 for _ in range(100))).text""", "1000000"),
+    "requests, a file of some size": (
+        """requests.post(url + "/length", data=__import__("io").BytesIO(b"y" * 1_000_000)).text""", "1000000"),
+    "requests, in pieces": (
+        """sum(map(len, requests.get(url + "/large", stream=True).iter_content(50_000)))""", 1_000_000),
+    "requests, zipped": ("""requests.get(url + "/zipped").text""", "hello"),
+    "requests, redirects": (
+        """[requests.get(url + "/redirects").text, requests.get(url + "/redirects").history[0].reason]""",
+        ["there", "Found"]),
+    "requests, no redirect": (
+        """requests.get(url + "/redirects", allow_redirects=False).status_code""", 302),
+    "urllib3, some of it": (
+        """len(urllib3.PoolManager().request("GET", url + "/large", preload_content=False).read(1000))""", 1000),
+    "httpx, a generator": (
+        """httpx.post(url + "/length", content=(b"y" * 10_000 for _ in range(100))).text""", "1000000"),
+    "httpx, form and file": (
+        """httpx.post(url + "/length", files={"a": b"y" * 1_000_000}).status_code""", 200),
+    "httpx, in pieces": (
+        """[sum(map(len, answer.iter_bytes())) for stream in [httpx.stream("GET", url + "/large")]
+            for answer in [stream.__enter__()]][0]""", 1_000_000),
+    "httpx, zipped": ("""httpx.get(url + "/zipped").text""", "hello"),
+    "httpx, redirects": ("""httpx.get(url + "/redirects", follow_redirects=True).text""", "there"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("expression", "expected"), GIVES.values(), ids=GIVES)
+async def test_what_a_library_does_elsewhere_it_does_here(
+    bringing: Any, server: Any, expression: str, expected: object
+) -> None:
+    """Bodies of any size and kind, both ways; redirects as the library follows them."""
+    server.answer = answers
+    async with bringing(f"        return ({expression})", server) as worker:
+        assert await worker.main(server.url) == expected
+
+
+FAILS = {
+    "requests, refused": ("requests.get('http://elsewhere.example/')", "requests.exceptions.ConnectionError"),
+    "requests, silent": ("requests.get(url + '/silent', timeout=0.05)", "requests.exceptions.ReadTimeout"),
+    "requests, two timeouts": ("requests.get(url + '/silent', timeout=(9, 0.05))", "requests.exceptions.ReadTimeout"),
+    "requests, stuck": ("requests.get(url + '/stuck', timeout=0.2)", "requests.exceptions.ConnectionError"),
+    "requests, cut off": ("requests.get(url + '/cut')", "requests.exceptions.ChunkedEncodingError"),
+    "requests, in a circle": ("requests.get(url + '/circle')", "requests.exceptions.TooManyRedirects"),
+    "requests, missing": ("requests.get(url + '/missing').raise_for_status()", "requests.exceptions.HTTPError"),
+    "urllib3, silent": ("urllib3.PoolManager().request('GET', url + '/silent', timeout=0.05, retries=False)",
+                        "urllib3.exceptions.ReadTimeoutError"),
+    "httpx, refused": ("httpx.get('http://elsewhere.example/')", "httpx.ConnectError"),
+    "httpx, silent": ("httpx.get(url + '/silent', timeout=0.05)", "httpx.ReadTimeout"),
+    "httpx, stuck": ("httpx.get(url + '/stuck', timeout=0.2)", "httpx.ReadTimeout"),
+    "httpx, cut off": ("httpx.get(url + '/cut')", "httpx.ReadError"),
+    "httpx, in a circle": ("httpx.get(url + '/circle', follow_redirects=True)", "httpx.TooManyRedirects"),
+    "httpx, missing": ("httpx.get(url + '/missing').raise_for_status()", "httpx.HTTPStatusError"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("expression", "expected"), FAILS.values(), ids=FAILS)
+async def test_what_fails_is_told_by_the_librarys_own_errors(
+    bringing: Any, server: Any, expression: str, expected: str
+) -> None:
+    """Those that code around it expects."""
+    server.answer = answers
+    body = f"""
+        try:
+            return repr({expression})
+        except Exception as error:
+            return f"{{type(error).__module__}}.{{type(error).__name__}}"
+    """
+    async with bringing(body, server) as worker:
+        assert await worker.main(server.url) == expected
+
+
+@pytest.mark.parametrize("kind", ["sync", "async"])
+async def test_what_is_made_is_sent_as_it_is_made(bringing: Any, server: Any, kind: str) -> None:
+    """A body without an end takes no more memory than a piece of it, and is ended by the limit of the host."""
+    call = {
+        "sync": "httpx.post(url, content=iter(lambda: b'x' * 65536, None))",
+        "async": "await httpx.AsyncClient().post(url, content=forever())",
+    }[kind]
+    body = f"""
+        async def forever():
+            while True:
+                yield b"x" * 65536
+        try:
+            {call}
+        except httpx.ConnectError as error:
+            return str(error)
+    """
+    async with bringing(body, server, limits=FetchLimits(request_bytes=1_000_000)) as worker:
+        assert await worker.main(server.url) == "the body of the request is longer than 1,000,000 bytes"
+
+
+def at(server: Any) -> Rule:
+    """A rule that leads to the server of the test."""
+    return Rule(origin=server.url, private=True)
+
+
+def ok(body: str | bytes, *headers: str, status: str = "200 OK") -> bytes:
+    """A response."""
+    data = body.encode() if isinstance(body, str) else body
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(data)}", "Connection: close", *headers, "", ""]
+    return "\r\n".join(lines).encode() + data
