@@ -51,6 +51,7 @@ class Intake:
         self, rate: int, now: Callable[[], float], *, hold: Callable[[float], bool], end: Callable[[str], None]
     ) -> None:
         self._hold, self._end = hold, end
+        self._holds = True  # as far as is known
         self._bytes = Meter(rate, now)
         self._messages = Meter(rate / MESSAGE, now, most=_BURST)
         self._unawaited = Meter(rate / SHARE_UNAWAITED, now, most=rate / SHARE_UNAWAITED * SECONDS_UNAWAITED)
@@ -92,6 +93,16 @@ class Intake:
         if calls > 1:
             self._draw(self._bytes, (calls - 1) * _LINK)
 
+    def visited(self, messages: int) -> None:
+        """What it has granted was called, whose answer counts so many messages: whoever calls could do so without end,
+        in its stead."""
+        self._slow(self._messages, messages)
+
+    def answered(self, size: int) -> None:
+        """The host has answered it with so many bytes. A message has paid for as many as it counts."""
+        if size > MESSAGE:
+            self._slow(self._bytes, size - MESSAGE)
+
     @staticmethod
     def refusal(mark: int, size: int) -> str | None:
         """Why a message of this kind and size is not to be taken, as soon as that much is known of it."""
@@ -103,6 +114,12 @@ class Intake:
         if not self._unawaited.take(amount):
             most = f"{self._rate // SHARE_UNAWAITED:,} bytes in a second"
             self._end(f"sent more than {most} that nobody waits for, where a message counts {UNAWAITED:,} besides")
+
+    def _slow(self, meter: Meter, amount: float) -> None:
+        """It is no more than slowed down for this, and where that cannot be done it does not count."""
+        if self._holds and (wait := meter.draw(amount)) and not self._hold(wait):
+            self._holds = False
+            self.bound(self._rate)
 
     def _draw(self, meter: Meter, amount: float) -> None:
         if (wait := meter.draw(amount)) and not self._hold(wait):

@@ -47,8 +47,9 @@ class Limits:
     calls_in_flight: int = 1024
     """Calls to the host that one sandbox may wait for at once."""
     bytes_per_second: int = 64 * MIB
-    """What one sandbox may send; beyond that it has to wait. Small messages count as 6 KiB, answers excepted. Of what
-    nobody waits for, such as lines of a log, it may send a quarter of that, and is ended beyond."""
+    """What one sandbox may send, and be sent in answers; beyond that it has to wait. Small messages count as 6 KiB,
+    answers of its own excepted. Of what nobody waits for, such as lines of a log, it may send a quarter of that, and is
+    ended beyond."""
     output_bytes_per_second: int = MIB
     """What of its printing and logging is taken; the rest is dropped and counted."""
 

@@ -139,7 +139,7 @@ class Sandbox:
             limits=lambda: self.limits,
             overrun=self._overrun,
             explain=self._explain,
-            refused=self._intake.refused,
+            intake=self._intake,
         )
         link.on_bytes = self._intake.arrived
         link.on_commands = self._intake.commands

@@ -12,8 +12,10 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
 from cloister.ipc import ConnectionClosed, Peer, RemoteProtocolError
+from cloister.ipc.messages import Failure, Result
 
 from .errors import LimitExceeded, ProtocolViolation, SandboxDied, SandboxError
+from .intake import MESSAGE, Intake
 from .policy import Limits
 from .watch import Account, Charge
 
@@ -23,12 +25,15 @@ LATE_GRACE: Final = 0.06
 """Seconds that a call whose time is over has to stop in before its process is ended."""
 _LOOK_EVERY: Final = 0.1
 """Seconds between two looks at which of those that were given up have stopped."""
+_PULL: Final = 2
+"""Messages that it counts to be asked for what a stream has: who reads it takes the host as long again."""
 
 
 class VisitedPeer(Peer):
     """A guest that may be visited. `limits` gives those of its tenant; `overrun` ends it, of something in words; and
-    `explain` waits for what it is dying of, when its connection is gone. `refused` hears how large each call of its own
-    was that came to nobody. Whoever waits for an answer is told of its end by a `SandboxError`, whatever it was.
+    `explain` waits for what it is dying of, when its connection is gone. `intake` hears of each visit, of each long
+    answer to a call of its own, and of those that came to nobody. Whoever waits for an answer is told of its end by a
+    `SandboxError`, whatever it was.
     """
 
     def __init__(
@@ -38,12 +43,12 @@ class VisitedPeer(Peer):
         limits: Callable[[], Limits],
         overrun: Callable[[str], None],
         explain: Callable[[ConnectionClosed], Awaitable[SandboxError]],
-        refused: Callable[[int], None],
+        intake: Intake,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self._account, self._limits, self._overrun, self._explain = account, limits, overrun, explain
-        self._refused = refused
+        self._intake = intake
         self._left: dict[int, Charge] = {}
 
     def call(
@@ -51,7 +56,10 @@ class VisitedPeer(Peer):
     ) -> Coroutine[Any, Any, bytes]:
         """See `Peer.call`. A visit that uses more CPU than it may is given up: `LimitExceeded`."""
         call = super().call(target, method, payload, timeout=timeout)
-        return call if target == WORKER else self._visit(call)
+        if target == WORKER:
+            return call
+        self._intake.visited(_PULL if method == "pull" else 1)
+        return self._visit(call)
 
     async def _visit(self, call: Coroutine[Any, Any, bytes]) -> bytes:
         limits, number, bound = self._limits(), self.connection.next_call, asyncio.timeout(None)
@@ -74,6 +82,11 @@ class VisitedPeer(Peer):
             else:
                 self._account.end(charge)
 
+    def _send_answer(self, answer: Result | Failure, frame: bytes) -> None:
+        super()._send_answer(answer, frame)
+        if len(frame) > MESSAGE:
+            self._intake.answered(len(frame))
+
     def close(self, error: Exception, *, held_for: float = 0.0) -> None:
         """See `Peer.close`."""
         if isinstance(error, RemoteProtocolError):
@@ -87,7 +100,7 @@ class VisitedPeer(Peer):
         try:
             return super().forward(target, method, payload)
         except Exception:
-            self._refused(len(payload))
+            self._intake.refused(len(payload))
             raise
 
     def _going_on(self, number: int) -> bool:

@@ -182,3 +182,35 @@ def test_another_rate_begins_anew() -> None:
     assert sender.held == []
     sender.intake.arrived(MIB)
     assert sender.held == [0.5]
+
+
+def test_what_it_is_answered_with_counts_as_what_it_sends() -> None:
+    """Beyond what its call has paid for: a short call may ask for much."""
+    sender = Sender()
+    for _ in range(1000):
+        sender.intake.answered(MESSAGE)
+    assert sender.now == 0.0
+    for _ in range(4):
+        sender.intake.answered(6 * MIB + MESSAGE)
+        sender.wait()
+    assert sender.now == pytest.approx(1.0)
+
+
+def test_visits_count_as_messages() -> None:
+    """Whoever has been given a function can have it answer without end."""
+    sender = Sender()
+    for _ in range(3000):
+        sender.intake.visited(1)
+        sender.wait()
+    assert sender.now == pytest.approx((3000 - 1024) / (RATE / MESSAGE), rel=0.01)
+
+
+def test_nobody_is_ended_for_what_others_ask_of_it_or_for_what_it_was_given() -> None:
+    """Where it cannot be slowed down, it is not, and owes nothing."""
+    sender = Sender(holds=False)
+    for _ in range(3000):
+        sender.intake.visited(2)
+        sender.intake.answered(MIB)
+    sender.intake.message(MARKS[Call], 100)
+    sender.intake.arrived(8192)
+    assert not sender.ended
