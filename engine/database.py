@@ -100,6 +100,7 @@ def connect(path: Path, synchronous: Synchronous, *, examine: bool = False) -> s
         connection.execute(f"PRAGMA user_version = {version}")  # a file that is read-only takes the line above
         connection.execute("ROLLBACK")
         _migrate(database, version)
+        connection.execute("PRAGMA busy_timeout = 0")  # from now on whoever writes decides whether to wait
     except BaseException as error:
         if connection is not None:
             connection.close()
@@ -141,11 +142,7 @@ def bound_log(connection: sqlite3.Connection) -> int:
     _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
     size = max(int(frames), 0) * PAGE_BYTES
     if size > LOG_BYTES:
-        connection.execute("PRAGMA busy_timeout = 0")
-        try:
-            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        finally:
-            connection.execute("PRAGMA busy_timeout = 1000")
+        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
         size = size if busy else 0
     return size
 

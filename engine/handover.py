@@ -16,7 +16,7 @@ from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
 UNHURRIED_SECONDS: Final = 0.01
 """How long work that nobody waits for is left to wait for company."""
@@ -28,10 +28,15 @@ _write.argtypes = (ctypes.c_int, ctypes.c_uint64)
 
 
 class Handover(Generic[Work]):
-    """Made on the loop, whose most methods are. `wait`, `take` and `tell` are the thread's."""
+    """Made on the loop, whose most methods are. `wait`, `take` and `tell` are the thread's.
 
-    def __init__(self) -> None:
+    `here` is asked before a sleeping thread is woken. It may take what waits and do it itself, in the loop: whether it
+    has.
+    """
+
+    def __init__(self, here: Callable[[], bool] = lambda: False) -> None:
         self._loop = asyncio.get_running_loop()
+        self._here = here
         self._work: deque[Work | None] = deque()
         self._unhurried: list[Work] = []
         self._timer: asyncio.TimerHandle | None = None
@@ -45,6 +50,10 @@ class Handover(Generic[Work]):
     def __len__(self) -> int:
         """How much work waits to be taken."""
         return len(self._work)
+
+    def __iter__(self) -> Iterator[Work]:
+        """What waits to be taken, for whoever is asked whether to do it `here`."""
+        return (work for work in self._work if work is not None)
 
     def put(self, work: Work) -> None:
         """Something to do."""
@@ -89,7 +98,7 @@ class Handover(Generic[Work]):
 
     def _ring(self) -> None:
         self._ringing = False
-        if self._asleep and self._work:
+        if self._asleep and self._work and (self._work[0] is None or not self._here()):
             self._asleep = False
             self._bell.put(None)
 

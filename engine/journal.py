@@ -76,7 +76,7 @@ class LiveJournal(Recorder):
             raise JournalBreach("the instance is tied to other code already")
         if self.code_digest != digest and not self.frozen:
             self.code_digest = digest
-            self._writer.submit_unhurried(_pin, self._number, PinnedCode(digest, code)).add_done_callback(
+            self._writer.submit_unhurried(Store.pin, self._number, PinnedCode(digest, code)).add_done_callback(
                 self._check_stored
             )
 
@@ -388,10 +388,6 @@ class LiveJournal(Recorder):
         if value is None:
             raise JournalBreach(f"there is no child {name!r} number {count}")
         return value
-
-
-def _pin(store: Store, number: int, code: PinnedCode) -> None:
-    store.codes.pin(number, code)
 
 
 def _pinned(store: Store, number: int) -> bytes:

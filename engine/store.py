@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cloister.ipc import values
 
@@ -32,6 +32,7 @@ from .records import (
     FINAL,
     Address,
     ErrorRecord,
+    PinnedCode,
     Standing,
     Status,
     StepConfig,
@@ -44,6 +45,7 @@ from .store_codes import Codes
 from .store_rows import Row, Rows
 
 RESERVE = 65_536
+BRIEF_BYTES = 65_536
 MAX_CHANGES = 20_000
 FORGET_EVERY = 512
 MOST_BUFFERS = 4096
@@ -248,6 +250,14 @@ class Store:
     def close(self) -> None:
         """Close; a transaction that is still open is rolled back."""
         self._connection.close()
+
+    def brief(self, verb: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+        """Whether it takes no longer than its commit. What a codec takes is the host's affair, so it may be long."""
+        if self._sealed:
+            return False
+        if verb is Store.pin:
+            return self.codes.known(args[1].digest)  # else it is packed first
+        return verb in _BRIEF and all(len(part) <= BRIEF_BYTES for part in args if type(part) is bytes)
 
     # The life of an instance
 
@@ -531,6 +541,10 @@ class Store:
         ).fetchone()
         return None if row is None else self.unseal(row[0])
 
+    def pin(self, number: int, code: PinnedCode) -> None:
+        """Tie an instance to a code."""
+        self.codes.pin(number, code)
+
     # Taking back
 
     def undo(self, number: int, error: ErrorRecord) -> None:
@@ -554,3 +568,9 @@ class Store:
         if status in {Status.RUNNING, Status.WAITING_FOR_PAUSE}:
             return self.stand(number, Status.RUNNING, now)
         return self.stand(number, Status.QUEUED, now, wake_at=now)
+
+
+_BRIEF: Final[frozenset[Callable[..., Any]]] = frozenset(
+    {Store.create, Store.record, Store.finish, Store.take_event, Store.expire, Store.send_event}
+)
+"""Verbs that touch a few rows, however many there are of anything."""

@@ -58,6 +58,10 @@ class Codes:
             self._known.update(found)
         return found
 
+    def known(self, digest: bytes) -> bool:
+        """Whether it is remembered that this one is kept."""
+        return digest in self._known
+
     def pin(self, number: int, code: PinnedCode) -> None:
         """Tie an instance to it."""
         kept = self.keep([code])[code.digest]

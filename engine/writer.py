@@ -1,7 +1,9 @@
 """One thread that owns the connection: it takes what is queued, commits it as one transaction, then
 acknowledges it.
 
-While one batch is being synced to disk the next one gathers, so the busier the engine, the cheaper a commit.
+While one batch is being synced to disk the next one gathers, so the busier the engine, the cheaper a commit. When
+there is little to write and the disk is prompt, the loop does it in the thread's stead: to wake a thread and be woken
+by it takes longer than to wait for the disk.
 It knows verbs only as functions. Nothing is acknowledged that was not committed; after a failed commit the
 file is opened anew, since what a failed sync left in memory cannot be trusted.
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 import threading
 import time
 from collections.abc import Callable
@@ -19,14 +22,18 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 from .database import LOG_BYTES
 from .errors import EngineClosed, EngineError, StorageError
 from .handover import Handover
+from .promptness import Promptness
 
 if TYPE_CHECKING:
     from .store import News, Store
 
 MAX_BATCH = 512
-TIDY_COMMITS = 256
+TIDY_COMMITS = 128
+"""After so many small ones the log is shorter than what SQLite would shorten it for within a commit."""
 FEW = 4
 GATHER_SECONDS = 0.0003
+PATIENCE_SECONDS, NAP_SECONDS = 1.0, 0.002
+"""How long another program may have the file, and how often it is tried."""
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -41,7 +48,8 @@ class Writer:
     def __init__(self, open_store: Callable[[], Store]) -> None:
         self._open_store = open_store
         self._store: Store | None = None
-        self._handover: Handover[_Operation] = Handover()
+        self._handover: Handover[_Operation] = Handover(self._work_here)
+        self._promptness = Promptness()
         self._loop = asyncio.get_running_loop()
         self._thread = threading.Thread(target=self._work, name="cloister-writer", daemon=True)
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -52,6 +60,8 @@ class Writer:
         self._size = 0  # of the last batch
         self._untidy, self._alarm = 0, LOG_BYTES
         self.pending = self.commits = self.operations = 0
+        self.commits_here = 0
+        """How many of them the loop made itself."""
 
     async def open(self) -> None:
         """Start the thread; raises what opening the store raises."""
@@ -104,6 +114,8 @@ class Writer:
         while self.pending:
             self._handover.hurry()
             waited = True
+            if not self.pending:  # it was done at once
+                break
             future: asyncio.Future[None] = self._loop.create_future()
             self._idle.append(future)
             await future
@@ -128,6 +140,30 @@ class Writer:
                 if not idle.done():
                     idle.set_result(None)
 
+    def _work_here(self) -> bool:
+        """Do what waits, unless it could hold up the loop. The thread sleeps, and nobody else wakes it."""
+        if (
+            not self._promptness.proven
+            or len(self._handover) > FEW
+            or self._closing
+            or self._untidy >= TIDY_COMMITS
+            or self._store is None
+            or not all(self._store.brief(verb, args) for verb, args, _ in self._handover)
+        ):
+            return False
+        try:
+            self._store.begin()
+        except Exception:  # noqa: BLE001 - whatever it is, the thread will meet it, and has time
+            return False
+        batch = self._handover.take(FEW)
+        results = self._commit(batch)
+        self.commits_here += 1
+        self._untidy += 1
+        self._acknowledge(batch, results, self._news())
+        if isinstance(results[0], StorageError) and not isinstance(cause := results[0].__cause__, Exception | None):
+            raise cause  # that somebody wants an end to it was meant for the loop
+        return True
+
     # In the thread
 
     def _work(self) -> None:
@@ -138,8 +174,9 @@ class Writer:
             return
         self._handover.tell(_succeed, self._opened)
         while batch := self._gather():
-            results = self._commit(batch)
-            self._handover.tell(self._acknowledge, batch, results, self._store and self._store.news())
+            problem = self._begin()
+            results = self._commit(batch) if problem is None else self._failed(batch, problem)
+            self._handover.tell(self._acknowledge, batch, results, self._news())
             self._tidy()
         if self._store is not None:
             self._store.close()
@@ -154,29 +191,59 @@ class Writer:
         self._size = len(batch)
         return batch
 
+    def _begin(self) -> BaseException | None:
+        """A transaction, once others have let go of the file; or why there is none."""
+        patience = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            try:
+                if self._store is None:
+                    self._store = self._open_store()
+                self._store.begin()
+            except BaseException as error:  # noqa: BLE001 - whoever waits is told
+                if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
+                    return error
+                time.sleep(NAP_SECONDS)
+            else:
+                return None
+
+    # In whichever of the two
+
     def _commit(self, batch: list[_Operation]) -> list[Any]:
-        """What each operation returned or refused with, after the commit; else the same error for all."""
+        """What each operation returned or refused with, after the commit; else the same error for all.
+
+        The transaction has begun.
+        """
         results: list[Any] = []
+        store = self._store
+        assert store is not None
         try:
-            if self._store is None:
-                self._store = self._open_store()
-            store = self._store
-            store.begin()
             for verb, args, _ in batch:
                 try:
                     results.append(verb(store, *args))
                 except EngineError as refusal:
                     results.append(refusal)
+            started = time.perf_counter()
             store.commit()
-        except BaseException as error:  # whatever it is: who waits must be told
-            log.error("a batch of %d operations was not stored: %s", len(batch), error, exc_info=error)
-            if self._store is not None:
-                with contextlib.suppress(Exception):
-                    self._store.close()
-                self._store = None
-            failure = error if isinstance(error, StorageError) else StorageError(f"could not be stored: {error}")
-            return [failure] * len(batch)
+            self._promptness.took(time.perf_counter() - started)
+        except BaseException as error:  # noqa: BLE001 - whatever it is: who waits must be told
+            return self._failed(batch, error)
         return results
+
+    def _news(self) -> News | None:
+        return None if self._store is None else self._store.news()
+
+    def _failed(self, batch: list[_Operation], error: BaseException) -> list[Any]:
+        """The same for all, and nothing of it stays: what a failed sync left in memory cannot be trusted."""
+        log.error("a batch of %d operations was not stored: %s", len(batch), error, exc_info=error)
+        if self._store is not None:
+            with contextlib.suppress(Exception):
+                self._store.close()
+            self._store = None
+        if isinstance(error, StorageError):
+            return [error] * len(batch)
+        failure = StorageError(f"could not be stored: {error}")
+        failure.__cause__ = error
+        return [failure] * len(batch)
 
     def _tidy(self) -> None:
         """Now and then see to it that the log does not grow without bound, and say when somebody keeps it from that."""

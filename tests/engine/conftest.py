@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cloister.engine import Engine
+from cloister.engine import Engine, promptness
 from cloister.engine.testing import VirtualClock
 
 if TYPE_CHECKING:
@@ -46,3 +46,10 @@ def open_engine(path: Path, clock: VirtualClock) -> OpenEngine:
         return Engine(path, clock=clock, **options)
 
     return make
+
+
+@pytest.fixture(params=["thread", "loop"])
+def hands(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Who makes the commits of little: the thread, as on a slow disk, or the loop itself, as on a prompt one."""
+    monkeypatch.setattr(promptness, "PROOF", {"thread": 1 << 30, "loop": -(1 << 30)}[request.param])
+    return str(request.param)

@@ -11,15 +11,15 @@ from cloister.engine import handover
 from cloister.engine.handover import Handover
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     import pytest
 
 
 @asynccontextmanager
-async def echo() -> AsyncIterator[tuple[Handover[int], list[list[int]]]]:
+async def echo(here: Callable[[], bool] = lambda: False) -> AsyncIterator[tuple[Handover[int], list[list[int]]]]:
     """A thread that gives back what it takes; the list is what came back, one list for each time that it took some."""
-    way: Handover[int] = Handover()
+    way: Handover[int] = Handover(lambda: here())
     came: list[list[int]] = []
 
     def work() -> None:
@@ -84,3 +84,23 @@ async def test_the_unhurried_goes_by_itself_before_long_or_when_it_is_wanted(mon
         assert await until(came, 2) == [1, 2]
         way.put_unhurried(3)
     assert await until(came, 3) == [1, 2, 3]
+
+
+async def test_what_is_done_here_wakes_nobody() -> None:
+    """The thread is woken for the rest."""
+    here: list[int] = []
+
+    def odd() -> bool:
+        if not all(number % 2 for number in way):
+            return False
+        here.extend(way.take(3))
+        return True
+
+    async with echo(odd) as (way, came):
+        for number in (1, 3, 2, 5, 7):
+            while not way._asleep:  # noqa: ASYNC110 - nobody says when it is
+                await asyncio.sleep(0)
+            way.put(number)
+            await asyncio.sleep(0)
+        assert await until(came, 1) == [2]
+        assert here == [1, 3, 5, 7]

@@ -30,6 +30,8 @@ from cloister.engine.store import Store
 from cloister.engine.testing import RecordingEngine, VirtualClock
 from cloister.engine.writer import Writer
 
+pytestmark = pytest.mark.usefixtures("hands")
+
 LIMIT, DELAY = 2, 60
 RETRIES = {"retries": {"limit": LIMIT, "delay": DELAY * 1000, "backoff": "constant"}}
 
@@ -488,6 +490,7 @@ def early_acknowledgement(monkeypatch: pytest.MonkeyPatch) -> None:
         self._handover.tell(lambda: self._ended.set_result(None))
 
     monkeypatch.setattr(Writer, "_work", work)
+    monkeypatch.setattr(Writer, "_work_here", lambda self: False)
 
 
 def relative_sleeps(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -415,6 +415,7 @@ def few_events(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(store, "MAX_EVENTS", FEW_EVENTS)
 
 
+@pytest.mark.usefixtures("hands")
 @pytest.mark.parametrize("story", STORIES, ids=lambda story: story.__name__)
 async def test_a_promise_is_kept(story: Story, path: Path, clock: VirtualClock) -> None:
     """By the engine as it is."""

@@ -14,8 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from cloister.engine import Engine, InstanceAlreadyExists, InstanceFinished, WorkflowEntrypoint
 from cloister.engine.testing import VirtualClock
+
+pytestmark = pytest.mark.usefixtures("hands")
 
 HEADER, FRAME, PAGE = 32, 24, 4096
 OUTPUT = ["first", "one", ["left", "right"], "two", "kept"]

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cloister.engine import EngineClosed, InstanceAlreadyExists, StorageError
+from cloister.engine import promptness as promptness_module
 from cloister.engine.database import connect
 from cloister.engine.errors import RunOver
 from cloister.engine.options import Creation
+from cloister.engine.promptness import PROMPT, PROOF, Promptness
 from cloister.engine.records import Address
 from cloister.engine.store import Store
 from cloister.engine.store_queue import lose, postpone, recover, release
@@ -21,6 +23,8 @@ from cloister.engine.writer import Writer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
+
+pytestmark = pytest.mark.usefixtures("hands")
 
 
 @asynccontextmanager
@@ -88,6 +92,8 @@ async def test_after_a_failed_commit_nothing_is_acknowledged_and_the_file_is_ope
     def fail(store: Store) -> None:
         raise fault
 
+    if isinstance(fault, SystemExit):  # in the loop it is a signal's
+        monkeypatch.setattr(promptness_module, "PROOF", 1 << 30)
     async with open_writer(path) as writer:
         await create(writer, "before")
         monkeypatch.setattr(Store, "commit", fail)
@@ -108,3 +114,98 @@ async def test_closing_commits_what_was_submitted_and_takes_no_more(path: Path) 
     await last
     with pytest.raises(EngineClosed):
         await create(writer, "too late")
+
+
+async def test_a_prompt_disk_is_waited_for_in_the_loop_and_a_late_one_is_not(path: Path, hands: str) -> None:
+    """Whoever does it, the order and the answers are the same."""
+    async with open_writer(path) as writer:
+        for n in range(5):
+            await create(writer, f"i{n}")
+        assert writer.commits_here == {"thread": 0, "loop": 5}[hands]
+        assert writer.commits == writer.operations == 6
+
+
+async def test_what_may_take_long_is_never_done_in_the_loop(path: Path) -> None:
+    """Neither a verb that may, nor many of those that do not, nor what queues behind one that may."""
+    async with open_writer(path) as writer:
+        before = writer.commits_here
+        await asyncio.gather(writer.submit(recover, "w", 0), create(writer, "a"))
+        await asyncio.gather(*(create(writer, f"i{n}") for n in range(5)))
+        assert writer.commits_here == before
+
+
+@pytest.mark.parametrize("hands", ["loop"], indirect=True)
+async def test_the_loop_does_not_wait_for_a_file_that_another_program_has(path: Path, hands: str) -> None:
+    """The thread does, and the loop goes on meanwhile."""
+    async with open_writer(path) as writer:
+        other = sqlite3.connect(path, isolation_level=None)
+        other.execute("BEGIN IMMEDIATE")
+        waiting = asyncio.ensure_future(create(writer, "a"))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not waiting.done()
+        other.execute("COMMIT")
+        other.close()
+        await waiting
+        assert writer.commits_here == 0
+        await create(writer, "b")
+        assert writer.commits_here == 1
+
+
+@pytest.mark.parametrize("hands", ["loop"], indirect=True)
+async def test_what_stops_the_host_reaches_it(path: Path, hands: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt that hits the loop while it commits is the host's, and who waited is told all the same."""
+
+    def stop(store: Store) -> None:
+        raise KeyboardInterrupt
+
+    async with open_writer(path) as writer:
+        with monkeypatch.context() as patch:
+            patch.setattr(Store, "commit", stop)
+            waiting = create(writer, "a")
+            with pytest.raises(KeyboardInterrupt):
+                writer._handover.hurry()
+            with pytest.raises(StorageError):
+                await waiting
+        await create(writer, "a")
+
+
+async def test_what_is_hurried_may_be_done_at_once(path: Path) -> None:
+    """Then there is nothing to wait for."""
+    async with open_writer(path) as writer:
+        late = writer.submit_unhurried(Store.find, Address("w", "", "nobody"))
+        assert await writer.idle()
+        assert late.done()
+        late.exception()
+
+
+@pytest.fixture
+def promptness(monkeypatch: pytest.MonkeyPatch) -> Promptness:
+    monkeypatch.setattr(promptness_module, "PROOF", PROOF)
+    return Promptness()
+
+
+def test_promptness_is_earned_and_lost(promptness: Promptness) -> None:
+    """One late commit is borne with, and a stall is remembered for long."""
+    for _ in range(PROOF):
+        assert not promptness.proven
+        promptness.took(PROMPT)
+    for _ in range(PROOF):
+        assert promptness.proven
+        promptness.took(PROMPT / 4)
+    promptness.took(2 * PROMPT)
+    assert promptness.proven
+    promptness.took(100 * PROMPT)
+    for _ in range(300):
+        promptness.took(PROMPT / 4)
+        assert not promptness.proven
+
+
+@pytest.mark.parametrize(("every", "seconds"), [(1, 1.5 * PROMPT), (8, 4 * PROMPT)])
+def test_a_disk_that_is_late_too_often_is_never_prompt(promptness: Promptness, every: int, seconds: float) -> None:
+    """Nor one that is prompt between."""
+    proven = 0
+    for n in range(10_000):
+        promptness.took(PROMPT / 4 if n % every else seconds)
+        proven += promptness.proven
+    assert not proven
