@@ -21,6 +21,8 @@ from typing import Any
 from harness import draw, listing, main, options, say
 
 from cloister.engine import Engine, PinnedCode, Workflow, WorkflowEntrypoint
+from cloister.loader import Host, WorkerCode
+from cloister.loader.config import LoaderConfig
 
 ROUNDS, SEED = 5, 1
 FLAT, STEEP = 1.3, 1.3
@@ -39,8 +41,7 @@ class Program(WorkflowEntrypoint):
         data = "x" * asked.get("bytes", 0)
         for _ in range(asked.get("steps", 0)):
             await step.do("step", lambda: data)
-        if asked.get("wide"):
-            await asyncio.gather(*(step.do("step", lambda: data) for _ in range(asked["wide"])))
+        await asyncio.gather(*(step.do("step", lambda: data) for _ in range(asked.get("wide", 0))))
         if asked.get("held"):
             await self.env.wait()
         if asked.get("sleep"):
@@ -48,7 +49,25 @@ class Program(WorkflowEntrypoint):
             await step.do("awake", lambda: None)
 
 
-async def cost(count: int, work: Work, *, at_once: int = 16, rounds: int = ROUNDS) -> float:
+SOURCE = """
+import asyncio
+from workers import WorkflowEntrypoint
+
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        asked = event.payload
+        data = "x" * asked.get("bytes", 0)
+        for _ in range(asked.get("steps", 0)):
+            await step.do("step", lambda: data)
+        await asyncio.gather(*(step.do("step", lambda: data) for _ in range(asked.get("wide", 0))))
+        if asked.get("sleep"):
+            await step.sleep("night", asked["sleep"])
+"""
+
+
+async def cost(
+    count: int, work: Work, *, at_once: int = 16, rounds: int = ROUNDS, cpu: Callable[[], float] = time.process_time
+) -> float:
     """Microseconds of CPU for one of `count`, which are numbered; the least of the rounds after one."""
     found = []
     for _ in range(rounds + 1):
@@ -59,9 +78,9 @@ async def cost(count: int, work: Work, *, at_once: int = 16, rounds: int = ROUND
                 await work(number)
 
         gc.collect()
-        used = time.process_time()
+        used = cpu()
         await asyncio.gather(*(work_some() for _ in range(min(at_once, count))))
-        found.append((time.process_time() - used) / count * 1e6)
+        found.append((cpu() - used) / count * 1e6)
     return min(found[1:])
 
 
@@ -184,41 +203,57 @@ async def running(folder: Path, most: int) -> Costs:
 
 
 async def histories(folder: Path, most: int) -> Costs:
+    """Of the host's own code, and of a tenant's in its sandbox, whose CPU time counts there."""
+    async with Engine(folder / "own.db", linger=0.005) as engine:
+        costs = await of_steps(engine, engine.workflow("w", Program), "", most)
+    code = WorkerCode(main_module="main.py", modules={"main.py": SOURCE})
+    engine = Engine(folder / "tenant.db", linger=0.005)
+    config = LoaderConfig(sandboxes_per_tenant=1)
+    async with Host(folder / "tenant.db", get_code=lambda _: code, engine=engine, config=config) as host:
+
+        def cpu() -> float:
+            guests = host.loader.statistics(detail=True).sandboxes
+            return time.process_time() + sum(guest.cpu_ms for guest in guests) / 1000
+
+        return costs | await of_steps(engine, host.workflows("t"), " in a sandbox", most, cpu)
+
+
+async def of_steps(
+    engine: Engine, binding: Any, where: str, most: int, cpu: Callable[[], float] = time.process_time
+) -> Costs:
     """A step of an instance that has so many, one after the other and side by side; and of its replay."""
     costs: Costs = {}
-    async with opened(folder / "histories.db") as workflow:
 
-        def life(**params: int) -> Work:
-            async def create_and_run(_: int) -> None:
-                await (await workflow.create(params=params)).result()
+    def life(**params: int) -> Work:
+        async def create_and_run(_: int) -> None:
+            await (await binding.create(params=params)).result()
 
-            return create_and_run
+        return create_and_run
 
-        async def record(name: str, size: int, work: Work, rounds: int = 3) -> None:
-            costs.setdefault(name, {})[size] = await cost(1, work, rounds=rounds) / size
+    async def record(name: str, size: int, work: Work) -> None:
+        costs.setdefault(f"{name}{where}", {})[size] = await cost(1, work, rounds=3, cpu=cpu) / size
 
-        for size in sizes(10, most):
-            await record("a step, against steps before it", size, life(steps=size))
-            await record("a step, against steps beside it", size, life(wide=size))
-            await record("replay a step, against steps", size, replaying(workflow, {"steps": size}))
-        for size in sizes(100, most * 100):
-            of_bytes = {"steps": 10, "bytes": size // 10}
-            await record("replay a byte, against bytes of history", size, replaying(workflow, of_bytes))
+    for size in sizes(10, most):
+        await record("a step, against steps before it", size, life(steps=size))
+        await record("a step, against steps beside it", size, life(wide=size))
+        await record("replay a step, against steps", size, replaying(engine, binding, {"steps": size}))
+    for size in sizes(100, most * 10):
+        of_bytes = {"steps": 10, "bytes": size // 10}
+        await record("replay a byte, against bytes of history", size, replaying(engine, binding, of_bytes))
     return costs
 
 
-def replaying(workflow: Workflow, params: dict[str, Any]) -> Work:
+def replaying(engine: Engine, binding: Any, params: dict[str, Any]) -> Work:
     """Put an instance to sleep behind such a history; then have it woken, and fall asleep again, by a restart."""
     asleep: list[Any] = []
 
     async def replay(_: int) -> None:
-        scheduler = workflow._scheduler
-        before = scheduler.parked
+        before = engine.statistics().parked
         if not asleep:
-            asleep.append(await workflow.create(params={**params, "sleep": "300 days"}))
+            asleep.append(await binding.create(params={**params, "sleep": "300 days"}))
         else:
             await asleep[0].restart(from_step={"name": "night", "type": "sleep"})
-        while scheduler.parked == before or scheduler.active:
+        while engine.statistics().parked == before or engine.statistics().running:
             await asyncio.sleep(0.002)
 
     return replay

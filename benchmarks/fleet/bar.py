@@ -1,4 +1,4 @@
-"""How far something has come, how fast it goes and how long it will take; and the boots that it took."""
+"""How far something has come, how fast it goes and how long it will take; and a count against time."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
+
+LINE_SECONDS = 10.0
+"""Where there is no terminal to draw on, a line is printed so often."""
 
 
 class Rate(ProgressColumn):
@@ -22,10 +25,29 @@ class Rate(ProgressColumn):
 @contextmanager
 def bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Shown on the error output; the function is told how many are done in all."""
+    console = Console(stderr=True, highlight=False)
+    if not console.is_terminal:
+        yield _lines(console, what, total, done)
+        return
     columns = (TextColumn("{task.description:28}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), refresh_per_second=4) as progress:
+    with Progress(*columns, console=console, refresh_per_second=4) as progress:
         task = progress.add_task(what, total=total, completed=done)
         yield lambda count: progress.update(task, completed=count)
+
+
+def _lines(console: Console, what: str, total: int, done: int) -> Callable[[int], None]:
+    began = last = time.perf_counter()
+
+    def move(count: int) -> None:
+        nonlocal last
+        now = time.perf_counter()
+        if count < total and now - last < LINE_SECONDS:
+            return
+        last, rate = now, (count - done) / max(now - began, 1e-9)
+        left = f", {(total - count) / rate:,.0f} s left" if rate and count < total else ""
+        console.print(f"{what}: {count:,} of {total:,}, {rate:,.0f}/s{left}")
+
+    return move
 
 
 class Course:
