@@ -26,6 +26,7 @@ from cloister.sandbox import LayerMissing, LimitExceeded, Limits, Policy, Sandbo
 from .audit import CapabilityCall
 from .binding import DynamicWorkflowBinding, wrap_schedule, wrap_workflow_binding
 from .blocking import BlockingHost
+from .bundle.errors import CannotBundle
 from .code import Data, Json, Text, WorkerCode
 from .config import LoaderConfig
 from .dispatch import (
@@ -62,6 +63,7 @@ __all__ = [
     "expiring",
     "Grant",
     "BlockingHost",
+    "CannotBundle",
     "CapabilityCall",
     "CapabilityError",
     "CodeError",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -109,6 +110,37 @@ class WorkerCode:
                "streaming_tails": tuple(self.streaming_tails)}  # fmt: skip
         for name, value in own.items():  # what the host does to its own afterwards changes nothing here
             object.__setattr__(self, name, value)
+
+    @classmethod
+    def from_folder(
+        cls, path: str | os.PathLike[str], *, main: str | None = None, resolve: bool = True, **options: Any
+    ) -> WorkerCode:
+        """A program as its author has it: the files beside its main module, and the packages that it needs.
+
+        What `wrangler.jsonc` or `wrangler.toml` and `pyproject.toml` or `requirements.txt` say holds unless it is said
+        here: the main module, the compatibility date, the packages, which are resolved by uv or pip unless `resolve` is
+        False (`index` are options for it). `options` are `WorkerCode`'s. `CannotBundle` has the reasons. Takes as long
+        as pip does: call it in a thread.
+        """
+        from .bundle import worker
+
+        return worker.from_folder(cls, path, main=main, resolve=resolve, **options)
+
+    @classmethod
+    def from_wheel(cls, path: str | os.PathLike[str], *, main: str, **options: Any) -> WorkerCode:
+        """A program that is a wheel, with the packages that it needs; `main` is its main module, such as
+        `shop.worker`. See `from_folder`.
+        """
+        from .bundle import worker
+
+        return worker.from_wheel(cls, path, main=main, **options)
+
+    @classmethod
+    def from_bundle(cls, path: str | os.PathLike[str], **options: Any) -> WorkerCode:
+        """What `cloister bundle` has written, with the bindings and limits that are given here."""
+        from .bundle import worker
+
+        return worker.from_bundle(cls, path, **options)
 
     @property
     def digest(self) -> bytes:

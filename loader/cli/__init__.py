@@ -9,7 +9,7 @@ import sys
 
 from cloister.loader import doctor
 
-from . import db
+from . import bundles, db
 
 
 def main() -> None:
@@ -22,11 +22,14 @@ def main() -> None:
     examine.add_argument("--json", action="store_true", help="as JSON, for programs")
     commands.add_parser("demo", help="three repositories' pipelines survive an eviction and a kill -9")
     db.arguments(commands.add_parser("db", help="look at a database, make it small, copy it, take an instance out"))
+    bundles.arguments(commands)
     arguments = parser.parse_args()
     if arguments.command == "demo":
         from cloister.loader.demo.__main__ import main as demo
 
         demo()
+    if arguments.command in {"bundle", "check"}:
+        sys.exit(bundles.run(arguments))
     if arguments.command == "db":
         sys.exit(db.run(arguments))
     found = asyncio.run(doctor.examine())
