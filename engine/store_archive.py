@@ -29,17 +29,26 @@ def _reading(path: Path, oldest: int = 1) -> Iterator[Database]:
     """The file, if it is one of ours, and neither too new nor too old; `EngineError` if not."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no database {path}")
-    connection = connect_to_read(path)
+    connection: sqlite3.Connection | None = None
     try:
+        connection = connect_to_read(path)
         database = Database(connection)
         version = inspect(database, path)
+        if not version:
+            raise StorageError(f"{path} is empty: no engine has written to it yet")
         if version < oldest:
             raise StorageError(f"{path} has version {version}; an engine that opens it brings it to {VERSION}")
         yield database
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN}:
+            raise StorageError(
+                f"{path} cannot be read here: the file has to be readable, and its folder writable, since SQLite keeps"
+                " an index beside it while it reads; copy it to where that is so"
+            ) from error
         raise refusal(path, error) from error
     finally:
-        connection.close()
+        if connection is not None:
+            connection.close()
 
 
 def information(path: Path) -> dict[str, Any]:
@@ -70,9 +79,12 @@ def information(path: Path) -> dict[str, Any]:
 
 
 def vacuum(path: Path) -> tuple[int, int]:
-    """Give back what deleted rows have left; the size in bytes before and after. `EngineLocked` while it is in use."""
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no database {path}")
+    """Give back what deleted rows have left; the size in bytes before and after. `EngineLocked` while it is in use.
+
+    It takes as much room again, for as long as it takes. A file of an older version is left as it is.
+    """
+    with _reading(path, VERSION):
+        pass
     ownership = Ownership(path)
     try:
         before = path.stat().st_size
@@ -83,6 +95,8 @@ def vacuum(path: Path) -> tuple[int, int]:
             connection.close()
         return before, path.stat().st_size
     except sqlite3.Error as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR}:
+            raise StorageError(f"{path} is as it was: to make it small takes as much room again ({error})") from error
         raise refusal(path, error) from error
     finally:
         ownership.release()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cloister.engine import EngineError, store_archive
+from cloister.engine import EngineError, InstanceNotFound, store_archive
 from cloister.engine.records import Address
 
 
@@ -47,6 +48,12 @@ def run(given: argparse.Namespace) -> int:
             case "export":
                 exported = store_archive.export(given.path, Address(given.workflow, given.scope, given.id))
                 print(json.dumps(exported, indent=2, ensure_ascii=False))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except InstanceNotFound as error:
+        print(f"cloister db {given.verb}: {error} in scope {given.scope!r}; --scope names another", file=sys.stderr)
+        return 1
     except (EngineError, OSError) as error:
         print(f"cloister db {given.verb}: {error}", file=sys.stderr)
         return 1
