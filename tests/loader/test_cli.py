@@ -70,6 +70,11 @@ async def test_what_cannot_be_done_is_said_in_a_line_with_an_exit_code(
     assert [entry.name for entry in sorted(path.parent.iterdir()) if not entry.name.endswith(".lock")] == ["app.db"]
 
 
+async def _one_instance(path: Path, scope: str = "") -> None:
+    async with Engine(path) as engine:
+        await (await engine.workflow("w", Echo).create(id="x", scope=scope)).result()
+
+
 def _empty(path: Path) -> None:
     path.touch()
 
@@ -102,11 +107,6 @@ ALL = ("info", "vacuum", "backup", "export")
      (_older, ("vacuum", "export"), "an engine that opens it brings it to"),
      (_damaged, ("info", "vacuum", "export"), "is damaged")],
 )  # fmt: skip
-async def _one_instance(path: Path, scope: str = "") -> None:
-    async with Engine(path) as engine:
-        await (await engine.workflow("w", Echo).create(id="x", scope=scope)).result()
-
-
 def test_a_file_that_is_not_fit_for_it_is_named_and_left_as_it_is(
     path: Path,
     make: Callable[[Path], None],
