@@ -84,6 +84,10 @@ class Peer:
         self._waiting: dict[int, Answer] = {}
         self._answering: dict[int, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self.streams: dict[int, int] = {}
+        """Streams of the other side that are open here, and how often each is held."""
+        self.on_streams_over: Callable[[], None] = lambda: None
+        """Called when the last of them was let go of."""
         self._due = math.inf  # when the timer goes off: not before the earliest deadline, and often for nothing
         self._closed: Exception | None = None
 
@@ -147,6 +151,7 @@ class Peer:
         for answer in self._waiting.values():
             answer.fail(error)
         self._waiting.clear()
+        self.streams.clear()
         for task in list(self._answering.values()):
             task.cancel()
         if held_for:
@@ -180,6 +185,8 @@ class Peer:
             if type(found) is Stub:  # a stream belongs to whoever was given it
                 stubs.append(found)
                 return self._dress(found)
+            if isinstance(found, Stub) and found._channel is self:
+                self.streams[found._target] = self.streams.get(found._target, 0) + 1
             return found
 
         if not self._trusted:
@@ -205,6 +212,12 @@ class Peer:
             self._discard(payload)
         if self._closed is None and target is not None:
             self._try_to_send(self.connection.release(target, 1))
+            if target in self.streams:
+                self.streams[target] -= 1
+                if not self.streams[target]:
+                    del self.streams[target]
+                    if not self.streams:
+                        self.on_streams_over()
 
     def _discard(self, payload: bytes) -> None:
         """Let go of the capabilities in a value of the other side that nobody will read."""

@@ -86,14 +86,12 @@ class House:
         worker.users += 1
 
     def let_go(self, worker: Worker) -> None:
-        """Hold it no longer. Work that goes on after the answer keeps it for a while."""
+        """Hold it no longer. Work that goes on after the answer keeps it for a while, and a stream while it is open."""
         worker.users -= 1
-        if worker.busy:
-            worker.held_for_background += 1
-            asyncio.get_running_loop().call_later(self._config.background_s, self._let_go_of_background, worker)
-        else:
-            self._unpin(worker)
-            self.lobby.let_in()
+        if worker.busy and self._held(worker):
+            return
+        self._unpin(worker)
+        self.lobby.let_in()
 
     def evict(self, tenant_id: str) -> int:
         """End all sandboxes of a tenant at once; how many there were."""
@@ -217,19 +215,35 @@ class House:
         elif len(worker.pool.workers) > 1:
             worker.idle_since = asyncio.get_running_loop().time()
 
+    def _held(self, worker: Worker) -> bool:
+        """Whether it is held for its own work from now on, and was not before."""
+        loop = asyncio.get_running_loop()
+        before, worker.held_until = worker.held_until, loop.time() + self._config.background_s
+        if not before:
+            loop.call_at(worker.held_until, self._let_go_of_background, worker)
+        return not before
+
     def _let_go_of_background(self, worker: Worker) -> None:
-        if worker.held_for_background:
-            worker.held_for_background -= 1
-            self._unpin(worker)
-            self.lobby.let_in()
+        if not worker.held_until:
+            return
+        loop = asyncio.get_running_loop()
+        if worker.busy and worker.sandbox.streaming:
+            worker.held_until = max(worker.held_until, loop.time() + self._config.look_every_s)
+        if loop.time() < worker.held_until:
+            loop.call_at(worker.held_until, self._let_go_of_background, worker)
+        else:
+            self._rests(worker)
 
     def _idle(self, worker: Worker) -> None:
         """What it did beside its answers is done."""
         if not worker.busy:
-            while worker.held_for_background:
-                worker.held_for_background -= 1
-                self._unpin(worker)
-            self.lobby.let_in()
+            self._rests(worker)
+
+    def _rests(self, worker: Worker) -> None:
+        if worker.held_until:
+            worker.held_until = 0.0
+            self._unpin(worker)
+        self.lobby.let_in()
 
     def _gone(self, worker: Worker) -> None:
         """The worker's sandbox died, or its code did not load."""

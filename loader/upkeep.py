@@ -63,9 +63,7 @@ class Upkeep:
             surplus = [
                 worker
                 for worker in pool.workers[1:]
-                if not worker.users
-                and not worker.held_for_background
-                and now - worker.idle_since >= self._config.idle_s
+                if not worker.users and not worker.held_until and now - worker.idle_since >= self._config.idle_s
             ]
             if surplus:
                 self._house.remove(surplus, "idle")

@@ -56,7 +56,8 @@ class Worker:
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.ready.add_done_callback(lambda done: done.cancelled() or done.exception())
         self.evicted = ""
-        self.held_for_background = 0
+        self.held_until = 0.0
+        """Until when work that goes on after its last answer keeps it, 0 if there is none; a stream does for longer."""
         self._on_idle = on_idle
         self._on_gone = on_gone
         self._audit = audit
@@ -86,7 +87,7 @@ class Worker:
     @property
     def idle(self) -> bool:
         """Whether nobody holds it."""
-        return not self.users and not self.held_for_background
+        return not self.users and not self.held_until
 
     def newly_used(self) -> float:
         """Seconds of CPU time since this was last asked."""
@@ -99,8 +100,8 @@ class Worker:
 
     @property
     def busy(self) -> bool:
-        """Whether something goes on in it that nobody is waiting for."""
-        return self.ready.done() and not self.gone and self.sandbox.background > 0
+        """Whether something goes on in it beside its calls: work of its own, or a stream that is open."""
+        return self.ready.done() and not self.gone and self.sandbox.unfinished
 
     @property
     def doubtful(self) -> bool:

@@ -141,6 +141,7 @@ class Sandbox:
             explain=self._explain,
             intake=self._intake,
         )
+        self._peer.on_streams_over = lambda: self.on_background()
         link.on_bytes = self._intake.arrived
         link.on_commands = self._intake.commands
         link.on_begun = self._begun
@@ -151,6 +152,16 @@ class Sandbox:
     def busy(self) -> bool:
         """Whether something is going on in it: a call, or work that was to go on after one."""
         return self._in_flight > 0 or self.background > 0
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether it has work that goes on after its answers: its own, or a stream that somebody reads."""
+        return self.background > 0 or self.streaming
+
+    @property
+    def streaming(self) -> bool:
+        """Whether somebody has a stream of its that is open."""
+        return bool(self._peer.streams)
 
     @property
     def end(self) -> tuple[str, type[SandboxError]]:

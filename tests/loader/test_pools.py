@@ -645,3 +645,66 @@ async def test_a_greedy_tenant_does_not_hold_up_the_others(code: Code) -> None:
         assert await asyncio.gather(*(entrypoint(name).who() for name in names)) == names
         assert sum(call.done() for call in greedy) < 1000
         assert await asyncio.gather(*greedy) == ["greedy"] * 2000
+
+
+# Streams
+
+
+STREAMS = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def numbers(self):
+            for n in range(1_000_000):
+                yield n
+        def hello(self):
+            return "hello"
+"""
+
+
+async def test_a_sandbox_is_in_use_while_a_stream_of_its_is_open(code: Code, eventually: Eventually) -> None:
+    """However many calls and however long ago: it is not evicted for another tenant, and is when it was read."""
+    config = LoaderConfig(max_sandboxes=1, spares=0, admission_timeout=0.05, background_s=0.01, look_every_s=0.01)
+    async with Loader(config=config) as loader:
+        one, other = (loader.get(name, lambda: code(STREAMS)).get_entrypoint() for name in "ab")
+        stream = await one.numbers()
+        assert [await anext(stream) for _ in range(3)] == [0, 1, 2]
+        for _ in range(5):
+            assert await one.hello() == "hello"
+        with pytest.raises(NoCapacity, match="were in use for"):
+            await other.hello()
+        assert [await anext(stream) for _ in range(2)] == [3, 4]
+        waiting = asyncio.ensure_future(other.hello())
+        await stream.aclose()
+        assert await waiting == "hello"
+        assert loader.statistics().evictions == 1
+
+
+async def test_an_open_stream_ends_on_the_code_that_it_began_on(code: Code, eventually: Eventually) -> None:
+    """A redeploy lets it be; the old sandbox ends with it."""
+    async with Loader(spares=1) as loader:
+        entrypoint = loader.get("t", lambda: code(STREAMS)).get_entrypoint()
+        stream = await entrypoint.numbers()
+        assert await anext(stream) == 0
+        assert await loader.redeploy("t", lambda: code(STREAMS.replace('"hello"', '"hi"')))
+        assert await entrypoint.hello() == "hi"
+        assert [await anext(stream) for _ in range(100)] == list(range(1, 101))
+        assert loader.statistics().warm == 2
+        await stream.aclose()
+        await eventually(lambda: loader.statistics().warm == 1)
+
+
+async def test_a_drain_waits_for_streams(code: Code) -> None:
+    """For as long as it was told to."""
+    async with Loader(spares=1) as loader:
+        stream = await loader.get("t", lambda: code(STREAMS)).get_entrypoint().numbers()
+        assert await anext(stream) == 0
+        draining = asyncio.ensure_future(loader.drain())
+        assert await anext(stream) == 1
+        await stream.aclose()
+        assert await draining
+    async with Loader(spares=1) as loader:
+        stream = await loader.get("t", lambda: code(STREAMS)).get_entrypoint().numbers()
+        assert not await loader.drain(timeout=0)
+        with pytest.raises(SandboxError, match="drained: it did not finish in time"):
+            async for _ in stream:
+                pass
