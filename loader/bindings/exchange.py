@@ -17,13 +17,9 @@ import httpcore
 from ..http.bodies import INLINE
 from ..http.headers import Malformed, Pairs, find, headers
 from ..http.messages import Response
-from .rules import Place, Rule
+from .rules import FRAMING, Place, Rule
 from .secrets import SecretText
 
-_NOT_THE_TENANTS: Final = frozenset(
-    "connection content-length expect host keep-alive proxy-authorization proxy-connection te trailer transfer-encoding"
-    " upgrade".split()
-)
 _NOT_THE_SERVERS: Final = frozenset(
     "connection keep-alive proxy-authenticate te trailer transfer-encoding upgrade".split()
 )
@@ -163,7 +159,7 @@ class _Incoming:
 
 def dressed(asked: Asked, rule: Rule) -> list[tuple[str, str]]:
     """The headers of a request: the tenant's where they are its business, the host's over them, and its framing."""
-    refused = _NOT_THE_TENANTS | {_alike(name) for name in rule.headers}
+    refused = FRAMING | {_alike(name) for name in rule.headers}
     pairs = [(name, value) for name, value in asked.pairs if _alike(name) not in refused]
     pairs += headers({name: value._reveal if isinstance(value, SecretText) else value
                       for name, value in rule.headers.items()})  # fmt: skip

@@ -11,7 +11,14 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 from urllib.parse import quote, urlsplit
 
+from ..http.headers import Malformed, headers
 from .secrets import SecretText
+
+FRAMING: Final = frozenset(
+    "connection content-length expect host keep-alive proxy-authorization proxy-connection te trailer transfer-encoding"
+    " upgrade".split()
+)
+"""Headers that neither a tenant nor a rule has a say in."""
 
 _PORTS: Final = {"http": 80, "https": 443}
 _HOST: Final = re.compile(
@@ -97,11 +104,27 @@ class Rule:
         every = rest == "*" or rest.startswith("*:")
         if every and any(isinstance(value, SecretText) for value in self.headers.values()):
             raise ValueError(f"{self.origin} is every host, the tenant's own too, and a secret would be told to it")
+        self._check_headers()
+        if not isinstance(self.methods, tuple):
+            raise ValueError(f"methods of a rule are a tuple of names, like ('GET', 'HEAD'), not {self.methods!r}")
+        object.__setattr__(self, "methods", tuple(method.upper() for method in self.methods))
+        if not isinstance(self.paths, tuple):
+            raise ValueError(f"paths of a rule are a tuple, like ('/v1/items/*',), not {self.paths!r}")
         for path in self.paths:
             if not path.startswith("/") or "*" in path[:-1] or "?" in path or _MANY_WAYS.search(path):
                 raise ValueError(f"a path of a rule is like /v1/orders or /v1/items/*, not {path!r}")
         pattern = "*" if every else f"*.{known.host}" if wild else known.host
         object.__setattr__(self, "_known", (scheme, pattern, known.port))
+
+    def _check_headers(self) -> None:
+        for name, value in self.headers.items():
+            if name.lower() in FRAMING:
+                raise ValueError(f"the header {name!r} says how a request is sent, and cannot be a rule's")
+            try:
+                headers({name: value._reveal if isinstance(value, SecretText) else value})
+            except Malformed as error:
+                told = f"{name!r}: {value!r}" if isinstance(value, SecretText) else str(error)
+                raise ValueError(f"a rule's header cannot be sent: {told}") from None
 
     def fits(self, where: Place) -> bool:
         """Whether it is this place's."""

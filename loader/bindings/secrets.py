@@ -9,6 +9,8 @@ from typing import Final
 
 from cloister.ipc import RpcTarget
 
+from ..http.headers import UNSENDABLE
+
 _ALGORITHMS: Final = {"sha256": hashlib.sha256, "sha384": hashlib.sha384, "sha512": hashlib.sha512}
 _MOST_BYTES: Final = 8 * 1024 * 1024
 
@@ -33,10 +35,12 @@ class Secrets(RpcTarget):
     """
 
     def __init__(self, given: Mapping[str, str | bytes]) -> None:
-        self._kept = {name: value.encode() if isinstance(value, str) else bytes(value) for name, value in given.items()}
-        for name, value in self._kept.items():
+        for name, value in given.items():
+            if not isinstance(value, str | bytes):
+                raise TypeError(f"the secret {name!r} is {type(value).__name__}; it must be text or bytes")
             if not value:
                 raise ValueError(f"the secret {name!r} is empty")
+        self._kept = {name: value.encode() if isinstance(value, str) else value for name, value in given.items()}
 
     def names(self) -> list[str]:
         """Which there are."""
@@ -54,14 +58,18 @@ class Secrets(RpcTarget):
         return isinstance(signature, bytes) and hmac.compare_digest(expected, signature)
 
     def _text(self, name: str, form: str = "{}") -> SecretText:
-        value = self._kept[name].decode("latin-1")
-        if any(sign in value for sign in "\r\n\0"):
-            raise ValueError(f"the secret {name!r} cannot be a header: it holds a line break")
+        value = self._named(name).decode("latin-1")
+        if UNSENDABLE.search(value) or value != value.strip():
+            raise ValueError(f"the secret {name!r} cannot be a header: it holds what none can, or a blank end")
         return SecretText(name, form.replace("{}", value))
 
-    def _digest(self, name: str, data: object, algorithm: object) -> bytes:
+    def _named(self, name: object) -> bytes:
         if not isinstance(name, str) or name not in self._kept:
             raise ValueError(f"there is no secret {name!r:.80}; there are {', '.join(self.names()) or 'none'}")
+        return self._kept[name]
+
+    def _digest(self, name: str, data: object, algorithm: object) -> bytes:
+        key = self._named(name)
         if not isinstance(algorithm, str) or algorithm not in _ALGORITHMS:
             raise ValueError(f"algorithm is one of {', '.join(_ALGORITHMS)}, not {algorithm!r:.40}")
         if not isinstance(data, str | bytes):
@@ -69,7 +77,7 @@ class Secrets(RpcTarget):
         plain = data.encode("utf-8", "surrogatepass") if isinstance(data, str) else data
         if len(plain) > _MOST_BYTES:
             raise ValueError(f"at most {_MOST_BYTES:,} bytes are signed at once")
-        return hmac.digest(self._kept[name], plain, _ALGORITHMS[algorithm])
+        return hmac.digest(key, plain, _ALGORITHMS[algorithm])
 
 
 def secret_header(secrets: Secrets, name: str, form: str = "{}") -> SecretText:

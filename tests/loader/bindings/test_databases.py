@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
+import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -327,15 +329,18 @@ async def test_busy_tenants_leave_room_for_the_others(tmp_path: Path) -> None:
         assert await asyncio.gather(*toiling) == [2] * 4
 
 
-async def test_a_process_that_is_killed_takes_nothing_along(databases: Databases, database: Database) -> None:
+async def test_a_process_that_is_killed_takes_nothing_along(tmp_path: Path) -> None:
     """What it ran is told as undone or done, whichever it is; what is next is served by another."""
-    await database.exec("CREATE TABLE a (x)")
-    running = asyncio.ensure_future(database.batch([["INSERT INTO a VALUES (1)", []], [FOREVER, []]]))
-    await _until_running()
-    os.kill(_servers()[0], signal.SIGKILL)
-    with pytest.raises(SqlError, match="the process that ran the statements ended"):
-        await running
-    assert await database.sql("SELECT count(*) AS n FROM a") == [{"n": 0}]
+    async with Databases(tmp_path / "databases", limits=DatabaseLimits(seconds=100)) as databases:
+        database = Database(databases, "t-42")
+        await database.exec("CREATE TABLE a (x)")
+        running = asyncio.ensure_future(database.batch([["INSERT INTO a VALUES (1)", []], [FOREVER, []]]))
+        await _until_running()
+        signal.pidfd_send_signal(server := os.pidfd_open(_servers()[0]), signal.SIGKILL)
+        os.close(server)
+        with pytest.raises(SqlError, match="the process that ran the statements ended"):
+            await running
+        assert await database.sql("SELECT count(*) AS n FROM a") == [{"n": 0}]
 
 
 async def test_a_file_that_was_deleted_is_not_written_to(databases: Databases, database: Database) -> None:
@@ -356,6 +361,42 @@ async def test_no_process_outlives_its_databases(databases: Databases, database:
     assert not _servers()
     with pytest.raises(StoreClosed):
         await database.sql("SELECT 1")
+
+
+KILLED = """
+import asyncio, os, sys
+from pathlib import Path
+from cloister.loader.bindings import Database, Databases
+
+async def main():
+    async with Databases(sys.argv[1]) as databases:
+        database = Database(databases, "t-42")
+        await database.exec("CREATE TABLE a (x)")
+        running = asyncio.ensure_future(database.batch([["INSERT INTO a VALUES (1)", []], [sys.argv[2], []]]))
+        await asyncio.sleep(0.1)
+        print(Path(f"/proc/self/task/{os.getpid()}/children").read_text(), flush=True)
+        await running
+
+asyncio.run(main())
+"""
+
+
+async def test_no_process_outlives_a_host_that_is_killed(tmp_path: Path) -> None:
+    """Whatever it runs; nothing of that is done, and the next host finds the database as it was."""
+    host = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KILLED, str(tmp_path), FOREVER, stdout=asyncio.subprocess.PIPE
+    )
+    assert host.stdout is not None
+    servers = [os.pidfd_open(int(pid)) for pid in (await host.stdout.readline()).split()]
+    assert servers
+    host.kill()
+    await host.wait()
+    for server in servers:
+        ended, _, _ = await asyncio.to_thread(select.select, [server], [], [], 30)
+        os.close(server)
+        assert ended
+    async with Databases(tmp_path) as databases:
+        assert await Database(databases, "t-42").sql("SELECT count(*) AS n FROM a") == [{"n": 0}]
 
 
 async def test_a_database_that_is_emptied_gives_its_room_back(tmp_path: Path) -> None:

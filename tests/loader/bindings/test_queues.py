@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -167,6 +168,49 @@ async def test_messages_survive_their_host(tmp_path: Path, shop: Any, seen: list
     async with QueueStore(path, now=lambda: now) as store:
         (taken,) = await store.take("t", "jobs", 10, now + 60)
         assert (taken.attempts, taken.body) == (2, b"\xa1a")
+
+
+KILLED = """
+import asyncio, sys
+from cloister.loader import Loader, WorkerCode
+from cloister.loader.bindings import Consumer, Delivering, Queue, QueueStore
+
+async def seen(what):
+    print(what, flush=True)
+    await asyncio.Event().wait()
+
+async def main():
+    code = WorkerCode(main_module="main.py", modules={"main.py": sys.argv[2]}, env={"SEEN": seen})
+    async with QueueStore(sys.argv[1]) as store, Loader(max_sandboxes=2, spares=0) as loader:
+        jobs = Queue(store, "t", "jobs")
+        for body in ("a", "b", "c"):
+            await jobs.send(body)
+        entry = loader.get("t", lambda: code).get_entrypoint()
+        delivering = Delivering(batch_size=2, max_wait_s=0.01, visibility_s=0.3)
+        async with Consumer(store, "jobs", lambda _: entry, delivering=delivering):
+            await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_host_that_is_killed_loses_no_message(
+    tmp_path: Path, worker: Make, seen: list[Any], eventually: Eventually
+) -> None:
+    """What was being handled comes again when its time is over, with its deliveries counted; what was not, once."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", KILLED, str(tmp_path / "killed.db"), WORKS, stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert b"[['a', 1], ['b', 1]]" in await process.stdout.readline()
+    process.kill()
+    await process.wait()
+    entry = worker(WORKS, env={"SEEN": lambda what: seen.append(what)}).get_entrypoint()
+    async with QueueStore(tmp_path / "killed.db") as store:
+        delivering = Delivering(batch_size=2, max_wait_s=0.01, visibility_s=0.3)
+        async with consumer(store, entry, delivering):
+            await eventually(lambda: empty(store))
+    assert sorted(pair for _, batch in seen for pair in batch) == [["a", 2], ["b", 2], ["c", 1]]
 
 
 async def test_a_delay_is_kept(store: QueueStore, tmp_path: Path) -> None:

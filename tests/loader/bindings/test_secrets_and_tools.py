@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from cloister.loader import TenantError, WorkerStub
-from cloister.loader.bindings import Secrets, Tools, secret_header
+from cloister.loader.bindings import Rule, Secrets, SecretText, Tools, secret_header
 
 Make = Callable[..., WorkerStub]
 
@@ -67,11 +67,58 @@ async def test_no_call_gives_a_secret_away(worker: Make, call: str, error: str) 
     assert "s3cret" not in str(caught.value)
 
 
+@pytest.mark.parametrize("value", ["s3cret\x01", "s3cret\n", "s3cret ", "\x7fs3cret", "s3cret\0"])
+def test_what_cannot_be_a_header_is_told_without_it(value: str) -> None:
+    """When the rule is made, and by its name; not when a tenant asks, who would be told what it was."""
+    with pytest.raises(ValueError, match="the secret 'KEY' cannot be a header") as caught:
+        secret_header(Secrets({"KEY": value}), "KEY")
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(
+        ValueError, match=r"a rule's header cannot be sent: 'X-Key': <a text that holds the s"
+    ) as caught:
+        Rule(origin="https://a.example", headers={"X-Key": SecretText("KEY", value + "\x01")})
+    assert "s3cret" not in str(caught.value)
+
+
+def test_a_secret_that_is_none_is_told() -> None:
+    """To the host, at once."""
+    with pytest.raises(ValueError, match="there is no secret 'OTHER'; there are KEY"):
+        secret_header(Secrets({"KEY": "a"}), "OTHER")
+    with pytest.raises(TypeError, match="the secret 'KEY' is int"):
+        Secrets({"KEY": 5})  # type: ignore[dict-item]
+    with pytest.raises(ValueError, match="is empty"):
+        Secrets({"KEY": ""})
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"headers": {"X y": "a"}}, "a rule's header cannot be sent"),
+        ({"headers": {"X": "a\r\nY: b"}}, "a rule's header cannot be sent"),
+        ({"headers": {"X": 5}}, "a rule's header cannot be sent"),
+        ({"headers": {"Content-Length": "5"}}, "says how a request is sent"),
+        ({"headers": {"Transfer-Encoding": "chunked"}}, "says how a request is sent"),
+        ({"headers": {"host": "other.example"}}, "says how a request is sent"),
+        ({"methods": "GET"}, "methods of a rule are a tuple"),
+        ({"paths": "/v1"}, "paths of a rule are a tuple"),
+    ],
+)
+def test_a_rule_that_cannot_work_is_refused_when_it_is_made(options: dict[str, Any], error: str) -> None:
+    """And not when a tenant asks."""
+    with pytest.raises(ValueError, match=error):
+        Rule(origin="https://a.example", **options)
+
+
+def test_methods_of_a_rule_may_be_written_small() -> None:
+    """As they often are."""
+    assert Rule(origin="https://a.example", methods=("get",)).methods == ("GET",)
+
+
 def test_a_secret_shows_itself_nowhere() -> None:
     """Not where it is printed, and one that could not be a header is refused."""
     secrets = Secrets({"KEY": "s3cret", "BAD": "a\nb"})
     assert "s3cret" not in repr(secrets) + repr(secret_header(secrets, "KEY", "Bearer {}")) + str(vars(secrets).keys())
-    with pytest.raises(ValueError, match="line break"):
+    with pytest.raises(ValueError, match="cannot be a header"):
         secret_header(secrets, "BAD")
     with pytest.raises(ValueError, match="is empty"):
         Secrets({"EMPTY": ""})
