@@ -25,6 +25,10 @@ def tree() -> set[str]:
             wanted = file.suffix in DATA or file.name == "py.typed" or "repositories.d" in inside.parts
             if file.is_file() and wanted and not NOT_SHIPPED & set(inside.parts):
                 found.add(f"cloister/{inside.as_posix()}")
+    stubs = ROOT / "sandbox/stubs"
+    for file in stubs.rglob("*.pyi"):
+        package, _, rest = file.relative_to(stubs).as_posix().partition("/")
+        found.add(f"{package}-stubs/{rest}")
     return found
 
 
@@ -71,7 +75,11 @@ def test_what_is_not_code_is_there(wheel: zipfile.ZipFile) -> None:
 
 def test_nothing_else_is_there(wheel: zipfile.ZipFile) -> None:
     """No tests, no benchmarks, no common names at the top that another distribution may have."""
-    assert {name.partition("/")[0] for name in shipped(wheel)} == {"cloister"}
+    stubs = {f"{package.name}-stubs" for package in (ROOT / "sandbox/stubs").iterdir()}
+    assert {name.partition("/")[0] for name in shipped(wheel)} == {"cloister", *stubs}
+        "cloister",
+        *(f"{package.name}-stubs" for package in (ROOT / "sandbox/stubs").iterdir()),
+    }
     assert not [name for name in shipped(wheel) if name.startswith(("cloister/tests", "cloister/benchmarks"))]
 
 

@@ -1,0 +1,4 @@
+from workers.asgi import env as env
+from workers.asgi import fetch as fetch
+from workers.asgi import request_to_scope as request_to_scope
+from workers.asgi import websocket as websocket

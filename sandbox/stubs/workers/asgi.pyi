@@ -1,0 +1,14 @@
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+from workers import Context, Request, Response
+
+Application: TypeAlias = Callable[..., Awaitable[Any]]
+
+env: Any
+
+async def fetch(app: Application, req: Request, env: Any, ctx: Context | None = None) -> Response: ...
+async def websocket(app: Application, req: Request, env: Any = None) -> Response: ...
+def request_to_scope(
+    req: Request, env: Any, ws: bool = False, state: dict[str, Any] | None = None
+) -> dict[str, Any]: ...
