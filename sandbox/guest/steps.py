@@ -358,7 +358,7 @@ class Patience:
 
     async def __aexit__(self, *error: object) -> None:
         self._noting.cancel()
-        await self.timer.__aexit__(*error)
+        await self.timer.__aexit__(*error)  # type: ignore[arg-type] # as it came
 
     def _note(self) -> None:
         self.noted = True
