@@ -82,7 +82,7 @@ class LiveJournal(Recorder):
 
     def rehearsal(self) -> LiveJournal:
         """The same history, on which nothing can be recorded, tied to no code."""
-        claim = dataclasses.replace(self._claim, code_digest=None)
+        claim = self._claim._replace(code_digest=None)
         return LiveJournal(claim, self._host, writer=self._writer, clock=self._clock, linger=self._linger, frozen=True)
 
     async def pinned_code(self) -> bytes:

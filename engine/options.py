@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cloister.ipc import values
 
@@ -38,7 +38,7 @@ class Retention:
     def read(cls, value: object, *, longest_ms: int) -> Retention:
         """A duration for both, or a dict of `success_retention` and `error_retention` (camel case too)."""
         if value is None:
-            return cls()
+            return _UNSAID
         if not isinstance(value, Mapping):
             both = _keep(value, "retention", longest_ms)
             return cls(both, both)
@@ -67,11 +67,11 @@ class Retention:
         return max(LONGEST_RETENTION_MS, self.success_ms or 0, self.error_ms or 0)
 
 
+_UNSAID = Retention()
 DEFAULT_RETENTION = Retention(7 * DAY_MS, 7 * DAY_MS)
 
 
-@dataclass(frozen=True, slots=True)
-class Creation:
+class Creation(NamedTuple):
     """An instance to be created."""
 
     id: str
@@ -88,7 +88,7 @@ class Creation:
         cls, options: object, *, longest_ms: int = LONGEST_RETENTION_MS, code: PinnedCode | None = None
     ) -> Creation:
         """From a dict of `id`, `params`, `retention` and `labels`. Other keys are ignored, as everywhere else."""
-        if not isinstance(options, Mapping):
+        if type(options) is not dict and not isinstance(options, Mapping):
             raise TypeError(f"the options of an instance are a dict, not {type(options).__name__}")
         given, attempt = options.get("id"), current_attempt()
         derived = given is None and attempt is not None

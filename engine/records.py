@@ -167,8 +167,7 @@ class Fired:
     scheduled_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class WorkflowContext:
+class WorkflowContext(NamedTuple):
     """Which instance a run belongs to: the first argument of an entrypoint's constructor."""
 
     workflow_name: str
@@ -324,8 +323,7 @@ class Journal(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """An instance taken from the store to be run, with all that its run needs to know."""
 
     number: int

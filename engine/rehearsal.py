@@ -7,7 +7,6 @@ everything that is recorded.
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import datetime as dt
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -69,7 +68,7 @@ class _Nobody:
 
 def frozen(claim: Claim, writer: Writer, clock: Clock) -> LiveJournal:
     """A journal with this history, on which nothing new can be recorded, and which is tied to no code."""
-    claim = dataclasses.replace(claim, code_digest=None)
+    claim = claim._replace(code_digest=None)
     return LiveJournal(claim, _Nobody(), writer=writer, clock=clock, linger=0.05, frozen=True)
 
 

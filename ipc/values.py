@@ -118,10 +118,13 @@ def split(data: bytes) -> dict[str, bytes] | list[bytes]:
 
 def join(parts: Mapping[str, bytes]) -> bytes:
     """The reverse of `split` for a map: parts that are encoded already, under these keys."""
-    packer = msgpack.Packer(autoreset=False)
-    packer.pack_map_header(len(parts))
-    head = packer.bytes()
-    return head + b"".join(_pack(key) + part for key, part in parts.items())
+    if len(parts) < 16:
+        head = bytes([0x80 | len(parts)])
+    else:
+        packer = msgpack.Packer(autoreset=False)
+        packer.pack_map_header(len(parts))
+        head = packer.bytes()
+    return head + b"".join([_pack(key) + part for key, part in parts.items()])
 
 
 def scan(data: bytes, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_ELEMENTS, extensions: bool = True) -> int:

@@ -153,7 +153,7 @@ class DynamicWorkflowBinding(Answering):
 
     def wrapped(self, options: Mapping[str, Any]) -> dict[str, Any]:
         """Options with the envelopes of this binding around their params."""
-        if not isinstance(options, Mapping):
+        if type(options) is not dict and not isinstance(options, Mapping):
             raise TypeError(f"the options of an instance are a dict, not {type(options).__name__}")
         params = options.get("params")
         encoded = params if isinstance(params, Encoded) else Encoded(values.dumps(params))

@@ -8,9 +8,8 @@ from the scope of the binding it was given. After https://github.com/cloudflare/
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, Final, NamedTuple, Protocol
 
 from cloister.engine import Encoded, RunPostponed, WorkflowEntrypoint, WorkflowEvent, WorkflowStep
 from cloister.ipc import PayloadError, values
@@ -28,8 +27,7 @@ class WorkflowRunner(Protocol):
         """Run the workflow."""
 
 
-@dataclass(frozen=True, slots=True)
-class DispatchContext:
+class DispatchContext(NamedTuple):
     """What a `load_runner` gets: the metadata the binding was wrapped with, and the registered class's surroundings.
 
     `code_digest` is what the instance started on, None on its first run.
@@ -67,7 +65,7 @@ def unwrap(payload: bytes) -> tuple[Any, bytes]:
         parts = values.split(payload)
     except PayloadError as error:
         raise MissingDispatcherMetadataError from error
-    if not isinstance(parts, Mapping) or METADATA not in parts or PARAMS not in parts:
+    if not isinstance(parts, dict) or METADATA not in parts or PARAMS not in parts:
         raise MissingDispatcherMetadataError
     return values.loads(parts[METADATA], trusted=True), parts[PARAMS]  # the host's own words
 

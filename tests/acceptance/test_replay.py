@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import random
 from typing import Any
 
@@ -60,7 +59,7 @@ async def test_an_engine_that_forgets_which_outcome_came_first_is_found_out(
         ]  # fmt: skip
         key = [(record.kind, record.name, record.count) for record in claim.history]
         history = [claim.history[key.index(each)] for each in began if each in key]
-        return dataclasses.replace(claim, history=tuple(history))
+        return claim._replace(history=tuple(history))
 
     monkeypatch.setattr(store_queue, "_read_claim", in_order_of_beginning)
     with pytest.raises(AssertionError):
