@@ -19,8 +19,10 @@ from .errors import ConnectionClosed, RemoteProtocolError, TooManyCalls
 
 NOBODYS: Final = contextvars.Context()
 """What is done because a guest has spoken is part of nobody's request, whoever it was for whom the guest was made."""
-_SHORT: Final = 256
-"""Messages that have fewer bytes, on the average of a piece, take longer to look at than to receive."""
+LEAST, MOST = 1024, 8 * 1024
+"""Bytes of the smallest and of the largest piece that is taken at once where there may be several messages in it."""
+_AT_ONCE: Final = 2
+"""So many messages of the length of those that came last may be in it: the others' wait until they are done with."""
 OnFrame = Callable[[bytes], None]
 OnLost = Callable[[RemoteProtocolError | None], None]
 
@@ -35,7 +37,7 @@ class Link(ABC):
     """
 
     __slots__ = (
-        "_begun", "_heaped", "_later", "_loop", "_reader", "_stuffed", "on_begun", "on_bytes", "on_commands",
+        "_begun", "_later", "_loop", "_piece", "_reader", "_stuffed", "on_begun", "on_bytes", "on_commands",
         "on_frame", "on_lost",
     )  # fmt: skip
 
@@ -44,7 +46,7 @@ class Link(ABC):
         self._reader = zmtp.Reader()
         self._begun = math.inf
         self._stuffed = False  # it has so much unread that it is not listened to
-        self._heaped = False  # its messages are short, and come in heaps
+        self._piece = MOST
         self._later: list[bytes] = []
         self.on_bytes: Callable[[int], None] = _nobody
         self.on_commands: Callable[[int], None] = _nobody
@@ -98,8 +100,8 @@ class Link(ABC):
                 self._begun = self._loop.time()
                 if (begun := self._reader.begun) is not None:
                     self.on_begun(*begun)
-            if len(frames) > 1:
-                self._heaped = len(data) < len(frames) * _SHORT
+            if frames and data:
+                self._piece = min(max(_AT_ONCE * len(data) // len(frames), LEAST), MOST)
             if self._later:
                 frames, self._later = [*self._later, *frames], []
             for place, frame in enumerate(frames):

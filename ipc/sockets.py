@@ -26,8 +26,6 @@ MAX_UNSENT: Final = 2 * MAX_FRAME
 """Bytes that are kept for a guest that does not read."""
 _SMALL, _RESERVE = 1024, 1 << 20
 """What is small, such as the word that a large answer could not be kept, has some room of its own."""
-_PIECE, _SMALL_PIECE = 8 * 1024, 1024
-"""Of a guest that sends a heap of messages at once, less is taken at a time: it is they that take time to look at."""
 _LARGE_PIECE: Final = 256 * 1024  # of a frame that is on its way, of which no more can become than that one frame
 
 
@@ -183,8 +181,7 @@ class SocketLink(Link):
 
     def _readable(self) -> None:
         try:
-            piece = _SMALL_PIECE if self._heaped else _PIECE
-            data = self._socket.recv(min(max(self._reader.missing, piece), _LARGE_PIECE))
+            data = self._socket.recv(min(max(self._reader.missing, self._piece), _LARGE_PIECE))
         except (BlockingIOError, InterruptedError):
             return
         except OSError:

@@ -38,7 +38,7 @@ class Boots:
         self._config, self._profiles, self._now = config, profiles, now
         self._backoff: Backoff[Key] = Backoff(config.backoff_s, config.backoff_most_s, config.remembered)
         self._ends: Backoff[str] = Backoff(
-            config.backoff_s,
+            config.restart_s,
             config.restart_most_s,
             config.remembered,
             free=config.restarts_free,

@@ -56,7 +56,9 @@ class LoaderConfig:
     """A call waits by itself for a load that may be tried again within so long, and is refused otherwise."""
     restarts_free: int = 2
     """How many of its sandboxes in a row a tenant may bring to an end (by crossing a limit, breaking the protocol,
-    crashing) and have the next one at once. After that it waits `backoff_s`, twice as long each time."""
+    crashing) and have the next one at once."""
+    restart_s: float = 0.25
+    """How long it waits for the next one after that; twice as long each time."""
     restart_most_s: float = 10.0
     """The longest of those times."""
     restart_forgiven_s: float = 5.0
@@ -90,7 +92,7 @@ class LoaderConfig:
 _LEAST: Final[dict[str, int | float]] = {
     "spares": 0, "memory_bytes": 16 * _MIB, "idle_s": 0.0, "admission_timeout": 0.0, "backoff_s": 0.0,
     "backoff_most_s": 0.0, "backoff_wait_s": 0.0, "background_s": 0.0, "look_every_s": 0.01, "drain_s": 0.0,
-    "profile_idle_s": 0.0, "restarts_free": 0, "restart_most_s": 0.0, "restart_forgiven_s": 0.01,
+    "profile_idle_s": 0.0, "restarts_free": 0, "restart_s": 0.0, "restart_most_s": 0.0, "restart_forgiven_s": 0.01,
 }  # fmt: skip
 
 

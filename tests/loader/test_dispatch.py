@@ -306,7 +306,7 @@ async def test_a_run_waits_while_its_tenant_gets_no_sandbox_and_loses_nothing_by
             async def run(self, event, step):
                 return "at last"
     """)
-    config = LoaderConfig(spares=1, restarts_free=0, backoff_s=600.0, restart_most_s=600.0)
+    config = LoaderConfig(spares=1, restarts_free=0, restart_s=600.0, restart_most_s=600.0)
     async with Host(path, get_code=lambda _: program, engine=Engine(path, clock=clock), config=config) as host:
         with pytest.raises(SandboxDied):
             await host.tenant("t").die()
