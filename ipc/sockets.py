@@ -21,6 +21,7 @@ from .codec import MAX_FRAME
 from .errors import ConnectionClosed, RemoteProtocolError, TooManyCalls
 from .link import NOBODYS, Link, OnFrame, OnLost
 from .unread import MUCH, NOTHING, Unread
+from .vigil import Vigil
 
 MAX_UNSENT: Final = 2 * MAX_FRAME
 """Bytes that are kept for a guest that does not read."""
@@ -33,13 +34,21 @@ class SocketLink(Link):
     """The way to one guest over a connected socket."""
 
     __slots__ = (
-        "_descriptor", "_held", "_held_until", "_links", "_most", "_of_all", "_socket", "_unsent", "taken",
+        "_descriptor", "_held", "_held_until", "_links", "_most", "_of_all", "_socket", "_unsent", "_vigil", "taken",
     )  # fmt: skip
 
     def __init__(
-        self, links: set[SocketLink], path: str, on_frame: OnFrame, on_lost: OnLost, most: int, of_all: Unread
+        self,
+        links: set[SocketLink],
+        path: str,
+        on_frame: OnFrame,
+        on_lost: OnLost,
+        most: int,
+        of_all: Unread,
+        vigil: Vigil,
     ) -> None:
         super().__init__(on_frame, on_lost)
+        self._vigil = vigil
         self._unsent: bytearray | None = None
         self._of_all = of_all
         self.taken = NOTHING
@@ -126,7 +135,9 @@ class SocketLink(Link):
         elif len(data) <= _SMALL and getattr(self._loop, "_ready", None):
             self._unsent = bytearray(data)  # whoever else goes on in this turn may have something for it too
             self._loop.call_soon(self._send_together)
-        elif (sent := self._send(data)) < len(data):
+        elif (sent := self._send(data)) == len(data):
+            self._vigil.sent()
+        else:
             self._keep(bytearray(memoryview(data)[sent:]))
 
     def _keep(self, data: bytearray) -> None:
@@ -148,6 +159,8 @@ class SocketLink(Link):
             with contextlib.suppress(ConnectionClosed):  # that it is gone is told after what it said last
                 if (sent := self._send(unsent)) < len(unsent):
                     self._keep(unsent[sent:])
+                else:
+                    self._vigil.sent()
 
     def _writable(self) -> None:
         assert self._unsent is not None
@@ -187,6 +200,7 @@ class SocketLink(Link):
         except OSError:
             data = b""
         if data:
+            self._vigil.heard()
             self._take(data)
         elif self in self._links:
             self._lose(None)
@@ -199,10 +213,11 @@ class Sockets:
         self._links: set[SocketLink] = set()
         self._most = max_unsent
         self._unread = Unread(asyncio.get_running_loop().time)
+        self._vigil = Vigil()
 
     def connect(self, path: str, on_frame: OnFrame, on_lost: OnLost) -> Link:
         """See `Transport.connect`."""
-        return SocketLink(self._links, path, on_frame, on_lost, self._most, self._unread)
+        return SocketLink(self._links, path, on_frame, on_lost, self._most, self._unread, self._vigil)
 
     def close(self) -> None:
         """See `Transport.close`."""
