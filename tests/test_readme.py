@@ -14,16 +14,23 @@ README = Path(__file__).parent.parent / "README.md"
 
 @pytest.mark.parametrize(
     ("tenant", "host"),
-    [("tenant.py", "host.py"), ("trip.py", "agency.py"), ("shop.py", "market.py"), ("gallery.py", "mall.py")],
-    ids=["complete", "workflows", "capabilities", "bindings"],
+    [
+        ("tenant.py", "host.py"),
+        ("trip.py", "agency.py"),
+        ("shop.py", "market.py"),
+        ("gallery.py", "mall.py"),
+        ("counter/src/entry.py", "counters.py"),
+    ],
+    ids=["complete", "workflows", "capabilities", "bindings", "objects"],
 )
 def test_an_example_prints_what_the_readme_says(tmp_path: Path, tenant: str, host: str) -> None:
     """Both sides work when they are pasted, and print what stands under them."""
     text = README.read_text()
     files = dict(re.findall(r"<!-- example: (\S+) -->\n```python\n(.*?)```", text, re.DOTALL))
     for name in (tenant, host):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(files[name])
-    promised = re.search(rf"run `python {host}`:\n\n```\n(.*?)```", text, re.DOTALL)
+    promised = re.search(rf"[Rr]un `python {host}`:\n\n```\n(.*?)```", text, re.DOTALL)
     assert promised is not None
     result = subprocess.run([sys.executable, host], cwd=tmp_path, capture_output=True, text=True, timeout=60)
     assert result.stderr == ""
