@@ -140,6 +140,7 @@ class Sandbox:
             overrun=self._overrun,
             explain=self._explain,
             intake=self._intake,
+            unread=link.unread,
         )
         self._peer.on_streams_over = lambda: self.on_background()
         link.on_bytes = self._intake.arrived

@@ -8,11 +8,13 @@ up counts until it has stopped. Who visits, and on whose behalf, is not known he
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Final
 
-from cloister.ipc import ConnectionClosed, Peer, RemoteProtocolError
+from cloister.ipc import ConnectionClosed, Peer, RemoteProtocolError, TooManyCalls
 from cloister.ipc.messages import Failure, Result
+from cloister.ipc.sockets import MAX_UNSENT
 
 from .errors import LimitExceeded, ProtocolViolation, SandboxDied, SandboxError
 from .intake import MESSAGE, Intake
@@ -25,6 +27,9 @@ LATE_GRACE: Final = 0.06
 """Seconds that a call whose time is over has to stop in before its process is ended."""
 _LOOK_EVERY: Final = 0.1
 """Seconds between two looks at which of those that were given up have stopped."""
+_FULL: Final = MAX_UNSENT // 2
+"""Bytes that are kept for it from which on nothing large is made for it."""
+_GLANCE: Final = 16
 _PULL: Final = 2
 """Messages that it counts to be asked for what a stream has: who reads it takes the host as long again."""
 
@@ -32,8 +37,8 @@ _PULL: Final = 2
 class VisitedPeer(Peer):
     """A guest that may be visited. `limits` gives those of its tenant; `overrun` ends it, of something in words; and
     `explain` waits for what it is dying of, when its connection is gone. `intake` hears of each visit, of each long
-    answer to a call of its own, and of those that came to nobody. Whoever waits for an answer is told of its end by a
-    `SandboxError`, whatever it was.
+    answer to a call of its own, and of those that came to nobody; `unread` says how many bytes are kept for it. Whoever
+    waits for an answer is told of its end by a `SandboxError`, whatever it was.
     """
 
     def __init__(
@@ -44,11 +49,12 @@ class VisitedPeer(Peer):
         overrun: Callable[[str], None],
         explain: Callable[[ConnectionClosed], Awaitable[SandboxError]],
         intake: Intake,
+        unread: Callable[[], int],
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self._account, self._limits, self._overrun, self._explain = account, limits, overrun, explain
-        self._intake = intake
+        self._intake, self._unread = intake, unread
         self._left: dict[int, Charge] = {}
 
     def call(
@@ -81,6 +87,13 @@ class VisitedPeer(Peer):
                 self._leave(number, charge)
             else:
                 self._account.end(charge)
+
+    def encode(self, value: object, *, exact: bool = False) -> bytes:
+        """See `Peer.encode`. `TooManyCalls` for what is large while much is kept for it already: there may be a
+        thousand of them, and each would take time, only to find no room."""
+        if self._unread() > _FULL and _at_least(value) > MESSAGE:
+            raise TooManyCalls("the sandbox does not read: its queue is full")
+        return super().encode(value, exact=exact)
 
     def _send_answer(self, answer: Result | Failure, frame: bytes) -> None:
         super()._send_answer(answer, frame)
@@ -125,3 +138,12 @@ class VisitedPeer(Peer):
         if self._going_on(number):
             most = f"{self._limits().cpu_ms:,} ms of CPU"
             self._overrun(f"the sandbox exceeded {most} in a call that did not stop when it was given up")
+
+
+def _at_least(value: object) -> int:
+    """How many bytes it takes, as far as that can be told at a glance."""
+    if isinstance(value, dict):
+        value = list(itertools.islice(value.values(), _GLANCE))
+    if isinstance(value, list | tuple):
+        return sum(len(part) for part in value[:_GLANCE] if isinstance(part, str | bytes))
+    return len(value) if isinstance(value, str | bytes) else 0

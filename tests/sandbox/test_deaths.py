@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cloister.ipc import RemoteError
+from cloister.ipc import RemoteError, values
 from cloister.sandbox import LimitExceeded, Limits, SandboxClosed, SandboxDied, Spawner
 from cloister.sandbox.errors import ProtocolViolation
 
@@ -471,3 +471,36 @@ async def test_who_reads_late_has_all_of_it(boot: Boot) -> None:
         return [len(await ask) for ask in asks]
     """
     assert await tenant.do(source) == [4 << 20] * 12
+
+
+async def test_what_cannot_be_kept_is_not_even_encoded(boot: Boot, until: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand large answers that come at once must not keep the others waiting; who asked for them is told."""
+    opened, asked = asyncio.Event(), []
+
+    async def page() -> bytes:
+        asked.append(1)
+        await opened.wait()
+        return bytes(4 << 20)
+
+    tenant = await boot(env={"PAGE": page})
+    source = """
+    import asyncio
+    async def main():
+        pages = await asyncio.gather(*(env.PAGE() for _ in range(100)), return_exceptions=True)
+        await env.PAGE()
+        return sorted({str(page) for page in pages if isinstance(page, Exception)}), len(pages)
+    """
+    call = asyncio.ensure_future(tenant.do(source))
+    await until(lambda: len(asked) == 100)
+    encoded: list[bool] = []
+    encode = values.dumps
+
+    def noted(value: object, **options: Any) -> bytes:
+        data = encode(value, **options)
+        encoded.append(len(data) > 1 << 20)
+        return data
+
+    monkeypatch.setattr(values, "dumps", noted)
+    opened.set()
+    assert await call == [["the sandbox does not read: its queue is full"], 100]
+    assert 1 < sum(encoded) < 10
