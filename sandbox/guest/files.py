@@ -23,13 +23,18 @@ _NO_FOLDER = "there is no folder for temporary files in a sandbox: use io.BytesI
 
 
 def open(file: Any, *args: Any, **kwargs: Any) -> IO[Any]:  # noqa: A001 - it is what `open` is inside
-    """As ever for a descriptor. A path cannot be opened, and the error says what to do instead."""
+    """As ever for a descriptor. What came along with the code can be read; any other path cannot be opened, and the
+    error says what to do instead."""
     try:
         stream: IO[Any] = _open(file, *args, **kwargs)
         return stream
     except PermissionError as error:
         if isinstance(file, int):
             raise
+        from . import reading
+
+        if (found := reading.opened(file, *args, **kwargs)) is not None:
+            return found
         raise PermissionError(error.errno, _INSTEAD, os.fspath(file)) from None
 
 

@@ -39,7 +39,21 @@ def __getattr__(name: str) -> Any:
             return found
     if name == "globalThis":
         return importlib.import_module("js")
+    if name in _ABSENT:
+        return Absent(name, _ABSENT[name])
     if name.startswith("__"):
         raise AttributeError(name)
-    why = _ABSENT.get(name, "this is CPython, and runs no JavaScript")
-    raise AttributeError(f"js.{name} does not exist in a sandbox: {why}")
+    raise AttributeError(f"js.{name} does not exist in a sandbox: this is CPython, and runs no JavaScript")
+
+
+class Absent:
+    """Something that can be imported, so that the rest of a program runs, and not be used."""
+
+    def __init__(self, name: str, why: str) -> None:
+        self._words = f"js.{name} does not exist in a sandbox: {why}"
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise NotImplementedError(self._words)
+
+    def __getattr__(self, _: str) -> Any:
+        raise NotImplementedError(self._words)

@@ -21,6 +21,11 @@ class _Facade(type):
 
 
 def _options(given: Any, more: Mapping[str, Any]) -> dict[str, Any]:
+    if isinstance(given, http.FetchResponse):  # the head of another one
+        given = {"status": given.status, "status_text": given.status_text, "headers": given._headers}
+    elif isinstance(given, http.Request):
+        body = {} if given.body is None else {"body": given.body}
+        given = {"method": given.method, "headers": given._headers, "redirect": given.redirect, "cf": given.cf, **body}
     names = {"statusText": "status_text", "webSocket": "web_socket", "referrerPolicy": "referrer_policy"}
     return {names.get(name, name): value for name, value in {**(given or {}), **more}.items()}
 
@@ -35,6 +40,15 @@ def _body(given: Any) -> Any:
     return given if known or hasattr(given, "__aiter__") or hasattr(type(given), "__body__") else str(given)
 
 
+class _Response(http.Response):
+    """A response whose headers can be changed, as those that JavaScript makes."""
+
+    @property
+    def headers(self) -> _Headers:
+        """The headers themselves."""
+        return self._headers
+
+
 class Response(metaclass=_Facade):
     """Makes responses."""
 
@@ -45,7 +59,7 @@ class Response(metaclass=_Facade):
         """`Response.new("text", status=201)`, or with the options as a map."""
         known = _options(init, options)
         names = ("status", "status_text", "headers")
-        return http.Response(_body(body), **{name: known[name] for name in names if name in known})
+        return _Response(_body(body), **{name: known[name] for name in names if name in known})
 
     @staticmethod
     def json(data: Any, init: Any = None, **options: Any) -> http.Response:
