@@ -89,7 +89,7 @@ class Lane:
         self.file = batch["path"]
         try:
             await self._tell(batch)
-            async with asyncio.timeout(None) as patience:
+            async with asyncio.timeout(seconds + _GRACE) as patience:
                 while True:
                     match await self._hear():
                         case ["begun"]:

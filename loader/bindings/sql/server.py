@@ -2,8 +2,9 @@
 
 It runs the batch as one transaction, so that a process which is ended in the middle leaves nothing but what SQLite
 undoes by itself, and keeps the file open until it is handed another one. It ends with its host. What it says to that,
-each with its length in front: `begun` when the tenant's time starts, `settling` when it is over; `commit` with the size
-that the file would have, which the host answers, where that changes; and then `done` or `failed`.
+each with its length in front: `settling` when what takes time now is not the tenant's business (undoing, or storing),
+and `begun` when it is again; `commit` with the size that the file would have, which the host answers, where that
+changes; and then `done` or `failed`.
 """
 
 from __future__ import annotations
@@ -82,7 +83,12 @@ class Server:
 
     def _run(self, path: str, statements: list[Any] | str, limits: dict[str, Any], keep: bool) -> list[dict[str, Any]]:
         try:
+            unfinished = _unfinished(path)
+            if unfinished:
+                self._tell("settling")
             connection = self._file.open(path, limits["bytes"])
+            if unfinished:
+                self._tell("begun")
             guard = Guard(connection, self._stopped, seconds=limits["seconds"], written=limits["written_bytes"])
             connection.execute("BEGIN")
             try:
@@ -110,17 +116,16 @@ class Server:
         keep: bool,
     ) -> list[dict[str, Any]]:
         budget = _Budget(limits["rows"], limits["result_bytes"])
-        before = _pages(connection)
-        self._tell("begun")
+        before, changes = _pages(connection), connection.total_changes
         guard.host = False
         batch = ((query, []) for query in split(statements)) if isinstance(statements, str) else statements
         results = [_one(connection, query, params, budget) for query, params in batch]
         guard.host = True
-        self._tell("settling")
-        if not keep:
+        if not keep or (connection.total_changes == changes and _pages(connection) == before):
             return results
+        self._tell("settling")
         (spare,) = connection.execute("PRAGMA freelist_count").fetchone()
-        if connection.total_changes and spare > max(_SPARE, before // 4):
+        if spare > max(_SPARE, before // 4):
             connection.execute(f"PRAGMA incremental_vacuum({_GIVEN_BACK})").fetchall()
         pages = _pages(connection)
         if pages != before:
@@ -149,6 +154,14 @@ class _File:
         self._connection.set_authorizer(None)
         self._connection.execute(f"PRAGMA max_page_count = {max(most // PAGE, 1)}")
         return self._connection
+
+
+def _unfinished(path: str) -> bool:
+    """Whether a process was ended in the middle of something, which SQLite undoes when the file is opened."""
+    try:
+        return Path(f"{path}-journal").stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _identity(path: str) -> tuple[int, int]:
