@@ -44,6 +44,17 @@ class JournalHost(Protocol):
         """Something could not be recorded."""
 
 
+class _Nobody:
+    """Hears what is said of a run that is over."""
+
+    def on_parkable(self, waits: tuple[Key, ...]) -> None: ...
+    def on_drained(self) -> None: ...
+    def on_lost(self, reason: str) -> None: ...
+
+
+_NOBODY: Final = _Nobody()
+
+
 class Known(NamedTuple):
     """What is recorded of a step, as far as the rest of its life depends on it."""
 
@@ -93,7 +104,8 @@ class Recorder:
         self.supervised = self.frozen or mocks is not None
         self._claim = claim
         self._number = claim.number
-        self._host, self._writer, self._clock, self._linger = host, writer, clock, linger
+        self._host: JournalHost = host
+        self._writer, self._clock, self._linger = writer, clock, linger
         self._known: dict[Key, Known] = {}
         self._of_kind = _NONE_OF_ANY.copy()
         self._room = Room(claim.history)
@@ -249,10 +261,15 @@ class Recorder:
             self._stir()
 
     def close(self, words: str) -> None:
-        """The fence: from here on nothing of this run is recorded, and whoever still waits is told."""
+        """The fence: from here on nothing of this run is recorded, and whoever still waits is told.
+
+        Whoever keeps the run has heard the last of it, and need not be held any longer: the two would have to be found
+        by the garbage collector, with all that they hold.
+        """
         if self.over is not None:
             return
         self.over = words
+        self._host = _NOBODY
         self._turns.end()
         if self._gate is not None:
             self._gate.set()

@@ -263,8 +263,9 @@ class Entrypoint:
             about["schedule"] = {"cron": event.schedule.cron, "scheduledTime": event.schedule.scheduled_ms}
         arguments = [self._name, about, event.encoded_payload, history(journal), resolved(), target]
         target.on_record, answer = worker.run([*arguments, target.number, state(journal)], _durable(limits))
-        journal.only_waits = lambda: worker.sandbox.idle(target.number)
-        target.end = worker.exceed
+        number = target.number  # and not the target, which has the journal
+        journal.only_waits = lambda: worker.sandbox.idle(number)
+        target.end_with(worker.exceed)
         silence = self._stub._desk.silence
         silence.watch(target)
         try:

@@ -61,9 +61,8 @@ class JournalTarget:
         }
         self._attempts: dict[str, Attempt] = {}
         self.on_record: Callable[[], None] = lambda: None
-        self.end: Callable[[str], None] = lambda reason: None
-        """Ends its sandbox, for a reason."""
-        self._pulses = Pulses(lambda reason: self.end(reason))
+        self._pulses = Pulses()
+        self.end_with(lambda reason: None)
 
     @property
     def attributes(self) -> Mapping[str, Any]:
@@ -102,13 +101,17 @@ class JournalTarget:
             self._recorded.add(key)
             self.on_record()
 
+    def end_with(self, end: Callable[[str], None]) -> None:
+        """What ends its sandbox, for a reason."""
+        self._end = self._pulses.end = end
+
     def look(self) -> None:
         """End the worker if the run has neither asked nor answered for longer than any of its steps may take."""
         now = self._now()
         if self._asking:
             self._heard = now
         elif now - self._heard > self._longest + SILENCE:
-            self.end(f"the sandbox was ended: its run has been silent for {now - self._heard:.0f} s")
+            self._end(f"the sandbox was ended: its run has been silent for {now - self._heard:.0f} s")
 
     def close(self) -> None:
         """The run is over."""

@@ -30,8 +30,8 @@ class _Pulse:
 class Pulses:
     """Those of one run. `end` ends its sandbox."""
 
-    def __init__(self, end: Callable[[str], None]) -> None:
-        self._end = end
+    def __init__(self) -> None:
+        self.end: Callable[[str], None] = lambda reason: None
         self._pulses: dict[_Key, _Pulse] = {}
 
     def began(self, name: str, count: int, milliseconds: object) -> None:
@@ -66,7 +66,7 @@ class Pulses:
             pulse.again, pulse.timer = True, self._wait(key, GRACE / 2)
             return
         self.close()
-        self._end(
+        self.end(
             f"the sandbox was ended: step {key[0]!r} gave no sign of life for {pulse.seconds + GRACE:g} s, and its"
             " process did not end it"
         )

@@ -51,7 +51,8 @@ async def test_a_run_is_ended_once_it_is_silent_for_longer_than_its_steps_may_ta
         async def run(self, event: Any, step: Any) -> list[str]:
             target, now = JournalTarget(step.journal), 0.0
             ended: list[str] = []
-            target._now, target.end = lambda: now, ended.append
+            target._now = lambda: now
+            target.end_with(ended.append)
             target._heard = 0.0
 
             async def ask(method: str, *arguments: object) -> bytes:
