@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime
 import json
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Sequence
@@ -199,7 +200,8 @@ class Bucket(RpcTarget):
 def _about(row: Any) -> dict[str, Any]:
     key, _, size, etag, uploaded, http, custom = row
     return {
-        "key": key, "size": size, "etag": etag, "httpEtag": f'"{etag}"', "uploaded": uploaded, "version": etag,
+        "key": key, "size": size, "etag": etag, "httpEtag": f'"{etag}"', "version": etag,
+        "uploaded": datetime.datetime.fromtimestamp(uploaded, datetime.UTC).replace(tzinfo=None),
         "httpMetadata": {_camel(name): value for name, value in json.loads(http).items()},
         "customMetadata": json.loads(custom),
     }  # fmt: skip

@@ -17,10 +17,12 @@ from ..http.bodies import Sent
 from ..http.headers import Malformed, find
 from ..http.messages import Request, Response
 from . import addresses, rules
+from . import options as given
 from .exchange import Asked, Egress, Exchange, dressed, plain_errors
 from .network import FetchLimits, Network
 from .rules import Rule
 
+_OPTIONS: Final = "method headers body redirect cf"
 _NO_METHODS: Final = frozenset({"CONNECT", "TRACE", "TRACK"})
 """They make a tunnel, or have the headers told that the host has added."""
 _CREDENTIALS: Final = frozenset({"authorization", "cookie"})
@@ -54,11 +56,11 @@ class Fetcher(RpcTarget):
         self._own = network is None
         self._network = network or Network(limits=limits, log=log, resolve=resolve, ssl_context=ssl_context)
 
-    async def fetch(self, resource: object, **options: object) -> Sent:
+    async def fetch(self, resource: object, options: object = None, /, **more: object) -> Sent:
         """Fetch a URL or a `Request`, with the options of `workers.fetch`. `PermissionError` for what is not allowed,
         `ConnectionError`, `TimeoutError`, `TypeError` for what is no request."""
         try:
-            request = Request.received(resource, options)
+            request = Request.received(resource, given.options(options, more, _OPTIONS, "fetch()"))
             if request.redirect not in {"follow", "manual", "error"}:
                 raise Malformed(f"redirect is follow, manual or error, not {request.redirect!r:.40}")
             if request.method.upper() in _NO_METHODS:

@@ -7,6 +7,7 @@ Not imported by the guest itself: it is kept with the standard library, for thos
 from __future__ import annotations
 
 import importlib
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -14,6 +15,8 @@ from cloister.ipc.stubs import Stub
 
 from .bodies import Bodied
 from .values import JsDict
+
+_CAPITAL = re.compile(r"([A-Z])")
 
 
 class Database:
@@ -27,6 +30,10 @@ class Database:
     def prepare(self, query: str) -> Statement:
         """A statement, which costs nothing yet."""
         return Statement(self._stub, query, ())
+
+    def withSession(self, constraint: str = "", /) -> Database:  # noqa: N802
+        """The same: there is one copy, and whoever reads finds what was written."""
+        return self
 
     async def batch(self, statements: list[Statement]) -> list[Any]:
         """Several of them as one transaction: each result, or nothing of it was done."""
@@ -87,6 +94,11 @@ class Object(Bodied):
         known = {name: value for name, value in attributes.items() if name.isidentifier() and name != "body"}
         self._about = {name: JsDict(value) if isinstance(value, dict) else value for name, value in known.items()}
         self._receive(attributes, stub)
+
+    def writeHttpMetadata(self, headers: Any) -> None:  # noqa: N802
+        """Put into headers what is known of the content."""
+        for name, value in self.httpMetadata.items():
+            headers.set("expires" if name == "cacheExpiry" else _CAPITAL.sub(r"-\1", name).lower(), value)
 
     def __getattr__(self, name: str) -> Any:
         try:

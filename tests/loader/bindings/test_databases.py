@@ -65,12 +65,13 @@ async def test_a_tenants_code_runs_as_it_does_at_cloudflare(worker: Make, databa
             run = await insert.bind(None).run()
             one = db.prepare("SELECT * FROM users WHERE id = ?1").bind(2)
             return [done["count"], [result.meta.last_row_id for result in results], run.success, run.meta.changes,
+                    await db.withSession("first-primary").prepare("SELECT 7 AS n").first("n"),
                     (await one.all()).results[0].name, (await one.first()).id, await one.first("name"),
                     await db.prepare("SELECT 1 WHERE 0").first(), await one.raw(), await one.raw({"columnNames": True}),
                     [row.n for row in await db.sql("SELECT count(*) AS n FROM users WHERE id > ?", 1)]]
     """
     assert await worker(source, env={"DB": database}).get_entrypoint().main() == [
-        2, [1, 2], True, 1, "Bob; DROP TABLE users", 2, "Bob; DROP TABLE users", None,
+        2, [1, 2], True, 1, 7, "Bob; DROP TABLE users", 2, "Bob; DROP TABLE users", None,
         [[2, "Bob; DROP TABLE users"]], [["id", "name"], [2, "Bob; DROP TABLE users"]], [2],
     ]  # fmt: skip
 

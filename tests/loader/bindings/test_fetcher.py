@@ -583,6 +583,16 @@ async def test_no_proxy_of_the_hosts_is_used(server: Any, monkeypatch: pytest.Mo
         assert (await fetcher.fetch(f"{server.url}/direct")).attributes["body"] == b"GET /direct "
 
 
+async def test_options_are_a_map_or_keywords(server: Any) -> None:
+    """As everywhere; what is none of them is told."""
+    async with Fetcher(allow=[at(server)]) as fetcher:
+        asked = await fetcher.fetch(server.url, {"method": "PUT", "body": b"x", "headers": {"X-A": "b"}})
+        assert asked.attributes["body"] == b"PUT / x"
+        assert (await fetcher.fetch(server.url, method="PUT")).attributes["body"] == b"PUT / "
+        with pytest.raises(TypeError, match=r"fetch\(\) has no option 'methods'; it has method, headers"):
+            await fetcher.fetch(server.url, methods="PUT")
+
+
 async def test_no_cookie_is_kept(server: Any) -> None:
     """A tenant gets what was set, and sends what it likes; the host remembers none."""
     server.answer = lambda *_: ok("x", "Set-Cookie: a=b; Path=/", "Set-Cookie: c=d")

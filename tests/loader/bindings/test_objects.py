@@ -71,6 +71,25 @@ async def test_a_tenants_code_runs_as_it_does_at_cloudflare(worker: Make, store:
     ]  # fmt: skip
 
 
+async def test_an_object_becomes_the_headers_of_an_answer(worker: Make, store: ObjectStore) -> None:
+    """What is known of its content, under the names that HTTP has for it; and when it was put there, as a time."""
+    source = """
+    import datetime
+    from workers import Headers, WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self):
+            about = {"contentType": "text/css", "cacheControl": "no-store", "contentEncoding": "br"}
+            await self.env.BUCKET.put("key", "x", {"httpMetadata": about})
+            found, headers = await self.env.BUCKET.get("key"), Headers({"content-type": "text/plain"})
+            found.writeHttpMetadata(headers)
+            age = datetime.datetime.now(datetime.UTC).replace(tzinfo=None) - found.uploaded
+            return [sorted(headers.items()), -1 < age.total_seconds() < 600]
+    """
+    assert await worker(source, env={"BUCKET": Bucket(store, "t")}).get_entrypoint().main() == [
+        [["cache-control", "no-store"], ["content-encoding", "br"], ["content-type", "text/css"]], True,
+    ]  # fmt: skip
+
+
 async def test_objects_stream_in_and_out(worker: Make, store: ObjectStore) -> None:
     """Larger than a message may be in pieces, neither side holding all of it."""
     source = """
