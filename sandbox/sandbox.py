@@ -105,6 +105,8 @@ class Sandbox:
         self._address_space = address_space
         self._loop = loop
         self._limit_group(self.limits)  # ahead of time: a write to a control group takes a third of a boot
+        if group is not None:
+            group.watch(self._short_of_memory)
         self._hello: asyncio.Future[bytes] = loop.create_future()
         self._sentence: SandboxError | None = None
         self._in_flight = 0
@@ -366,6 +368,9 @@ class Sandbox:
 
     def _strayed(self) -> None:
         self.kill(LimitExceeded(f"the sandbox exceeded {self.limits.cpu_ms:,} ms of CPU while it answered nothing"))
+
+    def _short_of_memory(self) -> None:
+        self.kill(LimitExceeded(f"the sandbox exceeded {self.limits.memory_bytes >> 20:,} MiB of memory"))
 
     def _limit_group(self, limits: Limits) -> None:
         if self._group is not None:

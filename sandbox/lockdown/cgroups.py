@@ -3,14 +3,20 @@
 A group is made once for each slot and used again by the next sandbox in it: making one costs a tenth of a millisecond,
 attaching to one a fiftieth. The child attaches itself, through descriptors that it was handed, before it is confined.
 Version 2 is used where its controllers are there, version 1 where that is what there is.
+
+Where the kernel can tell, which version 1 can, it is not left to kill who has used up its memory: it writes a line
+about each to the machine's console, which holds up a core for milliseconds, and a tenant can have it do so again and
+again. Who is short of memory waits instead, and the host hears of it and ends it.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -22,6 +28,7 @@ _PREFIX: Final = "cloister-"
 _MEMORY_LIMIT: Final = {1: "memory.limit_in_bytes", 2: "memory.max"}
 _MEMORY_USAGE: Final = {1: "memory.usage_in_bytes", 2: "memory.current"}
 _MEMORY_EVENTS: Final = {1: "memory.oom_control", 2: "memory.events"}
+_SHORT: Final = b"under_oom 1"
 _KILLS: Final = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
 _numbers = itertools.count()  # one process may have several hosts
 
@@ -34,6 +41,8 @@ class Group:
     folders: tuple[str, ...]  # the first is the one that counts memory
     _limits: tuple[int, int] = (0, 0)
     _kills: int = 0
+    _bell: int | None = None  # rung by the kernel when somebody in the group is short of memory
+    _on_short: Callable[[], None] = lambda: None
 
     def limit(self, memory_bytes: int, tasks: int) -> None:
         """Bound what all processes of the group use together, and how many threads they have. Costs nothing when that
@@ -43,6 +52,44 @@ class Group:
         if self._limits[1] != tasks:
             Path(self.folders[-1], "pids.max").write_text(str(tasks))
         self._limits = memory_bytes, tasks
+
+    def watch(self, on_short: Callable[[], None]) -> None:
+        """Have somebody hear when all of the memory is used and more is wanted. Where that is not to be had, the kernel
+        kills, see `has_killed`. To be called within the event loop that hears of it."""
+        self._on_short = on_short
+        if self._bell is None and self.version == 1:
+            with contextlib.suppress(OSError):
+                self._bell = self._hang_bell()
+                asyncio.get_running_loop().add_reader(self._bell, self._rung)
+
+    def unwatch(self) -> None:
+        """Nobody hears any more. Harmless when repeated."""
+        if self._bell is not None:
+            with contextlib.suppress(RuntimeError):  # there is no loop any more
+                asyncio.get_running_loop().remove_reader(self._bell)
+            os.close(self._bell)
+            self._bell = None
+
+    def _hang_bell(self) -> int:
+        bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        try:
+            control = os.open(f"{self.folders[0]}/{_MEMORY_EVENTS[1]}", os.O_RDWR | os.O_CLOEXEC)
+            try:
+                kernel.write(f"{self.folders[0]}/cgroup.event_control", b"%d %d" % (bell, control))
+                os.write(control, b"1")
+            finally:
+                os.close(control)
+        except OSError:
+            os.close(bell)
+            raise
+        return bell
+
+    def _rung(self) -> None:
+        assert self._bell is not None
+        with contextlib.suppress(OSError):
+            os.eventfd_read(self._bell)
+            if _SHORT in kernel.read(f"{self.folders[0]}/{_MEMORY_EVENTS[1]}"):
+                self._on_short()
 
     def entrances(self) -> tuple[int, ...]:
         """Descriptors through which a process joins, for the caller to close."""
@@ -64,6 +111,7 @@ class Group:
 
     def _make_anew(self) -> None:
         """Somebody else has removed it, or a part."""
+        self.unwatch()
         for folder in self.folders:
             Path(folder).mkdir(parents=True, exist_ok=True)
         limits, self._limits, self._kills = self._limits, (0, 0), 0
@@ -71,6 +119,7 @@ class Group:
 
     def close(self) -> None:
         """Remove the group. Harmless while a process is still in it: `Groups.close` removes what is left."""
+        self.unwatch()
         for folder in self.folders:
             with contextlib.suppress(OSError):
                 os.rmdir(folder)  # noqa: PTH106 - as the other calls here
@@ -98,6 +147,7 @@ class Groups:
         self.version, parents = _parents()
         name = f"{_PREFIX}{os.getpid()}-{_began(os.getpid())}-{next(_numbers)}"
         self._roots = tuple(parent / name for parent in parents)
+        self._made: list[Group] = []
         try:
             for parent, root in zip(parents, self._roots, strict=True):
                 _sweep(parent)
@@ -116,10 +166,13 @@ class Groups:
         folders = tuple(root / name for root in self._roots)
         for folder in folders:
             folder.mkdir(exist_ok=True)
-        return Group(self.version, tuple(map(str, folders)))
+        self._made.append(Group(self.version, tuple(map(str, folders))))
+        return self._made[-1]
 
     def close(self) -> bool:
         """Remove what is empty by now. Whether that is all; a group whose last process is still dying is not empty."""
+        for group in self._made:
+            group.unwatch()
         for root in self._roots:
             for folder in (*root.glob("*/"), root):
                 with contextlib.suppress(OSError):
