@@ -42,6 +42,8 @@ bench-all: bench
 	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/neighbours.py
 	$(BIN)/python benchmarks/overshoot.py
+	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/million.py --quick
 
 # Twenty thousand tenants and a minute; without --quick a million, and half an hour.
 million: $(VENV)/.installed

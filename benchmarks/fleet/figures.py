@@ -42,6 +42,7 @@ def _idle(of: dict[str, Any]) -> list[list[str]]:
 def _storm(of: dict[str, Any]) -> list[list[str]]:
     return [[f"{of['due']:,} due at once: all done, seconds", f"{of['seconds']:.1f}", "≤ 45 for 10,000"],
             ["  woken a second, cold", f"{of['per_second']:,.0f}", ""],
+            ["  CPU time of host and sandboxes for each, ms", f"{of['cpu_ms_each']:.2f}", ""],
             ["  late by, first 1,000 p99, seconds", f"{of['late_first_1000_p99_s']:.2f}", ""],
             ["  late by, p50 and most, seconds", f"{of['late_s'][50]:.1f}, {of['late_s'][100]:.1f}", ""],
             ["  early; runs lost", f"{of['early']}; {of['lost']}", "0; 0"]]  # fmt: skip
@@ -64,6 +65,7 @@ def _killed(of: dict[str, Any]) -> list[list[str]]:
 
 def _ending(of: dict[str, Any]) -> list[list[str]]:
     return [[f"{of['completed']:,} cold to completion, a second", f"{of['per_second']:,.0f}", "≥ 300"],
+            ["  CPU time of host and sandboxes for each, ms", f"{of['cpu_ms_each']:.2f}", ""],
             ["  with a wrong output; runs lost", f"{of['wrong']}; {of['lost']}", "0; 0"],
             ["  events sent before, a second", f"{of['events_per_second']:,.0f}", ""]]  # fmt: skip
 

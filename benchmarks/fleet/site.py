@@ -106,12 +106,16 @@ class Ahead(SystemClock):
     """Real time, and so far ahead that a group is due in a moment."""
 
     def __init__(self, site: Site, group: str, seconds: float = 0) -> None:
-        self.ahead = 0
-        self.ahead = site.due(group) - int(seconds * 1000) - super().now() if group else 0
+        self._site = site
+        self._ahead = site.due(group) - int(seconds * 1000) - super().now() if group else 0
 
     def now(self) -> int:
         """Wall time in milliseconds."""
-        return super().now() + self.ahead
+        return super().now() + self._ahead
+
+    def since(self, group: str) -> float:
+        """Seconds since the group was due; until it will be, as less than nothing."""
+        return (self.now() - self._site.due(group)) / 1000
 
 
 def rss_mib() -> float:
