@@ -97,6 +97,10 @@ class Worker:
             module = tenant.import_main(main)
         except (SystemExit, KeyboardInterrupt) as end:
             raise _not_an_end(end) from end
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] == "src":
+                error.add_note("the folder of the main module is where imports begin: leave `src.` out")
+            raise
         finally:
             self._output.flush()
         self._main = main
@@ -134,7 +138,8 @@ class Worker:
         state: JsDict | None = None,
     ) -> Any:
         run = self._runs[number] = scope.Run()
-        event = JsDict(payload=values.loads(payload, hook=JsDict, trusted=True), **about)
+        given = values.loads(payload, hook=JsDict, trusted=True)
+        event = JsDict(payload=JsDict() if given is None else given, **about)
         journal = Journal(stub, history, defaults, run, state)
         workflow = self._make(name, None)
         task = asyncio.ensure_future(self._guarded(workflow, event, WorkflowStep(journal), run))
