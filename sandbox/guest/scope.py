@@ -161,8 +161,16 @@ def wait_until(work: Awaitable[Any]) -> None:
 class Context:
     """The `ctx` of an entrypoint."""
 
-    def __init__(self, props: Any) -> None:
+    def __init__(self, props: Any, make: Callable[[str, Any], Any]) -> None:
         self.props = props
+        self._make = make
+
+    @property
+    def exports(self) -> Any:
+        """The worker's own entrypoints."""
+        from . import loopback
+
+        return loopback.Exports(self._make)
 
     def waitUntil(self, work: Awaitable[Any]) -> None:  # noqa: N802 - the SDK's name
         """See `wait_until`."""

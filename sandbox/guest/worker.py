@@ -107,7 +107,7 @@ class Worker:
         self._entrypoints = entrypoints.discover(module)
 
     def _make(self, name: str | None, props: Any) -> Any:
-        return entrypoints.find(self._entrypoints, name, self._main)(scope.Context(props), scope.env())
+        return entrypoints.find(self._entrypoints, name, self._main)(scope.Context(props, self._make), scope.env())
 
     async def _invoke(self, name: str | None, method: str, args: Any, kwargs: Any, props: Any, rest: Any = None) -> Any:
         first = method if rest is None else method.partition(".")[0]

@@ -1057,3 +1057,65 @@ async def test_callers_that_give_up_leave_nothing_behind(worker: MakeWorker, eve
         with pytest.raises(TenantError):
             await entrypoint.missing(Thing())
     await eventually(lambda: len(gone) % 5 == 0 and len(gone) >= 5)
+
+
+# A worker's own entrypoints
+
+
+EXPORTS = """
+    from workers import Response, WorkerEntrypoint
+    class Other(WorkerEntrypoint):
+        count = 0
+        def who(self, greeting="hello"):
+            type(self).count += 1
+            return f"{greeting} from {self.ctx.props}, {self.env.NAME}"
+        async def fetch(self, request):
+            return Response(f"{request.method} by {self.ctx.props}")
+        def _secret(self):
+            pass
+    class Default(WorkerEntrypoint):
+        async def own(self):
+            exports = self.ctx.exports
+            return [await exports.Other.who(), await exports.Other(props="p").who("hi"),
+                    await exports.Other({"props": "q"}).who(greeting="ho"), await exports.default.ping(),
+                    await (await exports.Other(props="r").fetch("https://own.example/", method="POST")).text()]
+        def ping(self):
+            return "pong"
+        async def hand(self):
+            return await self.env.TAKE(self.ctx.exports.Other(props="handed"))
+        async def outcome(self, name, method):
+            try:
+                return await getattr(getattr(self.ctx.exports, name), method)()
+            except Exception as error:
+                return f"{type(error).__name__}: {error}"
+"""
+
+
+async def test_a_worker_reaches_its_own_entrypoints(worker: MakeWorker) -> None:
+    """By `ctx.exports`, with props of its own choice, a new object for each call; what is not there says so."""
+    entrypoint = worker(EXPORTS, env={"NAME": "a worker"}).get_entrypoint()
+    assert await entrypoint.own() == [
+        "hello from None, a worker", "hi from p, a worker", "ho from q, a worker", "pong", "POST by r",
+    ]  # fmt: skip
+    assert (await entrypoint.outcome("Nobody", "who")).startswith(
+        "NoSuchEntrypoint: Worker has no such entrypoint: Nobody"
+    )
+    assert await entrypoint.outcome("Other", "_secret") == "AttributeError: _secret"
+    assert await entrypoint.outcome("Other", "what") == "TypeError: Method what does not exist"
+
+
+async def test_a_worker_hands_its_own_entrypoints_on(worker: MakeWorker) -> None:
+    """As a binding with the props that it chose, which whoever has it cannot change."""
+    taken: list[Any] = []
+
+    async def take(stub: Any) -> Any:
+        taken.append(stub.dup())
+        return await stub.who("you")
+
+    entrypoint = worker(EXPORTS, env={"NAME": "a worker", "TAKE": take}).get_entrypoint()
+    assert await entrypoint.hand() == "you from handed, a worker"
+    assert await taken[0].who() == "hello from handed, a worker"
+    for name in ("_ask", "_make", "__call__"):
+        payload = taken[0]._channel.encode([[], {}])
+        with pytest.raises(TenantError, match="no method"):
+            await taken[0]._channel.call(taken[0]._target, name, payload)
