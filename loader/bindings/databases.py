@@ -140,10 +140,9 @@ class Databases:
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
+            running.add_done_callback(lambda ran: ran.cancelled() or ran.exception())  # nobody asks
             await lane.stop()
             await asyncio.wait({running})
-            if not running.cancelled():
-                running.exception()
             raise
         except Overran:
             return ["failed", "overran", ""]

@@ -21,9 +21,9 @@ from typing import Any, Final, Self
 
 import msgpack
 
-from ..fair import FairQueue
 from ..quota import Bucket as Measure
 from .lines import StoreClosed
+from .shares import Shares
 
 _START: Final = """
 import sys, types
@@ -59,7 +59,8 @@ class Lane:
         self._pidfd = os.pidfd_open(process.pid)
         self._reader: asyncio.StreamReader
         self._writer: asyncio.StreamWriter | None = None
-        self.gone = False
+        self.gone = self.occupied = False
+        self._reaping: asyncio.Future[None]
         self.file = ""
         """What it has open."""
 
@@ -86,9 +87,10 @@ class Lane:
     async def run(self, batch: dict[str, Any], seconds: float, may: Callable[[int], bool]) -> list[Any]:
         """What becomes of a batch: `["done", results]`, or `["failed", kind, words]`. It has so many seconds from when
         the file is open; `may` is asked for the size that the file would have. `Overran`, `Lost`."""
-        self.file = batch["path"]
+        data = _packed(batch)
+        self.file, self.occupied = batch["path"], True
         try:
-            await self._tell(batch)
+            await self._send(data)
             async with asyncio.timeout(seconds + _GRACE) as patience:
                 while True:
                     match await self._hear():
@@ -97,8 +99,9 @@ class Lane:
                         case ["settling"]:
                             patience.reschedule(None)
                         case ["commit", int(size)]:
-                            await self._tell(may(size))
+                            await self._send(_packed(may(size)))
                         case answer:
+                            self.occupied = False
                             return answer
         except TimeoutError:
             await self.close()
@@ -110,16 +113,24 @@ class Lane:
     async def stop(self) -> None:
         """Nobody waits any longer for what it runs."""
         with contextlib.suppress(OSError):
-            await self._tell("stop")
+            await self._send(_packed("stop"))
 
-    async def close(self) -> None:
-        """End it."""
+    def kill(self) -> None:
+        """End it at once. Harmless when repeated."""
         if self.gone:
             return
         self.gone = True
         if self._writer is not None:
             self._writer.close()
         signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+        self._reaping = asyncio.ensure_future(self._reap())
+
+    async def close(self) -> None:
+        """End it, and wait until it has."""
+        self.kill()
+        await asyncio.shield(self._reaping)
+
+    async def _reap(self) -> None:
         await asyncio.to_thread(self._process.wait)
         os.close(self._pidfd)
 
@@ -128,10 +139,9 @@ class Lane:
         """Whether it has ended by itself."""
         return self._reader.at_eof()
 
-    async def _tell(self, message: Any) -> None:
+    async def _send(self, data: bytes) -> None:
         assert self._writer is not None
-        data = msgpack.packb(message, unicode_errors="surrogatepass")
-        self._writer.write(struct.pack("=I", len(data)) + data)
+        self._writer.write(data)
         await self._writer.drain()
 
     async def _hear(self) -> list[Any]:
@@ -140,47 +150,40 @@ class Lane:
         return message
 
 
+def _packed(message: Any) -> bytes:
+    data = msgpack.packb(message, unicode_errors="surrogatepass")
+    return struct.pack("=I", len(data)) + data
+
+
 class Lanes:
     """At most so many processes, which are started when they are needed."""
 
     def __init__(self, most: int, memory: int) -> None:
-        self._most, self._memory = most, memory
+        self._memory = memory
+        self._turns = Turns(most)
         self._idle: list[Lane] = []
-        self._inside = 0
-        self._busy = 0
-        """How many of those inside are run for tenants that have taken more than their share."""
-        self._taken: dict[str, Measure] = {}
-        self._swept = _SWEEP
-        self._passed: set[str] = set()
-        """Who has to wait for one of those."""
-        self._queue: FairQueue[str, asyncio.Future[bool]] = FairQueue()
-        self._left = asyncio.Event()
-        self._open = True
 
     @contextlib.asynccontextmanager
     async def turn(self, tenant: str, file: str) -> AsyncIterator[Lane]:
         """A process, for whoever's turn it is: the one that has the file open, if that is idle."""
-        busy, began = await self._enter(tenant), time.monotonic()
+        await self._turns.enter(tenant)
+        began = time.monotonic()
         try:
             lane = await self._lane(file)
             try:
                 yield lane
             finally:
+                if lane.occupied:  # whoever waited for it is gone, and nobody else is to hear what it says
+                    lane.kill()
                 if not lane.gone:
                     self._idle.append(lane)
         finally:
-            self._charge(tenant, began)
-            self._leave(busy)
+            self._turns.charge(tenant, time.monotonic() - began)
+            self._turns.leave(tenant)
 
     async def aclose(self) -> None:
         """Nobody has a turn any more; what runs is waited for."""
-        self._open = False
-        for turn in self._queue:
-            if not turn.done():
-                turn.set_exception(closed())
-        while self._inside:
-            self._left.clear()
-            await self._left.wait()
+        await self._turns.close(closed())
         while self._idle:
             await self._idle.pop().close()
 
@@ -193,54 +196,30 @@ class Lanes:
             await lane.close()
         return await Lane.open(self._memory)
 
-    async def _enter(self, tenant: str) -> bool:
-        if not self._open:
-            raise closed()
-        turn: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._queue.push(tenant, turn)
-        self._let_in()
-        try:
-            return await turn
-        except BaseException:
-            self._queue.remove(tenant, turn)
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self._leave(turn.result())  # its turn had come at the moment when it gave up
-            raise
 
-    def _leave(self, busy: bool) -> None:
-        self._inside -= 1
-        self._busy -= busy
-        self._left.set()
-        for tenant in self._passed:
-            self._queue.wake(tenant)
-        self._passed.clear()
-        self._let_in()
+class Turns(Shares):
+    """Of tenants that have taken more than their share of late, half of those inside are at most."""
 
-    def _let_in(self) -> None:
-        while self._open and self._inside < self._most and (found := self._queue.pop(self._may)) is not None:
-            tenant, turn = found
-            if not turn.done():  # else it has given up
-                busy = self._is_busy(tenant)
-                self._inside += 1
-                self._busy += busy
-                turn.set_result(busy)
+    def __init__(self, most: int) -> None:
+        super().__init__(most, most)
+        self._taken: dict[str, Measure] = {}
+        self._swept = _SWEEP
 
-    def _may(self, tenant: str) -> bool:
-        if self._busy < max(self._most // 2, 1) or not self._is_busy(tenant):
-            return True
-        self._passed.add(tenant)
-        return False
+    def may(self, tenant: str) -> bool:
+        """Whether it has taken little, or few are inside that have taken much."""
+        busy = sum(count for one, count in self.inside.items() if self._is_busy(one))
+        return busy < max(self.most // 2, 1) or not self._is_busy(tenant)
 
-    def _is_busy(self, tenant: str) -> bool:
-        return tenant in self._taken and self._taken[tenant].level(time.monotonic()) < 0
-
-    def _charge(self, tenant: str, began: float) -> None:
+    def charge(self, tenant: str, seconds: float) -> None:
         """Keep in mind what it has taken, for as long as that says anything."""
         now = time.monotonic()
-        self._taken.setdefault(tenant, Measure(_SHARE, _BURST, began)).draw(now - began, now)
+        self._taken.setdefault(tenant, Measure(_SHARE, _BURST, now)).draw(seconds, now)
         if len(self._taken) > self._swept:
             self._taken = {one: taken for one, taken in self._taken.items() if taken.level(now) < _BURST}
             self._swept = 2 * len(self._taken) + _SWEEP
+
+    def _is_busy(self, tenant: str) -> bool:
+        return tenant in self._taken and self._taken[tenant].level(time.monotonic()) < 0
 
 
 def closed() -> StoreClosed:

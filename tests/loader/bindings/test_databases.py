@@ -330,6 +330,29 @@ async def test_busy_tenants_leave_room_for_the_others(tmp_path: Path) -> None:
         assert await asyncio.gather(*toiling) == [2] * 4
 
 
+async def test_nobody_is_told_what_another_asked(tmp_path: Path) -> None:
+    """One that gives up twice, and does not wait until its statement has come to an end, leaves nothing behind."""
+    async with Databases(tmp_path / "databases", limits=DatabaseLimits(seconds=100), processes=1) as databases:
+        giving_up = asyncio.ensure_future(Database(databases, "a").sql(STRAIGHT["find"]))
+        await _until_running()
+        for _ in range(2):
+            giving_up.cancel()
+            await asyncio.sleep(0.01)
+        assert giving_up.cancelled()
+        for number in range(3):
+            assert await Database(databases, "b").sql("SELECT ? AS n", number) == [{"n": number}]
+
+
+async def test_what_cannot_be_sent_costs_no_process(database: Database) -> None:
+    """A tenant could have them started over and over."""
+    await database.sql("SELECT 1")
+    before = _servers()
+    for number in (2**63, 2**64, -(2**70)):
+        with pytest.raises(SqlError, match="a parameter that SQLite cannot store"):
+            await database.sql("SELECT ?", number)
+    assert _servers() == before
+
+
 async def test_a_process_that_is_killed_takes_nothing_along(tmp_path: Path) -> None:
     """What it ran is told as undone or done, whichever it is; what is next is served by another."""
     async with Databases(tmp_path / "databases", limits=DatabaseLimits(seconds=100)) as databases:
@@ -421,7 +444,7 @@ async def _until_running() -> None:
     """Until one of them computes."""
 
     def ticks() -> int:
-        return max(int(Path("/proc", str(pid), "stat").read_text().split()[13]) for pid in _servers())
+        return max([int(Path("/proc", str(pid), "stat").read_text().split()[13]) for pid in _servers()], default=0)
 
     before = ticks()
     while ticks() < before + 3:  # noqa: ASYNC110 - another process, which says nothing
