@@ -22,6 +22,8 @@ from .tails import StreamingTail, Tail
 MAX_CODE_BYTES: Final = 8 * 1024 * 1024
 MAX_ENV_BYTES: Final = 1024 * 1024
 """Of the plain values in an `env`: what is larger is a module, or behind a binding."""
+_BROUGHT: Final = "python_modules/"
+"""Where packages lie that a worker brings along, as Cloudflare has them."""
 _NEEDS_COMPILING: Final = (".ts", ".tsx", ".jsx", ".js", ".mjs", ".cjs")
 
 
@@ -54,10 +56,10 @@ _USUAL: Final = Limits()
 class WorkerCode:
     """What runs for a tenant. `InvalidCode` says what contradicts itself.
 
-    `modules` maps paths to source text (`.py`), `Text`, `Data` or `Json`, 8 MiB in all. `env` holds plain values, 1 MiB
-    in all, `RpcTarget`s, functions and wrapped workflow bindings. `global_outbound=None` means no network at all; a
-    `Fetcher`, or anything that has a `fetch`, serves `workers.fetch`, and `urllib`, `requests` and `httpx` in the
-    tenant's code.
+    `modules` maps paths to source text (`.py`), `Text`, `Data` or `Json`, 8 MiB in all; packages may lie under
+    `python_modules/`, where every file may be given as text. `env` holds plain values, 1 MiB in all, `RpcTarget`s,
+    functions and wrapped workflow bindings. `global_outbound=None` means no network at all; a `Fetcher`, or anything
+    that has a `fetch`, serves `workers.fetch`, and `urllib`, `requests` and `httpx` in the tenant's code.
     """
 
     main_module: str
@@ -86,9 +88,11 @@ class WorkerCode:
             raise InvalidCode("a worker needs at least one module")
         if self.main_module not in self.modules:
             raise InvalidCode(f"main_module {self.main_module!r} is not among the modules: {', '.join(self.modules)}")
+        if self.main_module.startswith(_BROUGHT):
+            raise InvalidCode(f"main_module {self.main_module!r} is among the packages that are brought along")
         if not self.main_module.endswith(".py"):
             raise InvalidCode(f"main_module {self.main_module!r} must be a Python module, its name ending in .py")
-        modules = {name: _checked(name, module) for name, module in self.modules.items()}
+        modules = _unfolded({name: _checked(name, module) for name, module in self.modules.items()})
         size = sum(_size(name, module) for name, module in modules.items())
         if size > MAX_CODE_BYTES:
             raise InvalidCode(f"the modules take {size:,} bytes in all; at most {MAX_CODE_BYTES:,} can be loaded")
@@ -200,6 +204,8 @@ def _checked(name: str, module: Any) -> Module:
         raise InvalidCode(f"module name {name!r} is not a relative path of plain names")
     content: Any = getattr(module, "content", None)
     match module:
+        case str() if name.startswith(_BROUGHT) and not name.endswith(".py"):
+            return Text(module)
         case str() if name.endswith(_NEEDS_COMPILING):
             raise InvalidCode(f"module {name!r} is JavaScript or TypeScript; a worker here is Python")
         case str() if not name.endswith(".py"):
@@ -219,6 +225,14 @@ def _checked(name: str, module: Any) -> Module:
             given = f"{type(module).__name__}({type(content).__name__})"
             raise InvalidCode(f"module {name!r} is {given}; it must be Text(str) or Data(bytes)")
     raise InvalidCode(f"module {name!r} is {type(module).__name__}; it must be source text, Text, Data or Json")
+
+
+def _unfolded(modules: dict[str, Module]) -> dict[str, Module]:
+    """What lies under `python_modules/` is found as if it lay beside the main module, behind what does lie there."""
+    brought = {name.removeprefix(_BROUGHT): module for name, module in modules.items() if name.startswith(_BROUGHT)}
+    if not brought:
+        return modules
+    return brought | {name: module for name, module in modules.items() if not name.startswith(_BROUGHT)}
 
 
 def _size(name: str, module: Module) -> int:

@@ -50,6 +50,7 @@ def test_code_is_frozen() -> None:
         ({"global_outbound": "internet"}, "no network"),
         ({"env": {"not an identifier": 1}}, "identifier"),
         ({"env": {7: 1}}, "identifier"),
+        ({"main_module": "python_modules/a.py", "modules": {"python_modules/a.py": ""}}, "brought along"),
         ({"env": None}, "env is a map from names to values and capabilities, not NoneType"),
         ({"modules": ["main.py"]}, "modules is a map from names to modules, not list"),
         ({"modules": {7: "", "main.py": ""}}, "relative path"),
@@ -73,6 +74,15 @@ def test_code_that_contradicts_itself_is_refused_when_it_is_made(changes: dict[s
         code(**changes)
     assert isinstance(caught.value, LoaderError)
     assert isinstance(caught.value, ValueError)
+
+
+def test_packages_may_lie_in_a_folder_of_their_own() -> None:
+    """As Cloudflare has them: found as if they lay beside the main module, whose own neighbours come first."""
+    made = code(modules={**MAIN, "a.py": "own", "python_modules/a.py": "theirs", "python_modules/p/LICENSE": "free",
+                         "python_modules/p/x.ts": "let x", "python_modules/p/__init__.py": "y = 1"})  # fmt: skip
+    found = {name: made.modules[name] for name in made.modules if name not in MAIN}
+    assert found == {"a.py": "own", "p/LICENSE": Text("free"), "p/x.ts": Text("let x"), "p/__init__.py": "y = 1"}
+    assert made.with_stored(made.stored()).digest == made.digest
 
 
 def test_what_the_host_does_to_its_own_afterwards_changes_nothing() -> None:
