@@ -24,6 +24,10 @@ MAY_MOUNT, MAY_RAISE_LIMITS = 1 << 21, 1 << 24
 MODES = ("own", *(LESSER if os.geteuid() == 0 and CAPABILITIES & MAY_MOUNT else ()))
 
 
+PATIENCE = 600
+"""Seconds that a mode may take for all attacks: some are to last for seconds, and the machine may be busy."""
+
+
 @functools.cache
 def runner() -> ModuleType:
     """The script, as a module."""
@@ -39,6 +43,13 @@ def runner() -> ModuleType:
 def themes() -> dict[str, dict[str, Any]]:
     """The attacks, by theme and name."""
     return dict(runner().load_catalogue()[1])
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whichever test is the first waits for the reports of all."""
+    for item in items:
+        if "told" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.timeout(2 * PATIENCE))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -72,7 +83,7 @@ def told() -> dict[str, dict[str, Any]]:
     reports = {}
     try:
         for mode, process in running.items():
-            out, errors = process.communicate(timeout=110)
+            out, errors = process.communicate(timeout=PATIENCE)
             assert (process.returncode, errors.decode()) == (0, ""), mode
             reports[mode] = json.loads(out)
     finally:
