@@ -132,7 +132,7 @@ class SocketLink(Link):
             self._unsent += data
             if self.taken != NOTHING:
                 self._have_more(len(data))
-        elif len(data) <= _SMALL and getattr(self._loop, "_ready", None):
+        elif len(data) <= _SMALL and len(getattr(self._loop, "_ready", ())) > self._vigil.awake:
             self._unsent = bytearray(data)  # whoever else goes on in this turn may have something for it too
             self._loop.call_soon(self._send_together)
         elif (sent := self._send(data)) == len(data):

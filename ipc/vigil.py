@@ -18,11 +18,12 @@ _GAIN, _LOSS, _MOST, _LEAST = 1, 2, 16, -64
 class Vigil:
     """One for all links of a loop. Told when something is `sent`, and when something is `heard`."""
 
-    __slots__ = ("_awake", "_loop", "_since", "_trust")
+    __slots__ = ("_loop", "_since", "_trust", "awake")
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._awake = False
+        self.awake = False
+        """Whether the loop has nothing better to do than to look: one of the things that it has to do is this."""
         self._since = 0.0
         self._trust = _MOST
 
@@ -34,8 +35,8 @@ class Vigil:
                 return
             self._learn(soon=False)  # nor does anybody wait for it any longer
         self._since = now
-        if self._trust > 0 and not self._awake:
-            self._awake = True
+        if self._trust > 0 and not self.awake:
+            self.awake = True
             self._loop.call_soon(self._look)
 
     def heard(self) -> None:
@@ -51,4 +52,4 @@ class Vigil:
         if self._since != 0.0 and self._loop.time() - self._since <= MOMENT:
             self._loop.call_soon(self._look)
         else:
-            self._awake = False
+            self.awake = False

@@ -18,7 +18,7 @@ import zmq
 from cloister.ipc import ConnectionClosed, RemoteProtocolError, TooManyCalls, codec, zmtp
 from cloister.ipc.link import Link, Transport
 from cloister.ipc.router import Router
-from cloister.ipc.sockets import MAX_UNSENT, Sockets
+from cloister.ipc.sockets import MAX_UNSENT, SocketLink, Sockets
 
 Until = Callable[[Callable[[], object]], Any]
 Make = Callable[[], Transport]
@@ -546,6 +546,18 @@ async def test_what_a_guest_says_is_part_of_nobodys_request(make: Make, tmp_path
             await guest.say(b"hello")
         await until(lambda: len(heard) == 2)
     assert heard == ["nobody", "nobody"]
+
+
+async def test_what_is_said_while_the_loop_only_looks_for_an_answer_goes_at_once(tmp_path: Path) -> None:
+    """A look is nobody who may have something to say in the same turn."""
+    async with guests(tmp_path, 1, Sockets) as (_, (guest,)):
+        link = guest.link
+        assert isinstance(link, SocketLink)
+        await asyncio.sleep(0)
+        link._vigil.sent()
+        assert link._vigil.awake
+        link.send(b"at once")
+        assert guest.connection.recv(64) == zmtp.message(b"at once")
 
 
 async def test_what_several_say_to_a_guest_in_one_turn_goes_together(tmp_path: Path) -> None:
