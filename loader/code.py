@@ -122,8 +122,8 @@ class WorkerCode:
         """A program as its author has it: the files beside its main module, and the packages that it needs.
 
         What `wrangler.jsonc` or `wrangler.toml` and `pyproject.toml` or `requirements.txt` say holds unless it is said
-        here: the main module, the compatibility date, the packages, which are resolved by uv or pip unless `resolve` is
-        False (`index` are options for it). `options` are `WorkerCode`'s. `CannotBundle` has the reasons. Takes as long
+        here: the main module, the compatibility date, the `vars` of its env, and the packages, which are resolved by uv
+        or pip unless `resolve` is False (`index` are options for it). `options` are `WorkerCode`'s. `CannotBundle` has the reasons. Takes as long
         as pip does: call it in a thread.
         """
         from .bundle import worker

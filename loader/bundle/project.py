@@ -8,7 +8,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,8 @@ class Project:
     """Requirements, as pip understands them."""
     compatibility_date: str = ""
     compatibility_flags: tuple[str, ...] = ()
+    vars: Mapping[str, Any] = field(default_factory=dict)
+    """Plain values of its env."""
 
     @property
     def root(self) -> Path:
@@ -47,6 +49,7 @@ def read(folder: Path, main: str | None) -> Project:
         needs=tuple(_needs(folder)),
         compatibility_date=str(config.get("compatibility_date", "")),
         compatibility_flags=tuple(map(str, flags if isinstance(flags, list) else ())),
+        vars=config["vars"] if isinstance(config.get("vars"), dict) else {},
     )
 
 

@@ -30,6 +30,7 @@ def from_folder(
     needed = packages.bundled(found.needs, preload, index) if resolve else {}
     options.setdefault("compatibility_date", found.compatibility_date)
     options.setdefault("compatibility_flags", found.compatibility_flags)
+    options["env"] = {**found.vars, **options.get("env", {})}
     own = modules_of(found.root)
     return kind(main_module=found.main.name, modules={**needed, **own}, **options)
 

@@ -39,14 +39,14 @@ def run(given: argparse.Namespace) -> int:
         return _check(given.path, preload)
     try:
         code = _bundled(given, preload)
+        stored = code.stored()
         if given.output is not None:
-            given.output.write_bytes(code.stored())
+            given.output.write_bytes(stored)
     except (InvalidCode, OSError) as error:
         for reason in getattr(error, "reasons", (str(error),)):
             print(f"cloister bundle: {reason}", file=sys.stderr)
         return 1
-    size = sum(len(str(module)) for module in code.modules.values())
-    print(f"{code.main_module}: {len(code.modules):,} modules, about {size:,} bytes, digest {code.digest.hex()[:16]}")
+    print(f"{code.main_module}: {len(code.modules):,} modules, {len(stored):,} bytes, digest {code.digest.hex()[:16]}")
     return 0
 
 

@@ -80,7 +80,8 @@ async def test_a_folder_is_a_worker(write: Write, loader: Loader) -> None:
         wrangler_dot_jsonc="""
         // a comment, "with a string"
         {"main": "src/entry.py", /* one more */ "compatibility_date": "2025-11-02",
-         "compatibility_flags": ["python_workers", "a//b",], "name": "x"}
+         "compatibility_flags": ["python_workers", "a//b",], "name": "x",
+         "vars": {"A": "theirs", "B": {"c": 1}}}
         """,
         pyproject_dot_toml='[project]\nname = "x"\ndependencies = ["webtypy>=0.1.7", "workers-py"]',
     )
@@ -89,7 +90,7 @@ async def test_a_folder_is_a_worker(write: Write, loader: Loader) -> None:
     assert set(code.modules) == {"entry.py", "helper.py", "words.txt"}
     assert code.modules["words.txt"] == Data(b"hello")
     assert (code.compatibility_date, code.compatibility_flags) == ("2025-11-02", ("python_workers", "a//b"))
-    assert (code.env, code.preload) == ({"A": 1}, ())
+    assert (code.env, code.preload) == ({"A": 1, "B": {"c": 1}}, ())
     response = await loader.get("folder", lambda: code).get_entrypoint().fetch("http://a.b/")
     assert await response.text() == "hello"
 
