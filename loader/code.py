@@ -123,8 +123,8 @@ class WorkerCode:
 
         What `wrangler.jsonc` or `wrangler.toml` and `pyproject.toml` or `requirements.txt` say holds unless it is said
         here: the main module, the compatibility date, the `vars` of its env, and the packages, which are resolved by uv
-        or pip unless `resolve` is False (`index` are options for it). `options` are `WorkerCode`'s. `CannotBundle` has the reasons. Takes as long
-        as pip does: call it in a thread.
+        or pip unless `resolve` is False (`index` are options for it). `options` are `WorkerCode`'s. `CannotBundle` has
+        the reasons. Takes as long as pip does: call it in a thread.
         """
         from .bundle import worker
 
