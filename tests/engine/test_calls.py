@@ -13,6 +13,7 @@ import asyncio
 import contextlib
 import ctypes
 import fcntl
+import functools
 import json
 import os
 import select
@@ -28,13 +29,21 @@ from typing import Any
 
 import pytest
 
-from cloister.engine import Engine, InstanceAlreadyExists, InstanceFinished, WorkflowEntrypoint, promptness
+from cloister.engine import (
+    Engine,
+    InstanceAlreadyExists,
+    InstanceFinished,
+    WorkflowEntrypoint,
+    promptness,
+    store_archive,
+)
 from cloister.engine.testing import VirtualClock
 
 MACHINE = {"x86_64": 0, "aarch64": 1}[os.uname().machine]
 CALLS = {
     "write": (1, 64), "pwrite64": (18, 68), "pwritev": (296, 70), "fsync": (74, 82), "fdatasync": (75, 83),
-    "ftruncate": (77, 46), "unlink": (87, None), "unlinkat": (263, 35), "rename": (82, None), "renameat2": (316, 276),
+    "ftruncate": (77, 46), "unlink": (87, None), "unlinkat": (263, 35), "rename": (82, None), "renameat": (264, 38),
+    "renameat2": (316, 276),
 }  # fmt: skip
 SECCOMP, PIDFD_GETFD = (317, 277)[MACHINE], 438
 OUTPUT = ["first", "one", ["left", "right"], "two", "kept"]
@@ -128,6 +137,13 @@ async def open_only(folder: Path) -> None:
         pass
 
 
+async def tend(folder: Path) -> None:
+    """An operator makes the file small and a copy of it."""
+    store_archive.vacuum(folder / "app.db")
+    with contextlib.suppress(FileExistsError):
+        store_archive.backup(folder / "app.db", folder / "copy.db")
+
+
 def lead(folder: Path, last: int, life: Life = live) -> int:
     """Have a process live, and kill it at its call of this number; how many calls it came to."""
     ours, its = os.pipe()
@@ -219,6 +235,29 @@ def every_death(folder: Path, begin: str, part: int, parts: int) -> dict[str, in
     return found
 
 
+def every_death_of_an_operator(folder: Path, part: int, parts: int) -> dict[str, int]:
+    """At each call by which a file is made small and copied; what is there under its name is whole."""
+    base, life = folder / "base", folder / "life"
+    base.mkdir()
+    lead(base, NEVER)
+    with contextlib.closing(sqlite3.connect(base / "app.db")) as database:
+        told = sorted(database.iterdump())
+        database.executescript("CREATE TABLE gone (text); INSERT INTO gone VALUES (zeroblob(100000)); DROP TABLE gone")
+    shutil.copytree(base, life)
+    calls, copies = lead(life, NEVER, tend), 0
+    for last in range(1 + part, calls + 1, parts):
+        shutil.rmtree(life)
+        shutil.copytree(base, life)
+        lead(life, last, tend)
+        copies += (life / "copy.db").exists()
+        lead(life, NEVER, tend)
+        for name in ("app.db", "copy.db"):
+            with contextlib.closing(sqlite3.connect(life / name)) as database:
+                assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+                assert sorted(database.iterdump()) == told
+    return {"calls": calls, "copies": copies}
+
+
 @pytest.mark.parametrize(("begin", "part"), [("new", 0), ("new", 1), *(("there", part) for part in range(PARTS))])
 def test_a_host_may_die_at_any_write_or_sync_and_again_in_the_life_after_it(
     tmp_path: Path, begin: str, part: int
@@ -235,5 +274,21 @@ def test_a_host_may_die_at_any_write_or_sync_and_again_in_the_life_after_it(
     assert found["second"] > 2
 
 
+@pytest.mark.parametrize("part", range(PARTS))
+def test_an_operator_may_be_stopped_at_any_write_sync_or_renaming(tmp_path: Path, part: int) -> None:
+    """The database holds what it held, and a copy is whole or not there; the next one does it all."""
+    done = subprocess.run(
+        [sys.executable, __file__, tmp_path, "tend", str(part), str(PARTS)],
+        capture_output=True, text=True, check=False, timeout=110,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["calls"] > 20
+    assert found["copies"] < found["calls"] / PARTS / 2
+
+
 if __name__ == "__main__":
-    print(json.dumps(every_death(Path(sys.argv[1]), sys.argv[2], *map(int, sys.argv[3:]))))
+    where, begin, *parts = sys.argv[1:]
+    part, count = map(int, parts)
+    told = every_death_of_an_operator if begin == "tend" else functools.partial(every_death, begin=begin)
+    print(json.dumps(told(Path(where), part=part, parts=count)))
