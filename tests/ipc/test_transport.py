@@ -548,12 +548,13 @@ async def test_what_a_guest_says_is_part_of_nobodys_request(make: Make, tmp_path
     assert heard == ["nobody", "nobody"]
 
 
-async def test_what_is_said_while_the_loop_only_looks_for_an_answer_goes_at_once(tmp_path: Path) -> None:
+async def test_what_is_said_while_the_loop_only_looks_for_an_answer_goes_at_once(tmp_path: Path, until: Until) -> None:
     """A look is nobody who may have something to say in the same turn."""
     async with guests(tmp_path, 1, Sockets) as (_, (guest,)):
         link = guest.link
         assert isinstance(link, SocketLink)
-        await asyncio.sleep(0)
+        await guest.say(b"up")
+        await until(lambda: guest.heard)
         link._vigil.sent()
         assert link._vigil.awake
         link.send(b"at once")

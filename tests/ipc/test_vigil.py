@@ -112,7 +112,7 @@ def test_it_ends_by_itself_on_a_real_loop() -> None:
         vigil = Vigil()
         vigil.sent()
         async with asyncio.timeout(30):
-            while vigil._awake:  # noqa: ASYNC110 - it ends with turns of the loop
+            while vigil.awake:  # noqa: ASYNC110 - it ends with turns of the loop
                 await asyncio.sleep(0)
 
     asyncio.run(wait())
