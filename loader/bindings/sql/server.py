@@ -121,9 +121,16 @@ class Server:
         batch = ((query, []) for query in split(statements)) if isinstance(statements, str) else statements
         results = [_one(connection, query, params, budget) for query, params in batch]
         guard.host = True
-        if not keep or (connection.total_changes == changes and _pages(connection) == before):
+        if not keep:
             return results
-        self._tell("settling")
+        if connection.total_changes != changes or _pages(connection) != before:
+            self._tell("settling")
+            self._settle(connection, before)
+        connection.execute("COMMIT")
+        return results
+
+    def _settle(self, connection: sqlite3.Connection, before: int) -> None:
+        """Give back what is free, and ask whether the file may be so large."""
         (spare,) = connection.execute("PRAGMA freelist_count").fetchone()
         if spare > max(_SPARE, before // 4):
             connection.execute(f"PRAGMA incremental_vacuum({_GIVEN_BACK})").fetchall()
@@ -132,8 +139,6 @@ class Server:
             self._tell("commit", pages * PAGE)
             if not self._heard.get():
                 raise Refused("full", "")
-        connection.execute("COMMIT")
-        return results
 
 
 class _File:

@@ -353,6 +353,17 @@ async def test_what_cannot_be_sent_costs_no_process(database: Database) -> None:
     assert _servers() == before
 
 
+async def test_a_table_that_takes_no_more_room_is_kept(database: Database) -> None:
+    """Of pages that were free: neither the rows nor the size tell that something has changed."""
+    await database.exec("CREATE TABLE a (x); CREATE TABLE b (x)")
+    await database.exec("DROP TABLE a")
+    await database.exec("CREATE TABLE c (x)")
+    await database.exec("ALTER TABLE c RENAME TO d")
+    await database.exec("DROP TABLE b")
+    tables = await database.sql("SELECT name FROM sqlite_master WHERE type = 'table'")
+    assert tables == [{"name": "d"}]
+
+
 async def test_a_process_that_is_killed_takes_nothing_along(tmp_path: Path) -> None:
     """What it ran is told as undone or done, whichever it is; what is next is served by another."""
     async with Databases(tmp_path / "databases", limits=DatabaseLimits(seconds=100)) as databases:
