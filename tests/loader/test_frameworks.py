@@ -66,10 +66,9 @@ async def endless(scope, receive, send):
     try:
         while True:
             await send({"type": "http.response.body", "body": b"x" * 65536, "more_body": True})
-            if env.LOG and scope.get("gone"):
-                break
-    finally:
-        await env.LOG.note("over")
+    except OSError as error:
+        await env.LOG.note(f"{error} {(await receive())['type']}")
+        raise
 
 async def silent(scope, receive, send):
     pass
@@ -95,6 +94,18 @@ def plain(environ, start_response):
     told = {name: environ.get(name) for name in known} | {"body": len(body), "env": environ["workers.env"].PLAN}
     start_response("200 Fine", [("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")])
     return [json.dumps(told).encode()]
+
+class Endless:
+    def __iter__(self):
+        return self
+    def __next__(self):
+        return b"x" * 65536
+    def close(self):
+        print("closed")
+
+def forever(environ, start_response):
+    start_response("200 OK", [])
+    return Endless()
 
 class Pieces:
     def __init__(self, start_response):
@@ -188,6 +199,36 @@ async def test_an_asgi_application_streams(apps: Any, log: Log) -> None:
     assert len(log.notes) < 5
     assert await response.text() == "0;1;2;3;4;"
     assert log.notes == [f"piece {number}" for number in range(5)]
+
+
+@pytest.mark.parametrize("read", [False, True])
+async def test_an_asgi_application_is_told_that_nobody_reads_on(
+    worker: Make, log: Log, read: bool, eventually: Any
+) -> None:
+    """When it sends and when it asks, also if nobody ever began to read; what it raises then is no news."""
+    lines: list[Any] = []
+    stub = worker(APPS, env={"LOG": log, "PLAN": ""}, streaming_tails=(lines.append,))
+    response = await stub.get_entrypoint().fetch("http://a.b/a/endless")
+    if read:
+        assert len(await anext(aiter(response))) == 65536
+    await response.aclose()
+    await eventually(lambda: log.notes == ["nobody reads the response any longer http.disconnect"])
+    assert await (await stub.get_entrypoint().fetch("http://a.b/a/streams")).text() == "0;1;2;3;4;"
+    assert not [line.text for line in lines if "Exception" in getattr(line, "text", "")]
+
+
+@pytest.mark.parametrize("read", [False, True])
+async def test_a_wsgi_application_is_closed_when_nobody_reads_on(
+    worker: Make, log: Log, read: bool, eventually: Any
+) -> None:
+    """Also if nobody ever began to."""
+    lines: list[Any] = []
+    stub = worker(APPS, env={"LOG": log, "PLAN": ""}, streaming_tails=(lines.append,))
+    response = await stub.get_entrypoint().fetch("http://a.b/w/forever")
+    if read:
+        assert len(await anext(aiter(response))) == 65536
+    await response.aclose()
+    await eventually(lambda: any("closed" in getattr(line, "text", "") for line in lines))
 
 
 @pytest.mark.parametrize(

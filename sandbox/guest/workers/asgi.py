@@ -10,8 +10,8 @@ import asyncio
 import contextlib
 import importlib
 import logging
-from collections.abc import AsyncIterator, Awaitable
-from typing import Any, Final
+from collections.abc import Awaitable
+from typing import Any, Final, Self
 from urllib.parse import unquote, urlsplit
 
 from cloister.sandbox.guest import scope
@@ -103,6 +103,7 @@ class Exchange:
         self._head: tuple[int, list[tuple[str, str]]] | None = None
         self._queue: asyncio.Queue[bytes | None] = asyncio.Queue(1)
         self._over = asyncio.Event()
+        self._left = False
         self.answer: asyncio.Future[Response] = asyncio.get_running_loop().create_future()
 
     async def serve(self, scope_: dict[str, Any]) -> None:
@@ -114,7 +115,7 @@ class Exchange:
         except Exception as error:
             if not self.answer.done():
                 self.answer.set_exception(error)
-            else:
+            elif not (self._left and isinstance(error, OSError)):
                 logger.exception("Exception in ASGI application after response started")
         finally:
             if not self._over.is_set():
@@ -142,30 +143,52 @@ class Exchange:
 
     async def _send_body(self, status: int, pairs: list[tuple[str, str]], body: bytes, more: bool) -> None:
         if not self.answer.done():
-            content = None if status in _NO_BODY else self._stream(body) if more else body
+            content = None if status in _NO_BODY else _Streamed(self, body) if more else body
             self.answer.set_result(Response(content, status, headers=pairs))
             if not more:
                 self._over.set()
-        elif not self._over.is_set():
+            return
+        if self._left:
+            raise ConnectionResetError("nobody reads the response any longer")
+        if not self._over.is_set():
             if body:
                 await self._queue.put(body)
             if not more:
                 await self._queue.put(None)
                 self._over.set()
 
-    async def _stream(self, first: bytes) -> AsyncIterator[bytes]:
-        try:
-            if first:
-                yield first
-            while not (self._over.is_set() and self._queue.empty()):
-                piece = await self._queue.get()
-                if piece is None:
-                    return
-                yield piece
-        finally:
+    async def next(self) -> bytes | None:
+        """A further piece of the answer, None after the last."""
+        return None if self._over.is_set() and self._queue.empty() else await self._queue.get()
+
+    def leave(self) -> None:
+        """Nobody reads on. The application is told so, when it asks and when it sends."""
+        if not self._over.is_set():
+            self._left = True
             self._over.set()
-            while not self._queue.empty():  # whoever waits for room need not
-                self._queue.get_nowait()
+        while not self._queue.empty():  # whoever waits for room need not
+            self._queue.get_nowait()
+
+
+class _Streamed:
+    """An answer that is being made. Whether anybody ever began to read it or not, it can be left."""
+
+    def __init__(self, exchange: Exchange, first: bytes) -> None:
+        self._exchange, self._first = exchange, first
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        piece: bytes | None = self._first
+        self._first = b""
+        piece = piece or await self._exchange.next()
+        if piece is None:
+            raise StopAsyncIteration
+        return piece
+
+    async def aclose(self) -> None:
+        self._exchange.leave()
 
 
 class Lifespan:

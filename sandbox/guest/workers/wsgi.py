@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import io
+import itertools
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Self
 from urllib.parse import unquote, urlsplit
 
 from cloister.sandbox.guest.entrypoints import WorkerEntrypoint
@@ -119,7 +120,7 @@ def _answer(app: Any, environ: dict[str, Any]) -> Response:
         if started.head is None:
             raise RuntimeError("The WSGI application did not call start_response()")
         number, _, phrase = started.head[0].partition(" ")
-        content = None if int(number) in _NO_BODY else _pieces(started.written, first, pieces, close)
+        content = None if int(number) in _NO_BODY else _Body(started.written, first, pieces, close)
         if content is None:
             close()
         return Response(content, int(number), phrase, headers=[(name, value) for name, value in started.head[1]])
@@ -142,15 +143,28 @@ class _In:
         return self._context.run(next, self._pieces)
 
 
-async def _pieces(
-    written: list[bytes], first: bytes, pieces: Iterator[bytes], close: Callable[[], None]
-) -> AsyncIterator[bytes]:
-    try:
-        for piece in (*written, first):
-            if piece:
-                yield piece
-        for piece in pieces:
-            if piece:
-                yield piece
-    finally:
-        close()
+class _Body:
+    """The pieces as a body. Whether anybody ever began to read it or not, it is closed."""
+
+    def __init__(self, written: list[bytes], first: bytes, pieces: Iterator[bytes], close: Callable[[], None]) -> None:
+        self._pieces = itertools.chain(written, (first,), pieces)
+        self._close: Callable[[], None] | None = close
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        try:
+            piece = next(filter(None, self._pieces), None)
+        except BaseException:
+            await self.aclose()
+            raise
+        if piece is None:
+            await self.aclose()
+            raise StopAsyncIteration
+        return piece
+
+    async def aclose(self) -> None:
+        close, self._close = self._close, None
+        if close is not None:
+            close()
