@@ -21,7 +21,16 @@ from cloister.engine import (
     current_attempt,
 )
 from cloister.ipc import CapabilityError, Grant, IpcError, RpcTarget, expiring, revocable
-from cloister.sandbox import LayerMissing, LimitExceeded, Limits, Policy, SandboxDied, SandboxError, SandboxUnavailable
+from cloister.sandbox import (
+    LayerMissing,
+    LimitExceeded,
+    Limits,
+    Policy,
+    SandboxDied,
+    SandboxError,
+    SandboxUnavailable,
+    SandboxUnused,
+)
 
 from .audit import CapabilityCall
 from .binding import DynamicWorkflowBinding, wrap_schedule, wrap_workflow_binding
@@ -109,6 +118,7 @@ __all__ = [
     "SandboxDied",
     "SandboxError",
     "SandboxUnavailable",
+    "SandboxUnused",
     "Schedule",
     "TailEvent",
     "TailLine",
