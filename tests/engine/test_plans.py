@@ -209,6 +209,11 @@ async def tell(path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(store, "FORGET_EVERY", 8)
     async with Engine(path, clock=clock) as engine:
         await everything(engine, clock)
+        crowd = engine.workflow(
+            "crowd", Everything, concurrency=1, limits=WorkflowLimits(queued_per_scope=3), env=([], {})
+        )
+        for scope in "ab":
+            await crowd.create_batch([{"params": ["sleep"]}] * 3, scope=scope)
         workflow = engine.workflow("other", Everything, schedules=["0 0 * * *"], env=([], {}))
         with monkeypatch.context() as broken:
             broken.setattr(Store, "commit", lambda self: 1 / 0)
