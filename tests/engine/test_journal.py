@@ -79,6 +79,13 @@ async def test_the_journal_says_whose_it_is(open_engine: OpenEngine, clock: Virt
         assert (journal.history, journal.code_digest) == ((), None)
 
 
+async def test_a_live_journal_is_small(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """Tens of thousands may be open at once: a dict for its attributes would be the largest thing in it."""
+    async with open_engine() as engine:
+        _, journal = await Desk(engine, clock).create()
+        assert not hasattr(journal, "__dict__")
+
+
 async def test_an_outcome_is_recorded_once(open_engine: OpenEngine, clock: VirtualClock) -> None:
     """A second outcome of the same step is a breach and changes nothing."""
     async with open_engine() as engine:
