@@ -25,10 +25,10 @@ def revive(name: str, message: str) -> Exception | None:
     try:
         error: Any = Exception.__new__(*found, f"{name}: {message}")
         error.recorded = (message,)
-        str(error)
+        says = str(error)
     except Exception:  # one that is made of more than its words, and says them in its own way
         return None
-    return error  # type: ignore[no-any-return]
+    return error if message in says else None  # as `UnicodeDecodeError`, which without its parts says nothing
 
 
 def _named(name: str, modules: set[str]) -> set[type[Exception]]:
