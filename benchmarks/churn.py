@@ -47,7 +47,7 @@ class Default(WorkerEntrypoint):
             case "SIGKILL": await asyncio.Event().wait()
             case "exit": os._exit(3)
             case "limit": sum(range(10**12))
-        frames = zmtp.message(codec.encode(Note("log", values.dumps(["info", "x", 0, 0])))) * 1000
+        frames = zmtp.message(codec.encode(Note("log", values.dumps(["info", "x" * 8000, 0, 0])))) * 100
         ready = select.poll()
         ready.register(3, select.POLLOUT)
         while True:

@@ -24,6 +24,7 @@ from cloister.loader import (
     WorkerStub,
     revocable,
 )
+from cloister.sandbox.intake import Intake
 
 Code = Callable[..., WorkerCode]
 MakeWorker = Callable[..., WorkerStub]
@@ -705,6 +706,16 @@ async def test_each_call_of_a_chain_is_a_subrequest(worker: MakeWorker) -> None:
     assert await entrypoint.many(4) == ["one"] * 4
     with pytest.raises(TenantError, match="limit of subrequests"):
         await entrypoint.many(5)
+
+
+async def test_each_call_of_a_chain_counts_towards_what_a_sandbox_may_send(
+    worker: MakeWorker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside the message that they came with."""
+    counted: list[int] = []
+    monkeypatch.setattr(Intake, "chain", lambda _, calls: counted.append(calls))
+    assert await worker(CHAINS, env={"DB": Database()}).get_entrypoint().many(4) == ["one"] * 4
+    assert max(counted) > 1
 
 
 # Entrypoints of other tenants
