@@ -218,7 +218,8 @@ class Instance:
 
         With a cursor (the `id` of the last event that was dealt with) only what came later. `types` names the events
         that are wanted; the iterator ends with the instance whether or not its end is among them. A restart wipes the
-        outcomes of steps from the history, and of all else nothing. Raises `InstanceNotFound`, `InvalidCursor`.
+        outcomes of steps from the history, and of all else nothing. That an attempt of a step has begun is on record
+        nowhere, and so no event: `status()` shows it as running. Raises `InstanceNotFound`, `InvalidCursor`.
         """
         return self._follow(check_cursor(cursor), check_types(types))
 

@@ -37,6 +37,16 @@ def test_an_example_prints_what_the_readme_says(tmp_path: Path, tenant: str, hos
     assert result.stdout == promised[1]
 
 
+def test_the_example_of_a_test_passes(tmp_path: Path) -> None:
+    """In a plain pytest, as it is pasted."""
+    found = re.search(r"<!-- example: (test_\S+) -->\n```python\n(.*?)```", README.read_text(), re.DOTALL)
+    assert found is not None
+    (tmp_path / found[1]).write_text(found[2])
+    words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--rootdir", tmp_path, found[1]]
+    result = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=100)
+    assert "2 passed" in result.stdout, result.stdout + result.stderr
+
+
 def test_every_name_of_the_readme_exists() -> None:
     """The tables name nothing that cannot be imported."""
     from cloister import engine, loader

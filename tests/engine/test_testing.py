@@ -16,6 +16,7 @@ from cloister.engine import (
     StepNotFound,
     WaitTimeout,
     WorkflowEntrypoint,
+    observers,
 )
 from cloister.engine.testing import Mocks, crash_after_every_commit, until_status, until_step
 
@@ -260,3 +261,21 @@ async def test_a_mocked_stream_is_recorded_and_read_as_a_real_one(open_engine: O
         instance = await engine.workflow("w", Reader).create()
         await clock.advance(9 * 3600)
         assert await instance.result() == [len(data), True]
+
+
+async def test_a_test_that_forgets_to_advance_the_clock_is_told(
+    open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would wait for ever."""
+
+    class Sleepy(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> None:
+            await step.sleep("night", "8 hours")
+
+    monkeypatch.setattr(observers, "STANDSTILL_SECONDS", 0.2)
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Sleepy).create()
+        with pytest.raises(AssertionError, match="stands still until somebody advances it"):
+            await until_status(instance, "complete")
+        with pytest.raises(AssertionError, match="stands still"):
+            await until_step(instance, "any")
