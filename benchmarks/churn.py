@@ -47,12 +47,13 @@ class Default(WorkerEntrypoint):
             case "SIGKILL": await asyncio.Event().wait()
             case "exit": os._exit(3)
             case "limit": sum(range(10**12))
-        frames = zmtp.message(codec.encode(Note("log", values.dumps(["info", "x" * 8000, 0, 0])))) * 100
+        frames = zmtp.message(codec.encode(Note("log", values.dumps(["info", "x" * 8000, 0, 0])))) * 10
         ready = select.poll()
         ready.register(3, select.POLLOUT)
+        left = frames
         while True:
             ready.poll()
-            try: os.write(3, frames)
+            try: left = left[os.write(3, left):] or frames
             except BlockingIOError: pass
 """
 _folders: set[Path] = set()
