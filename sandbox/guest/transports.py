@@ -14,7 +14,7 @@ import io
 import sys
 import time
 import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from typing import Any, Final
 
 from . import http, scope
@@ -22,6 +22,8 @@ from .bodies import Stream
 from .headers import Pairs
 
 _PIECE: Final = 64 * 1024
+_AT_ONCE: Final = sys.version_info < (3, 12)
+_MOST_HELD: Final = 15 * 1024 * 1024
 _HOPS: Final = frozenset({"transfer-encoding", "connection", "keep-alive"})
 
 
@@ -53,13 +55,30 @@ def blocking(work: Coroutine[Any, Any, Any], timeout: float | None = None) -> An
         work.close()
 
 
+class Whole(Stream):
+    """A body that goes with its head, whatever its size: nobody could be asked for a piece of it."""
+
+    short = True
+
+
 async def exchange(method: str, url: str, headers: Pairs, body: Any) -> http.Response:
     """Ask the host, which follows no redirect: the library knows how it likes to."""
     kept = [(name, value) for name, value in headers if name.lower() not in {*_HOPS, "content-length", "host"}]
     request = http.Request(url, method=method, headers=kept, redirect="manual")
     if body:
-        request.body = Stream(body)
+        request.body = body if isinstance(body, Stream) else Stream(body)
     return await http.outbound().fetch(request)  # type: ignore[no-any-return]
+
+
+def held(pieces: Iterable[bytes | bytearray]) -> Any:
+    """A body that is sent while the loop is held up. Before Python 3.12 what the host asks for meanwhile is begun by
+    the loop, and so the body is sent at once."""
+    body = bytearray()
+    for piece in pieces:
+        body += piece
+        if len(body) > _MOST_HELD and _AT_ONCE:
+            raise OSError(f"the body of the request is longer than {_MOST_HELD:,} bytes")
+    return Whole(bytes(body)) if body and _AT_ONCE else bytes(body)
 
 
 class Pipe:
@@ -96,7 +115,7 @@ class Pipe:
             body = bytearray().join(_chunks(body))
         method, target, _ = first.split(" ", 2)
         url = target if "://" in target else self._origin + target
-        return blocking(exchange(method, url, headers, bytes(body)), self._timeout)  # type: ignore[no-any-return]
+        return blocking(exchange(method, url, headers, held([body])), self._timeout)  # type: ignore[no-any-return]
 
     def close(self, *_: object) -> None:
         """Nothing is open."""
@@ -274,6 +293,8 @@ def _httpx(module: Any) -> None:
         """What is there is sent as it is, and what is made as it is made: no faster than the host takes it."""
         stream = request.stream
         known = sys.modules["httpx"].ByteStream
+        if pieces is made and _AT_ONCE:
+            return held(stream)
         return b"".join(stream) if isinstance(stream, known) else pieces(stream)
 
     def handle(_: Any, request: Any) -> Any:

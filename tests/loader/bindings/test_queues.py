@@ -85,7 +85,7 @@ async def empty(store: QueueStore) -> bool:
 
 async def test_messages_come_in_batches(store: QueueStore, shop: Any, seen: list[Any], eventually: Eventually) -> None:
     """As many as wait for each other for a moment, in the order in which they were sent, and then they are gone."""
-    async with consumer(store, shop, Delivering(batch_size=3, max_wait_s=0.2)):
+    async with consumer(store, shop, Delivering(batch_size=3, max_wait_s=2.0)):
         await shop.order("a")
         await shop.order({"b": [1]}, None, "d")
         await eventually(lambda: empty(store))
