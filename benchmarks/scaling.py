@@ -283,8 +283,9 @@ def verdict(costs: dict[int, float]) -> str:
 
 def paint(axes: Any, costs: Costs) -> None:
     """Each operation against its sizes."""
-    for name, found in costs.items():
-        axes.plot(list(found), list(found.values()), marker="o", label=name)
+    for number, (name, found) in enumerate(costs.items()):
+        line = "-" if number < 10 else "--"  # there are ten colours
+        axes.plot(list(found), list(found.values()), marker="o", linestyle=line, label=name)
     axes.set_xscale("log")
     axes.set_yscale("log")
     axes.set_xlabel("so many there are")
