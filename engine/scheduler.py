@@ -18,12 +18,13 @@ from .clock import Clock, Timer, resolve
 from .errors import CreationRateExceeded, EngineClosed, EngineError, InstanceNotFound, RunOver, StorageError
 from .records import Address, Claim, ErrorRecord, Key, Pull, Standing, Status
 from .run import TERMINATED, Run
-from .schedules import Occasion, Schedule, Timetable
+from .schedules import Schedule
 from .sharing import Allowance, Turn, WorkflowLimits
 from .store import Store
 from .store_children import Answer
 from .store_surgery import fork, override
 from .store_wipe import delete, restart
+from .timetable import Occasion, Timetable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
