@@ -23,10 +23,11 @@ class Rows:
     """Those for one table, in order. Made from the statement that inserts one of them."""
 
     def __init__(self, statement: str) -> None:
-        self._head, values, rest = statement.partition("VALUES ")
-        row, parenthesis, self._tail = rest.partition(")")
-        self._row = row + parenthesis
+        head, values, rest = statement.partition("VALUES ")
+        row, parenthesis, tail = rest.partition(")")
         assert values
+        counts = [1 << power for power in range(MOST.bit_length())]
+        self._statements = {n: f"{head}VALUES {', '.join([row + parenthesis] * n)}{tail}" for n in counts}
         self._waiting: list[Row] = []
         self.add = self._waiting.append
 
@@ -40,7 +41,6 @@ class Rows:
         while left := len(waiting) - done:
             count = min(1 << left.bit_length() - 1, MOST)
             rows = waiting[done : done + count]
-            statement = f"{self._head}VALUES {', '.join([self._row] * count)}{self._tail}"
-            made += execute(statement, tuple(chain.from_iterable(rows))).rowcount
+            made += execute(self._statements[count], tuple(chain.from_iterable(rows))).rowcount
             done += count
         return made

@@ -12,7 +12,6 @@ a while. Nothing here ever waits.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import socket
 from typing import Final
 
@@ -156,11 +155,14 @@ class SocketLink(Link):
         """Each piece would wake the guest and cost a system call."""
         if (unsent := self._unsent) is not None:
             self._unsent = None
-            with contextlib.suppress(ConnectionClosed):  # that it is gone is told after what it said last
-                if (sent := self._send(unsent)) < len(unsent):
-                    self._keep(unsent[sent:])
-                else:
-                    self._vigil.sent()
+            try:
+                sent = self._send(unsent)
+            except ConnectionClosed:  # that it is gone is told after what it said last
+                return
+            if sent < len(unsent):
+                self._keep(unsent[sent:])
+            else:
+                self._vigil.sent()
 
     def _writable(self) -> None:
         assert self._unsent is not None
