@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import socket
+import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -226,9 +228,10 @@ async def test_the_sockets_lie_where_nobody_else_can_come(open_spawner: OpenSpaw
 
 
 async def test_what_a_host_left_that_was_killed_is_swept(
-    open_spawner: OpenSpawner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    open_spawner: OpenSpawner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its folder of sockets, and nothing that only looks like one, belongs to somebody else, or leads elsewhere."""
+    tmp_path = Path(tempfile.mkdtemp(dir="/tmp"))
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
     left, strange, elsewhere = (tmp_path / name for name in ("cloister-sockets-a", "cloister-sockets-b", "elsewhere"))
     for folder in (left, strange, elsewhere):
@@ -242,6 +245,7 @@ async def test_what_a_host_left_that_was_killed_is_swept(
         assert not left.exists()
         assert (strange / "notes.txt").read_text() == "not ours"
         assert (elsewhere / "0").is_socket()
+    shutil.rmtree(tmp_path)
 
 
 def make_socket(path: Path) -> None:

@@ -262,7 +262,7 @@ def lock_memory(bait: Bait) -> int:
     return call("mlock", id(bait) & ~4095, 4096)
 
 
-@attack("EPERM")
+@attack("EPERM", proof="root")
 def lock_all_memory(bait: Bait) -> int:
     """What there is, and what will be."""
     return call("mlockall", 1)
