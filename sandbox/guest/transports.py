@@ -1,30 +1,28 @@
 """Libraries that would open a socket, connected to what the host granted for the network instead.
 
 `http.client` is the lowest place that `urllib` and `urllib3` (and so `requests`) have in common: it is given something
-that it takes for a socket. `httpx` has a place of its own for this, its transports. Encryption is the host's business,
-so that `https` works without `ssl`. Not imported by the guest itself: it is kept with the standard library, and is
-asked for when one of these modules was imported.
+that it takes for a socket. `httpx` has a place of its own for this, see `httpx_transports`. Encryption is the host's
+business, so that `https` works without `ssl`. Not imported by the guest itself: it is kept with the standard library,
+and is asked for when one of these modules was imported.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import sys
 import time
 import types
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterable, Iterator
 from typing import Any, Final
 
 from . import http, scope
 from .bodies import Stream
 from .headers import Pairs
 
-_PIECE: Final = 64 * 1024
-_AT_ONCE: Final = sys.version_info < (3, 12)
+AT_ONCE: Final = sys.version_info < (3, 12)
 _MOST_HELD: Final = 15 * 1024 * 1024
-_HOPS: Final = frozenset({"transfer-encoding", "connection", "keep-alive"})
+HOPS: Final = frozenset({"transfer-encoding", "connection", "keep-alive"})
 
 
 def connect(module: types.ModuleType) -> None:
@@ -63,7 +61,7 @@ class Whole(Stream):
 
 async def exchange(method: str, url: str, headers: Pairs, body: Any) -> http.Response:
     """Ask the host, which follows no redirect: the library knows how it likes to."""
-    kept = [(name, value) for name, value in headers if name.lower() not in {*_HOPS, "content-length", "host"}]
+    kept = [(name, value) for name, value in headers if name.lower() not in {*HOPS, "content-length", "host"}]
     request = http.Request(url, method=method, headers=kept, redirect="manual")
     if body:
         request.body = body if isinstance(body, Stream) else Stream(body)
@@ -76,9 +74,9 @@ def held(pieces: Iterable[bytes | bytearray]) -> Any:
     body = bytearray()
     for piece in pieces:
         body += piece
-        if len(body) > _MOST_HELD and _AT_ONCE:
+        if len(body) > _MOST_HELD and AT_ONCE:
             raise OSError(f"the body of the request is longer than {_MOST_HELD:,} bytes")
-    return Whole(bytes(body)) if body and _AT_ONCE else bytes(body)
+    return Whole(bytes(body)) if body and AT_ONCE else bytes(body)
 
 
 class Pipe:
@@ -152,7 +150,7 @@ class Answer(io.RawIOBase):
 
 def _head(response: http.Response) -> bytes:
     lines = [f"HTTP/1.1 {response.status} {response.status_text}", "Connection: close"]
-    lines += [f"{name}: {value}" for name, value in response.headers.pairs if name.lower() not in _HOPS]
+    lines += [f"{name}: {value}" for name, value in response.headers.pairs if name.lower() not in HOPS]
     return "\r\n".join([*lines, "", ""]).encode("latin-1", "replace")
 
 
@@ -230,95 +228,10 @@ def _requests(module: Any) -> None:
     module.HTTPAdapter.cert_verify = lambda *_: None  # the host does
 
 
-@contextlib.contextmanager
-def _told_by_httpx(request: Any, broken: str = "ConnectError") -> Iterator[None]:
-    """What the host tells, as errors of `httpx`."""
-    errors: Any = sys.modules["httpx"]
-    try:
-        yield
-    except TimeoutError as error:
-        raise errors.ReadTimeout(str(error), request=request) from error
-    except OSError as error:
-        raise getattr(errors, broken)(str(error), request=request) from error
-
-
 def _httpx(module: Any) -> None:
-    def asked(request: Any, body: Any) -> Coroutine[Any, Any, http.Response]:
-        return exchange(request.method, str(request.url), request.headers.multi_items(), body)
+    from . import httpx_transports
 
-    def answered(response: http.Response, stream: Any) -> Any:
-        reason = {"http_version": b"HTTP/1.1", "reason_phrase": response.status_text.encode("latin-1", "replace")}
-        headers = [pair for pair in response.headers.pairs if pair[0].lower() not in _HOPS]
-        return module.Response(response.status, headers=headers, stream=stream, extensions=reason)
-
-    def timeout(request: Any) -> Any:
-        return request.extensions.get("timeout", {}).get("read")
-
-    class Pieces(module.SyncByteStream):  # type: ignore[misc]
-        def __init__(self, body: Stream | None, request: Any) -> None:
-            self._body, self._request = body, request
-
-        def __iter__(self) -> Iterator[bytes]:
-            with _told_by_httpx(self._request, "ReadError"):
-                while self._body is not None:
-                    piece = blocking(self._body.next(), timeout(self._request))["value"]
-                    if not piece:
-                        return
-                    yield piece
-
-    class AsyncPieces(module.AsyncByteStream):  # type: ignore[misc]
-        def __init__(self, body: Stream | None, request: Any) -> None:
-            self._body, self._request = body, request
-
-        async def __aiter__(self) -> AsyncIterator[bytes]:
-            with _told_by_httpx(self._request, "ReadError"):
-                while self._body is not None:
-                    async with asyncio.timeout(timeout(self._request)):
-                        piece = (await self._body.next())["value"]
-                    if not piece:
-                        return
-                    yield piece
-
-    async def made(pieces: Any) -> AsyncIterator[bytes]:
-        kept = bytearray()
-        for piece in pieces:
-            kept += piece
-            if len(kept) >= _PIECE:  # each is asked for by itself
-                yield bytes(kept)
-                kept.clear()
-        if kept:
-            yield bytes(kept)
-
-    def sent(request: Any, pieces: Callable[[Any], AsyncIterator[bytes]]) -> Any:
-        """What is there is sent as it is, and what is made as it is made: no faster than the host takes it."""
-        stream = request.stream
-        known = sys.modules["httpx"].ByteStream
-        if pieces is made and _AT_ONCE:
-            return held(stream)
-        return b"".join(stream) if isinstance(stream, known) else pieces(stream)
-
-    def handle(_: Any, request: Any) -> Any:
-        with _told_by_httpx(request):
-            response = blocking(asked(request, sent(request, made)), timeout(request))
-            return answered(response, Pieces(response.body, request))
-
-    async def handle_async(_: Any, request: Any) -> Any:
-        with _told_by_httpx(request):
-            async with asyncio.timeout(timeout(request)):
-                response = await asked(request, sent(request, aiter))
-            return answered(response, AsyncPieces(response.body, request))
-
-    async def aclose(_: Any, *__: object) -> None:
-        pass
-
-    async def enter(transport: Any) -> Any:
-        return transport
-
-    for transport in (module.HTTPTransport, module.AsyncHTTPTransport):
-        transport.__init__ = transport.close = transport.__exit__ = lambda *_, **__: None
-        transport.__enter__ = lambda self: self
-        transport.aclose, transport.__aexit__, transport.__aenter__ = aclose, aclose, enter
-        transport.handle_request, transport.handle_async_request = handle, handle_async
+    httpx_transports.connect(module)
 
 
 _CONNECT: Final[dict[str, Callable[[Any], None]]] = {
