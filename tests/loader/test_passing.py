@@ -13,6 +13,7 @@ import itertools
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Final
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -272,8 +273,9 @@ def tables(sandbox: Sandbox) -> list[int]:
 step = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 1), st.integers(0, 2), st.integers(0, 9))
 
 
+@pytest.mark.timeout(600)
 @settings(
-    max_examples=30, deadline=None, database=None, print_blob=True,
+    max_examples=20, deadline=None, database=None, print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )  # fmt: skip
 @given(steps=st.lists(step, min_size=1, max_size=25))
@@ -283,8 +285,8 @@ def test_whatever_is_passed_around_nobody_holds_anything_in_the_end(
     """Neither while the sandboxes live, nor after they have ended."""
 
     async def play() -> None:
-        async with asyncio.timeout(30):
-            story = Story(loader, code)
+        async with asyncio.timeout(120):
+            story, before = Story(loader, code), set(capabilities._holders)
             try:
                 await story.play(steps)
                 await story.end()
@@ -293,6 +295,6 @@ def test_whatever_is_passed_around_nobody_holds_anything_in_the_end(
             ended = list(story.sandboxes.values())
             await asyncio.wait([sandbox.died for sandbox in ended])
             assert [tables(sandbox) for sandbox in ended] == [[0, 0, 0, 0, 0]] * len(ended)
-            assert capabilities._holders == {}
+            assert capabilities._holders.keys() <= before  # of other tests, whose tenants live on
 
     runner.run(play())
