@@ -25,6 +25,7 @@ from .values import JsDict
 from .workers.workflows import NonRetryableError
 
 _NOTE_AFTER = 0.02  # seconds: a body that is done sooner is not announced
+_NEVER_RECORDED = {"InvalidStepName", "InvalidDuration"}  # refused in each run, so it comes in no order of records
 _OVER = "this run was parked or ended; if it goes on, it does so from its records"
 _DONE: list[Any] = ["done", None]
 _DONE_SENT = values.dumps(_DONE)
@@ -76,8 +77,9 @@ class Journal:
         """A round trip whose answer is an outcome, which waits its turn among the others."""
         try:
             answer = await self.ask(method, *arguments, scope.inside.get(), **more)
-        except IpcError:
-            await self._outcomes.arrived()
+        except IpcError as error:
+            if getattr(error, "name", None) not in _NEVER_RECORDED:
+                await self._outcomes.arrived()
             raise
         if not self._outcomes.next:
             await self._outcomes.arrived()

@@ -645,6 +645,41 @@ async def test_a_forged_create_is_an_error_inside_and_nothing_outside(
     assert isinstance(await client.attempt("bytes", 1), str)
 
 
+REFUSED = """
+    from workers import WorkflowEntrypoint
+    class TenantWorkflow(WorkflowEntrypoint):
+        async def run(self, event, step):
+            said = []
+            for ask in (
+                lambda: step.do("x" * 257, lambda: 1), lambda: step.sleep("s", "soon"), lambda: step.sleep("s", -1),
+                lambda: step.wait_for_event("w", type="t", timeout=10), lambda: step.do("first", lambda: 1),
+            ):
+                try:
+                    said.append(await ask())
+                except Exception as error:
+                    said.append(str(error).partition(":")[0])
+            await step.wait_for_event("w", type="go")
+            return said
+"""
+
+
+async def test_what_is_refused_at_the_border_is_refused_again_in_a_replay(tmp_path: Path) -> None:
+    """A program that goes on all the same comes to the same end with an eviction in between."""
+
+    def get_code(tenant_id: str) -> WorkerCode:
+        return WorkerCode(main_module="main.py", modules={"main.py": textwrap.dedent(REFUSED)})
+
+    async with Host(tmp_path / "app.db", get_code=get_code) as host:
+        instance = await host.workflows("ann").create()
+        async for event in instance.subscribe(types=["workflow_waiting"]):
+            assert event.type == "workflow_waiting"
+            break
+        host.evict("ann")
+        await instance.send_event(type="go")
+        invalid = ["InvalidStepName", "InvalidDuration", "InvalidDuration", "InvalidDuration"]
+        assert await instance.result(timeout=60) == [*invalid, 1]
+
+
 FAILING = """
     from workers import WorkflowEntrypoint
     class TenantWorkflow(WorkflowEntrypoint):
