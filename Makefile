@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 FOLDERS := ipc sandbox sandbox/guest sandbox/guest/workers $(addprefix sandbox/guest/foreign,/ /cloudflare /js /pyodide) sandbox/lockdown engine loader loader/bindings loader/bindings/sql loader/bundle loader/cli loader/demo loader/http
 CHECKED := ipc sandbox engine loader tests benchmarks
 
-.PHONY: demo test lint types unit bench bench-all million soak fuzz lock clean
+.PHONY: demo test lint types unit bench bench-all compare million soak fuzz lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m cloister.loader.demo
@@ -44,6 +44,11 @@ bench-all: bench
 	$(BIN)/python benchmarks/overshoot.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/million.py --quick
+
+# The same workloads on cloister and on DBOS, Restate and workerd, which are installed beside it from PyPI and npm.
+compare: $(VENV)/.installed
+	PYTHON=$(PYTHON) benchmarks/compare/install.sh
+	$(BIN)/python benchmarks/compare/compare.py
 
 # Twenty thousand tenants and a minute; without --quick a million, and half an hour.
 million: $(VENV)/.installed
