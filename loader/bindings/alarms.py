@@ -1,24 +1,38 @@
 """When durable objects want to be called: one alarm each, on disk before it is promised, and tried again when it fails.
 
-It refuses to know what an object is: whoever opens it says what is to be done.
+It refuses to know what an object is: whoever opens it says what is to be done. What the tenant's code does wrong counts
+against its alarm; what the host could not do (no room, no code to be had) does not. An alarm that is set while the one
+before it rings waits until that is over.
 """
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import os
 import sqlite3
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any, Final, NamedTuple, Self
+from typing import Final, NamedTuple, Self
 
+from cloister.ipc import IpcError
+from cloister.sandbox import LimitExceeded, SandboxDied, SandboxError
+
+from ..errors import LoaderError, TenantError
 from .shelf import Shelf
+from .storage import StorageQuotaExceeded
 
 _log = logging.getLogger("cloister.objects")
 _MOST_TRIES: Final = 6
 """After the first."""
 _AT_ONCE: Final = 16
+_EACH: Final = 4
+"""Of one tenant's, so that those which take long hold up nobody else's."""
+_THE_TENANTS: Final = (TenantError, LimitExceeded, SandboxDied)
+_THE_HOSTS: Final = (LoaderError, SandboxError, IpcError)
+Key = tuple[str, str, str]
 _LONGEST: Final = 3600.0  # seconds between two looks, for a clock that is set
 
 
@@ -34,7 +48,7 @@ class Alarm(NamedTuple):
 
 class Alarms(Shelf):
     """Of all objects of a host. `ring` calls one; `retry_s` are the seconds before the second try, then twice as many
-    each time."""
+    each time. A tenant has `most` that are set."""
 
     schema = """
 CREATE TABLE IF NOT EXISTS alarms (
@@ -56,13 +70,14 @@ UPDATE alarms SET ringing = 0;
         path: str | os.PathLike[str],
         ring: Callable[[Alarm], Awaitable[None]],
         *,
+        most: int = 10_000,
         retry_s: float = 2.0,
         now: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(path, now=now)
-        self._ring, self._retry_s = ring, retry_s
+        self._ring, self._most, self._retry_s = ring, most, retry_s
         self._changed = asyncio.Event()
-        self._ringing: set[asyncio.Task[None]] = set()
+        self._ringing: dict[Key, asyncio.Task[None]] = {}
         self._watch: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -71,24 +86,27 @@ UPDATE alarms SET ringing = 0;
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        tasks = [*self._ringing, *([self._watch] if self._watch is not None else [])]
+        tasks = [*self._ringing.values(), *([self._watch] if self._watch is not None else [])]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         await super().__aexit__(*exc)
 
     async def set(self, alarm: Alarm, at_ms: float | None) -> None:
-        """Set an object's alarm, or take it back."""
-        tenant, namespace, id_, name, _ = alarm
+        """Set an object's alarm, or take it back. `StorageQuotaExceeded` if it would be one too many."""
 
         def work(connection: sqlite3.Connection) -> None:
+            gone = connection.execute("DELETE FROM alarms WHERE (tenant, namespace, id) = (?, ?, ?)", alarm[:3])
             if at_ms is None:
-                connection.execute("DELETE FROM alarms WHERE (tenant, namespace, id) = (?, ?, ?)", alarm[:3])
-            else:
-                row = (tenant, namespace, id_, name, at_ms)
-                connection.execute("INSERT OR REPLACE INTO alarms VALUES (?, ?, ?, ?, ?, 0, 0)", row)
+                return
+            if not gone.rowcount:
+                query = "SELECT count(*) FROM alarms WHERE tenant = ?"
+                (count,) = connection.execute(query, (alarm.tenant,)).fetchone()
+                if count >= self._most:
+                    raise StorageQuotaExceeded(f"{count:,} alarms are set; at most {self._most:,} may be")
+            connection.execute("INSERT INTO alarms VALUES (?, ?, ?, ?, ?, 0, 0)", (*alarm[:4], at_ms))
 
-        await self.work(tenant, work)
+        await self.work(alarm.tenant, work)
         self._changed.set()
 
     async def get(self, tenant: str, namespace: str, id_: str) -> float | None:
@@ -107,11 +125,10 @@ UPDATE alarms SET ringing = 0;
         while True:
             self._changed.clear()
             try:
-                due, next_ms = await self.work("", self._due)
+                due, next_ms = await self.work("", functools.partial(self._due, ringing=list(self._ringing)))
                 for alarm in due:
-                    task = asyncio.create_task(self._ring_one(alarm))
-                    self._ringing.add(task)
-                    task.add_done_callback(self._rung)
+                    self._ringing[alarm[:3]] = task = asyncio.create_task(self._ring_one(alarm))
+                    task.add_done_callback(functools.partial(self._rung, alarm[:3]))
                 wait = _LONGEST if next_ms is None else max(next_ms / 1000 - self.now(), 0.0)
             except sqlite3.Error:
                 _log.exception("alarms could not be looked up")
@@ -122,35 +139,62 @@ UPDATE alarms SET ringing = 0;
             except TimeoutError:
                 continue
 
-    def _rung(self, task: asyncio.Task[None]) -> None:
-        self._ringing.discard(task)
+    def _rung(self, key: Key, _: asyncio.Task[None]) -> None:
+        del self._ringing[key]
         self._changed.set()
 
-    def _due(self, connection: sqlite3.Connection) -> tuple[list[Alarm], float | None]:
-        room, now_ms = _AT_ONCE - len(self._ringing), self.now() * 1000
-        query = (
-            "UPDATE alarms SET ringing = 1 WHERE (tenant, namespace, id) IN (SELECT tenant, namespace, id FROM alarms"
-            " WHERE ringing = 0 AND at <= ? ORDER BY at LIMIT ?) RETURNING tenant, namespace, id, name, tries"
-        )
-        due = [Alarm(*row) for row in connection.execute(query, (now_ms, max(room, 0))).fetchall()]
-        (next_ms,) = connection.execute("SELECT min(at) FROM alarms WHERE ringing = 0").fetchone()
-        return due, next_ms if room > len(due) else None  # when all places are taken, one that gets free says so
+    def _due(self, connection: sqlite3.Connection, ringing: list[Key]) -> tuple[list[Alarm], float | None]:
+        """Those that are to ring now, beside others that do, and when to look again unless one of them is over."""
+        now_ms = self.now() * 1000
+        due: list[Alarm] = []
+        inside = Counter(tenant for tenant, *_ in ringing)
+        while len(ringing) + len(due) < _AT_ONCE:
+            full = [tenant for tenant, count in inside.items() if count >= _EACH]
+            others = "".join(" AND tenant <> ?" for _ in full)
+            others += "".join(" AND (tenant, namespace, id) <> (?, ?, ?)" for _ in ringing)
+            row = connection.execute(
+                f"SELECT tenant, namespace, id, name, tries FROM alarms WHERE ringing = 0 AND at <= ?{others}"
+                " ORDER BY at LIMIT 1",
+                (now_ms, *full, *(part for key in ringing for part in key)),
+            ).fetchone()
+            if row is None:
+                query = "SELECT min(at) FROM alarms WHERE ringing = 0 AND at > ?"
+                (next_ms,) = connection.execute(query, (now_ms,)).fetchone()
+                return due, next_ms
+            alarm = Alarm(*row)
+            connection.execute("UPDATE alarms SET ringing = 1 WHERE (tenant, namespace, id) = (?, ?, ?)", alarm[:3])
+            inside[alarm.tenant] += 1
+            due.append(alarm)
+        return due, None
 
     async def _ring_one(self, alarm: Alarm) -> None:
-        key: tuple[Any, ...] = alarm[:3]
-        failed = False
+        again = None
         try:
             await self._ring(alarm)
-        except Exception:  # noqa: BLE001 - whatever became of it, it is tried again
-            failed = True
-            _log.warning("the alarm of an object of %r failed", alarm.tenant, exc_info=True)
-
-        def settle(connection: sqlite3.Connection) -> None:
-            mine = "WHERE (tenant, namespace, id, ringing) = (?, ?, ?, 1)"  # unless it was set anew meanwhile
-            if failed and alarm.tries < _MOST_TRIES:
-                later = (self.now() + self._retry_s * 2**alarm.tries) * 1000
-                connection.execute(f"UPDATE alarms SET ringing = 0, tries = tries + 1, at = ? {mine}", (later, *key))
+        except Exception as error:  # noqa: BLE001 - whatever became of it, it is tried again
+            if isinstance(error, _THE_HOSTS) and not isinstance(error, _THE_TENANTS):
+                again = alarm.tries
+                _log.warning("the alarm of an object of %r is put off: %s", alarm.tenant, error)
             else:
-                connection.execute(f"DELETE FROM alarms {mine}", key)
+                again = alarm.tries + 1
+                _log.warning("the alarm of an object of %r failed", alarm.tenant, exc_info=True)
+        await self._settle(alarm, again)
 
-        await self.work(alarm.tenant, settle)
+    async def _settle(self, alarm: Alarm, again: int | None) -> None:
+        """It is over, or tried again as one that failed so many times."""
+        mine = "WHERE (tenant, namespace, id, ringing) = (?, ?, ?, 1)"  # unless it was set anew meanwhile
+
+        def work(connection: sqlite3.Connection) -> None:
+            if again is not None and again <= _MOST_TRIES:
+                later = (self.now() + self._retry_s * 2**alarm.tries) * 1000
+                row = (again, later, *alarm[:3])
+                connection.execute(f"UPDATE alarms SET ringing = 0, tries = ?, at = ? {mine}", row)
+            else:
+                connection.execute(f"DELETE FROM alarms {mine}", alarm[:3])
+
+        while True:
+            try:
+                return await self.work(alarm.tenant, work)
+            except sqlite3.Error:
+                _log.exception("what became of an alarm could not be stored")
+                await asyncio.sleep(self._retry_s)

@@ -88,6 +88,11 @@ class Databases:
         path = self._place(tenant) / f"{_safe(name)}.db"
         return await asyncio.to_thread(_size, path)
 
+    async def exists(self, tenant: str, name: str) -> bool:
+        """Whether one of them was used, if only to find that nothing is in it."""
+        path = self._place(tenant) / f"{_safe(name)}.db"
+        return await asyncio.to_thread(path.exists)
+
     async def count(self, tenant: str) -> int:
         """How many databases a tenant has."""
         return await asyncio.to_thread(lambda: sum(file.suffix == ".db" for file in self._files(tenant)))

@@ -43,8 +43,8 @@ class DurableObjects:
 
     `load_tenant` gives a tenant's `WorkerStub`, as `Loader.get` does: it is asked when an object is called, and when an
     alarm is due. `storage` holds what it stores in all stores together against its quota. Each object has a database
-    within `limits`, and a tenant has up to `most_objects` that store something; `processes` work on them. The
-    `most_known` that were called last stay where they are while their sandbox does.
+    within `limits`, and a tenant has up to `most_objects` that use theirs, and as many alarms; `processes` work on
+    them. The `most_known` that were called last stay where they are while their sandbox does.
     """
 
     def __init__(
@@ -72,7 +72,10 @@ class DurableObjects:
 
     async def __aenter__(self) -> Self:
         await self._databases.__aenter__()
-        alarms = Alarms(self._folder / "alarms.db", self._ring, retry_s=self._alarm_retry_s, now=self._now)
+        alarms = Alarms(
+            self._folder / "alarms.db", self._ring,
+            most=self._most_objects, retry_s=self._alarm_retry_s, now=self._now,
+        )  # fmt: skip
         try:
             self._alarms = await alarms.__aenter__()
         except BaseException:
@@ -107,11 +110,12 @@ class DurableObjects:
 
     async def admit(self, tenant: str, name: str) -> None:
         """A database is about to be used. `StorageQuotaExceeded` if it would be one too many."""
-        if await self._databases.size_of(tenant, name):
+        if await self._databases.exists(tenant, name):
             return
-        count = self._counts.get(tenant)
-        if count is None:
-            count = await self._databases.count(tenant)
+        if tenant not in self._counts:
+            found = await self._databases.count(tenant)
+            self._counts.setdefault(tenant, found)
+        count = self._counts[tenant]
         if count >= self._most_objects:
             raise StorageQuotaExceeded(f"{count:,} objects store something; at most {self._most_objects:,} may")
         self._counts[tenant] = count + 1

@@ -464,6 +464,24 @@ async def test_a_tenant_has_so_many_objects_and_others_are_not_concerned(home: H
     assert await home.counter("d", tenant="other").increment() == 1
 
 
+async def test_an_object_that_only_looks_counts_once(home: Home) -> None:
+    """However often it is made anew."""
+    await home.close()
+    home.options = {"most_objects": 2}
+    await home.open()
+    home.source = COUNTER.replace('await self.ctx.storage.put("value", value)', "pass")
+    look = (
+        "async def look(self):\n        return self.ctx.storage.sql.exec('SELECT 1 AS n').one().n\n\n    async def seen"
+    )
+    home.source = home.source.replace("async def seen", look)
+    for _ in range(4):
+        assert await home.counter().look() == 1
+        home.loader.evict(home.tenant)
+    assert await home.counter("two").look() == 1
+    with pytest.raises(TenantError, match="2 objects store something"):
+        await home.counter("three").look()
+
+
 async def test_an_object_that_was_not_called_for_long_is_made_anew(home: Home) -> None:
     """No more are known at once than the host allows, however many there are."""
     await home.close()
