@@ -86,7 +86,7 @@ def site_of(given: argparse.Namespace, folder: Path) -> Site:
 def run(given: argparse.Namespace, folder: Path) -> None:
     """Each phase that has not been run yet, in a process of its own; then the report."""
     site = site_of(given, folder.resolve())
-    for name in given.only or PHASES:
+    for name in (name for name in PHASES if name in (given.only or PHASES)):  # each begins where those before it ended
         if site.found(name) is None:
             subprocess.run([sys.executable, __file__, "--phase", name, "--folder", site.folder], check=True)
     found = {name: figures for name in PHASES if (figures := site.found(name)) is not None}
