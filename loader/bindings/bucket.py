@@ -203,7 +203,7 @@ def _about(row: Any) -> dict[str, Any]:
         "key": key, "size": size, "etag": etag, "httpEtag": f'"{etag}"', "version": etag,
         "uploaded": datetime.datetime.fromtimestamp(uploaded, datetime.UTC).replace(tzinfo=None),
         "httpMetadata": {_camel(name): value for name, value in json.loads(http).items()},
-        "customMetadata": json.loads(custom),
+        "customMetadata": json.loads(custom), "storageClass": "Standard",
     }  # fmt: skip
 
 

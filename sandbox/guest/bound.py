@@ -17,6 +17,8 @@ from .bodies import Bodied
 from .values import JsDict
 
 _CAPITAL = re.compile(r"([A-Z])")
+_ONLY_STATE: Final = "latest"
+"""Of a database that has one copy."""
 
 
 class Database:
@@ -24,20 +26,25 @@ class Database:
 
     __module__ = "workers"
 
-    def __init__(self, stub: Stub) -> None:
-        self._stub = stub
+    def __init__(self, stub: Stub, bookmark: str | None = None) -> None:
+        self._stub, self._bookmark = stub, bookmark
 
     def prepare(self, query: str) -> Statement:
         """A statement, which costs nothing yet."""
-        return Statement(self._stub, query, ())
+        return Statement(self, query, ())
 
     def withSession(self, constraint: str = "", /) -> Database:  # noqa: N802
         """The same: there is one copy, and whoever reads finds what was written."""
-        return self
+        return Database(self._stub, None if constraint in {"", "first-primary", "first-unconstrained"} else constraint)
+
+    def getBookmark(self) -> str | None:  # noqa: N802
+        """Which state a session has seen, None before its first query. It is for `withSession`, and says no more."""
+        return self._bookmark
 
     async def batch(self, statements: list[Statement]) -> list[Any]:
         """Several of them as one transaction: each result, or nothing of it was done."""
         results: list[Any] = await self._stub.batch([[one.query, list(one.params)] for one in statements])
+        self._bookmark = self._bookmark or _ONLY_STATE
         return results
 
     async def sql(self, query: str, *params: Any) -> list[Any]:
@@ -55,16 +62,16 @@ class Statement:
 
     __module__ = "workers"
 
-    def __init__(self, stub: Stub, query: str, params: tuple[Any, ...]) -> None:
-        self._stub, self.query, self.params = stub, query, params
+    def __init__(self, database: Database, query: str, params: tuple[Any, ...]) -> None:
+        self._database, self.query, self.params = database, query, params
 
     def bind(self, *params: Any) -> Statement:
         """The same with these parameters."""
-        return Statement(self._stub, self.query, params)
+        return Statement(self._database, self.query, params)
 
     async def run(self) -> Any:
         """Rows, and what it changed: `{results, success, meta}`."""
-        (result,) = await self._stub.batch([[self.query, list(self.params)]])
+        (result,) = await self._database.batch([self])
         return result
 
     all = run
@@ -105,6 +112,12 @@ class Object(Bodied):
             return vars(self)["_about"][name]
         except KeyError:
             raise AttributeError(name) from None
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            return getattr(self, name)
+        except AttributeError:
+            raise KeyError(name) from None
 
     def __repr__(self) -> str:
         return f"<Object {self.key!r}, {self.size:,} bytes>"

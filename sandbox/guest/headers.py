@@ -45,14 +45,21 @@ class Headers:
         del self[name]
         self.append(name, value)
 
+    def getSetCookie(self) -> list[str]:  # noqa: N802 - the name of the SDK
+        """Each value of `Set-Cookie`."""
+        return self.get_all("set-cookie", [])  # type: ignore[no-any-return]
+
     def keys(self) -> list[str]:
-        """Each name once, as it was first written."""
-        return list({name.lower(): name for name, _ in reversed(self.pairs)}.values())[::-1]
+        """Each name once, in small letters and in order, as Fetch has it."""
+        return sorted({name.lower() for name, _ in self.pairs})
 
     def items(self) -> Pairs:
         """Each name with its value; `Set-Cookie` as often as it is there."""
-        cookies = [pair for pair in self.pairs if pair[0].lower() == "set-cookie"]
-        return [(name, self.get(name)) for name in self.keys() if name.lower() != "set-cookie"] + cookies
+        return [
+            (name, value)
+            for name in self.keys()
+            for value in (self.getSetCookie() if name == "set-cookie" else [self.get(name)])
+        ]
 
     def values(self) -> list[str]:
         """The values of `items`."""

@@ -267,6 +267,21 @@ async def test_a_wsgi_application_is_told_what_is_asked(apps: Any) -> None:
     }  # fmt: skip
 
 
+async def test_a_wsgi_application_knows_how_long_a_short_body_is(worker: Make) -> None:
+    """Though nobody said it: many read no further than they were told."""
+    source = """
+    from workers import wsgi
+    def app(environ, start_response):
+        length = int(environ.get("CONTENT_LENGTH") or 0)
+        start_response("200 OK", [])
+        return [f"{length} ".encode() + environ["wsgi.input"].read(length)]
+    Default = wsgi.entrypoint(app)
+    """
+    entry = worker(source).get_entrypoint()
+    assert await (await entry.fetch("http://a.b/", method="POST", body="hello")).text() == "5 hello"
+    assert await (await entry.fetch("http://a.b/")).text() == "0 "
+
+
 async def test_a_wsgi_application_gives_pieces(worker: Make, apps: Any, log: Log, eventually: Any) -> None:
     """It may say its status with the first of them, and is closed after the last; what was written comes before."""
     lines: list[Any] = []

@@ -134,7 +134,7 @@ async def test_a_host_has_a_request_answered(shop: Any) -> None:
     assert told == {
         "method": "POST",
         "url": "https://shop.example/about?a=b",
-        "headers": {"X-One": "1"},
+        "headers": {"x-one": "1"},
         "body": "ä",
     }
 

@@ -82,6 +82,28 @@ async def test_every_public_name_is_there(holds: Any) -> None:
     """)
 
 
+async def test_headers_are_gone_through_as_fetch_has_it(holds: Any) -> None:
+    """By name, in small letters; each cookie for itself. Found they are by any spelling."""
+    await holds("""
+        given = [("X-B", "1"), ("Set-Cookie", "a=1"), ("set-cookie", "b=2"), ("A", "2"), ("x-b", "3")]
+        response = Response("x", headers=given)
+        kind = ("content-type", "text/plain;charset=UTF-8")
+        cookies = [("set-cookie", "a=1"), ("set-cookie", "b=2")]
+        assert list(response.headers.items()) == [("a", "2"), kind, *cookies, ("x-b", "1, 3")]
+        assert list(response.headers) == ["a", "content-type", "set-cookie", "x-b"]
+        assert response.headers.getSetCookie() == ["a=1", "b=2"] and Headers().getSetCookie() == []
+        assert response.headers["X-b"] == "1, 3" and response.headers.get("A") == "2"
+    """)
+
+
+async def test_what_the_sdk_keeps_to_itself_is_not_wrapped_twice(holds: Any) -> None:
+    """Some programs look below `env`, where Cloudflare's has another object."""
+    await holds("""
+        from workers._workers import _EnvWrapper
+        assert isinstance(self.env, _EnvWrapper) and not isinstance(self.env._env, _EnvWrapper)
+    """)
+
+
 async def test_env_is_the_workers_bindings_everywhere(holds: Any) -> None:
     """As attributes and items; a name that is missing is an attribute that is."""
     await holds(

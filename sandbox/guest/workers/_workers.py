@@ -8,6 +8,8 @@ from typing import Any
 from cloister.sandbox.guest.objects import State as DurableObjectContext
 from cloister.sandbox.guest.scope import Env as _EnvWrapper
 
+_EnvWrapper._env = DurableObjectContext._ctx = None  # type: ignore[attr-defined]  # there is nothing that they wrap
+
 __all__ = ["DurableObjectContext", "_EnvWrapper"]
 
 

@@ -55,7 +55,9 @@ def build_environ(req: Any, env: Any, body: Any) -> dict[str, Any]:
 
 async def fetch(app: Any, req: Any, env: Any, ctx: Any = None) -> Response:
     """The application's answer. What it raises is logged, and raised."""
-    body = io.BytesIO() if req.body is None else io.BufferedReader(_Input(req.body))
+    body: Any = b""
+    if req.body is not None:  # a short one has a length, whether or not its sender said it
+        body = req._open().take() if req.body.short else io.BufferedReader(_Input(req.body))
     try:
         return _answer(app, build_environ(req, env, body))
     except Exception:

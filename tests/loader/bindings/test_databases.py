@@ -76,6 +76,23 @@ async def test_a_tenants_code_runs_as_it_does_at_cloudflare(worker: Make, databa
     ]  # fmt: skip
 
 
+async def test_a_session_has_a_bookmark_once_it_has_asked(worker: Make, database: Database) -> None:
+    """None before; what it is made from another time is the same."""
+    source = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self):
+            session = self.env.DB.withSession()
+            before = session.getBookmark()
+            rows = await session.prepare("SELECT 1 AS n").all()
+            kept = session.getBookmark()
+            later = self.env.DB.withSession(kept)
+            return [before, rows.results[0].n, isinstance(kept, str) and len(kept) > 0, later.getBookmark() == kept,
+                    await later.prepare("SELECT 2 AS n").first("n")]
+    """
+    assert await worker(source, env={"DB": database}).get_entrypoint().main() == [None, 1, True, True, 2]
+
+
 async def test_a_batch_is_one_transaction(database: Database) -> None:
     """What fails in the middle undoes the whole; so does a constraint that is looked at in the end."""
     await database.exec("CREATE TABLE a (x UNIQUE)")

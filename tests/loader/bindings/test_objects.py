@@ -62,12 +62,13 @@ async def test_a_tenants_code_runs_as_it_does_at_cloudflare(worker: Make, store:
             rest = await bucket.list({"prefix": "a/", "cursor": below.cursor})
             await bucket.delete(["a/c", "nothing"])
             return [*found, page.delimitedPrefixes, [one.key for one in page.objects], below.truncated,
-                    [one.key for one in rest.objects], await bucket.get("a/c")]
+                    [one.key for one in rest.objects], await bucket.get("a/c"),
+                    [put["key"], head["customMetadata"]["by"], got["bodyUsed"], head["storageClass"]]]
     """
     etag = hashlib.md5(b'{"c": 1}', usedforsecurity=False).hexdigest()
     assert await worker(source, env={"BUCKET": Bucket(store, "t")}).get_entrypoint().main() == [
         "a/b.json", 8, f'"{etag}"', 1, "me", None, "application/json", "c", "1}", None, None, None, ["a/"], ["d"], True,
-        ["a/c"], None,
+        ["a/c"], None, ["a/b.json", "me", True, "Standard"],
     ]  # fmt: skip
 
 
