@@ -69,6 +69,17 @@ class Connection:
         self._most_outgoing = outgoing or self._most_outgoing
 
     @property
+    def most_calls(self) -> int:
+        """How many calls of this side may be in flight."""
+        return self._most_outgoing
+
+    @property
+    def has_room(self) -> bool:
+        """Whether a call of what the peer has granted beyond its first capability would not be one too many now."""
+        most = self._most_outgoing - self._reserve
+        return len(self._outgoing) < most and len(self._onward) < most
+
+    @property
     def calls_in_flight(self) -> int:
         """How many calls of this side wait for their answer."""
         return len(self._outgoing)

@@ -122,10 +122,9 @@ class Peer:
             if self._waiting.pop(number, None) is not None:
                 self._give_up(number)
 
-    def note(self, topic: str, payload: bytes) -> None:
-        """Say something that needs no answer."""
-        if self._closed is None:
-            self._try_to_send(self.connection.note(topic, payload))
+    def note(self, topic: str, payload: bytes) -> bool:
+        """Say something that needs no answer: False if the other side does not read."""
+        return self._closed is not None or self._try_to_send(self.connection.note(topic, payload))
 
     def deliver(self, frame: bytes) -> None:
         """Take a frame that arrived. A frame that breaks the rules closes the peer with a `RemoteProtocolError`."""
@@ -330,12 +329,13 @@ class Peer:
             self._try_to_send(frame)
             self._on_cancel(call, late)
 
-    def _try_to_send(self, frame: bytes) -> None:
+    def _try_to_send(self, frame: bytes) -> bool:
         """Send what nobody waits for: if it cannot be sent, the other side does not read, or is gone."""
         try:
             self._send(frame)
-        except IpcError:
-            return
+        except IpcError as error:
+            return isinstance(error, ConnectionClosed)
+        return True
 
     def _arm(self) -> None:
         # It is left to run when calls are answered: there is one for all of them, and it is late for none.

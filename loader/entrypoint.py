@@ -266,6 +266,7 @@ class Entrypoint:
         number = target.number  # and not the target, which has the journal
         journal.only_waits = lambda: worker.sandbox.idle(number)
         target.end_with(worker.exceed)
+        target.tickets.tell, target.tickets.held = worker.sandbox.tell, worker.held
         silence = self._stub._desk.silence
         silence.watch(target)
         try:

@@ -29,6 +29,7 @@ from .binding import DynamicWorkflowBinding
 from .history import ENDED, config_shown, error_record, plain, rare_outcome
 from .pulses import Pulses
 from .silence import SILENCE
+from .tickets import Tickets
 
 _numbers = itertools.count(1)
 _RECORDS: Final = {"sleep": "sleep", "wait_for_event": "wait", "keep": "value", "child": "child"}
@@ -62,6 +63,7 @@ class JournalTarget:
         self._attempts: dict[str, Attempt] = {}
         self.on_record: Callable[[], None] = lambda: None
         self._pulses = Pulses()
+        self.tickets = Tickets(self.answer)
         self.end_with(lambda reason: None)
 
     @property
@@ -75,14 +77,14 @@ class JournalTarget:
             return await self._child(channel, payload)
         channel.scan(payload)
         arguments = values.loads(payload, trusted=True)
-        function = _QUESTIONS.get(method)
-        if function is None or not isinstance(arguments, list):
+        function, beside = _QUESTIONS.get(method), _OF_THE_CALL.get(method)
+        if (function or beside) is None or not isinstance(arguments, list):
             raise CapabilityError(f"a journal has no method {method!r}")
-        if method == "through":
-            return await self._through(channel, *arguments)
+        if beside is not None:
+            return await beside(self, channel, *arguments)
         self._asking += 1
         try:
-            result = await function(self, *arguments)
+            result = await function(self, *arguments)  # type: ignore[misc]
             if method == "settle":
                 return self._settled(result, *arguments[:3])
             if method in _RECORDS:
@@ -103,7 +105,7 @@ class JournalTarget:
 
     def end_with(self, end: Callable[[str], None]) -> None:
         """What ends its sandbox, for a reason."""
-        self._end = self._pulses.end = end
+        self._end = self._pulses.end = self.tickets.end = end
 
     def look(self) -> None:
         """End the worker if the run has neither asked nor answered for longer than any of its steps may take."""
@@ -116,6 +118,7 @@ class JournalTarget:
     def close(self) -> None:
         """The run is over."""
         self._pulses.close()
+        self.tickets.close()
 
     def _settle(
         self,
@@ -178,6 +181,17 @@ class JournalTarget:
             known = Attempt(*place, name, int(count), int(attempt), journal.claims)
         self._attempts[mark] = known  # as the last one to be forgotten
         return known
+
+    async def _later(self, channel: Channel, ticket: int, method: str, payload: bytes) -> bytes:
+        """Another question, whose answer is told under a number."""
+        if method in _OF_THE_CALL:
+            raise PayloadError(f"{method!r:.40} is not asked with a ticket")
+        self.tickets.take(ticket, method, payload, channel)
+        return values.dumps(None)
+
+    async def _forget(self, channel: Channel, ticket: int) -> bytes:
+        self.tickets.forget(ticket)
+        return values.dumps(None)
 
     async def _configure(self, config: object) -> bytes:
         resolved = await self._journal.configure(config)
@@ -297,5 +311,10 @@ _QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
     "beat": JournalTarget._beat,
     "undo": JournalTarget._undo,
     "undone": JournalTarget._undone,
-    "through": JournalTarget._through,
 }
+_OF_THE_CALL: Final[dict[str, Callable[..., Awaitable[bytes]]]] = {
+    "through": JournalTarget._through,
+    "later": JournalTarget._later,
+    "forget": JournalTarget._forget,
+}
+"""Those which need the connection that they came by, and are nothing that the run waits for."""

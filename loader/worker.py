@@ -18,6 +18,7 @@ from .code import WorkerCode
 from .compatibility import resolved
 from .errors import CodeError, EntrypointNotFound, LoaderError, LoadFailed, TenantError
 from .tails import Tails
+from .tickets import Held
 
 if TYPE_CHECKING:
     from .pool import Pool
@@ -44,6 +45,7 @@ class Worker:
         self.retired = ""
         """Why it takes no new calls and ends with the last that it has, if so."""
         self.measured_bytes = 0
+        self.held = Held()
         self.over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         """Done when it has left."""
         self._up = False

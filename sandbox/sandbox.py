@@ -41,7 +41,7 @@ from .errors import (
     SandboxUnused,
 )
 from .exits import CUT_OFF, OUT_OF_MEMORY
-from .intake import ANSWERS, Intake
+from .intake import ANSWERS, MESSAGE, Intake
 from .lockdown.cgroups import Group
 from .policy import Limits
 from .precedence import Precedence
@@ -271,6 +271,12 @@ class Sandbox:
         anew, and what to await."""
         payload, charge = self._peer.encode(arguments, exact=True), self._begin(limits)
         return functools.partial(self._watch.restart, charge), self._answered(method, payload, limits, charge)
+
+    def tell(self, topic: str, payload: bytes) -> bool:
+        """Say something to the guest: False if it does not read."""
+        if len(payload) > MESSAGE:
+            self._intake.answered(len(payload))
+        return self._peer.note(topic, payload)
 
     def observe(self, hear: Callable[[Seen], None]) -> None:
         """Have somebody hear of each call that it makes of a capability, the engine's own left out."""

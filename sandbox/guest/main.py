@@ -8,6 +8,7 @@ from __future__ import annotations
 import _socket
 import _thread
 import asyncio
+import functools
 import os
 import select
 import selectors
@@ -25,6 +26,7 @@ from cloister.ipc.stubs import Stub
 from .. import exits
 from . import failure, scope
 from .output import Output
+from .questions import Questions
 from .values import JsDict
 from .worker import Worker
 
@@ -35,6 +37,13 @@ _CHUNK = 32 * 1024  # below what the C library takes from the kernel anew each t
 
 class GuestPeer(Peer):
     """The host, as seen from inside. A run that is over reaches it no longer."""
+
+    @functools.cached_property
+    def questions(self) -> Questions:
+        """What its runs ask. Made for the first of them, when it is known how many calls may be in flight."""
+        questions = Questions(self)
+        self._on_note = questions.hear
+        return questions
 
     async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
         """Call the host."""

@@ -77,9 +77,11 @@ class Outcomes:
         self._stir()
         try:
             await gate
-        finally:
+        except BaseException:
             if gate in self._new:
                 self._new.remove(gate)
+            raise
+        finally:
             self._stir()
 
     def skip(self, name: str, count: int, *, before: float = math.inf) -> None:

@@ -23,7 +23,7 @@ LONG = 2048  # a line counts as another one for each so many bytes
 invocation: contextvars.ContextVar[int] = contextvars.ContextVar("invocation", default=0)
 """The number of the call that is being answered, 0 outside of any."""
 
-Say = Callable[[str, bytes], None]
+Say = Callable[[str, bytes], object]
 _LEVELS = {logging.DEBUG: "debug", logging.INFO: "info", logging.WARNING: "warning", logging.ERROR: "error"}
 
 

@@ -124,7 +124,7 @@ def set_env(bindings: Mapping[str, Any], network: Any = None) -> None:
 class Background:
     """Work that a tenant asked to go on after its answer; `changed` is told how much of it there is."""
 
-    def __init__(self, changed: Callable[[int], None], failed: Callable[[str, BaseException], None]) -> None:
+    def __init__(self, changed: Callable[[int], object], failed: Callable[[str, BaseException], None]) -> None:
         self._tasks: set[asyncio.Future[Any]] = set()
         self._changed = changed
         self._failed = failed

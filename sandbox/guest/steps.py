@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import datetime
-import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from cloister.ipc import values
 from cloister.ipc.errors import CodecError, IpcError, RemoteError
-from cloister.ipc.peer import Peer
 from cloister.ipc.stubs import Stub
 
 from . import failure, scope
@@ -43,7 +41,7 @@ class Journal:
     ) -> None:
         self.state = state or JsDict()
         self.undos: list[list[Any]] = []
-        self._call = functools.partial(Peer.call, stub._channel)  # type: ignore[arg-type]
+        self._ask = stub._channel.questions.ask  # type: ignore[attr-defined]
         self._telling: set[asyncio.Future[Any]] = set()
         self._target = run.journal = stub._target
         self._configs: dict[bytes, dict[str, Any]] = {}
@@ -63,7 +61,7 @@ class Journal:
             raise scope.Suspended(_OVER)
         self.run.asking += 1
         try:
-            answer = await self._call(self._target, method, encode(arguments))
+            answer = await self._ask(self._target, method, encode, arguments)
         except RemoteError as error:
             if error.name == "RunOver":
                 self.run.over = True

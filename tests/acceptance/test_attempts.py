@@ -359,7 +359,7 @@ async def test_a_call_by_way_of_a_run_cannot_hide_in_another_one(stage: Any) -> 
                 for _ in range(3):
                     payload = values.dumps(["1 1 a", journal._target, "through", payload])
                 try:
-                    await journal._call(journal._target, "through", payload)
+                    await journal._ask(journal._target, "through", bytes, payload)
                 except Exception as error:
                     return str(error)
     """)
