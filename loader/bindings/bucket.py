@@ -10,7 +10,7 @@ import contextlib
 import datetime
 import json
 import sqlite3
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from cloister.ipc import RpcTarget, Stub
@@ -19,8 +19,10 @@ from cloister.ipc.streams import RemoteStream
 from ..http.bodies import Sent, read
 from ..http.headers import Malformed
 from . import options as given
+from . import uploads
 from .objects import PIECE, ObjectStore, Written
 from .shelf import owner
+from .uploads import MultipartUpload
 
 MOST_KEY: Final = 1024
 _MOST_ABOUT: Final = 8192
@@ -30,7 +32,8 @@ _HTTP: Final = "content_type content_language content_disposition content_encodi
 
 
 class Bucket(RpcTarget):
-    """`env={"BUCKET": Bucket(store, tenant_id)}`: `put`, `get`, `head`, `delete`, `list`."""
+    """`env={"BUCKET": Bucket(store, tenant_id)}`: `put`, `get`, `head`, `delete`, `list`, and
+    `create_multipart_upload` for an object that comes in parts."""
 
     def __init__(self, store: ObjectStore, tenant: str, *, name: str = "") -> None:
         self._store, self._scope = store, (owner(tenant), name)
@@ -40,10 +43,7 @@ class Bucket(RpcTarget):
         `custom_metadata`, `md5`, `only_if`. `ValueError`, `StorageQuotaExceeded`; nothing changes then."""
         found = given.options(options, more, "http_metadata custom_metadata md5 only_if", "put()")
         name = given.key(key, MOST_KEY)
-        http = json.dumps(given.options(found.get("http_metadata"), {}, _HTTP, "http_metadata"))
-        custom = given.as_json(found.get("custom_metadata", {}), "custom_metadata", _MOST_ABOUT)
-        if len(http) > _MOST_ABOUT or not isinstance(json.loads(custom), dict):
-            raise ValueError("metadata are maps of text, and no longer than 8 KiB")
+        http, custom = _metadata(found)
         had = await self._row(name)
         room = await self._store.room(self._scope[0]) + (had[2] if had is not None else 0)
         content = await self._written(value, room)
@@ -82,6 +82,17 @@ class Bucket(RpcTarget):
             async with contextlib.aclosing(reading):
                 return _sent(row, b"".join([piece async for piece in reading]))
         return None
+
+    async def create_multipart_upload(self, key: object, options: object = None, /, **more: object) -> MultipartUpload:
+        """Begin an object that comes in parts. Options: `http_metadata`, `custom_metadata`."""
+        found = given.options(options, more, "http_metadata custom_metadata", "createMultipartUpload()")
+        return await uploads.begin(self, given.key(key, MOST_KEY), *_metadata(found))
+
+    def resume_multipart_upload(self, key: object, upload_id: object, /) -> MultipartUpload:
+        """Go on with one. Whether it is there shows when it is used."""
+        return MultipartUpload(self, given.key(key, MOST_KEY), given.key(upload_id, 64))
+
+    createMultipartUpload, resumeMultipartUpload = create_multipart_upload, resume_multipart_upload  # noqa: N815
 
     async def head(self, key: object) -> Sent | None:
         """The same without its content."""
@@ -195,6 +206,14 @@ class Bucket(RpcTarget):
             (*self._scope, *row, charged),
         )
         return [before[0]] if before else []
+
+
+def _metadata(found: Mapping[str, Any]) -> tuple[str, str]:
+    http = json.dumps(given.options(found.get("http_metadata"), {}, _HTTP, "http_metadata"))
+    custom = given.as_json(found.get("custom_metadata", {}), "custom_metadata", _MOST_ABOUT)
+    if len(http) > _MOST_ABOUT or not isinstance(json.loads(custom), dict):
+        raise ValueError("metadata are maps of text, and no longer than 8 KiB")
+    return http, custom
 
 
 def _about(row: Any) -> dict[str, Any]:

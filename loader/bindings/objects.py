@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import IO, Any, Final, NamedTuple, Self
 
+from . import uploads
 from .files import OpenFiles
 from .shelf import Shelf, StorageQuota, stored
 from .storage import StorageQuotaExceeded
@@ -34,7 +35,8 @@ class ObjectStore(Shelf):
     than `idle_s` seconds.
     """
 
-    schema = """
+    schema = (
+        """
     CREATE TABLE IF NOT EXISTS objects (
       tenant   TEXT NOT NULL,
       bucket   TEXT NOT NULL,
@@ -49,6 +51,8 @@ class ObjectStore(Shelf):
       PRIMARY KEY (tenant, bucket, key)
     ) WITHOUT ROWID, STRICT;
     """
+        + uploads.SCHEMA
+    )
 
     def __init__(
         self,
@@ -76,7 +80,8 @@ class ObjectStore(Shelf):
     async def __aenter__(self) -> Self:
         await super().__aenter__()
         self._writers = ThreadPoolExecutor(self._threads, thread_name_prefix="ObjectStore")
-        rows = await self.look("", lambda connection: connection.execute("SELECT file FROM objects").fetchall())
+        query = "SELECT file FROM objects UNION ALL SELECT file FROM parts"
+        rows = await self.look("", lambda connection: connection.execute(query).fetchall())
         await self.in_thread(self._sweep, {file for (file,) in rows})
         return self
 
@@ -90,8 +95,10 @@ class ObjectStore(Shelf):
         def work(connection: sqlite3.Connection) -> list[str]:
             size, entries = stored(connection, tenant)
             gone = connection.execute("DELETE FROM objects WHERE tenant = ? RETURNING file", (tenant,)).fetchall()
+            begun = connection.execute("SELECT id FROM uploads WHERE tenant = ?", (tenant,)).fetchall()
+            parts, _, _ = uploads.remove(connection, [upload for (upload,) in begun])
             self.charge(connection, tenant, -size, -entries)
-            return [file for (file,) in gone]
+            return [*(file for (file,) in gone), *parts]
 
         await self.forget(await self.work(tenant, work))
 

@@ -123,6 +123,22 @@ class Object(Bodied):
         return f"<Object {self.key!r}, {self.size:,} bytes>"
 
 
+class Upload:
+    """An object that comes in parts: `await upload.uploadPart(1, data)`, `await upload.complete(parts)`."""
+
+    __module__ = "workers"
+
+    def __init__(self, stub: Stub) -> None:
+        self._stub = stub
+        self.key, self.uploadId = stub._attributes["key"], stub._attributes["uploadId"]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stub, name)
+
+    def __getitem__(self, name: str) -> Any:
+        return {"key": self.key, "uploadId": self.uploadId}[name]
+
+
 def dress(kind: str, stub: Stub) -> Any:
     """What the host sent, as an object of its class."""
     if kind not in _MADE:
@@ -133,6 +149,7 @@ def dress(kind: str, stub: Stub) -> Any:
 
 _CLASSES: Final[dict[str, Callable[[Stub], Any]]] = {
     "Database": Database,
+    "Upload": Upload,
     "Object": lambda stub: Object(stub._attributes, stub),
 }
 _MADE: Final = {"Blob": "blobs", "File": "blobs", "FormData": "forms", "DurableObjectNamespace": "objects"}

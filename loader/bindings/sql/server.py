@@ -121,12 +121,14 @@ class Server:
         batch = ((query, []) for query in split(statements)) if isinstance(statements, str) else statements
         results = [_one(connection, query, params, budget) for query, params in batch]
         guard.host = True
-        if not keep:
-            return results
-        if connection.total_changes != changes or _pages(connection) != before:
-            self._tell("settling")
-            self._settle(connection, before)
-        connection.execute("COMMIT")
+        if keep:
+            if connection.total_changes != changes or _pages(connection) != before:
+                self._tell("settling")
+                self._settle(connection, before)
+            connection.execute("COMMIT")
+        size = _pages(connection) * PAGE
+        for result in results:
+            result["meta"]["size_after"] = size
         return results
 
     def _settle(self, connection: sqlite3.Connection, before: int) -> None:

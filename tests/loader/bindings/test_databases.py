@@ -93,6 +93,16 @@ async def test_a_session_has_a_bookmark_once_it_has_asked(worker: Make, database
     assert await worker(source, env={"DB": database}).get_entrypoint().main() == [None, 1, True, True, 2]
 
 
+async def test_a_result_says_how_large_the_database_is(database: Database) -> None:
+    """When all of its batch is done."""
+    made = await database.exec("CREATE TABLE many (x TEXT)")
+    few, many = await database.batch(
+        [["INSERT INTO many VALUES (?)", ["x"]], ["INSERT INTO many VALUES (?)", ["x" * 9000]]]
+    )
+    assert made["count"] == 1
+    assert few["meta"]["size_after"] == many["meta"]["size_after"] > 9000
+
+
 async def test_a_batch_is_one_transaction(database: Database) -> None:
     """What fails in the middle undoes the whole; so does a constraint that is looked at in the end."""
     await database.exec("CREATE TABLE a (x UNIQUE)")
