@@ -103,7 +103,7 @@ def test_a_disk_that_is_full_is_borne_and_got_over(tmp_path: Path, what: Callabl
         pytest.skip("this machine gives no mounts of one's own")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    assert told["status"] in {"queued", "running", "waiting"}, "it could not record its steps, and has not ended for that"
+    assert told["status"] in {"queued", "running", "waiting"}, "it has not ended for that"
     assert "could not be stored" in told["trouble"]
     assert len(told["refused"]) > 5
     assert told["exactly what was acknowledged"]
