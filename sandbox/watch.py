@@ -60,7 +60,8 @@ class Account:
         self._call_at = call_at
         self._charges: set[Charge] = set()
         self._visits: set[Charge] = set()
-        self._seen = 0.0
+        self.seen = 0.0
+        """Seconds of CPU that the process had used when it was last looked at."""
         self._shared = now()
         self._stray = self._tidying = 0.0
         self._may_stray = self._may_ask_astray = math.inf
@@ -154,8 +155,8 @@ class Account:
         """Charge what was used since this was last done to whom it belongs. The time."""
         cpu, now = self._cpu(), self._now()
         spent = 0.0
-        if cpu > self._seen:  # not once it has ended
-            spent, self._seen = cpu - self._seen, cpu
+        if cpu > self.seen:  # not once it has ended
+            spent, self.seen = cpu - self.seen, cpu
         if self._stray:
             self._stray = max(self._stray - (now - self._shared) * _A_LITTLE, 0.0)
         self._shared = now

@@ -153,6 +153,8 @@ class Zygote:
             status = self._stage.serve(CONNECTION, {"asked": asked, "forked": forked, "confined": confined})
         except SystemExit as end:  # from a task of the tenant's own
             status = end.code if isinstance(end.code, int) else 1
+        except MemoryError:
+            status = exits.OUT_OF_MEMORY
         finally:
             os._exit(status)
 

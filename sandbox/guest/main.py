@@ -8,6 +8,7 @@ from __future__ import annotations
 import _socket
 import _thread
 import asyncio
+import collections
 import functools
 import os
 import select
@@ -79,7 +80,8 @@ class Wire:
         self._loop = loop
         self._reader = zmtp.Reader()
         self._writing = threading.Lock()
-        self._unsent = bytearray()
+        self._unsent: collections.deque[bytes | bytearray | memoryview] = collections.deque()
+        self._backlog = 0
         self._early = bytearray()
         self._socket.setblocking(False)
         self.peer: Peer
@@ -101,7 +103,7 @@ class Wire:
     def _write(self, data: bytes) -> None:
         with self._writing:
             if self._unsent:
-                self._unsent += data
+                self._keep(data)
                 return
             try:
                 sent = self._socket.send(data)
@@ -111,15 +113,32 @@ class Wire:
                 self._loop.call_soon_threadsafe(self._loop.stop)
                 return
             if sent < len(data):
-                self._unsent += data[sent:]
+                self._keep(memoryview(data)[sent:])
                 self._loop.call_soon_threadsafe(self._loop.add_writer, self.descriptor, self._flush)
+
+    def _keep(self, data: bytes | memoryview) -> None:
+        """What is large is kept as it is, and not copied: there may be no memory for that."""
+        self._backlog += len(data)
+        if len(data) >= _CHUNK:
+            self._unsent.append(data)
+        elif self._unsent and isinstance(last := self._unsent[-1], bytearray) and len(last) < _CHUNK:
+            last += data
+        else:
+            self._unsent.append(bytearray(data))
 
     def backlog(self) -> int:
         """How many bytes wait for the host to take them."""
-        return len(self._unsent)
+        return self._backlog
 
     def readable(self) -> bool:
-        """There is something to read, or the end: whether it was not the end."""
+        """There is something to read, or the end: whether it was not the end. What there is no memory to read would be
+        missing in the midst of the rest: so then too there is nothing left but to end."""
+        try:
+            return self._read()
+        except MemoryError:
+            os._exit(exits.OUT_OF_MEMORY)
+
+    def _read(self) -> bool:
         try:
             data = self._socket.recv(_CHUNK)
         except (BlockingIOError, InterruptedError):
@@ -152,13 +171,17 @@ class Wire:
     def _flush(self) -> None:
         with self._writing:
             try:
-                sent = self._socket.send(self._unsent)
+                sent = self._socket.send(self._unsent[0])
             except (BlockingIOError, InterruptedError):
                 return
             except OSError:
                 self._loop.stop()
                 return
-            del self._unsent[:sent]
+            self._backlog -= sent
+            if sent < len(self._unsent[0]):
+                self._unsent[0] = memoryview(self._unsent[0])[sent:]
+            else:
+                self._unsent.popleft()
             if not self._unsent:
                 self._loop.remove_writer(self.descriptor)
 

@@ -326,9 +326,25 @@ def test_what_a_failure_leaves_behind_does_not_come_before_the_next_value() -> N
             raise MemoryError
 
     packer = Packer()
-    packer._pack = Fails()  # type: ignore[assignment]
+    packer._pack = Fails()
     with pytest.raises(MemoryError):
         packer("first")
+    assert packer("next") == b"\xa4next"
+
+
+def test_not_even_where_there_is_no_memory_for_another_packer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is made for the next value, and not in the midst of the failure."""
+
+    def fail(*_: object, **__: object) -> bytes:
+        raise MemoryError
+
+    packer = Packer()
+    with monkeypatch.context() as without_memory:
+        without_memory.setattr(msgpack, "Packer", fail)
+        packer._pack = fail
+        for _ in range(2):
+            with pytest.raises(MemoryError):
+                packer("first")
     assert packer("next") == b"\xa4next"
 
 

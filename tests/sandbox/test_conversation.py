@@ -192,3 +192,39 @@ async def test_random_bytes_on_the_wire(boot: Boot) -> None:
             await wait_for_ever(boot, body)
         except (SandboxDied, PayloadError, RemoteError):
             assert await neighbour.do("def main(): return 1") == 1
+
+
+async def test_what_waits_to_be_taken_comes_whole_and_in_order(boot: Boot) -> None:
+    """Small and large ones, far more than the kernel keeps, from all that want to say something at once."""
+    sizes = [size for _ in range(40) for size in (10, 3_000, 40_000, 300_000)]
+
+    async def echo(piece: bytes) -> bytes:
+        return piece
+
+    tenant = await boot(env={"ECHO": echo})
+    source = """
+    import asyncio
+    async def main(sizes):
+        sent = [number.to_bytes(2, "big") * size for number, size in enumerate(sizes)]
+        return await asyncio.gather(*map(env.ECHO, sent)) == sent
+    """
+    assert await tenant.do(source, sizes)
+
+
+async def test_as_much_is_kept_of_what_is_sent_as_twice_its_size(boot: Boot) -> None:
+    """Forty-eight MiB at once leave a tenant of 128 MiB alive, and what has no room is an error that says so."""
+
+    async def count(piece: bytes) -> int:
+        return len(piece)
+
+    tenant = await boot(env={"COUNT": count})
+    source = """
+    import asyncio
+    async def main(number):
+        piece = bytes(1 << 20)
+        told = await asyncio.gather(*(env.COUNT(piece) for _ in range(number)), return_exceptions=True)
+        return [each if isinstance(each, int) else type(each).__name__ for each in told]
+    """
+    assert await tenant.do(source, 48) == [1 << 20] * 48
+    told: Any = (await asyncio.gather(tenant.do(source, 400), return_exceptions=True))[0]
+    assert {*told} <= {1 << 20, "MemoryError"} if isinstance(told, list) else "memory" in str(told)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -324,3 +325,12 @@ def test_what_a_visited_process_asks_for_is_the_visits() -> None:
     machine.watch.begin(None, lambda: None, 1)
     assert [machine.watch.ask() for _ in range(2)] == [True, False]
     assert visit.asked == 3
+
+
+async def test_what_was_used_stays_used_when_the_process_is_gone(tenant: Any) -> None:
+    """Whoever counts what a call took would find that it gave some back."""
+    await tenant.do("def main(): return sum(range(3_000_000))")
+    before = tenant.sandbox._watch.seen
+    assert before > 0
+    await tenant.sandbox.close("the test is over")
+    assert tenant.sandbox.cpu_seconds() >= before
