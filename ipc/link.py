@@ -63,8 +63,12 @@ class Link(ABC):
         Whether that can be done."""
         return False
 
+    def held_for(self) -> float:
+        """Seconds for which nothing of the guest's will be read since it is held."""
+        return 0.0
+
     def release(self) -> None:  # noqa: B027 - where nothing can be held
-        """Hold it no longer."""
+        """Hold it no longer, and not again: it is gone, and what there is of it is to be read."""
 
     def unfinished_for(self) -> float:
         """Seconds since the guest began a frame that it has not finished: so long have we kept what there is of it."""

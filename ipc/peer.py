@@ -106,12 +106,13 @@ class Peer:
             self._arm()
         try:
             self._send(frame)
-        except IpcError as error:
+        except Exception as error:  # in a sandbox it may be that there is no memory for it
             del self._waiting[number]
             self.connection.withdraw(number)
             if not isinstance(error, ConnectionClosed):  # with whose end all is let go of
                 self._take_back(payload)
             raise
+        del frame  # which may be large, and the answer far away
         try:
             return await answer
         except asyncio.CancelledError:
@@ -296,16 +297,18 @@ class Peer:
             if frame is not None:
                 self._send_answer(answer, frame)
 
-    def _send_answer(self, answer: Result | Failure, frame: bytes) -> None:
-        """An answer that there is no room for is replaced by one that says so: somebody waits for it."""
+    def _send_answer(self, answer: Result | Failure, frame: bytes) -> bool:
+        """Whether it was sent. One that there is no room for is replaced by one that says so: somebody waits for it."""
         try:
             self._send(frame)
+            return True
         except TooManyCalls as error:
             self._take_back(answer.payload)
             told = failures.tell(error, about="the answer cannot be sent: ")
             self._try_to_send(codec.encode(Failure(answer.call, told)))
         except IpcError:
-            return
+            pass
+        return False
 
     def forward(self, target: int, method: str, payload: bytes) -> Awaitable[bytes]:
         """Answer a call of the other side, which may have come inside another one. What is returned is to be awaited at

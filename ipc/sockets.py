@@ -33,7 +33,8 @@ class SocketLink(Link):
     """The way to one guest over a connected socket."""
 
     __slots__ = (
-        "_descriptor", "_held", "_held_until", "_links", "_most", "_of_all", "_socket", "_unsent", "_vigil", "taken",
+        "_descriptor", "_held", "_held_until", "_links", "_most", "_of_all", "_released", "_socket", "_unsent",
+        "_vigil", "behind", "taken",
     )  # fmt: skip
 
     def __init__(
@@ -50,10 +51,11 @@ class SocketLink(Link):
         self._vigil = vigil
         self._unsent: bytearray | None = None
         self._of_all = of_all
-        self.taken = NOTHING
+        self.taken = self.behind = NOTHING
         self._most = most
         self._held: asyncio.TimerHandle | None = None
         self._held_until = 0.0
+        self._released = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._descriptor = self._socket.fileno()
         self._links = links
@@ -77,18 +79,24 @@ class SocketLink(Link):
     def give_up(self) -> None:
         """See `unread.Reader`."""
         kept = f"{self.unread():,} bytes were kept for it, of which it read nothing for {self.unread_for():.0f} s"
-        self._lose(RemoteProtocolError(f"{kept}, and all sandboxes together have too much unread"))
+        much = f"it has had more than {MUCH >> 20} MiB unread for {self._loop.time() - self.behind:.0f} s"
+        self._lose(RemoteProtocolError(f"{kept}, {much}, and all sandboxes together have too much unread"))
 
     def hold(self, seconds: float) -> bool:
         """See `Link.hold`."""
         self._held_until = max(self._loop.time() + seconds, self._held_until)
-        if self._held is None and self in self._links:
+        if self._held is None and self in self._links and not self._released:
             self._stop_listening()
             self._held = self._loop.call_at(self._held_until, self._let_go)
         return True
 
+    def held_for(self) -> float:
+        """See `Link.held_for`."""
+        return 0.0 if self._held is None else max(self._held_until - self._loop.time(), 0.0)
+
     def release(self) -> None:
         """See `Link.release`."""
+        self._released = True
         if self._held is not None:
             self._held_until = 0.0
             self._held.cancel()
@@ -147,7 +155,7 @@ class SocketLink(Link):
 
     def _have_more(self, size: int) -> None:
         if self.unread() > MUCH and not self._stuffed:
-            self._stuffed = True
+            self._stuffed, self.behind = True, self._loop.time()
             self._stop_listening()
         self._of_all.more(self, size)
 
@@ -181,7 +189,7 @@ class SocketLink(Link):
 
     def _listen_again(self) -> None:
         """It has read what it had asked for: what it has said meanwhile comes first."""
-        self._stuffed = False
+        self._stuffed, self.behind = False, NOTHING
         if self._later:
             self._take(b"")
         self._listen()

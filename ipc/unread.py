@@ -2,7 +2,8 @@
 
 A guest that has much unread is not listened to until it has read it, so that it cannot go on asking. That leaves it no
 more than what it had asked for by then; and where all of them together keep too much, who has read nothing for the
-longest has to leave. It knows no socket.
+longest has to leave, and then who has had much unread for long, however little it reads now and then. It knows no
+socket.
 """
 
 from __future__ import annotations
@@ -19,11 +20,17 @@ A_WHILE: Final = 1.0
 """Seconds in which a guest that reads at all has read something."""
 
 
+LONG: Final = 10.0
+"""Seconds in which a guest that means to read all of it has come down to little."""
+
+
 class Reader(Protocol):
     """A guest that has something unread."""
 
     taken: float
     """When it last read something."""
+    behind: float
+    """Since when it has had much unread."""
 
     def unread(self) -> int:
         """How many bytes it has unread."""
@@ -58,13 +65,17 @@ class Unread:
         return self._bytes + size > self._most and reader.unread() > MUCH
 
     def _relieve(self) -> None:
-        """Have those leave that have much unread and read nothing, until there is room or none is left."""
-        since = self._now() - A_WHILE
-        idle = [reader for reader in self._readers if reader.unread() > MUCH and reader.taken < since]
-        for reader in sorted(idle, key=lambda each: each.taken):
+        """Have those leave that have much unread and read nothing, or too little, until there is room or none is
+        left."""
+        now = self._now()
+        much = [reader for reader in self._readers if reader.unread() > MUCH]
+        idle = [reader for reader in much if reader.taken < now - A_WHILE]
+        slow = [reader for reader in much if reader.behind < now - LONG and reader.taken >= now - A_WHILE]
+        leaving = *sorted(idle, key=lambda each: each.taken), *sorted(slow, key=lambda each: each.behind)
+        for reader in leaving:
             if self._bytes > self._most:
                 reader.give_up()
 
 
 NOTHING: Final = math.inf
-"""`taken` of a guest that has nothing unread."""
+"""`taken` of a guest that has nothing unread, and `behind` of one that has little."""

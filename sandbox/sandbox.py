@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
-import signal
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -31,35 +30,23 @@ from cloister.ipc.messages import Note
 from cloister.ipc.observation import observe
 from cloister.ipc.unread import MUCH
 
-from .errors import (
-    LimitExceeded,
-    ProtocolViolation,
-    SandboxClosed,
-    SandboxDied,
-    SandboxError,
-    SandboxUnavailable,
-    SandboxUnused,
-)
-from .exits import CUT_OFF, OUT_OF_MEMORY
+from .ending import GRACE, Ending
+from .errors import LimitExceeded, ProtocolViolation, SandboxClosed, SandboxDied, SandboxError, SandboxUnused
 from .intake import ANSWERS, MESSAGE, Intake
 from .lockdown.cgroups import Group
 from .policy import Limits
 from .precedence import Precedence
-from .process import FROM_OUTSIDE, Process, describe
+from .process import Process, describe
 from .tail import Tail
 from .visits import LATE_GRACE, WORKER, VisitedPeer
 from .watch import Account, Charge
 
-GRACE = 1.0
-"""Seconds that a call which the host has cancelled has to stop in before its process is ended."""
 UNFINISHED = 60.0
 """Seconds that a frame may take to arrive, of which the host keeps what there is."""
 UNREAD = 600.0
 """Seconds that it may leave more unread than the kernel keeps for it: as long as an attempt of a step may take."""
 MUCH_UNREAD = 60.0
 """The same for so much that it is not listened to meanwhile: as long as a call may take."""
-LAST_WORDS = 0.05
-"""Seconds between the end of its connection and its own, for the word of what it died of to come."""
 _NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _HELD_FOR = 10.0
 """Seconds for which what was granted to one that was never used is still held, for whoever grants it to another."""
@@ -93,8 +80,6 @@ class Sandbox:
         self.number = number
         self.phases = Phases(0, 0, 0)
         self.limits = _BLANK
-        self.died: asyncio.Future[str] = loop.create_future()
-        """Done when the process is gone: of what, in words."""
         self.background = 0
         self.usage = Usage(0, 0)
         """What it used in all, once it has ended."""
@@ -108,13 +93,9 @@ class Sandbox:
         if group is not None:
             group.watch(self._short_of_memory)
         self._hello: asyncio.Future[bytes] = loop.create_future()
-        self._sentence: SandboxError | None = None
         self._in_flight = 0
         self._blamed = False  # one of its calls has been told that it ended the sandbox
-        self._cut_off = self._ended = False
         self._late = 0
-        self._put_down = False
-        self._unused = True
         self._intake = Intake(self.limits.bytes_per_second, loop.time, hold=link.hold, end=self._flooded)
         self.tail = Tail(self.limits.output_bytes_per_second, loop.time)
         self._watch = Account(process.cpu_seconds, loop.time, loop.call_at)
@@ -127,6 +108,10 @@ class Sandbox:
             spent=process.cpu_seconds,
             on_look=self._count_threads,
         )
+        self._ending = Ending(
+            process, link, group, self._watch, self._precedence, part=self._part, describe=self._describe
+        )
+        self.died = self._ending.died
         self._peer = VisitedPeer(
             Connection(reserve=MAX_CALLS // 4),
             link.send,
@@ -169,22 +154,23 @@ class Sandbox:
     @property
     def end(self) -> tuple[str, type[SandboxError]]:
         """Of what it died, in words and as the class of error that its calls raised."""
-        return str(self._sentence), type(self._sentence or SandboxDied())
+        return str(self._ending.sentence), type(self._ending.sentence or SandboxDied())
 
     @property
     def ended_by(self) -> SandboxError | None:
         """The error that its calls raised when it ended; nothing until that is known."""
-        return self._sentence
+        return self._ending.sentence
 
     @property
     def alive(self) -> bool:
         """Whether it can be called."""
-        return self._sentence is None and not self._cut_off and not self.died.done()
+        return self._ending.sentence is None and not self._ending.cut_off and not self.died.done()
 
     @property
     def open(self) -> bool:
         """Whether a call in it can be expected to be answered: it is alive, and no call has overrun its time."""
-        return not self._late and self._sentence is None and not self._cut_off and not self._ended
+        end = self._ending
+        return not self._late and end.sentence is None and not end.cut_off and not end.reaped
 
     @property
     def computing(self) -> bool:
@@ -216,8 +202,8 @@ class Sandbox:
         return charged or self._process.memory_bytes() or self._process.resident_bytes()
 
     def cpu_seconds(self) -> float:
-        """The CPU time it has used."""
-        return self._process.cpu_seconds()
+        """The CPU time it has used, as far as is known."""
+        return max(self._process.cpu_seconds(), self._watch.seen, self.usage.cpu_ms / 1000)
 
     async def ready(self, timeout: float) -> None:
         """Wait for the guest's first word."""
@@ -225,7 +211,7 @@ class Sandbox:
             either: set[asyncio.Future[Any]] = {self._hello, self.died}
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if self.died.done():
-            raise SandboxDied(f"{self._sentence} while it was starting")
+            raise SandboxDied(f"{self._ending.sentence} while it was starting")
         match values.loads(self._hello.result()):
             case {"asked": int(asked), "forked": int(forked), "confined": int(confined), "ready": int(ready)}:
                 self.phases = Phases((forked - asked) // 1000, (confined - forked) // 1000, (ready - confined) // 1000)
@@ -299,17 +285,11 @@ class Sandbox:
 
     def kill(self, sentence: SandboxError) -> None:
         """End it at once. The first sentence stands; calls in flight fail with it."""
-        if self._sentence is None and not self.died.done():
-            self._sentence = sentence
-            self._precedence.stop()
-            self._process.kill()
-            self._link.close()  # what it still says is not worth reading
-            self._close_peer(sentence)
+        self._ending.kill(sentence)
 
     def lose(self, words: str) -> None:
         """It is gone, and its tenant has nothing to do with it."""
-        words = f"the sandbox was lost: {words}"
-        self.kill(SandboxUnused(words) if self._unused else SandboxUnavailable(words))
+        self._ending.lose(words)
 
     async def close(self, reason: str) -> None:
         """End it and wait until it is gone. Harmless when repeated."""
@@ -318,42 +298,19 @@ class Sandbox:
 
     def ended(self, status: int, usage: Usage = Usage(0, 0)) -> None:  # noqa: B008 - a frozen value
         """The zygote reports the death. What the process said before it is still read, and then it is over."""
-        if self._ended:
-            return
-        self._ended = True
-        self.usage = usage
-        self._link.release()  # its last words are to be read
-        killed_for_memory = self._group is not None and self._group.has_killed()
-        if self._put_down and status == -signal.SIGKILL and not killed_for_memory:
-            status = CUT_OFF
-        words = describe(
+        if not self._ending.reaped:
+            self.usage = usage
+            self._ending.reap(status)
+
+    def _describe(self, status: int, killed_for_memory: bool) -> str:
+        return describe(
             status,
             memory_bytes=self.limits.memory_bytes,
             killed_for_memory=killed_for_memory,
             confined=self._hello.done(),
         )
-        if self._sentence is None:
-            short = killed_for_memory or status == OUT_OF_MEMORY
-            kind = LimitExceeded if short else ProtocolViolation if status == CUT_OFF else SandboxDied
-            if self._unused and (-status in FROM_OUTSIDE or self._put_down) and not short:
-                kind = SandboxUnused
-            self._sentence = kind(f"the sandbox {words}")
-            if not self._cut_off:
-                self._loop.call_later(GRACE, self._bury)
-                return
-        self._bury()
 
-    def _bury(self) -> None:
-        if self.died.done() or self._sentence is None:
-            return
-        self.died.set_result(str(self._sentence).removeprefix("the sandbox "))
-        self._close_peer(self._sentence)
-        self._watch.stop()
-        self._precedence.stop()
-        self._link.close()
-        self._process.close()
-
-    def _close_peer(self, sentence: SandboxError) -> None:
+    def _part(self, sentence: SandboxError) -> None:
         self._peer.close(sentence, held_for=_HELD_FOR if isinstance(sentence, SandboxUnused) else 0.0)
 
     def tend(self) -> None:
@@ -385,7 +342,8 @@ class Sandbox:
 
     def _first_word(self, size: int) -> None:
         """From now on something of its tenant's may have come of it."""
-        self._unused, self._link.on_bytes = False, self._intake.arrived
+        self._ending.used()
+        self._link.on_bytes = self._intake.arrived
         self._intake.arrived(size)
 
     def _begun(self, mark: int, size: int) -> None:
@@ -396,8 +354,9 @@ class Sandbox:
         mark = frame[0] if frame else -1
         if mark not in ANSWERS:
             self._begun(mark, len(frame))
-            self._intake.message(mark, len(frame))
-            if mark == _NOTE and frame.startswith(_LINE) and not self.tail.admit():
+            line = mark == _NOTE and frame.startswith(_LINE)
+            self._intake.message(mark, len(frame), line=line)
+            if line and not self.tail.admit():
                 return  # unread: a line that is dropped anyway must cost less than it cost to say it
         self._peer.deliver(frame)
 
@@ -431,9 +390,9 @@ class Sandbox:
 
     async def _explain(self, error: ConnectionClosed) -> SandboxError:
         """It is dying of something, which is told soon."""
-        if self._sentence is None:
+        if self._ending.sentence is None:
             await asyncio.wait({self.died}, timeout=GRACE)
-        return self._sentence or SandboxDied(f"the sandbox broke off: {error}")
+        return self._ending.sentence or SandboxDied(f"the sandbox broke off: {error}")
 
     def _exceeded(self, limits: Limits) -> None:
         self._overrun(f"the sandbox exceeded {limits.cpu_ms:,} ms of CPU")
@@ -443,31 +402,25 @@ class Sandbox:
         self.kill(LimitExceeded(words))
 
     def _lose(self, error: RemoteProtocolError | None) -> None:
-        """Its end of the connection is gone: mostly because it is dying, and then of something that is told soon."""
-        self._cut_off = True
-        if self._ended:
-            self._bury()
-        elif error is not None:
-            self._peer.close(error)
+        """Its end of the connection is gone, or has said what it may not."""
+        if error is None:
+            self._ending.disconnected()
         else:
-            self._loop.call_later(LAST_WORDS, self._conclude)
-
-    def _conclude(self) -> None:
-        """It has had time to die, and is made to. If it was dying of something else, its status will say so."""
-        if self._sentence is None and not self._ended:
-            self._put_down = True
-            self._precedence.stop()
-            self._process.kill()
-            self._loop.call_later(GRACE, self.kill, ProtocolViolation("the sandbox closed its connection"))
+            self._ending.broken()
+            self._peer.close(error)
 
     def _grant_grace(self, call: int, late: bool) -> None:
         grace = LATE_GRACE if late else GRACE
         self._late += late
         self._loop.call_later(grace, self._after_grace, call, grace, late)
 
-    def _after_grace(self, call: int, grace: float, late: bool) -> None:
+    def _after_grace(self, call: int, grace: float, late: bool, heard: bool = False) -> None:
+        going_on = call in self._peer.connection.cancelled
+        if going_on and not heard and (held := self._link.held_for()):  # it may have answered, which nobody reads
+            self._loop.call_later(held + grace, self._after_grace, call, grace, late, True)
+            return
         self._late -= late
-        if call in self._peer.connection.cancelled:
+        if going_on:
             self._blamed = True
             self.kill(LimitExceeded(f"the sandbox did not stop within {grace * 1000:,.0f} ms of being cancelled"))
 

@@ -95,10 +95,11 @@ class VisitedPeer(Peer):
             raise TooManyCalls("the sandbox does not read: its queue is full")
         return super().encode(value, exact=exact)
 
-    def _send_answer(self, answer: Result | Failure, frame: bytes) -> None:
-        super()._send_answer(answer, frame)
-        if len(frame) > MESSAGE:
+    def _send_answer(self, answer: Result | Failure, frame: bytes) -> bool:
+        sent = super()._send_answer(answer, frame)
+        if sent and len(frame) > MESSAGE:
             self._intake.answered(len(frame))
+        return sent
 
     def close(self, error: Exception, *, held_for: float = 0.0) -> None:
         """See `Peer.close`."""

@@ -520,10 +520,28 @@ async def test_a_guest_that_is_held_can_be_let_go_and_closed(tmp_path: Path, unt
         released.link.release()
         await until(lambda: released.lost)
         assert released.heard == [b"last words"]
+        assert (released.link.held_for(), closed.link.held_for() > 3000) == (0.0, True)
         closed.link.close()
         closed.link.release()
         closed.link.hold(0.0)
         assert (closed.heard, closed.lost) == ([], 0)
+
+
+async def test_who_was_let_go_is_not_held_again(tmp_path: Path, until: Until) -> None:
+    """It is gone, and what there is of it is read to the end, however much it counts."""
+    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+        await until(lambda: guest.link._reader.ready)
+
+        def hold(_: int) -> None:
+            guest.link.hold(3600)
+
+        guest.link.on_bytes = hold
+        await guest.write(zmtp.message(b"x" * 1000) * 40)
+        guest.connection.close()
+        await until(lambda: guest.link.held_for())
+        guest.link.release()
+        await until(lambda: guest.lost)
+        assert len(guest.heard) == 40
 
 
 async def test_where_libzmq_moves_the_bytes_nobody_is_held(tmp_path: Path) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from cloister.ipc.unread import A_WHILE, MUCH, Unread
+import math
+
+from cloister.ipc.unread import A_WHILE, LONG, MUCH, Unread
 
 
 class Guest:
     """One that has something unread."""
 
-    def __init__(self, all_of_them: Unread, taken: float) -> None:
-        self.taken, self._size, self._all, self.left = taken, 0, all_of_them, False
+    def __init__(self, all_of_them: Unread, taken: float, behind: float = math.inf) -> None:
+        self.taken, self.behind = taken, behind
+        self._size, self._all, self.left = 0, all_of_them, False
 
     def unread(self) -> int:
         """How much."""
@@ -52,3 +55,18 @@ def test_who_reads_or_has_little_unread_stays() -> None:
     assert unread.refuses(reads, 2 * MUCH)
     assert not unread.refuses(little, 2 * MUCH)
     assert not unread.refuses(reads, MUCH)
+
+
+def test_who_reads_so_little_that_it_never_comes_to_an_end_leaves_too() -> None:
+    """After those who read nothing; whoever has had much unread for the longest is the first."""
+    now = 100.0
+    unread = Unread(lambda: now, 9 * MUCH)
+    lately, long, longest = (Guest(unread, now, now - LONG - waited) for waited in (-1, 1, 2))
+    for guest in (lately, long, longest):
+        guest.have(3 * MUCH)
+    idle = Guest(unread, now - A_WHILE - 1, now - 1)
+    idle.have(3 * MUCH)
+    assert [guest.left for guest in (lately, long, longest, idle)] == [False, False, False, True]
+    for _ in range(3):
+        Guest(unread, now, now).have(3 * MUCH)
+    assert [guest.left for guest in (lately, long, longest)] == [False, True, True]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 from collections.abc import Callable
 from typing import Any
@@ -144,7 +145,7 @@ async def test_the_reason_of_the_host_stands(tenant: Any, until: Until) -> None:
     await tenant.sandbox.close("again")
     assert tenant.sandbox.end == ("it was evicted", SandboxClosed)
     assert tenant.sandbox.memory_bytes() == 0
-    assert tenant.sandbox.cpu_seconds() == 0.0
+    assert tenant.sandbox._process.cpu_seconds() == 0.0
 
 
 # CPU
@@ -506,3 +507,45 @@ async def test_what_cannot_be_kept_is_not_even_encoded(boot: Boot, until: Any, m
     opened.set()
     assert await call == [["the sandbox does not read: its queue is full"], 100]
     assert 1 < sum(encoded) < 10
+
+
+async def test_what_was_said_before_a_death_and_read_after_it_counts(spawner: Spawner, until: Any) -> None:
+    """Its call may have had effects, so nobody may take the sandbox for one that was never used."""
+    effects: list[Any] = []
+    sandbox = await spawner.take()
+    link: Any = sandbox._link
+    link.hold(3600)
+    source = "import time\nfrom workers import env\nfor _ in range(9): print('begun')\ntime.sleep(60)"
+    sandbox.tail.listener = effects.append
+    call = asyncio.ensure_future(sandbox.boot("main.py", {"main.py": ("py", source)}, {}, Limits()))
+    await until(lambda: select.select([link._descriptor], [], [], 0)[0])
+    sandbox._process.kill()
+    with pytest.raises(SandboxDied, match="was killed by SIGKILL") as caught:
+        await call
+    assert effects
+    assert type(caught.value) is SandboxDied
+
+
+async def test_who_is_held_is_not_ended_for_an_answer_that_nobody_reads(boot: Boot, until: Any) -> None:
+    """It has stopped when it was told to; its word of that is read when it is listened to again."""
+    tenant = await boot()
+    source = "import asyncio\nasync def main(): await asyncio.sleep(60)"
+    call = asyncio.ensure_future(tenant.do(source, limits=Limits(wall_ms=50)))
+    await until(lambda: tenant.sandbox._peer.connection.calls_in_flight)
+    tenant.sandbox._link.hold(0.4)
+    with pytest.raises(LimitExceeded, match="exceeded 50 ms of time"):
+        await call
+    await until(lambda: not tenant.sandbox.doubtful)
+    assert tenant.sandbox.alive
+    assert await tenant.do("def main(): return 1") == 1
+
+
+async def test_nor_is_who_does_not_stop_spared_for_being_held(boot: Boot, until: Any) -> None:
+    """It has as long as anybody, from when it is listened to."""
+    tenant = await boot()
+    call = asyncio.ensure_future(tenant.do("import time\ndef main(): time.sleep(60)", limits=Limits(wall_ms=50)))
+    await until(lambda: tenant.sandbox._peer.connection.calls_in_flight)
+    tenant.sandbox._link.hold(0.2)
+    with pytest.raises(LimitExceeded):
+        await call
+    assert (await tenant.sandbox.died).startswith("did not stop within 60 ms of being cancelled")

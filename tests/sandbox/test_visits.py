@@ -121,3 +121,22 @@ async def test_who_visits_is_told_of_the_end_as_who_calls_is(
     for _ in range(2):
         with pytest.raises(error, match=words):
             await taken[0]()
+
+
+async def test_an_answer_that_found_no_room_is_not_charged(boot: Boot, until: Any) -> None:
+    """It was not sent, so nobody has to wait for it."""
+    answered: list[int] = []
+    tenant = await boot(env={"PAGE": lambda size: bytes(size)})
+    tenant.sandbox._intake.answered = answered.append
+    tenant.sandbox._link._most = 1 << 20
+    source = """
+    import asyncio, time
+    async def main():
+        asks = [asyncio.ensure_future(env.PAGE(4 << 20 if not first else 600_000)) for first in range(9)]
+        await asyncio.sleep(0)
+        time.sleep(0.3)
+        return [isinstance(each, bytes) for each in await asyncio.gather(*asks, return_exceptions=True)]
+    """
+    told = await tenant.do(source)
+    assert told.count(True) == len(answered)
+    assert told.count(False) > 0
