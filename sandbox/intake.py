@@ -2,9 +2,10 @@
 
 Whoever sends more than its share in a second is slowed down: it is not read until there is room again, and has to wait
 like everybody who writes faster than is read. That does no honest program any harm, and none can cost its neighbours
-more than the share. What nobody waits for (lines of a log, calls taken back or refused, heartbeats) has a bound
-besides. An honest guest keeps far below it whatever its tenant does, so who reaches it, held back as it is, means to,
-and is ended. Time comes in, and so do the ways to hold back and to end.
+more than the share. What comes to nothing (calls taken back or refused, word of what goes on in the background) has a
+smaller share. Lines of a log and heartbeats, which nobody waits for, have a bound of that size instead: an honest guest
+keeps far below it whatever its tenant does, so who reaches it, held back as it is, means to, and is ended. Time comes
+in, and so do the ways to hold back and to end.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ MESSAGE: Final = 6144
 _BURST: Final = 1024
 """So many of them may come at once: as many as there may be calls in flight."""
 UNAWAITED: Final = 4096
-"""What one that nobody waits for counts beside its bytes, in its own bound."""
+"""What one that nobody waits for, or that comes to nothing, counts beside its bytes, in its own bound or share."""
 SHARE_UNAWAITED: Final = 4
 """Of the whole it is a part of so many. A guest says no more than 2,000 lines in a second, or fewer long ones."""
 SECONDS_UNAWAITED: Final = 1.25
@@ -39,7 +40,7 @@ LONGEST: Final = 65_536
 """Bytes of a message of a kind that carries nothing of the tenant's size."""
 ANSWERS: Final = frozenset({MARKS[Result], MARKS[Failure]})
 """What the host has asked for, so that it counts no more than its bytes."""
-_UNAWAITED: Final = frozenset({MARKS[Note], MARKS[Cancel]})
+_VAIN: Final = frozenset({MARKS[Note], MARKS[Cancel]})
 _SHORT: Final = {MARKS[kind]: kind.__name__ for kind in (Hello, Cancel, Release, Note, Goodbye)}
 
 
@@ -55,6 +56,7 @@ class Intake:
         self._bytes = Meter(rate, now)
         self._messages = Meter(rate / MESSAGE, now, most=_BURST)
         self._unawaited = Meter(rate / SHARE_UNAWAITED, now, most=rate / SHARE_UNAWAITED * SECONDS_UNAWAITED)
+        self._vain = Meter(rate / SHARE_UNAWAITED, now)
         self.bound(rate)
 
     def bound(self, rate: int) -> None:
@@ -63,6 +65,7 @@ class Intake:
         self._bytes.reset(rate)
         self._messages.reset(rate / MESSAGE, most=_BURST)
         self._unawaited.reset(rate / SHARE_UNAWAITED, most=rate / SHARE_UNAWAITED * SECONDS_UNAWAITED)
+        self._vain.reset(rate / SHARE_UNAWAITED)
 
     def arrived(self, size: int) -> None:
         """A piece has come, whatever is in it."""
@@ -73,15 +76,17 @@ class Intake:
         if count > 1:
             self._count_unawaited(count * UNAWAITED)
 
-    def message(self, mark: int, size: int) -> None:
-        """A message of this kind, that is no answer."""
+    def message(self, mark: int, size: int, *, line: bool = False) -> None:
+        """A message of this kind, that is no answer. `line`: it is one of a log."""
         self._draw(self._messages, 1)
-        if mark in _UNAWAITED:
+        if line:
             self._count_unawaited(size + UNAWAITED)
+        elif mark in _VAIN:
+            self._draw(self._vain, size + UNAWAITED)
 
     def refused(self, size: int) -> None:
         """A call with so many bytes of arguments came to nobody."""
-        self._count_unawaited(size + UNAWAITED)
+        self._draw(self._vain, size + UNAWAITED)
 
     def read(self, elements: int) -> None:
         """A value of so many elements was looked at."""

@@ -121,13 +121,19 @@ def set_env(bindings: Mapping[str, Any], network: Any = None) -> None:
     outbound = network
 
 
+_MOMENT = 0.002  # seconds between two words of it, of which each costs the host as much as a call
+
+
 class Background:
-    """Work that a tenant asked to go on after its answer; `changed` is told how much of it there is."""
+    """Work that a tenant asked to go on after its answer; `changed` is told how much of it there is: that there is some
+    at once, and otherwise what has become of it a moment later."""
 
     def __init__(self, changed: Callable[[int], object], failed: Callable[[str, BaseException], None]) -> None:
         self._tasks: set[asyncio.Future[Any]] = set()
         self._changed = changed
         self._failed = failed
+        self._told = 0
+        self._later: asyncio.TimerHandle | None = None
 
     def add(self, work: Awaitable[Any]) -> None:
         """Take on a coroutine, task or future."""
@@ -135,14 +141,27 @@ class Background:
             raise TypeError(f"wait_until() takes a coroutine, a task or a future, not {type(work).__name__}")
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        self._changed(len(self._tasks))
+        if self._told:
+            self._tell_later()
+        else:
+            self._tell()
         task.add_done_callback(self._done)
 
     def _done(self, task: asyncio.Future[Any]) -> None:
         self._tasks.discard(task)
-        self._changed(len(self._tasks))
+        self._tell_later()
         if not task.cancelled() and (error := task.exception()) is not None:
             self._failed("work given to wait_until() failed", error)
+
+    def _tell_later(self) -> None:
+        if self._later is None:
+            self._later = asyncio.get_running_loop().call_later(_MOMENT, self._tell)
+
+    def _tell(self) -> None:
+        self._later = None
+        if self._told != len(self._tasks):
+            self._told = len(self._tasks)
+            self._changed(self._told)
 
 
 _background: list[Background] = []
