@@ -260,9 +260,10 @@ class Sandbox:
 
     def tell(self, topic: str, payload: bytes) -> bool:
         """Say something to the guest: False if it does not read."""
-        if len(payload) > MESSAGE:
+        told = self._peer.note(topic, payload)
+        if told and len(payload) > MESSAGE:
             self._intake.answered(len(payload))
-        return self._peer.note(topic, payload)
+        return told
 
     def observe(self, hear: Callable[[Seen], None]) -> None:
         """Have somebody hear of each call that it makes of a capability, the engine's own left out."""
