@@ -359,10 +359,10 @@ class LiveJournal(Recorder):
                 row = (name, count, position, now + allowed, within)
                 try:
                     await self._write(store_children.begin, number, row, child, now)
-                except (QuotaExceeded, QueueFull):
+                except QuotaExceeded:
                     self._forget(key)
                     raise
-                except InstanceAlreadyExists as error:
+                except (InstanceAlreadyExists, QueueFull) as error:
                     self._forget(key)
                     refusal = ErrorRecord(type(error).__name__, str(error))
                     await self._record(key, known._replace(state="failed"), error=refusal, within=within)

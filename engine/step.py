@@ -29,6 +29,7 @@ from .errors import (
     NonRetryableDelayError,
     NonRetryableError,
     PayloadTooLarge,
+    QueueFull,
     QuotaExceeded,
     RunInterrupted,
     RunOver,
@@ -265,7 +266,7 @@ class WorkflowStep:
                 await workflow.allowed(child.scope)
             try:
                 value = await journal.child(name, count, child, timeout)
-            except InstanceAlreadyExists as error:
+            except (InstanceAlreadyExists, QueueFull) as error:
                 raise revive(describe(error)) from None
             except asyncio.CancelledError:
                 self._giving_up = asyncio.ensure_future(_give_up(journal, name, count))

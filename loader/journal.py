@@ -15,6 +15,7 @@ from cloister.engine import (
     InstanceAlreadyExists,
     Journal,
     Outcome,
+    QueueFull,
     StepConfig,
     StepKind,
     StepRecord,
@@ -225,7 +226,7 @@ class JournalTarget:
             if ("child", name, count) not in self._records:
                 await binding.allowed()
             value = await self._journal.child(name, count, child, timeout, within)
-        except InstanceAlreadyExists as error:
+        except (InstanceAlreadyExists, QueueFull) as error:
             value = values.dumps({"status": "errored", "error": [type(error).__name__, str(error), ""]})
         finally:
             self._asking -= 1

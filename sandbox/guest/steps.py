@@ -23,7 +23,14 @@ from .values import JsDict
 from .workers.workflows import NonRetryableError
 
 _NOTE_AFTER = 0.02  # seconds: a body that is done sooner is not announced
-_NEVER_RECORDED = {"InvalidStepName", "InvalidDuration"}  # refused in each run, so it comes in no order of records
+_NEVER_RECORDED = {
+    "InvalidStepName",
+    "InvalidDuration",
+    "StepLimitExceeded",
+    "QuotaExceeded",
+    "CreationRateExceeded",
+}
+"""What is refused in each run, so that it comes in no order of records."""
 _OVER = "this run was parked or ended; if it goes on, it does so from its records"
 _DONE: list[Any] = ["done", None]
 _DONE_SENT = values.dumps(_DONE)
