@@ -97,14 +97,25 @@ class Bodied(RpcTarget):
         """The body as text."""
         return (await self.bytes()).decode("utf-8", "replace")
 
-    async def buffer(self) -> memoryview:
+    async def buffer(self) -> Any:
+        """The body as bytes that can also be asked what programs ask of JavaScript's buffers."""
+        from . import readers
+
+        return readers.Piece(await self.bytes())
+
+    arrayBuffer = buffer  # noqa: N815
+
+    async def memoryview(self) -> memoryview:
         """The body, without copying it once more."""
         return memoryview(await self.bytes())
 
-    arrayBuffer = memoryview = buffer  # noqa: N815
-
     async def _json(self, **options: Any) -> Any:
-        return json.loads(await self.text(), **{"object_hook": JsDict, **options})
+        found = json.loads(await self.text(), **{"object_hook": JsDict, **options})
+        if type(found) is not list:
+            return found
+        from . import conversions
+
+        return conversions.JsArray(found)
 
     json: Any = _json
 

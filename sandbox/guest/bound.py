@@ -14,6 +14,7 @@ from typing import Any, Final
 from cloister.ipc.stubs import Stub
 
 from .bodies import Bodied
+from .conversions import JsArray
 from .values import JsDict
 
 _CAPITAL = re.compile(r"([A-Z])")
@@ -45,6 +46,8 @@ class Database:
         """Several of them as one transaction: each result, or nothing of it was done."""
         results: list[Any] = await self._stub.batch([[one.query, list(one.params)] for one in statements])
         self._bookmark = self._bookmark or _ONLY_STATE
+        for result in results:
+            result["results"] = JsArray(result["results"])
         return results
 
     async def sql(self, query: str, *params: Any) -> list[Any]:

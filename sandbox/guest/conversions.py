@@ -22,7 +22,7 @@ class JsArray(list[Any]):
 
     def to_py(self, **_: Any) -> list[Any]:
         """The same as a plain list."""
-        return _plain(self)  # type: ignore[no-any-return]
+        return plain(self)  # type: ignore[no-any-return]
 
     @property
     def length(self) -> int:
@@ -41,10 +41,6 @@ class JsArray(list[Any]):
 
 class JsMap(JsDict):
     """A map, or an object, that JavaScript made."""
-
-    def to_py(self, **_: Any) -> dict[str, Any]:
-        """The same as a plain dict."""
-        return _plain(self)  # type: ignore[no-any-return]
 
     def as_object_map(self, **_: Any) -> JsMap:
         """Itself."""
@@ -89,7 +85,8 @@ def to_js(
     return obj
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """A copy of lists and maps as Python's own, all the way down."""
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, list) else value
+        return {key: plain(item) for key, item in value.items()}
+    return [plain(item) for item in value] if isinstance(value, list) else value

@@ -213,10 +213,11 @@ class DurableObjectStub:
         """The name that its id was made of, if it was."""
         return self.id.name
 
-    def fetch(self, resource: Any, **options: Any) -> Awaitable[Any]:
-        """Have it answer a request. That begins when it is called."""
+    def fetch(self, resource: Any, given: Any = None, /, **options: Any) -> Awaitable[Any]:
+        """Have it answer a request, whose options may be a map. That begins when it is called."""
         from .http import Request
 
+        options = {**(given or {}), **options}
         request = resource if isinstance(resource, Request) and not options else Request(resource, **options)
         answer: Awaitable[Any] = asyncio.ensure_future(self._stub.fetch(str(self.id), self.name, request))
         return answer

@@ -24,6 +24,17 @@ class Piece(bytes):
 
     to_py = tobytes = to_bytes
 
+    def to_memoryview(self) -> memoryview:
+        """The same, without copying it."""
+        return memoryview(self)
+
+    @property
+    def byteLength(self) -> int:  # noqa: N802 - the names of the SDK
+        """How many there are."""
+        return len(self)
+
+    length = nbytes = byteLength
+
 
 class Reader:
     """Reads one body."""

@@ -310,7 +310,9 @@ class Cursor:
 
     def toArray(self) -> list[JsDict]:  # noqa: N802 - the names of the SDK
         """The rows that are left."""
-        return list(self)
+        from .conversions import JsArray
+
+        return JsArray(self)
 
     to_array = to_py = toArray
 

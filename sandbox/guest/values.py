@@ -15,3 +15,9 @@ class JsDict(dict[str, Any]):
             return self[name]
         except KeyError:
             raise AttributeError(name) from None
+
+    def to_py(self, **_: Any) -> dict[str, Any]:
+        """The same as a plain dict, and of plain values. Programs ask it of what JavaScript would have given them."""
+        from . import conversions
+
+        return conversions.plain(self)  # type: ignore[no-any-return]

@@ -96,6 +96,22 @@ async def test_headers_are_gone_through_as_fetch_has_it(holds: Any) -> None:
     """)
 
 
+async def test_values_answer_as_those_of_javascript_would(holds: Any) -> None:
+    """Programs convert what they are given, whether or not it needs to be."""
+    await holds("""
+        import js
+        asked = Request("http://a.b", method="POST", body='{"a": {"b": [1, {"c": 2}]}}')
+        found = await asked.json()
+        assert found.to_py() == {"a": {"b": [1, {"c": 2}]}} and found.a.to_py() == {"b": [1, {"c": 2}]}
+        assert type(found.to_py()) is dict and type(found.to_py()["a"]["b"][1]) is dict
+        rows = await Response('[{"a": 1}]').json()
+        assert rows == [{"a": 1}] and rows.to_py() == [{"a": 1}] and type(rows.to_py()[0]) is dict and rows.length == 1
+        buffer = await Response(b"abc").arrayBuffer()
+        assert buffer.to_bytes() == bytes(js.Uint8Array.new(buffer)) == b"abc" and type(buffer.to_bytes()) is bytes
+        assert buffer.byteLength == 3 and buffer.to_memoryview()[0] == ord("a") and memoryview(buffer)[1] == ord("b")
+    """)
+
+
 async def test_what_the_sdk_keeps_to_itself_is_not_wrapped_twice(holds: Any) -> None:
     """Some programs look below `env`, where Cloudflare's has another object."""
     await holds("""

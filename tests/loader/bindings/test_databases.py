@@ -87,6 +87,7 @@ async def test_a_session_has_a_bookmark_once_it_has_asked(worker: Make, database
             rows = await session.prepare("SELECT 1 AS n").all()
             kept = session.getBookmark()
             later = self.env.DB.withSession(kept)
+            assert rows.results.to_py() == [{"n": 1}] and rows.results[0].to_py() == {"n": 1}
             return [before, rows.results[0].n, isinstance(kept, str) and len(kept) > 0, later.getBookmark() == kept,
                     await later.prepare("SELECT 2 AS n").first("n")]
     """

@@ -79,6 +79,7 @@ class Default(WorkerEntrypoint):
         assert isinstance(answer, Response) and await answer.text() == "Request http://fake-host/ping one"
         body = b"x" * 700_000
         assert await (await stub.fetch("http://a.b", method="POST", body=body)).bytes() == body
+        assert await (await stub.fetch("http://a.b", {"method": "POST", "body": body})).bytes() == body
         for call in (stub.fails(), stub.nothing(), stub.alarm({}), stub.ctx()):
             try:
                 await call
