@@ -118,8 +118,8 @@ class Worker:
     @property
     def ended_by(self) -> SandboxError | None:
         """What its sandbox was ended by, once that is known; nothing while its code has not been imported, which fails
-        then."""
-        if not self.gone or self.ready.exception() is not None:
+        then, nor where somebody on the machine has ended it."""
+        if not self.gone or self.ready.exception() is not None or self.sandbox.ended_from_outside:
             return None
         imported = self.imported.done() and not self.imported.cancelled() and self.imported.exception() is None
         return self.sandbox.ended_by if imported else None

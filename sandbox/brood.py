@@ -15,6 +15,7 @@ from cloister.ipc import IpcError
 from cloister.ipc.link import Link
 
 from .errors import SandboxClosed, SandboxUnavailable
+from .lockdown.sequence import ACTIVE
 from .nursery import Nursery, discard
 from .process import Process
 from .sandbox import Sandbox, Usage
@@ -106,7 +107,8 @@ class Brood:
             for entrance in entrances:
                 os.close(entrance)
         try:
-            sandbox = Sandbox(slot, Process(pidfd), connect(), group, self.nursery.address_space)
+            alone = self.nursery.layers.get("processes") == ACTIVE
+            sandbox = Sandbox(slot, Process(pidfd), connect(), group, self.nursery.address_space, alone=alone)
         except BaseException:
             self._abandoned.add(slot)
             discard(pidfd)

@@ -28,8 +28,11 @@ LAST_WORDS: Final = 0.05
 
 
 class Ending:
-    """Of one process. `part` ends the conversation with it, of an error; `describe` puts an exit status into words, and
-    whether it was killed for memory."""
+    """Of one process, `alone` if it is the first of its own namespace, which nothing inside can kill.
+
+    `part` ends the conversation with it, of an error; `describe` puts an exit status into words, and whether it was
+    killed for memory.
+    """
 
     def __init__(
         self,
@@ -39,13 +42,14 @@ class Ending:
         account: Account,
         precedence: Precedence,
         *,
+        alone: bool,
         part: Callable[[SandboxError], None],
         describe: Callable[[int, bool], str],
     ) -> None:
         self._loop = asyncio.get_running_loop()
         self._process, self._link, self._group = process, link, group
         self._account, self._precedence = account, precedence
-        self._part, self._describe = part, describe
+        self._alone, self._part, self._describe = alone, part, describe
         self.died: asyncio.Future[str] = self._loop.create_future()
         """Done when the process is gone and nothing of it is left to be read: of what, in words."""
         self.sentence: SandboxError | None = None
@@ -54,6 +58,9 @@ class Ending:
         """Whether its end of the connection is gone."""
         self.reaped = False
         """Whether the process is gone."""
+        self.from_outside = False
+        """Whether a signal ended it that somebody else on the machine must have sent, or the kernel when the machine
+        had no memory left."""
         self._put_down = False
         self._unused = True
 
@@ -95,6 +102,7 @@ class Ending:
         words = f"the sandbox {self._describe(status, killed_for_memory)}"
         if killed_for_memory or status == OUT_OF_MEMORY:
             return LimitExceeded(words)
+        self.from_outside = self._alone and -status in FROM_OUTSIDE
         if self._unused and (-status in FROM_OUTSIDE or self._put_down):
             return SandboxUnused(words)
         return ProtocolViolation(words) if status == CUT_OFF else SandboxDied(words)

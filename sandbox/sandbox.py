@@ -75,7 +75,9 @@ class Usage(NamedTuple):
 class Sandbox:
     """A confined process. Made by `Spawner.take`, never constructed by users of this package."""
 
-    def __init__(self, number: int, process: Process, link: Link, group: Group | None, address_space: int) -> None:
+    def __init__(
+        self, number: int, process: Process, link: Link, group: Group | None, address_space: int, *, alone: bool = False
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.number = number
         self.phases = Phases(0, 0, 0)
@@ -109,7 +111,14 @@ class Sandbox:
             on_look=self._count_threads,
         )
         self._ending = Ending(
-            process, link, group, self._watch, self._precedence, part=self._part, describe=self._describe
+            process,
+            link,
+            group,
+            self._watch,
+            self._precedence,
+            alone=alone,
+            part=self._part,
+            describe=self._describe,
         )
         self.died = self._ending.died
         self._peer = VisitedPeer(
@@ -160,6 +169,11 @@ class Sandbox:
     def ended_by(self) -> SandboxError | None:
         """The error that its calls raised when it ended; nothing until that is known."""
         return self._ending.sentence
+
+    @property
+    def ended_from_outside(self) -> bool:
+        """Whether somebody else on the machine ended it: neither its tenant nor this host."""
+        return self._ending.from_outside
 
     @property
     def alive(self) -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -451,6 +453,22 @@ async def test_what_the_host_ends_is_held_against_nobody(code: Code) -> None:
             brood.nursery.kill()
             await asyncio.wait({brood.nursery.lost})
         assert await entrypoint("t").who() == "t"
+
+
+async def test_nor_is_what_somebody_else_ends(code: Code) -> None:
+    """An operator, or the kernel of a machine without memory; a tenant can do so only where it shares its namespace."""
+    loader, entrypoint = house(code, restarts_free=0, restart_s=600.0, restart_most_s=600.0)
+    async with loader:
+        assert await entrypoint("t").who() == "t"
+        alone = loader.statistics().layers["processes"] == "active"
+        (worker,) = loader._house
+        os.kill(worker.sandbox.pid, signal.SIGKILL)
+        await asyncio.wait({worker.over})
+        if alone:
+            assert await entrypoint("t").who() == "t"
+        else:
+            with pytest.raises(RestartBackedOff, match="killed by SIGKILL"):
+                await entrypoint("t").who()
 
 
 async def test_who_waits_for_the_next_sandbox_gets_no_second_one_either(code: Code, eventually: Eventually) -> None:
