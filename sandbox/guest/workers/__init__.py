@@ -14,7 +14,7 @@ from .. import scope
 from ..entrypoints import RpcTarget, WorkerEntrypoint, WorkflowEntrypoint
 
 __all__ = ["Blob", "BlobEnding", "BlobValue", "Body", "CapabilityError", "Context", "DurableObject", "FetchKwargs",
-           "FetchResponse", "File", "FormData", "FormDataValue", "Headers", "JSBody", "Request",
+           "FetchResponse", "File", "FormData", "FormDataValue", "HTMLRewriter", "Headers", "JSBody", "Request",
            "RequestInitCfProperties", "Response", "RpcTarget", "WorkerEntrypoint", "WorkflowEntrypoint", "env", "fetch",
            "handler", "import_from_javascript", "patch_env", "python_from_rpc", "python_to_rpc", "waitUntil",
            "wait_until"]  # fmt: skip
@@ -24,6 +24,7 @@ _LATER: Final = {
     f"{_GUEST}.http": "FetchResponse Headers Request Response fetch",
     f"{_GUEST}.blobs": "Blob BlobEnding File",
     f"{_GUEST}.forms": "FormData",
+    f"{_GUEST}.rewriter": "HTMLRewriter",
     f"{_GUEST}.objects": "DurableObject",
     "workers.types": "BlobValue Body Context FetchKwargs FormDataValue JSBody RequestInitCfProperties",
     "workers.rpc": "python_from_rpc python_to_rpc",

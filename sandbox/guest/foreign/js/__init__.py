@@ -11,11 +11,11 @@ from typing import Any, Final
 _LATER: Final = {
     "plain": "Array Boolean Date Error JSON Map Math Number Object Promise Set String TypeError Uint8Array ArrayBuffer"
     " console undefined clearTimeout setTimeout queueMicrotask structuredClone performance",
+    "markup": "HTMLRewriter",
     "web": "AbortController Blob File FormData Headers Request Response URL URLSearchParams fetch",
     "text": "TextDecoder TextEncoder atob btoa crypto decodeURI decodeURIComponent encodeURI encodeURIComponent",
 }
 _ABSENT: Final = {
-    "HTMLRewriter": "rewrite the text with html.parser, or a library for it that the worker brings along",
     "WebSocket": "there are no web sockets here; use fetch, and responses that stream",
     "WebSocketPair": "there are no web sockets here; use fetch, and responses that stream",
     "caches": "there is no cache here; use a key-value binding",
