@@ -33,8 +33,8 @@ class SocketLink(Link):
     """The way to one guest over a connected socket."""
 
     __slots__ = (
-        "_descriptor", "_held", "_held_until", "_links", "_most", "_of_all", "_released", "_socket", "_unsent",
-        "_vigil", "behind", "taken",
+        "_descriptor", "_held", "_held_from", "_held_until", "_links", "_most", "_of_all", "_released", "_socket",
+        "_unsent", "_vigil", "behind", "taken",
     )  # fmt: skip
 
     def __init__(
@@ -54,7 +54,7 @@ class SocketLink(Link):
         self.taken = self.behind = NOTHING
         self._most = most
         self._held: asyncio.TimerHandle | None = None
-        self._held_until = 0.0
+        self._held_from = self._held_until = 0.0
         self._released = False
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         self._descriptor = self._socket.fileno()
@@ -87,8 +87,13 @@ class SocketLink(Link):
         self._held_until = max(self._loop.time() + seconds, self._held_until)
         if self._held is None and self in self._links and not self._released:
             self._stop_listening()
+            self._held_from = self._loop.time()
             self._held = self._loop.call_at(self._held_until, self._let_go)
         return True
+
+    def unfinished_for(self) -> float:
+        """See `Link.unfinished_for`. While it is held it could not finish anything."""
+        return (self._loop.time() if self._held is None else self._held_from) - self._begun
 
     def held_for(self) -> float:
         """See `Link.held_for`."""
@@ -107,6 +112,7 @@ class SocketLink(Link):
             self._held = self._loop.call_at(self._held_until, self._let_go)
         else:
             self._held = None
+            self._begun += self._loop.time() - self._held_from
             self._listen()
 
     def _listen(self) -> None:

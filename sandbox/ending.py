@@ -14,7 +14,7 @@ from typing import Final
 
 from cloister.ipc.link import Link
 
-from .errors import LimitExceeded, ProtocolViolation, SandboxDied, SandboxError, SandboxUnavailable, SandboxUnused
+from .errors import LimitExceeded, ProtocolViolation, SandboxDied, SandboxError, SandboxLost, SandboxUnused
 from .exits import CUT_OFF, OUT_OF_MEMORY
 from .lockdown.cgroups import Group
 from .precedence import Precedence
@@ -82,7 +82,7 @@ class Ending:
     def lose(self, words: str) -> None:
         """It is gone, and its tenant has nothing to do with it."""
         words = f"the sandbox was lost: {words}"
-        self.kill(SandboxUnused(words) if self._unused else SandboxUnavailable(words))
+        self.kill(SandboxUnused(words) if self._unused else SandboxLost(words))
 
     def reap(self, status: int) -> None:
         """The zygote reports the death. What the process said before it is still read, and then it is over."""

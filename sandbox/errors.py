@@ -23,6 +23,11 @@ class SandboxUnused(SandboxDied):
     """It was ended from outside, or with its zygote, before it had said a word of its tenant's: another is as good."""
 
 
+class SandboxLost(SandboxUnavailable, SandboxDied):
+    """Its zygote died, and the process with it, which its tenant has nothing to do with. The call may have had effects,
+    as with every other that died."""
+
+
 class ProtocolViolation(SandboxDied):
     """The tenant's process sent what the protocol does not allow, and was ended for it."""
 

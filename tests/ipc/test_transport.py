@@ -527,6 +527,22 @@ async def test_a_guest_that_is_held_can_be_let_go_and_closed(tmp_path: Path, unt
         assert (closed.heard, closed.lost) == ([], 0)
 
 
+async def test_who_is_held_has_its_time_for_a_frame_all_the_same(tmp_path: Path, until: Until) -> None:
+    """It could not finish it meanwhile, and is not ended for that."""
+    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+        await until(lambda: guest.link._reader.ready)
+        now = asyncio.get_running_loop().time
+        began = now()
+        await guest.write(zmtp.message(b"x" * 3000)[:1000])
+        await until(lambda: guest.link._reader.missing)
+        guest.link.hold(0.3)
+        held = now()
+        await until(lambda: now() > held + 0.2)
+        assert guest.link.unfinished_for() <= held - began
+        await until(lambda: not guest.link.held_for())
+        assert guest.link.unfinished_for() <= now() - began - 0.3
+
+
 async def test_who_was_let_go_is_not_held_again(tmp_path: Path, until: Until) -> None:
     """It is gone, and what there is of it is read to the end, however much it counts."""
     async with guests(tmp_path, 1, Sockets) as (_, [guest]):
