@@ -31,7 +31,7 @@ class Handover(Generic[Work]):
     """Made on the loop, whose most methods are. `wait`, `take` and `tell` are the thread's.
 
     `here` is asked before a sleeping thread is woken. It may take what waits and do it itself, in the loop: whether it
-    has.
+    has. The thread sleeps meanwhile, and all that it has told was heard.
     """
 
     def __init__(self, here: Callable[[], bool] = lambda: False) -> None:
@@ -41,7 +41,7 @@ class Handover(Generic[Work]):
         self._unhurried: list[Work] = []
         self._timer: asyncio.TimerHandle | None = None
         self._ringing = False
-        self._asleep = False
+        self._asleep: list[None] = []  # one while the thread sleeps; whoever takes it says what comes next
         self._bell: SimpleQueue[None] = SimpleQueue()
         self._told: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK | os.EFD_SEMAPHORE)
@@ -98,9 +98,24 @@ class Handover(Generic[Work]):
 
     def _ring(self) -> None:
         self._ringing = False
-        if self._asleep and self._work and (self._work[0] is None or not self._here()):
-            self._asleep = False
-            self._bell.put(None)
+        if not (self._work and self._asleep and self._rouse()):
+            return
+        wake = False
+        try:
+            wake = self._work[0] is None or bool(self._told) or not self._here()
+        finally:
+            if wake:
+                self._bell.put(None)
+            else:
+                self._asleep.append(None)
+
+    def _rouse(self) -> bool:
+        """Whether the thread slept, for one only of those who ask: the loop, and the thread that falls asleep."""
+        try:
+            self._asleep.pop()
+        except IndexError:
+            return False
+        return True
 
     def _hear(self) -> None:
         os.eventfd_read(self._event)
@@ -112,11 +127,10 @@ class Handover(Generic[Work]):
     def wait(self) -> None:
         """Return when there is work."""
         while not self._work:
-            self._asleep = True
-            if self._work:  # it came between the two
-                self._asleep = False
-            else:
-                self._bell.get()
+            self._asleep.append(None)
+            if self._work and self._rouse():  # it came between the two, and nobody rings
+                return
+            self._bell.get()
 
     def take(self, most: int) -> list[Work]:
         """What waits, up to so much. Nothing when no more will come."""

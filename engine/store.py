@@ -68,6 +68,8 @@ _INSTANCE = (
     "INSERT INTO instances (number, workflow, scope, id, status, params, created, started, claims,"
     " keep_success, keep_error, code) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING"
 )
+_SENT = "SELECT 1 FROM events WHERE instance = ? UNION ALL SELECT 1 FROM event_ids WHERE instance = ? LIMIT 1"
+"""Whether an instance was sent something that is still there."""
 _CHANGE = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _TABLES = """
 SELECT name, (SELECT coalesce(group_concat(name, ', '), 'rowid') FROM pragma_table_info(tables.name) WHERE pk)
@@ -253,11 +255,20 @@ class Store:
 
     def brief(self, verb: Callable[..., Any], args: tuple[Any, ...]) -> bool:
         """Whether it takes no longer than its commit. What a codec takes is the host's affair, so it may be long."""
-        if self._sealed:
+        if self._sealed or verb not in _BRIEF:
             return False
         if verb is Store.pin:
             return self.codes.known(args[1].digest)  # else it is packed first
-        return verb in _BRIEF and all(len(part) <= BRIEF_BYTES for part in args if type(part) is bytes)
+        if verb is Store.create:
+            workflow, scope, creation, _, claim = args
+            if len(creation.params) > BRIEF_BYTES:
+                return False
+            return claim or self.backlog.at_hand(self._workflows.get(workflow), scope, self.bounds.get(workflow))
+        if verb is Store.finish:
+            number, childless = args[0], len(args) == 6 and args[5]
+            if not childless or self.run(_SENT, (number, number)).fetchone() is not None:  # all go with it
+                return False
+        return all(len(part) <= BRIEF_BYTES for part in args if type(part) is bytes)
 
     # The life of an instance
 
@@ -571,6 +582,6 @@ class Store:
 
 
 _BRIEF: Final[frozenset[Callable[..., Any]]] = frozenset(
-    {Store.create, Store.record, Store.finish, Store.take_event, Store.expire, Store.send_event}
+    {Store.create, Store.record, Store.finish, Store.take_event, Store.expire, Store.send_event, Store.pin}
 )
-"""Verbs that touch a few rows, however many there are of anything."""
+"""Verbs that touch a few rows, however many there are of anything, or whose arguments say whether they do."""

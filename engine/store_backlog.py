@@ -39,6 +39,14 @@ class Backlog:
             _check(bounds.of_scope, self._of_scope(key, scope), more, f"scope {scope!r} has")
         _check(bounds.of_workflow, total, more, "all scopes together have")
 
+    def at_hand(self, key: int | None, scope: str, bounds: Bounds | None) -> bool:
+        """Whether one more can be checked without counting what may be a million."""
+        if bounds is None or bounds == (None, None):
+            return True
+        if key not in self._totals:
+            return False
+        return bounds.of_scope is None or self._totals[key] < bounds.of_scope or (key, scope) in self._of_scopes
+
     def add(self, key: int, scope: str, more: int) -> None:
         """So many more are queued, or less."""
         if key in self._totals:

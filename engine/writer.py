@@ -148,15 +148,17 @@ class Writer:
             or self._closing
             or self._untidy >= TIDY_COMMITS
             or self._store is None
-            or not all(self._store.brief(verb, args) for verb, args, _ in self._handover)
         ):
             return False
+        started = time.perf_counter()
         try:
+            if not all(self._store.brief(verb, args) for verb, args, _ in self._handover):
+                return False
             self._store.begin()
         except Exception:  # noqa: BLE001 - whatever it is, the thread will meet it, and has time
             return False
         batch = self._handover.take(FEW)
-        results = self._commit(batch)
+        results = self._commit(batch, started)
         self.commits_here += 1
         self._untidy += 1
         self._acknowledge(batch, results, self._news())
@@ -208,10 +210,10 @@ class Writer:
 
     # In whichever of the two
 
-    def _commit(self, batch: list[_Operation]) -> list[Any]:
+    def _commit(self, batch: list[_Operation], started: float | None = None) -> list[Any]:
         """What each operation returned or refused with, after the commit; else the same error for all.
 
-        The transaction has begun.
+        The transaction has begun. If the loop waits, it has done so since `started`.
         """
         results: list[Any] = []
         store = self._store
@@ -222,7 +224,8 @@ class Writer:
                     results.append(verb(store, *args))
                 except EngineError as refusal:
                     results.append(refusal)
-            started = time.perf_counter()
+            if started is None:
+                started = time.perf_counter()
             store.commit()
             self._promptness.took(time.perf_counter() - started)
         except BaseException as error:  # noqa: BLE001 - whatever it is: who waits must be told

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import time
+from collections import deque
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
 
 from cloister.engine import handover
 from cloister.engine.handover import Handover
@@ -17,9 +20,12 @@ if TYPE_CHECKING:
 
 
 @asynccontextmanager
-async def echo(here: Callable[[], bool] = lambda: False) -> AsyncIterator[tuple[Handover[int], list[list[int]]]]:
+async def echo(
+    here: Callable[[], bool] = lambda: False, way_is: Callable[[Handover[int]], None] = lambda way: None
+) -> AsyncIterator[tuple[Handover[int], list[list[int]]]]:
     """A thread that gives back what it takes; the list is what came back, one list for each time that it took some."""
     way: Handover[int] = Handover(lambda: here())
+    way_is(way)
     came: list[list[int]] = []
 
     def work() -> None:
@@ -98,9 +104,68 @@ async def test_what_is_done_here_wakes_nobody() -> None:
 
     async with echo(odd) as (way, came):
         for number in (1, 3, 2, 5, 7):
-            while not way._asleep:  # noqa: ASYNC110 - nobody says when it is
+            while way._told or not way._asleep:  # noqa: ASYNC110 - nobody says when it is
                 await asyncio.sleep(0)
             way.put(number)
             await asyncio.sleep(0)
         assert await until(came, 1) == [2]
         assert here == [1, 3, 5, 7]
+
+
+async def test_what_is_done_here_does_not_overtake_what_the_thread_has_told() -> None:
+    """Though the thread sleeps already, what it told may not have been heard."""
+
+    def odd() -> bool:
+        if not all(number % 2 for number in way):
+            return False
+        came.append(way.take(3))
+        return True
+
+    async with echo(odd) as (way, came):
+        while not way._asleep:  # noqa: ASYNC110 - nobody says when it is
+            await asyncio.sleep(0)
+        way.put(2)
+        way.hurry()
+        while not (way._told and way._asleep):
+            time.sleep(0.001)  # noqa: ASYNC251 - the loop must hear nothing of it
+        way.put(1)
+        way.hurry()
+        assert await until(came, 2) == [2, 1]
+
+
+async def test_the_thread_does_not_take_what_is_being_done_here() -> None:
+    """Not even if it was falling asleep when the work came, and sees it."""
+    here: list[list[int]] = []
+    ways: list[Handover[int]] = []
+    looking, doing, resting = threading.Event(), threading.Event(), threading.Event()
+
+    class Work(deque[Any]):
+        """Between the thread's two looks at it, work comes and the loop is about to take it."""
+
+        def __bool__(self) -> bool:
+            if threading.current_thread() is not threading.main_thread() and ways[0]._asleep and not looking.is_set():
+                looking.set()
+                assert doing.wait(10)
+            return len(self) > 0
+
+    class Bell(SimpleQueue[None]):
+        def get(self, block: bool = True, timeout: float | None = None) -> None:
+            resting.set()
+            return super().get(block, timeout)
+
+    def so(made: Handover[int]) -> None:
+        ways.append(made)
+        made._work, made._bell = Work(), Bell()
+
+    def do() -> bool:
+        doing.set()
+        resting.wait(10)
+        here.append(ways[0].take(3))
+        return True
+
+    async with echo(do, so) as (way, came):
+        assert await asyncio.to_thread(looking.wait, 10)
+        for number in (1, 2):
+            way.put(number)
+            way.hurry()
+        assert (here, came) == ([[1], [2]], [])

@@ -177,6 +177,7 @@ async def test_what_an_operator_adds_is_bounded_as_well(open_engine: OpenEngine,
         assert await instance.interventions() == []
         assert len(await instance.step_result("keep")) == 40 * KIB
         await instance.override("keep", result="short", author="Ann", reason="to make room")
+        await clock.run_until_idle()  # both run meanwhile
         assert counted(engine) == counted_anew(engine)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import time
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,8 +17,9 @@ from cloister.engine.database import connect
 from cloister.engine.errors import RunOver
 from cloister.engine.options import Creation
 from cloister.engine.promptness import PROMPT, PROOF, Promptness
-from cloister.engine.records import Address
-from cloister.engine.store import Store
+from cloister.engine.records import Address, Status
+from cloister.engine.store import BRIEF_BYTES, Store
+from cloister.engine.store_backlog import Bounds
 from cloister.engine.store_queue import lose, postpone, recover, release
 from cloister.engine.writer import Writer
 
@@ -132,6 +135,60 @@ async def test_what_may_take_long_is_never_done_in_the_loop(path: Path) -> None:
         await asyncio.gather(writer.submit(recover, "w", 0), create(writer, "a"))
         await asyncio.gather(*(create(writer, f"i{n}") for n in range(5)))
         assert writer.commits_here == before
+
+
+async def test_what_is_brief_by_itself_is_not_where_there_is_much_of_something(path: Path) -> None:
+    """Large params; the first count of what is queued; an end with which children, events or their ids go."""
+    event = b"\xc0"
+    async with open_writer(path) as writer:
+        a, b, c = [await create(writer, name) for name in "abc"]
+        await writer.submit(Store.send_event, Address("w", "", "a"), "go", event, None, 0)
+        await writer.submit(Store.take_event, b, "wait", 1, 0, "go", None, 0, 0)
+        await writer.submit(Store.send_event, Address("w", "", "b"), "go", event, "1", 0)
+        store = writer._store
+        assert store is not None
+        store.bounds["w"] = Bounds(10, 10)
+        before = writer.commits_here
+        await writer.submit(Store.create, "w", "", Creation("d", bytes(BRIEF_BYTES + 1)), 0, True)
+        await create(writer, "e")
+        for number, childless in ((a, True), (b, True), (c, False)):
+            await writer.submit(Store.finish, number, Status.COMPLETE, event, None, 0, childless)
+        assert writer.commits_here == before
+
+
+async def test_the_rest_of_it_is_brief(path: Path, hands: str) -> None:
+    """What is queued was counted, and nobody has sent the instance anything."""
+    async with open_writer(path) as writer:
+        assert writer._store is not None
+        writer._store.bounds["w"] = Bounds(10, 10)
+        await create(writer, "a")
+        before = writer.commits_here
+        number = await create(writer, "b")
+        await writer.submit(Store.finish, number, Status.COMPLETE, b"\xc0", None, 0, True)
+        assert writer.commits_here == before + {"thread": 0, "loop": 2}[hands]
+
+
+async def test_what_takes_the_loop_long_is_late_whatever_it_waited_for(
+    path: Path, hands: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk may have been prompt: what it wrote had to be found first."""
+    told: list[float] = []
+    real: Callable[..., bytes | None] = Store.take_event
+    now = 0.0
+
+    def slow(*args: object) -> bytes | None:
+        nonlocal now
+        now += 10
+        return real(*args)
+
+    async with open_writer(path) as writer:
+        number = await create(writer, "a")
+        clock = SimpleNamespace(perf_counter=lambda: now, monotonic=time.monotonic, sleep=time.sleep)
+        monkeypatch.setattr("cloister.engine.writer.time", clock)
+        monkeypatch.setattr("cloister.engine.store._BRIEF", {slow})
+        monkeypatch.setattr(Promptness, "took", lambda _, seconds: told.append(seconds))
+        await writer.submit(slow, number, "wait", 1, 0, "go", None, 0, 0)
+        assert told == [{"thread": 0, "loop": 10}[hands]]
 
 
 @pytest.mark.parametrize("hands", ["loop"], indirect=True)
