@@ -77,10 +77,11 @@ class Bucket(RpcTarget):
                 if await self._row(name) == row:
                     raise
                 continue  # it was replaced or deleted a moment ago
+            part = {"range": {"offset": start, "length": length}} if "range" in found else {}
             if length > PIECE:
-                return _sent(row, reading)
+                return _sent(row, reading, **part)
             async with contextlib.aclosing(reading):
-                return _sent(row, b"".join([piece async for piece in reading]))
+                return _sent(row, b"".join([piece async for piece in reading]), **part)
         return None
 
     async def create_multipart_upload(self, key: object, options: object = None, /, **more: object) -> MultipartUpload:
@@ -226,8 +227,8 @@ def _about(row: Any) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _sent(row: Any, content: bytes | AsyncIterator[bytes] | None) -> Sent:
-    return Sent("Object", _about(row), content)
+def _sent(row: Any, content: bytes | AsyncIterator[bytes] | None, **more: Any) -> Sent:
+    return Sent("Object", {**_about(row), **more}, content)
 
 
 def _camel(name: str) -> str:

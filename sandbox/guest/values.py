@@ -12,9 +12,14 @@ class JsDict(dict[str, Any]):
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return self[name]
+            value = self[name]
         except KeyError:
             raise AttributeError(name) from None
+        if type(value) is list:  # who reads an attribute may ask of a list what one has in JavaScript
+            from . import conversions
+
+            value = self[name] = conversions.JsArray(value)
+        return value
 
     def to_py(self, **_: Any) -> dict[str, Any]:
         """The same as a plain dict, and of plain values. Programs ask it of what JavaScript would have given them."""

@@ -294,6 +294,24 @@ async def test_a_wsgi_application_gives_pieces(worker: Make, apps: Any, log: Log
             await apps.fetch(f"http://a.b/w/{name}")
 
 
+async def test_an_asgi_application_is_an_entrypoint(worker: Make) -> None:
+    """In one line; it finds the worker's bindings."""
+    source = """
+    from workers import asgi
+    async def app(scope, receive, send):
+        assert scope["type"] in ("http", "lifespan")
+        if scope["type"] == "lifespan":
+            await receive()
+            await send({"type": "lifespan.startup.complete"})
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": f"{scope['path']} {scope['env'].PLAN}".encode()})
+    Default = asgi.entrypoint(app)
+    """
+    entry = worker(source, env={"PLAN": "x"}).get_entrypoint()
+    assert await (await entry.fetch("http://a.b/z")).text() == "/z x"
+
+
 async def test_a_wsgi_application_is_an_entrypoint(worker: Make, log: Log) -> None:
     """In one line."""
     source = APPS.replace("class Default(WorkerEntrypoint)", "class Another(WorkerEntrypoint)")

@@ -106,6 +106,9 @@ async def test_values_answer_as_those_of_javascript_would(holds: Any) -> None:
         assert type(found.to_py()) is dict and type(found.to_py()["a"]["b"][1]) is dict
         rows = await Response('[{"a": 1}]').json()
         assert rows == [{"a": 1}] and rows.to_py() == [{"a": 1}] and type(rows.to_py()[0]) is dict and rows.length == 1
+        assert found.a.b.length == 2 and found.a.b[1].c == 2 and found == {"a": {"b": [1, {"c": 2}]}}
+        found.a.b.push(3)
+        assert found["a"]["b"] == [1, {"c": 2}, 3] and found.a.b is found.a.b
         buffer = await Response(b"abc").arrayBuffer()
         assert buffer.to_bytes() == bytes(js.Uint8Array.new(buffer)) == b"abc" and type(buffer.to_bytes()) is bytes
         assert buffer.byteLength == 3 and buffer.to_memoryview()[0] == ord("a") and memoryview(buffer)[1] == ord("b")

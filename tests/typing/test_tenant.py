@@ -20,8 +20,8 @@ import asgi
 from js import JSON
 from pyodide.ffi import JsException, to_js
 from workers import (
-    Blob, Context, DurableObject, DurableObjectState, File, FormData, Headers, Request, Response, StepContext,
-    WorkerEntrypoint, WorkflowEntrypoint, WorkflowEvent, WorkflowStep, env, fetch, wait_until,
+    Blob, Context, DurableObject, DurableObjectState, File, FormData, Headers, HTMLRewriter, Request, Response,
+    StepContext, WorkerEntrypoint, WorkflowEntrypoint, WorkflowEvent, WorkflowStep, env, fetch, wait_until,
 )
 from workers.workflows import NonRetryableError
 
@@ -67,10 +67,16 @@ class Default(WorkerEntrypoint):
             return Response(error.message, status=500, headers=[("a", "b")])
         file: File = (await request.form_data())["file"]
         print(env.PLAN, file.name, Headers({"a": "b"})["a"], (await Response.json(answer).json())["x"])
+        page = HTMLRewriter().on("a", object()).transform(Response("", headers={"a": "b"}))
+        if page.headers.getSetCookie() or (await request.arrayBuffer()).byteLength:
+            return page
         return await asgi.fetch(app, request, self.env, self.ctx)
 
 
 async def app(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+Whole = asgi.entrypoint(app)
 """
 
 

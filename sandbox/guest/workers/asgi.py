@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 from urllib.parse import unquote, urlsplit
 
 from cloister.sandbox.guest import scope
+from cloister.sandbox.guest.entrypoints import WorkerEntrypoint
 from cloister.sandbox.guest.http import Response
 
 logger = logging.getLogger("asgi")
@@ -81,6 +82,16 @@ async def fetch(app: Any, req: Any, env: Any, ctx: Any = None) -> Response:
     else:
         scope.wait_until(_finish(serving, lifespan))
     return response
+
+
+def entrypoint(app: Any) -> type[WorkerEntrypoint]:
+    """An entrypoint that has an application answer everything: `Default = asgi.entrypoint(app)`."""
+
+    class Default(WorkerEntrypoint):
+        async def fetch(self, request: Any) -> Response:
+            return await fetch(app, request, self.env, self.ctx)
+
+    return Default
 
 
 async def _finish(serving: asyncio.Future[None], lifespan: Lifespan) -> None:

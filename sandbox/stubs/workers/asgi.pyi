@@ -1,7 +1,8 @@
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
-from workers import Context, Request, Response
+from workers import Context, Request, Response, WorkerEntrypoint
 
 Application: TypeAlias = Callable[..., Awaitable[Any]]
 
@@ -9,6 +10,8 @@ env: Any
 
 async def fetch(app: Application, req: Request, env: Any, ctx: Context | None = None) -> Response: ...
 async def websocket(app: Application, req: Request, env: Any = None) -> Response: ...
+def entrypoint(app: Application) -> type[WorkerEntrypoint]: ...
+def run_in_background(coro: Awaitable[Any]) -> asyncio.Future[Any]: ...
 def request_to_scope(
     req: Request, env: Any, ws: bool = False, state: dict[str, Any] | None = None
 ) -> dict[str, Any]: ...

@@ -63,12 +63,14 @@ async def test_a_tenants_code_runs_as_it_does_at_cloudflare(worker: Make, store:
             await bucket.delete(["a/c", "nothing"])
             return [*found, page.delimitedPrefixes, [one.key for one in page.objects], below.truncated,
                     [one.key for one in rest.objects], await bucket.get("a/c"),
-                    [put["key"], head["customMetadata"]["by"], got["bodyUsed"], head["storageClass"]]]
+                    [put["key"], head["customMetadata"]["by"], got["bodyUsed"], head["storageClass"]],
+                    [tail.range.offset, tail.range.length, page.objects.length, page.delimitedPrefixes.to_py()]]
     """
     etag = hashlib.md5(b'{"c": 1}', usedforsecurity=False).hexdigest()
     assert await worker(source, env={"BUCKET": Bucket(store, "t")}).get_entrypoint().main() == [
         "a/b.json", 8, f'"{etag}"', 1, "me", None, "application/json", "c", "1}", None, None, None, ["a/"], ["d"], True,
         ["a/c"], None, ["a/b.json", "me", True, "Standard"],
+        [6, 2, 1, ["a/"]],
     ]  # fmt: skip
 
 
