@@ -549,3 +549,25 @@ async def test_nor_is_who_does_not_stop_spared_for_being_held(boot: Boot, until:
     with pytest.raises(LimitExceeded):
         await call
     assert (await tenant.sandbox.died).startswith("did not stop within 60 ms of being cancelled")
+
+
+@pytest.mark.parametrize("where", ["wire._reader.feed", "asyncio.get_running_loop()._run_once"])
+async def test_who_has_no_memory_to_go_on_with_ends_and_says_so(boot: Boot, where: str) -> None:
+    """Whatever was read, or was to be done next, would be missing in the midst of the rest."""
+    tenant = await boot()
+    source = f"""
+    import asyncio, gc
+    from cloister.sandbox.guest.main import Wire
+    async def main():
+        [wire] = [found for found in gc.get_objects() if isinstance(found, Wire)]
+        def fail(*_): raise MemoryError
+        {where} = fail
+        await asyncio.sleep(0)
+    """
+
+    async def go_on() -> None:
+        await tenant.do(source)
+        await tenant.do("def main(): return 1")
+
+    with pytest.raises(LimitExceeded, match="had no memory left to answer with"):
+        await go_on()
