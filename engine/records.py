@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from cloister.ipc import values
+from cloister.ipc.values import Encoded as Encoded
 
 if TYPE_CHECKING:
     import asyncio
@@ -49,13 +50,6 @@ class Status(enum.StrEnum):
 
 
 FINAL = frozenset({Status.COMPLETE, Status.ERRORED, Status.TERMINATED})
-
-
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """A value that is encoded already. Given where a value is expected, its bytes are stored as they are."""
-
-    data: bytes
 
 
 @dataclass(frozen=True, slots=True)

@@ -123,11 +123,11 @@ async def respond(capability: Any, method: str, payload: bytes, channel: Channel
 def serve(subject: object) -> Capability | None:
     """The capability that an object becomes when it is sent; None if it is not one."""
     match subject:
-        case RpcTarget():
-            return Served(subject, lambda name: _public_method(subject, name), subject.rpc_attributes())
         case _ if (become := getattr(type(subject), "__capability__", None)) is not None:
             capability: Capability = become(subject)
             return capability
+        case RpcTarget():
+            return Served(subject, lambda name: public_method(subject, name), subject.rpc_attributes())
         case _ if hasattr(type(subject), "answer") and hasattr(type(subject), "attributes"):
             return subject  # type: ignore[return-value]  # as the last case would, which takes long to tell
         case _ if inspect.isroutine(subject):
@@ -177,8 +177,8 @@ async def follow(reached: Any, path: str, arguments: Any, *, begun: int = 0) -> 
     try:
         for place in range(begun, len(names)):
             at, name = 2 * (place - begun), names[place]
-            reads = arguments[at : at + 2] == _READ
             args, kwargs = arguments[at] or [], arguments[at + 1] or {}
+            reads = arguments[at] is False and arguments[at + 1] is None
             if not isinstance(args, list) or not isinstance(kwargs, dict):
                 raise PayloadError(_FORM)
             if isinstance(reached, RemoteCall):  # the rest of the chain goes on to whoever has the object
@@ -187,7 +187,7 @@ async def follow(reached: Any, path: str, arguments: Any, *, begun: int = 0) -> 
             if reads:
                 reached = _read(reached, name)
             elif isinstance(reached, RpcTarget):
-                reached = _public_method(reached, name)(*args, **kwargs)
+                reached = public_method(reached, name)(*args, **kwargs)
             else:
                 reached = _reach(reached, name).invoke(name, args, kwargs)
             if not isinstance(reached, RpcTarget | RemoteCall) and inspect.isawaitable(reached):
@@ -209,7 +209,9 @@ async def follow(reached: Any, path: str, arguments: Any, *, begun: int = 0) -> 
 
 def _passed(reached: Any) -> RpcTarget | None:
     """What wants to hear that a chain which has come by is over."""
-    target = reached.__covers__() if hasattr(type(reached), "__covers__") else reached
+    if isinstance(reached, RpcTarget):
+        return reached if _minds(reached) else None
+    target = reached.__covers__() if hasattr(type(reached), "__covers__") else None
     return target if isinstance(target, RpcTarget) and _minds(target) else None
 
 
@@ -264,7 +266,8 @@ def _let_go(target: RpcTarget) -> None:
             _log.exception("%s.rpc_disposed() raised", type(target).__name__)
 
 
-def _public_method(target: RpcTarget, name: str) -> Callable[..., Any]:
+def public_method(target: RpcTarget, name: str) -> Callable[..., Any]:
+    """A method that the class of an object defines for others. `CapabilityError` if there is none of the name."""
     if not name.startswith("_") and name not in _OWN:
         for kind in type(target).__mro__:
             if (method := kind.__dict__.get(name)) is not None:

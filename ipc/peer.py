@@ -168,6 +168,8 @@ class Peer:
     def encode(self, value: object, *, exact: bool = False) -> bytes:
         """Encode a value, granting the capabilities in it to the other side. `CodecError`, and then none is granted.
         See `values.dumps`."""
+        if type(value) is values.Encoded:
+            return value.data
         granted: list[int] = []
         try:
             return values.dumps(value, export=lambda subject: refer(subject, self, self.exports, granted), exact=exact)

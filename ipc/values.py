@@ -41,6 +41,15 @@ _LISTS: Final = (list, tuple)
 _MIN_INT, _MAX_INT = -(2**63), 2**64
 
 
+class Encoded:
+    """A value that is encoded already. Where one is sent or stored, its bytes are, as they are."""
+
+    __match_args__ = __slots__ = ("data",)
+
+    def __init__(self, data: bytes) -> None:
+        self.data = data
+
+
 def dumps(value: object, *, export: Export | None = None, limit: int = MAX_BYTES, exact: bool = False) -> bytes:
     """Encode a value; `CodecError` names the first part of it that cannot be sent, or says that it is too large.
 

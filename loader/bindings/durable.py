@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from cloister.ipc import CapabilityError, RpcTarget
 from cloister.ipc.stubs import Link, RemoteCall, RemoteMethod
+from cloister.ipc.values import Encoded
 
 from ..http.messages import Request, Response
 from .alarms import Alarm, Alarms
@@ -234,7 +235,7 @@ class ObjectStorage(RpcTarget):
         self._admitted = False
         self.over = False
 
-    async def batch(self, statements: object, keep: object = True) -> list[dict[str, Any]]:
+    async def batch(self, statements: object, keep: object = True) -> Encoded:
         """Statements with their parameters as one transaction: the result of each. If not to be kept, all is undone."""
         self._check()
         tenant, class_name, id_ = self._key

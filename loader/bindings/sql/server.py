@@ -66,22 +66,24 @@ class Server:
 
     def _listen(self) -> None:
         """A thread of its own, so that it hears that nobody waits any longer, or that there is no host."""
-        while head := self._in.read(4):
-            (size,) = struct.unpack("=I", head)
-            message = msgpack.unpackb(self._in.read(size), strict_map_key=False, unicode_errors="surrogatepass")
-            if message == "stop":
-                self._stopped.set()
-                continue
-            if isinstance(message, dict):
-                self._stopped.clear()
-            self._heard.put(message)
-        os._exit(0)
+        try:
+            while head := self._in.read(4):
+                (size,) = struct.unpack("=I", head)
+                message = msgpack.unpackb(self._in.read(size), strict_map_key=False, unicode_errors="surrogatepass")
+                if message == "stop":
+                    self._stopped.set()
+                    continue
+                if isinstance(message, dict):
+                    self._stopped.clear()
+                self._heard.put(message)
+        finally:  # a host that was killed has perhaps left an answer unread, or half of what it was saying unsaid
+            os._exit(0)
 
     def _tell(self, *message: Any) -> None:
         data = msgpack.packb(message, unicode_errors="surrogatepass")
         self._out.sendall(struct.pack("=I", len(data)) + data)
 
-    def _run(self, path: str, statements: list[Any] | str, limits: dict[str, Any], keep: bool) -> list[dict[str, Any]]:
+    def _run(self, path: str, statements: list[Any] | str, limits: dict[str, Any], keep: bool) -> bytes:
         try:
             unfinished = _unfinished(path)
             if unfinished:
@@ -114,22 +116,26 @@ class Server:
         statements: list[Any] | str,
         limits: dict[str, Any],
         keep: bool,
-    ) -> list[dict[str, Any]]:
+    ) -> bytes:
+        """The results, encoded: to the host they are bytes, which it passes on. Those of a script are without rows."""
         budget = _Budget(limits["rows"], limits["result_bytes"])
         before, changes = _pages(connection), connection.total_changes
         guard.host = False
         batch = ((query, []) for query in split(statements)) if isinstance(statements, str) else statements
         results = [_one(connection, query, params, budget) for query, params in batch]
+        if isinstance(statements, str):
+            results = [{**result, "results": []} for result in results]
         guard.host = True
-        if keep:
-            if connection.total_changes != changes or _pages(connection) != before:
-                self._tell("settling")
-                self._settle(connection, before)
-            connection.execute("COMMIT")
+        if keep and (connection.total_changes != changes or _pages(connection) != before):
+            self._tell("settling")
+            self._settle(connection, before)
         size = _pages(connection) * PAGE
         for result in results:
             result["meta"]["size_after"] = size
-        return results
+        told: bytes = msgpack.packb(results)  # before anything is for good: there may be no memory for it
+        if keep:
+            connection.execute("COMMIT")
+        return told
 
     def _settle(self, connection: sqlite3.Connection, before: int) -> None:
         """Give back what is free, and ask whether the file may be so large."""

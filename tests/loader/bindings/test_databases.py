@@ -23,6 +23,7 @@ from cloister.loader.bindings import (
     StorageQuotaExceeded,
     StoreClosed,
 )
+from cloister.loader.bindings.lanes import Lane, _packed
 
 Make = Callable[..., WorkerStub]
 
@@ -102,6 +103,70 @@ async def test_a_result_says_how_large_the_database_is(database: Database) -> No
     )
     assert made["count"] == 1
     assert few["meta"]["size_after"] == many["meta"]["size_after"] > 9000
+
+
+async def test_many_rows_cost_the_host_no_more_than_their_bytes(
+    worker: Make, databases: Databases, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a sandbox asked for is passed on without being read, unless a subclass has its say about it."""
+    source = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self):
+            db, query = self.env.DB, "SELECT 1 AS n, 'x' AS x, NULL AS none"
+            prepared = (await db.prepare(query).all()).results
+            return [[dict(row) for row in rows] for rows in (await db.sql(query), prepared)]
+    """
+
+    class Counted(Database):
+        """Looks at what is asked and answered."""
+
+        async def batch(self, statements: object) -> list[dict[str, Any]]:
+            """With a row more."""
+            results = await super().batch(statements)
+            results[0]["results"].append({"n": 2})
+            return results
+
+    rows = [{"n": 1, "x": "x", "none": None}]
+    assert (
+        await worker(source, env={"DB": Counted(databases, "t-42")}).get_entrypoint().main() == [[*rows, {"n": 2}]] * 2
+    )
+    monkeypatch.setattr("cloister.loader.bindings.databases._read", None)
+    assert await worker(source, env={"DB": Database(databases, "t-42")}).get_entrypoint().main() == [rows] * 2
+
+
+async def test_a_folder_may_be_a_relative_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The processes that open its files stand elsewhere, and so may the host later on."""
+    monkeypatch.chdir(tmp_path)
+    async with Databases("databases") as databases:
+        database = Database(databases, "t-42")
+        await database.exec("CREATE TABLE t (a)")
+        monkeypatch.chdir("/")
+        assert await database.sql("SELECT count(*) AS n FROM t") == [{"n": 0}]
+        assert await databases.size("t-42") > 0
+
+
+@pytest.mark.parametrize("last", [b"", b"\x05"])
+async def test_a_process_ends_with_its_host_whatever_that_left_unread_or_unsaid(tmp_path: Path, last: bytes) -> None:
+    """A host that was killed has read no answer."""
+    lane = await Lane.open(DatabaseLimits().memory_bytes)
+    assert lane._writer is not None
+    transport: Any = lane._writer.transport
+    transport.pause_reading()
+    limits = {"bytes": 1 << 20, "seconds": 5.0, "rows": 1, "result_bytes": 100, "written_bytes": 1 << 20}
+    batch = {"path": str(tmp_path / "one.db"), "statements": "SELECT 1", "limits": limits, "keep": True}
+    await lane._send(_packed(batch) + last)
+    answered, _, _ = await asyncio.to_thread(select.select, [transport.get_extra_info("socket")], [], [], 60)
+    assert answered
+    transport.abort()
+    ended, _, _ = await asyncio.to_thread(select.select, [lane._pidfd], [], [], 60)
+    assert ended
+    await lane.close()
+
+
+async def test_a_script_gives_no_rows(database: Database) -> None:
+    """But counts its statements."""
+    assert (await database.exec("SELECT 1; SELECT 2"))["count"] == 2
 
 
 async def test_a_batch_is_one_transaction(database: Database) -> None:
