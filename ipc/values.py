@@ -49,6 +49,12 @@ class Encoded:
     def __init__(self, data: bytes) -> None:
         self.data = data
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Encoded) and other.data == self.data
+
+    def __hash__(self) -> int:
+        return hash(self.data)
+
 
 def dumps(value: object, *, export: Export | None = None, limit: int = MAX_BYTES, exact: bool = False) -> bytes:
     """Encode a value; `CodecError` names the first part of it that cannot be sent, or says that it is too large.
