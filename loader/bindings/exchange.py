@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from ..http.messages import Response
 from .rules import FRAMING, Place, Rule
 from .secrets import SecretText
 
+_log = logging.getLogger("cloister.egress")
 _NOT_THE_SERVERS: Final = frozenset(
     "connection keep-alive proxy-authenticate te trailer transfer-encoding upgrade".split()
 )
@@ -114,9 +116,13 @@ class Exchange:
         self._over = True
         told = "" if failure is None else str(failure) or type(failure).__name__
         took = (time.monotonic() - self._began) * 1000
-        self._tell(
-            replace(self._record, sent_bytes=self._sent, received_bytes=self.received, duration_ms=took, error=told)
+        record = replace(
+            self._record, sent_bytes=self._sent, received_bytes=self.received, duration_ms=took, error=told
         )
+        try:
+            self._tell(record)
+        except Exception:  # noqa: BLE001 - a log of the host's must not cost the tenant its answer, nor others a turn
+            _log.exception("the log of requests raised")
         await self._open.aclose()
 
     def _expire(self) -> None:

@@ -124,10 +124,10 @@ class Storage:
         account = self._accounts.get(tenant)
         if account is None:
             account = self._accounts[tenant] = Account()
-            self._drop_idle()
         self._accounts.move_to_end(tenant)
         account.holders += 1
         try:
+            self._drop_idle()
             account.limit = self._limit(tenant)
             if not all(map(account.knows, self._stores)):
                 async with account.turn:

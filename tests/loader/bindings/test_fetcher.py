@@ -387,6 +387,18 @@ async def test_a_response_that_nobody_reads_takes_no_turn_from_the_next(server: 
     assert [(record.status, record.error) for record in heard] == [(302, ""), (200, "")] * 2
 
 
+async def test_a_log_that_raises_costs_nobody_an_answer_or_a_turn(server: Any) -> None:
+    server.answer = lambda method, target, body: ok(b"x")
+
+    def log(record: Egress) -> None:
+        raise ValueError("the disk of the log is full")
+
+    allow = [Rule(origin=server.url, private=True)]
+    async with Fetcher(allow=allow, limits=FetchLimits(at_once=1, total_s=20), log=log) as fetcher:
+        for _ in range(2):
+            assert (await fetcher.fetch(server.url)).attributes["status"] == 200
+
+
 async def test_a_response_that_is_held_unread_is_given_up_at_the_deadline(server: Any) -> None:
     server.answer = lambda method, target, body: ok(b"x" * 1_000_000)
     over: asyncio.Queue[Egress] = asyncio.Queue()

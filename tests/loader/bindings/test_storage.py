@@ -200,6 +200,14 @@ async def test_the_count_is_right_after_a_kill(tmp_path: Path) -> None:
         assert len(page["objects"]) == len(files)
 
 
+async def test_more_tenants_at_once_than_are_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever is about to store something is not forgotten before."""
+    monkeypatch.setattr("cloister.loader.bindings.storage._REMEMBERED", 1)
+    storage = Storage()
+    async with storage.held("one") as one, storage.held("two") as two, storage.held("one") as again:
+        assert one is again is not two
+
+
 async def test_a_quota_that_changes_holds_at_once(tmp_path: Path) -> None:
     """And one that cannot be had is the host's failure."""
     limits = {"t": 50_000}
