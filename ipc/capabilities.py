@@ -11,7 +11,7 @@ import inspect
 import logging
 import types
 from collections.abc import Awaitable, Callable, Hashable, Mapping, Sequence
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, Self, runtime_checkable
 
 from .errors import CapabilityError, CodecError, PayloadError
 from .stubs import MAX_LINKS, READ, Channel, RemoteCall, RemoteMethod, Stub
@@ -51,6 +51,10 @@ class RpcTarget:
     def rpc_attributes(self) -> Mapping[str, Any]:
         """Plain values that travel with the stub, such as an id."""
         return {}
+
+    def rpc_returned(self, attributes: Mapping[str, Any]) -> Self:
+        """What comes back to this side when a stub of it does: itself, unless it lost something by being sent."""
+        return self
 
     def rpc_disposed(self) -> None:
         """The last stub was disposed of, or what held it is gone. What this raises is logged, and told to nobody."""

@@ -10,7 +10,7 @@ from collections.abc import Hashable
 from typing import Any, Final
 
 from . import values
-from .capabilities import Capability, serve
+from .capabilities import Capability, RpcTarget, serve
 from .codec import MAX_NUMBER
 from .errors import CapabilityError, CodecError, PayloadError, RemoteProtocolError
 from .stubs import Channel, RemoteCall, RemoteMethod, Stub
@@ -116,6 +116,8 @@ def resolve(reference: bytes, channel: Channel, exports: Exports) -> object:
         case [1, int(number)]:
             capability = exports.get(number)
             subject = getattr(capability, "subject", capability)
+            if isinstance(subject, RpcTarget):
+                return subject.rpc_returned(capability.attributes)
             return subject.dup() if isinstance(subject, Stub) else subject  # the one that was granted stays
         case [2, int(number)]:
             from .streams import RemoteStream

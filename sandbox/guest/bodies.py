@@ -7,6 +7,7 @@ loop is held up. Not imported by the guest itself: it is kept with the standard 
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, Self
@@ -142,6 +143,14 @@ class Bodied(RpcTarget):
     async def next(self) -> dict[str, Any]:
         """The next piece of the body, for the other side."""
         return {"done": True, "value": None} if self.body is None else await self.body.next()
+
+    def rpc_returned(self, attributes: Mapping[str, Any]) -> Self:
+        """Another of the same if its body went along with it, which it has brought back."""
+        if attributes.get("body") is None:
+            return self
+        again = copy.copy(self)
+        again.body = Stream(attributes["body"])
+        return again
 
     def rpc_disposed(self) -> None:
         """Nobody over there will read on."""

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from cloister.ipc import RpcTarget
-from cloister.loader import CodeError, InvalidCode, TenantError, WorkerCode, WorkerStub
+from cloister.loader import CodeError, InvalidCode, Loader, TenantError, WorkerCode, WorkerStub
 from cloister.loader.http import Request, Response
 
 Make = Callable[..., WorkerStub]
@@ -375,6 +375,33 @@ class Default(WorkerEntrypoint):
     async def fetch(self):
         return Response("fetched")
 """
+
+
+async def test_a_message_comes_back_with_its_body(loader: Loader, code: Callable[..., WorkerCode]) -> None:
+    """To the worker that has sent it: from another entrypoint of its own, in the same sandbox."""
+    source = """
+    from workers import Request, Response, WorkerEntrypoint
+    class Other(WorkerEntrypoint):
+        async def read(self, message): return await message.text()
+        async def give(self, message): return message
+    class Default(WorkerEntrypoint):
+        async def go(self):
+            other, long = self.env.OTHER, "x" * 700_000
+            sent = Response("short", status=201)
+            found = [await other.read(sent), sent.body_used]
+            for body in ("short", "", long):
+                back = await other.give(Response(body, status=201, headers={"a": "b"}))
+                found += [back.status, back.headers["a"], await back.text() == body]
+            asked = await other.give(Request("http://a.b/", method="POST", body="asked"))
+            return [*found, asked.method, await asked.text(), (await other.give(Response(None, status=204))).body]
+    """
+
+    def made() -> WorkerCode:
+        return code(source, env={"OTHER": loader.get("itself", made).get_entrypoint("Other")})
+
+    one = [201, "b", True]
+    expected = ["short", True, *one, *one, *one, "POST", "asked", None]
+    assert await loader.get("itself", made).get_entrypoint().go() == expected
 
 
 async def test_values_cross_between_workers(worker: Make, code: Callable[..., WorkerCode]) -> None:
