@@ -13,7 +13,7 @@ from typing import Any, Final
 from cloister.ipc import RpcTarget, Stub
 from cloister.ipc.streams import RemoteStream
 
-from ..http.bodies import read_whole
+from ..http.bodies import pieces, read_whole
 from ..http.headers import Malformed
 from . import options as given
 from .shelf import Shelf, owner, stored
@@ -30,7 +30,7 @@ _MOST_READ: Final = 16 * 1024 * 1024
 """Bytes of all the values that are read at once."""
 _MOST_PARSED: Final = 100_000
 """Values within the JSON that is read at once: the host does nothing else meanwhile."""
-_TYPES: Final = ("text", "json", "arrayBuffer", "bytes")
+_TYPES: Final = ("text", "json", "arrayBuffer", "bytes", "stream")
 
 
 class KeyValueStore(Shelf):
@@ -94,7 +94,7 @@ class KeyValue(RpcTarget):
         await self._store.work(self._scope[0], work)
 
     async def get(self, key: object, options: object = None, /, **more: object) -> Any:
-        """A value, None if there is none: as text, or as `type` says: json, arrayBuffer. Of up to 100 keys, a map."""
+        """A value, or None: as text, or as `type` says: json, arrayBuffer, stream. Of up to 100 keys, a map."""
         kind = _type(options, more)
         if isinstance(key, list):
             return {name: value for name, (value, _) in (await self._many(key, kind)).items()}
@@ -239,7 +239,7 @@ def _read(name: str, value: bytes, metadata: str | None, kind: str) -> tuple[Any
             return json.loads(value), about
         except (ValueError, RecursionError) as error:
             raise ValueError(f"the value of {name!r:.80} is not JSON: {error}") from error
-    return value, about
+    return pieces(value) if kind == "stream" else value, about
 
 
 def _listed(name: str, expires: float | None, metadata: str | None) -> dict[str, Any]:

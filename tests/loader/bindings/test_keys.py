@@ -40,6 +40,25 @@ def store(runner: asyncio.Runner, tmp_path: Path, clock: Clock) -> Iterator[KeyV
     runner.run(store.__aexit__(None, None, None))
 
 
+async def test_a_value_is_a_stream(worker: Make, store: KeyValueStore) -> None:
+    """To be read piece by piece, or as the body of a response."""
+    source = """
+    from workers import Response, WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self):
+            kv = self.env.KV
+            await kv.put("a", "x" * 9_000)
+            await kv.put("b", "", metadata={"c": 1})
+            pieces = [piece async for piece in await kv.get("a", "stream")]
+            body = await Response(await kv.get("a", {"type": "stream"})).text()
+            found = await kv.getWithMetadata("b", "stream")
+            return [len(pieces), sum(map(len, pieces)), body == "x" * 9_000, await kv.get("c", "stream"),
+                    [piece async for piece in found.value], found.metadata]
+    """
+    found = await worker(source, env={"KV": KeyValue(store, "t")}).get_entrypoint().main()
+    assert found == [1, 9_000, True, None, [], {"c": 1}]
+
+
 async def test_a_tenants_code_runs_as_it_does_at_cloudflare(worker: Make, store: KeyValueStore) -> None:
     """Options as a dict in its spelling; values as text, JSON or bytes; pages with a cursor."""
     source = """
