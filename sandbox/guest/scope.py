@@ -141,7 +141,7 @@ class Background:
             raise TypeError(f"wait_until() takes a coroutine, a task or a future, not {type(work).__name__}")
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
-        if self._told:
+        if self._told and asyncio._get_running_loop() is not None:  # on another thread there is no later
             self._tell_later()
         else:
             self._tell()
@@ -155,10 +155,13 @@ class Background:
 
     def _tell_later(self) -> None:
         if self._later is None:
-            self._later = asyncio.get_running_loop().call_later(_MOMENT, self._tell)
+            self._later = asyncio.get_running_loop().call_later(_MOMENT, self._tell_at_last)
+
+    def _tell_at_last(self) -> None:
+        self._later = None
+        self._tell()
 
     def _tell(self) -> None:
-        self._later = None
         if self._told != len(self._tasks):
             self._told = len(self._tasks)
             self._changed(self._told)

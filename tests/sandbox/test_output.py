@@ -98,6 +98,31 @@ async def test_uncaught_exceptions_are_told(tenant: Any, until: Until) -> None:
     await until(lambda: tenant.sandbox.background == 0)
 
 
+async def test_much_that_goes_on_in_the_background_is_a_word_now_and_then(tenant: Any, until: Until) -> None:
+    """That there is something is told at once, before the answer; each word costs the host as much as a call."""
+    told: list[int] = []
+    hear = tenant.sandbox._peer._on_note
+
+    def count(topic: str, payload: bytes) -> None:
+        hear(topic, payload)
+        told.append(tenant.sandbox.background)
+
+    tenant.sandbox._peer._on_note = count
+    source = """
+    import asyncio
+    async def main():
+        for _ in range(5000):
+            ctx.wait_until(asyncio.sleep(0))
+            await asyncio.sleep(0)
+    """
+    now = asyncio.get_running_loop().time
+    began = now()
+    await tenant.do(source)
+    assert told[0] == 1
+    await until(lambda: tenant.sandbox.background == 0)
+    assert len(told) < 4 + 2 * (now() - began) / 0.002
+
+
 async def test_background_work_is_counted(tenant: Any, until: Until) -> None:
     """The sandbox is busy until it is done, so that nobody takes it for idle."""
     source = """
