@@ -82,3 +82,8 @@ class Tickets:
         """The run is over."""
         for task in list(self._tasks.values()):
             task.cancel()
+        self._ask = _over  # else the run would hold itself, until the garbage collector looks for it
+
+
+async def _over(method: str, payload: bytes, channel: Channel) -> bytes:
+    raise RunOver("the run is over")
