@@ -49,6 +49,7 @@ from .records import (
     StepRecord,
     WorkflowContext,
 )
+from .replay import Replay
 from .rollback import Rollback, Undo, replayed
 from .rules import DELAY_SECONDS, check_size, describe
 
@@ -134,6 +135,7 @@ class WorkflowStep:
         self.unvisited = {
             key for key, record in self._recorded.items() if record.state in {"done", "failed"} and key[0] != "undo"
         }
+        self._replay = Replay(key for key in self._recorded if key in self.unvisited)
         self._rollback = Rollback(journal, clock)
 
     @property
@@ -288,7 +290,7 @@ class WorkflowStep:
         record = self._recorded.get(key)
         if record is not None:
             self.unvisited.discard(key)
-            await asyncio.sleep(0)  # a recorded step gives way as a live one would, so that its siblings begin as well
+            await self._replay.come(key)  # gives way as a live step would, so that its siblings begin as well
         return count, record
 
     async def conduct(self, run: Awaitable[Any]) -> Any:

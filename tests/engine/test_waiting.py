@@ -8,7 +8,10 @@ import weakref
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from cloister.engine import Engine, WaitTimeout, WorkflowEntrypoint
+from cloister.engine.testing import Mocks
 
 if TYPE_CHECKING:
     from cloister.engine.testing import VirtualClock
@@ -283,3 +286,56 @@ async def test_a_resumed_instance_goes_before_a_new_one(open_engine: OpenEngine,
         await workflow.create_batch([{"id": "new1"}, {"id": "new2"}])
         await clock.advance(60)
     assert order == ["old begins", "new1 begins", "old begins", "old wakes", "new2 begins"]
+
+
+async def race(event: Any, step: Any) -> list[str]:
+    """Who comes first, by whichever way; the loser is awaited, or given up."""
+
+    async def runner(name: str, milliseconds: int) -> str:
+        await step.sleep(name, milliseconds)
+        return str(await step.do(f"{name} arrives", lambda: name))
+
+    async with asyncio.TaskGroup() as group:
+        runners = [group.create_task(runner("slow", 2_000)), group.create_task(runner("fast", 1_000))]
+        done, rest = await asyncio.wait(runners, return_when=asyncio.FIRST_COMPLETED)
+        if event.payload == "give up":
+            await step.do("between", lambda: None)
+            for late in rest:
+                late.cancel()
+    first = [each.result() for each in runners if each in done]
+    await step.sleep("nap", "1 day")
+    return first
+
+
+@pytest.mark.parametrize("loser", ["awaited", "give up"])
+async def test_a_race_has_the_same_winner_in_every_replay(
+    open_engine: OpenEngine, clock: VirtualClock, loser: str
+) -> None:
+    """What is recorded comes in the order of its records, not in that in which the program asks."""
+    for mocks in (None, Mocks(evict=True)):
+        async with open_engine(mocks=mocks) as engine:
+            workflow = engine.workflow("w", workflow_of(race))
+            instance = await workflow.create(params=loser)
+            await clock.advance(10)
+            await clock.advance(100_000)
+            assert await instance.result() == ["fast"]
+
+
+async def test_a_replay_does_not_wait_for_a_step_that_its_program_asks_for_later(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """As one does that depends on something else, or is another one by now: it goes on, and is judged at its end."""
+    runs = 0
+
+    async def work(event: Any, step: Any) -> list[Any]:
+        nonlocal runs
+        runs += 1
+        names = ("a", "b") if runs == 1 else ("b", "a")
+        found = [await step.do(name, lambda name=name: name) for name in names]
+        await step.sleep("nap", "1 day")
+        return found
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", workflow_of(work)).create()
+        await clock.advance(100_000)
+        assert await instance.result() == ["b", "a"]
