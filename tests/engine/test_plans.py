@@ -253,8 +253,9 @@ def looks_through(line: str) -> bool:
     return "AUTOMATIC" in line or (line.endswith(WIDE) and not any(index in line for index in NARROW))
 
 
+@pytest.mark.parametrize("hands", ["loop"], indirect=True)  # which has a question of its own
 async def test_no_statement_looks_through_a_table_that_grows(
-    path: Path, clock: VirtualClock, watched: type[Watched], monkeypatch: pytest.MonkeyPatch
+    path: Path, clock: VirtualClock, watched: type[Watched], monkeypatch: pytest.MonkeyPatch, hands: str
 ) -> None:
     """Each is met, and goes by an index."""
     await tell(path, clock, monkeypatch)

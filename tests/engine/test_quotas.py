@@ -167,6 +167,7 @@ async def test_what_an_operator_adds_is_bounded_as_well(open_engine: OpenEngine,
         instance = await workflow.create(params={"do": work}, scope="a")
         await clock.advance(1)
         before = await instance.fork(id="second", from_step="stream")
+        await clock.run_until_idle()  # it stores as much as the first
         assert [step["name"] for step in (await before.status())["steps"]][:1] == ["keep"]
         with pytest.raises(QuotaExceeded):
             await instance.fork(id="third")
