@@ -39,7 +39,7 @@ FOREVER = "WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM c) SELEC
 @pytest.fixture
 def databases(runner: asyncio.Runner, tmp_path: Path) -> Iterator[Databases]:
     """A folder of them, with little room and time."""
-    limits = DatabaseLimits(bytes=200_000, seconds=0.5, rows=1000, result_bytes=100_000)
+    limits = DatabaseLimits(bytes=200_000, seconds=2.0, rows=1000, result_bytes=100_000)
     databases = Databases(tmp_path / "databases", limits=limits)
     runner.run(databases.__aenter__())
     yield databases
@@ -284,8 +284,8 @@ async def test_sql_does_not_get_out(database: Database, tmp_path: Path, query: s
         "INSERT INTO many WITH RECURSIVE c(x) AS (SELECT 1 UNION ALL SELECT 1 FROM c) SELECT x FROM c WHERE x = 2",
         "SELECT sum(length(replace(hex(zeroblob(500000)) || a.x, '0', 'b'))) FROM many a, many b",
         "SELECT max(instr(printf('%.900000c', 'a'), printf('%.400000c', 'a') || b.x)) FROM many a, many b",
-        "SELECT max(printf('%.100000c', 'a') || a.x LIKE '%a%a%a%a%a%a%a%a%b') FROM many a, many b",
-        "SELECT sum(length(trim(printf('%.900000c', 'a'), 'cba'))) FROM many a, many b, many c",
+        "SELECT max(printf('%.100000c', 'a') || a.x LIKE '%a%a%a%a%a%a%a%a%b') FROM many a, many b, many c",
+        "SELECT sum(length(trim(printf('%.900000c', 'a'), 'cba'))) FROM many a, many b, many c, many d",
     ],
 )
 async def test_sql_does_not_hang_the_host(
@@ -303,7 +303,7 @@ async def test_sql_does_not_hang_the_host(
         assert await other.sql("SELECT 1 AS one") == [{"one": 1}]
     with pytest.raises(SqlError, match="and were interrupted"):
         await running
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
     assert turns > 3
     assert await database.sql("SELECT count(*) AS n FROM many") == [{"n": 300}]
 
@@ -372,7 +372,7 @@ STRAIGHT = {
 async def test_what_cannot_be_interrupted_ends_with_its_process(database: Database, query: str) -> None:
     """Nothing of the batch is done, nobody else is held up, and the next one finds another process."""
     await database.exec("CREATE TABLE a (x)")
-    with pytest.raises(SqlError, match=r"took longer than 0\.5 s"):
+    with pytest.raises(SqlError, match=r"took longer than 2 s"):
         await database.batch([["INSERT INTO a VALUES (1)", []], *[[query, []]] * 5])
     assert await database.sql("SELECT count(*) AS n FROM a") == [{"n": 0}]
 
@@ -565,15 +565,16 @@ def _descriptors() -> list[str]:
     return found
 
 
-async def test_what_nobody_waits_for_is_interrupted(database: Database) -> None:
-    """And its turn is given to the next at once."""
-    began = time.monotonic()
-    running = asyncio.ensure_future(database.sql(FOREVER))
-    await asyncio.sleep(0.05)
-    running.cancel()
-    assert await database.sql("SELECT 1 AS x") == [{"x": 1}]
-    assert time.monotonic() - began < 0.5
-    assert running.cancelled()
+async def test_what_nobody_waits_for_is_interrupted(tmp_path: Path) -> None:
+    """And its turn is given to the next at once, which would else wait for it and be given up."""
+    limits = DatabaseLimits(seconds=60)
+    async with Databases(tmp_path / "databases", limits=limits, processes=1) as databases, asyncio.timeout(50):
+        database = Database(databases, "t-42")
+        running = asyncio.ensure_future(database.sql(FOREVER))
+        await asyncio.sleep(0.05)
+        running.cancel()
+        assert await database.sql("SELECT 1 AS x") == [{"x": 1}]
+        assert running.cancelled()
 
 
 @pytest.mark.parametrize(
