@@ -9,7 +9,7 @@ BIN := $(VENV)/bin
 FOLDERS := ipc sandbox sandbox/guest sandbox/guest/workers $(addprefix sandbox/guest/foreign,/ /cloudflare /js /pyodide) sandbox/lockdown engine loader loader/bindings loader/bindings/sql loader/bundle loader/cli loader/demo loader/http
 CHECKED := ipc sandbox engine loader tests benchmarks
 
-.PHONY: demo test lint types unit bench bench-all compare million soak fuzz lock clean
+.PHONY: demo test test-long lint types unit bench bench-all compare million soak fuzz lock clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m cloister.loader.demo
@@ -25,6 +25,10 @@ types: $(VENV)/.installed
 
 unit: $(VENV)/.installed
 	$(BIN)/python -m pytest
+
+# What `test` does a part of: a host that dies at each of its writes and syncs, and again at each of the next one's.
+test-long: $(VENV)/.installed
+	$(BIN)/python -m pytest -m long
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/boot.py

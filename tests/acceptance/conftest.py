@@ -14,7 +14,14 @@ import pytest
 
 from cloister.engine import Engine
 from cloister.engine.testing import VirtualClock
-from cloister.loader import DynamicWorkflowBinding, Loader, RpcTarget, WorkerCode, wrap_workflow_binding
+from cloister.loader import (
+    DynamicWorkflowBinding,
+    Loader,
+    LoaderConfig,
+    RpcTarget,
+    WorkerCode,
+    wrap_workflow_binding,
+)
 from cloister.loader.dispatch import create_dynamic_workflow_entrypoint
 
 PATIENCE = 60.0
@@ -90,7 +97,7 @@ def clock() -> VirtualClock:
 @pytest.fixture(scope="module")
 def loader(runner: asyncio.Runner) -> Iterator[Loader]:
     """A loader for the tests that are about something else."""
-    loader = Loader(max_sandboxes=32, spares=3)
+    loader = Loader(max_sandboxes=32, spares=3, config=LoaderConfig(restart_most_s=0.25))
     yield runner.run(loader.__aenter__())
     runner.run(loader.__aexit__(None, None, None))
 

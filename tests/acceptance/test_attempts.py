@@ -175,12 +175,12 @@ async def test_an_attempt_without_a_sign_of_life_is_ended_and_retried(stage: Any
                 async def copy(ctx):
                     await self.env.LEDGER.note(f"from {ctx.details} {ctx.config.heartbeatTimeout}")
                     for done in range(3):
-                        await asyncio.sleep(0.2)
+                        await asyncio.sleep(0.02)
                         await ctx.heartbeat(done)
                     if ctx.attempt < 3:
                         await asyncio.sleep(3600)
                     return ctx.attempt
-                config = {"retries": {"limit": 1, "delay": 0}, "heartbeatTimeout": 400}
+                config = {"retries": {"limit": 1, "delay": 0}, "heartbeatTimeout": 1500}
                 try:
                     await step.do("copy", config, copy)
                 except Exception as error:
@@ -189,8 +189,8 @@ async def test_an_attempt_without_a_sign_of_life_is_ended_and_retried(stage: Any
                 return [*first, await step.do("copy", config, copy)]
     """)
     name, message, attempts = await stage.outcome(await binding.create())
-    assert (name, message, attempts) == ("WorkflowTimeoutError", "There was no heartbeat for 400ms", 3)
-    assert stage.ledger.entries == [f"from {done} 400" for done in (None, 2, None, 2, 2)]
+    assert (name, message, attempts) == ("WorkflowTimeoutError", "There was no heartbeat for 1500ms", 3)
+    assert stage.ledger.entries == [f"from {done} 1500" for done in (None, 2, None, 2, 2)]
 
 
 async def test_a_process_that_cannot_end_a_silent_attempt_is_ended_from_outside(

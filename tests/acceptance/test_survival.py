@@ -19,7 +19,7 @@ import pytest
 
 from cloister.engine import Engine
 from cloister.engine.testing import VirtualClock
-from cloister.loader import Host, Policy, RpcTarget, WorkerCode
+from cloister.loader import Host, LoaderConfig, Policy, RpcTarget, WorkerCode
 
 PROGRAM = """
 from workers import WorkflowEntrypoint
@@ -262,8 +262,12 @@ async def test_a_poisonous_tenant_ends_and_its_neighbour_goes_on(path: Path) -> 
         "neighbour": PROGRAM,
     }
     ledger, clock = Ledger(), VirtualClock()
-    engine = Engine(path, clock=clock)
-    async with Host(path, get_code=lambda who: code(ledger, programs[who]), spares=2, engine=engine) as host:
+    engine, config = Engine(path, clock=clock), LoaderConfig(restart_most_s=0.25)
+
+    def get_code(who: str) -> WorkerCode:
+        return code(ledger, programs[who])
+
+    async with Host(path, get_code=get_code, spares=2, engine=engine, config=config) as host:
         poison = await host.workflows("poison").create()
         neighbour = await host.workflows("neighbour").create(params={"steps": 5, "name": "n"})
         while (await poison.status())["status"] != "errored":

@@ -430,7 +430,7 @@ async def test_an_engine_that_breaks_it_is_found_out(
     story, patch = WRONG[wrong]
     patch(monkeypatch)
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(10):
             await story(path, clock)
     except (TypeError, AttributeError, NameError):  # it is not the engine that is wrong, but what makes it so
         raise
