@@ -8,6 +8,8 @@ import pytest
 
 from cloister.loader import Limits
 
+pytestmark = pytest.mark.long
+
 HEAD = "import asyncio\nfrom workers import WorkflowEntrypoint\n"
 MOST = 9_999
 
