@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 PATIENCE = 5.0
 """Seconds that the outcomes behind an event wait for a run that is on its way to ask for it."""
+DRAIN_LOOKS, DRAIN_LOOK_SECONDS = 100, 0.01
+"""How often a program that is to pause is asked whether it rests, and how long after the time before."""
 
 T = TypeVar("T")
 
@@ -75,9 +77,9 @@ class Recorder:
     """What every method of a journal is made of. `frozen`: nothing new is recorded; `over`: nothing at all."""
 
     __slots__ = (  # tens of thousands may be live at once, and a dict for so many attributes takes 1.5 KiB
-        "_activity", "_arrived", "_asking", "_claim", "_clock", "_gate", "_host", "_known", "_linger", "_linger_timer",
-        "_mocks", "_most_steps", "_number", "_occupied", "_of_kind", "_refusal", "_refused", "_room", "_running",
-        "_turns", "_waits", "_writer", "_writes", "claims", "code_digest", "frozen", "history", "instance_id",
+        "_activity", "_arrived", "_asking", "_claim", "_clock", "_draining", "_gate", "_host", "_known", "_linger",
+        "_linger_timer", "_mocks", "_most_steps", "_number", "_occupied", "_of_kind", "_refusal", "_refused", "_room",
+        "_running", "_turns", "_waits", "_writer", "_writes", "claims", "code_digest", "frozen", "history", "instance_id",
         "only_waits", "over", "progressed", "run", "scope", "supervised", "undoing", "workflow_name",
     )  # fmt: skip
 
@@ -124,6 +126,7 @@ class Recorder:
         self._linger_timer: Timer | None = None
         self._gate: asyncio.Event | None = None
         self._asking: asyncio.Future[None] | None = None
+        self._draining: asyncio.Future[None] | None = None
         self.only_waits: Callable[[], Awaitable[bool]] = _always
         self.over: str | None = None
         self.progressed = False
@@ -217,7 +220,8 @@ class Recorder:
         if self.over is not None or self._running or self._writes:
             return
         if self._gate is not None:
-            self._host.on_drained()
+            if self._draining is None:
+                self._draining = asyncio.ensure_future(self._drained())
         elif self._waits and self._linger_timer is None:
             seen = self._activity
             self._linger_timer = self._clock.call_later(self._linger, lambda: self._lingered(seen))
@@ -241,6 +245,27 @@ class Recorder:
             self._host.on_parkable(tuple(self._waits))
         else:
             self._stir()
+
+    async def _drained(self) -> None:
+        """Say that nothing is in progress, when whoever runs the program says so as well: bodies that have only just
+        begun were not announced, and outcomes may be on their way. A program that never rests is not waited for long.
+        """
+        try:
+            for _ in range(DRAIN_LOOKS):
+                seen, idle = self._activity, await self.only_waits()
+                for _ in range(3):
+                    await asyncio.sleep(0)  # what has come before that answer is looked at first
+                if self.over is not None or self._gate is None or self._running or self._writes:
+                    return  # what goes on stirs again when it ends
+                if idle and self._activity == seen:
+                    break
+                await asyncio.sleep(DRAIN_LOOK_SECONDS)
+                if self._running or self._writes:
+                    return
+            if self.over is None and self._gate is not None:
+                self._host.on_drained()
+        finally:
+            self._draining = None
 
     async def _held(self) -> None:
         """While the run is being drained nothing returns to it, so that it begins nothing new."""

@@ -8,8 +8,6 @@ import pytest
 
 from cloister.loader import Limits
 
-pytestmark = pytest.mark.long
-
 HEAD = "import asyncio\nfrom workers import WorkflowEntrypoint\n"
 MOST = 9_999
 
@@ -83,6 +81,7 @@ class TenantWorkflow(WorkflowEntrypoint):
 """
 
 
+@pytest.mark.long
 async def test_a_sandbox_that_may_make_one_call_at_a_time_asks_as_much(stage: Any) -> None:
     """Also when who waited gives up, and when more is returned at once than is kept of questions."""
     stage.options = {"limits": Limits(calls_in_flight=1)}
