@@ -79,8 +79,8 @@ class Recorder:
     __slots__ = (  # tens of thousands may be live at once, and a dict for so many attributes takes 1.5 KiB
         "_activity", "_arrived", "_asking", "_claim", "_clock", "_draining", "_gate", "_host", "_known", "_linger",
         "_linger_timer", "_mocks", "_most_steps", "_number", "_occupied", "_of_kind", "_refusal", "_refused", "_room",
-        "_running", "_turns", "_waits", "_writer", "_writes", "claims", "code_digest", "frozen", "history", "instance_id",
-        "only_waits", "over", "progressed", "run", "scope", "supervised", "undoing", "workflow_name",
+        "_running", "_turns", "_waits", "_writer", "_writes", "claims", "code_digest", "frozen", "history",
+        "instance_id", "only_waits", "over", "progressed", "run", "scope", "supervised", "undoing", "workflow_name",
     )  # fmt: skip
 
     def __init__(
