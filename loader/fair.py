@@ -17,6 +17,8 @@ Owner = TypeVar("Owner", bound=Hashable)
 Item = TypeVar("Item", bound=Hashable)
 _SWEEP: Final = 64
 """So many entries that stand for nothing any more are left lying."""
+_REMEMBERED: Final = 4096
+"""Of so many owners that have left, at least, it is remembered where they were: the last ones."""
 
 
 class _Line(Generic[Item]):
@@ -37,6 +39,7 @@ class FairQueue(Generic[Owner, Item]):
     def __init__(self) -> None:
         self._lines: dict[Owner, _Line[Item]] = {}
         self._left: dict[Owner, float] = {}  # the marks of owners that have no line, where they are yet to come
+        self._sweep_at = _SWEEP
         self._heap: list[tuple[float, int, Owner]] = []
         self._order = itertools.count()
         self._mark = 0.0
@@ -111,8 +114,16 @@ class FairQueue(Generic[Owner, Item]):
         if not line.items:
             del self._lines[owner]
             self._left[owner] = line.mark
-            if len(self._left) > _SWEEP + 2 * len(self._lines):
-                self._left = {owner: mark for owner, mark in self._left.items() if mark > self._mark}
+            if len(self._left) > self._sweep_at:
+                self._forget()
+
+    def _forget(self) -> None:
+        """Keep what is of use of the marks of those who have left. How much that is says when to look again, so that it
+        costs each turn the same, however many come once and never again.
+        """
+        useful = [(owner, mark) for owner, mark in self._left.items() if mark > self._mark]
+        self._left = dict(useful[-_REMEMBERED:])
+        self._sweep_at = _SWEEP + 2 * len(self._left)
 
     def _list(self, owner: Owner, line: _Line[Item]) -> None:
         if line.listed:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import weakref
 from collections import Counter
 
 import pytest
@@ -106,6 +107,30 @@ def test_who_may_not_is_passed_over_until_it_is_woken() -> None:
     assert queue.pop() is None
     queue.wake("a")
     assert order(queue) == [("a", 0), ("a", 1)]
+
+
+def test_a_crowd_that_comes_once_costs_each_turn_the_same_and_is_forgotten() -> None:
+    """A million tenants may come one after the other, while others wait and the lowest mark stays where it is."""
+
+    class Owner:
+        looked_up = 0
+
+        def __hash__(self) -> int:
+            type(self).looked_up += 1
+            return id(self)
+
+    queue: FairQueue[Owner, int] = FairQueue()
+    seen: weakref.WeakSet[Owner] = weakref.WeakSet()
+    crowd = 20_000
+    for number in range(crowd + 100):
+        owner = Owner()
+        seen.add(owner)
+        queue.push(owner, number)
+        if number >= 100:
+            assert queue.pop() is not None
+    del owner
+    assert type(next(iter(seen))).looked_up < 30 * crowd
+    assert len(seen) < crowd / 2
 
 
 def test_a_turn_that_was_in_vain_is_had_again_first() -> None:
