@@ -10,7 +10,7 @@ import platform
 import statistics
 import time
 import typing
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -100,12 +100,15 @@ def stacked(rows: Mapping[str, Mapping[str, float]], *, unit: str, width: int = 
         console.print(f"{'':{wide}} {told}", soft_wrap=True)
 
 
-def options(description: str | None, **numbers: int) -> argparse.Namespace:
-    """What was asked for on the command line: `--plot FILE.png`, and a whole number for each name."""
+def options(description: str | None, *, rows: Iterable[str] = (), **numbers: int) -> argparse.Namespace:
+    """What was asked for on the command line: `--plot FILE.png`, a whole number for each name, and with `--only` some
+    of the rows."""
     parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
     parser.add_argument("--plot", metavar="FILE.png", help="draw it too, with matplotlib")
     for name, number in numbers.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=number, metavar="N", help=f"[{number:,}]")
+    if rows:
+        parser.add_argument("--only", metavar="ROW", nargs="+", choices=[*rows], default=[*rows], help=", ".join(rows))
     return parser.parse_args()
 
 

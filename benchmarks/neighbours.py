@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -213,18 +214,19 @@ class Report:
             say(line)
 
 
-async def benchmark(*, seconds: int, plot: str | None) -> None:
+async def benchmark(*, seconds: int, only: Collection[str], plot: str | None) -> None:
     """Kind after kind, each with a look at the honest ones alone before it."""
     reports = {False: Report("one abuser"), True: Report("abusers that were never seen before")}
     observer = await Observer.open()
     async with Loader(spares=4) as loader:
         await time_honest(loader, 1)
         for name, body in ABUSERS.items():
-            for strangers, report in reports.items():
+            for strangers, report in reports.items() if name in only else ():
                 alone = await time_honest(loader, seconds)
                 report.note(name, alone, *await beside(loader, observer, body, seconds, strangers=strangers))
-        alone = await time_honest(loader, seconds)
-        reports[False].note(LIMIT, alone, await beside_a_spinner(loader, seconds), Fate())
+        if LIMIT in only:
+            alone = await time_honest(loader, seconds)
+            reports[False].note(LIMIT, alone, await beside_a_spinner(loader, seconds), Fate())
     await observer.close()
     for report in reports.values():
         report.show()
@@ -246,5 +248,5 @@ def paint(axes: Any, reports: dict[bool, Report]) -> None:
 
 
 if __name__ == "__main__":
-    asked = options(__doc__, seconds=4)
-    main(lambda: benchmark(seconds=asked.seconds, plot=asked.plot))
+    asked = options(__doc__, rows=(*ABUSERS, LIMIT), seconds=4)
+    main(lambda: benchmark(seconds=asked.seconds, only=asked.only, plot=asked.plot))

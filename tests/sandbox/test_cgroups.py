@@ -65,6 +65,22 @@ async def test_where_there_is_no_bell_the_kernel_kills(tmp_path: Path) -> None:
     assert _descriptors() == before
 
 
+@pytest.mark.parametrize(("version", "entrance"), [(1, "tasks"), (2, "cgroup.procs")])
+def test_a_child_joins_as_a_thread_where_it_can(version: int, entrance: str, tmp_path: Path) -> None:
+    """Which keeps nobody waiting; version 2 has only the way for whole processes."""
+    folders = tmp_path / "memory", tmp_path / "pids"
+    for folder in folders:
+        folder.mkdir()
+        (folder / "tasks").touch()
+        (folder / "cgroup.procs").touch()
+    opened = Group(version, tuple(map(str, folders))).entrances()
+    try:
+        assert [Path(f"/proc/self/fd/{each}").readlink() for each in opened] == [each / entrance for each in folders]
+    finally:
+        for each in opened:
+            os.close(each)
+
+
 def _descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
