@@ -74,10 +74,9 @@ class Connection:
         return self._most_outgoing
 
     @property
-    def has_room(self) -> bool:
-        """Whether a call of what the peer has granted beyond its first capability would not be one too many now."""
-        most = self._most_outgoing - self._reserve
-        return len(self._outgoing) < most and len(self._onward) < most
+    def room(self) -> int:
+        """How many calls of what the peer has granted beyond its first capability would not be one too many now."""
+        return self._most_outgoing - self._reserve - max(len(self._outgoing), len(self._onward))
 
     @property
     def calls_in_flight(self) -> int:

@@ -39,10 +39,14 @@ _CHUNK = 32 * 1024  # below what the C library takes from the kernel anew each t
 class GuestPeer(Peer):
     """The host, as seen from inside. A run that is over reaches it no longer."""
 
+    _calls = 0
+    """Of the program's own, that are in flight or wait for room."""
+    _line: Questions | None = None
+
     @functools.cached_property
     def questions(self) -> Questions:
         """What its runs ask. Made for the first of them, when it is known how many calls may be in flight."""
-        questions = Questions(self)
+        questions = self._line = Questions(self)
         self._on_note = questions.hear
         return questions
 
@@ -50,13 +54,31 @@ class GuestPeer(Peer):
         """Call the host."""
         run = scope.still_wanted()
         run.busy += 1
-        if (mark := scope.inside.get()) is not None:  # said to the host by way of the run that it belongs to
-            payload = values.dumps([mark, target, method, payload])
-            target, method = run.journal, "through"
+        self._calls += 1
         try:
+            if self._line is not None and self._line.crowded and self._calls <= self.connection.most_calls:
+                await self._room(self._line, payload)
+            if (mark := scope.inside.get()) is not None:  # said to the host by way of the run that it belongs to
+                payload = values.dumps([mark, target, method, payload])
+                target, method = run.journal, "through"
             return await super().call(target, method, payload, timeout=timeout)
         finally:
             run.busy -= 1
+            self._calls -= 1
+
+    async def _room(self, line: Questions, payload: bytes) -> None:
+        """Wait until what the runs ask has left room for a call, unless the loop is held up for it."""
+        if not scope.held_up:
+            try:
+                await line.room()
+            except BaseException:
+                self._take_back(payload)
+                raise
+
+    def stir(self) -> None:
+        """The host has said something."""
+        if self._line is not None:
+            self._line.stir()
 
 
 def dress(stub: Stub) -> Any:
@@ -84,7 +106,7 @@ class Wire:
         self._backlog = 0
         self._early = bytearray()
         self._socket.setblocking(False)
-        self.peer: Peer
+        self.peer: GuestPeer
 
     def send(self, frame: bytes) -> None:
         """Send a frame, or keep it until the host can take it."""
@@ -156,6 +178,7 @@ class Wire:
             self.write(early)
         for frame in frames:
             self.peer.deliver(frame)
+        self.peer.stir()
         return True
 
     def pump(self, timeout: float | None) -> None:

@@ -102,6 +102,8 @@ flags: frozenset[str] = frozenset()
 """The compatibility flags that are on."""
 outbound: Any = None
 """What the host granted for the network at large, None where it granted nothing."""
+held_up = False
+"""Whether somebody waits for the host without giving the loop its turn."""
 pump: Callable[[float | None], None]
 """Takes what the host sends while the loop is held up, waiting for so many seconds at most."""
 loop: asyncio.AbstractEventLoop

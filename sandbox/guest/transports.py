@@ -38,6 +38,7 @@ def blocking(work: Coroutine[Any, Any, Any], timeout: float | None = None) -> An
     if asyncio._get_running_loop() is None:
         return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, timeout), scope.loop).result()
     end = None if timeout is None else time.monotonic() + timeout
+    scope.held_up = True
     try:
         while True:
             answer = work.send(None)
@@ -50,6 +51,7 @@ def blocking(work: Coroutine[Any, Any, Any], timeout: float | None = None) -> An
     except StopIteration as done:
         return done.value
     finally:
+        scope.held_up = False
         work.close()
 
 

@@ -57,8 +57,7 @@ class Worker:
             return channel.encode(None)
         if method == "idle":
             run = self._runs.get(*arguments)
-            unasked = channel.questions.unasked  # type: ignore[attr-defined]
-            return channel.encode(run is None or (not unasked and run.only_waits(asyncio.get_running_loop())))
+            return channel.encode(run is None or run.only_waits(asyncio.get_running_loop()))
         self._invocations += 1
         invocation.set(self._invocations)
         scope.calls.count += 1

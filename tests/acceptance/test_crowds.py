@@ -81,7 +81,6 @@ class TenantWorkflow(WorkflowEntrypoint):
 """
 
 
-@pytest.mark.long
 async def test_a_sandbox_that_may_make_one_call_at_a_time_asks_as_much(stage: Any) -> None:
     """Also when who waited gives up, and when more is returned at once than is kept of questions."""
     stage.options = {"limits": Limits(calls_in_flight=1)}
