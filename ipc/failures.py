@@ -46,7 +46,7 @@ def rebuild(name: str, message: str, trace: str) -> Exception:
 
 
 def tell(error: BaseException, trace: Trace | None = None, *, about: str = "") -> bytes:
-    """An exception as it is sent. Without `trace`, neither a traceback nor causes are.
+    """An exception as it is sent, `about` what it was raised by. Without `trace`, neither a traceback nor causes are.
 
     One whose class does not let it be told is told as that: somebody waits for it.
     """
@@ -55,12 +55,12 @@ def tell(error: BaseException, trace: Trace | None = None, *, about: str = "") -
     except BaseException as second:
         if not isinstance(second, Exception) and trace is None:  # no tenant's, but what ends the host
             raise
-        return values.dumps([_sayable(type(error).__name__[:MAX_NAME]), f"{about}{_untold(second)}", ""])
+        return values.dumps([_sayable(type(error).__name__[:MAX_NAME]), _join(about, _untold(second)), ""])
 
 
 def _tell(error: BaseException, trace: Trace | None, about: str) -> bytes:
     told: list[Any] = [*_words(error), ""]
-    told[1] = about + told[1]
+    told[1] = _join(about, told[1])
     notes = _notes(error)
     causes: list[Any] = []
     if trace is not None:
@@ -158,6 +158,10 @@ def _text(error: BaseException) -> str:
         return str(error)
     except Exception as second:  # noqa: BLE001 - an exception that cannot even say what it is
         return f"its message cannot be read: {type(second).__name__}"
+
+
+def _join(about: str, message: str) -> str:
+    return ": ".join(filter(None, (about, message)))
 
 
 def _untold(second: BaseException) -> str:

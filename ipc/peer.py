@@ -293,20 +293,21 @@ class Peer:
         if self._closed is None:
             try:
                 frame = self.connection.answer(answer)
-            except IpcError as error:
+            except (IpcError, MemoryError) as error:
                 self._take_back(answer.payload)
                 frame = self.connection.answer(Failure(call.call, failures.tell(error)))
             if frame is not None:
                 self._send_answer(answer, frame)
 
     def _send_answer(self, answer: Result | Failure, frame: bytes) -> bool:
-        """Whether it was sent. One that there is no room for is replaced by one that says so: somebody waits for it."""
+        """Whether it was sent. One that there is no room for, or no memory to send it with, is replaced by one that
+        says so: somebody waits for it."""
         try:
             self._send(frame)
             return True
-        except TooManyCalls as error:
+        except (TooManyCalls, MemoryError) as error:
             self._take_back(answer.payload)
-            told = failures.tell(error, about="the answer cannot be sent: ")
+            told = failures.tell(error, about="the answer cannot be sent")
             self._try_to_send(codec.encode(Failure(answer.call, told)))
         except IpcError:
             pass

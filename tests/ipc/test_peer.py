@@ -19,6 +19,7 @@ from cloister.ipc import (
     Connection,
     ConnectionClosed,
     DeadlineExceeded,
+    IpcError,
     PayloadError,
     Peer,
     RemoteError,
@@ -29,7 +30,7 @@ from cloister.ipc import (
     codec,
     values,
 )
-from cloister.ipc.messages import Call, Cancel, Failure, Goodbye, Note, Release, Result
+from cloister.ipc.messages import Call, Cancel, Failure, Goodbye, Message, Note, Release, Result
 from cloister.ipc.peer import MAX_HELD
 
 OpenPair = Callable[..., Any]
@@ -756,21 +757,41 @@ def quiet(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "cloister.ipc")
 
 
-async def test_an_answer_that_there_is_no_room_for_is_told_of(open_pair: OpenPair) -> None:
+@pytest.mark.parametrize("where", ["when it is sent", "when its frame is made"])
+@pytest.mark.parametrize(
+    ("refusal", "told"),
+    [
+        (TooManyCalls("the queue is full"), r"^(the answer cannot be sent: )?the queue is full$"),
+        (MemoryError(), r"^MemoryError(: the answer cannot be sent)?$"),
+    ],
+    ids=["no room", "no memory"],
+)
+async def test_an_answer_that_there_is_no_room_for_is_told_of(
+    open_pair: OpenPair, monkeypatch: pytest.MonkeyPatch, refusal: Exception, told: str, where: str
+) -> None:
     """Whoever waits for it hears that, and the next one that fits is heard as ever."""
     pair = open_pair()
-    carry = pair.host._send
+    carry, encode = pair.host._send, codec.encode
 
     def refuse_large(frame: bytes) -> None:
         if len(frame) > 1000:
-            raise TooManyCalls("the queue is full")
+            raise refusal
         carry(frame)
 
-    pair.host._send = refuse_large
+    def refuse_long(message: Message) -> bytes:
+        if isinstance(message, Result) and len(message.payload) > 1000:
+            raise refusal
+        return encode(message)
+
+    if where == "when it is sent":
+        pair.host._send = refuse_large
+    else:
+        monkeypatch.setattr(codec, "encode", refuse_long)
     pair.host.exports.grant(Echo())
-    with pytest.raises(TooManyCalls, match="the answer cannot be sent: the queue is full"):
-        await pair.guest.call(0, "say", pair.guest.encode([["x" * 5000], {}]))
-    assert values.loads(await pair.guest.call(0, "say", pair.guest.encode([["x"], {}]))) == "x"
+    async with asyncio.timeout(10):
+        with pytest.raises(IpcError, match=told):
+            await pair.guest.call(0, "say", pair.guest.encode([["x" * 5000], {}]))
+        assert values.loads(await pair.guest.call(0, "say", pair.guest.encode([["x"], {}]))) == "x"
 
 
 async def test_what_calls_hold_is_let_go_of_when_they_are_answered(open_pair: OpenPair) -> None:
