@@ -136,7 +136,7 @@ class Wire:
                 return
             if sent < len(data):
                 self._keep(memoryview(data)[sent:])
-                self._loop.call_soon_threadsafe(self._loop.add_writer, self.descriptor, self._flush)
+                self._loop.call_soon_threadsafe(self._watch)
 
     def _keep(self, data: bytes | memoryview) -> None:
         """What is large is kept as it is, and not copied: there may be no memory for that."""
@@ -147,6 +147,10 @@ class Wire:
             last += data
         else:
             self._unsent.append(bytearray(data))
+
+    def _watch(self) -> None:
+        if self._unsent:  # and was not sent meanwhile, while the loop was held up
+            self._loop.add_writer(self.descriptor, self._flush)
 
     def backlog(self) -> int:
         """How many bytes wait for the host to take them."""
