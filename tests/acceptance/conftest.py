@@ -24,7 +24,7 @@ from cloister.loader import (
 )
 from cloister.loader.dispatch import create_dynamic_workflow_entrypoint
 
-PATIENCE = 60.0
+PATIENCE = 200.0
 """Seconds after which a story that waits for something has waited in vain."""
 
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-import pytest
 
 from cloister.engine import Engine
 from cloister.engine.testing import VirtualClock
@@ -278,6 +277,3 @@ async def test_a_poisonous_tenant_ends_and_its_neighbour_goes_on(path: Path) -> 
         assert "exited with 9" in error["message"]
         assert (await neighbour.result())["total"] == 10
         assert engine.statistics().lost == 10
-
-
-pytestmark = pytest.mark.timeout(150)

@@ -271,7 +271,7 @@ def test_a_host_may_die_at_any_write_or_sync_and_again_in_the_life_after_it(
     """Whatever it had acknowledged holds, and the story comes to its end."""
     done = subprocess.run(
         [sys.executable, __file__, tmp_path, begin, str(part), str(PARTS)],
-        capture_output=True, text=True, check=False, timeout=110,
+        capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
@@ -285,7 +285,7 @@ def test_an_operator_may_be_stopped_at_any_write_sync_or_renaming(tmp_path: Path
     """The database holds what it held, and a copy is whole or not there; the next one does it all."""
     done = subprocess.run(
         [sys.executable, __file__, tmp_path, "tend", str(part), str(PARTS)],
-        capture_output=True, text=True, check=False, timeout=110,
+        capture_output=True, text=True, check=False, timeout=280,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -25,7 +25,7 @@ from cloister.loader import (
     wrap_workflow_binding,
 )
 
-PATIENCE = 30.0
+PATIENCE = 200.0
 """Seconds after which a test that waits for something has waited in vain."""
 Managed = TypeVar("Managed")
 

@@ -81,13 +81,17 @@ def ok(body: str | bytes, *headers: str, status: str = "200 OK") -> bytes:
     return "\r\n".join(lines).encode() + data
 
 
-@pytest.fixture
-def server(runner: asyncio.Runner) -> Iterator[Server]:
-    """A server of this test's own."""
+def served(runner: asyncio.Runner) -> Iterator[Server]:
+    """A server while a fixture lives."""
     server = Server()
     runner.run(server.open())
     yield server
     runner.run(server.close())
+
+
+server = pytest.fixture(served, name="server")
+lasting_server = pytest.fixture(served, scope="module", name="lasting_server")
+"""A server of this test's own, and one of this module's."""
 
 
 @pytest.fixture(scope="session")

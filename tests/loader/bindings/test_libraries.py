@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
 
 from cloister.loader import WorkerCode
 from cloister.loader.bindings import Egress, Fetcher, FetchLimits, Rule
+
+Told = Callable[..., Awaitable[object]]
 
 LIBRARIES = {
     "urllib": """
@@ -144,23 +145,34 @@ async def test_encrypted_places_need_no_encryption_inside(loader: Any, tenant: s
         assert await loader.get(tenant, lambda: made).get_entrypoint().main("https://a.example/") == [True] * 3
 
 
-@pytest.fixture
-def bringing(loader: Any, tenant: str, code: Any, libraries: Any) -> Callable[..., Any]:
-    """An entrypoint that brings the libraries, with one method: what stands in it, as `main(url)`."""
+MAIN = """
+import httpx, io, requests, urllib3
+from workers import WorkerEntrypoint
 
-    @asynccontextmanager
-    async def bring(body: str, server: Any, **options: Any) -> AsyncIterator[Any]:
-        source = (
-            "from workers import WorkerEntrypoint\nclass Default(WorkerEntrypoint):\n    async def main(self, url):\n"
-        )
-        source += "        import httpx, requests, urllib3\n" + body
-        async with Fetcher(allow=[at(server)], log=lambda record: None, **options) as fetcher:
-            made = code(source)
-            modules = {**libraries, **made.modules}
-            made = WorkerCode(main_module="main.py", modules=modules, global_outbound=fetcher)
-            yield loader.get(tenant, lambda: made).get_entrypoint()
+class Default(WorkerEntrypoint):
+    async def main(self, url, expression, patience):
+        names = {"httpx": httpx, "io": io, "requests": requests, "urllib3": urllib3, "url": url, "patience": patience}
+        try:
+            return eval(expression, names)
+        except Exception as error:
+            return f"{type(error).__module__}.{type(error).__name__}"
+"""
 
-    return bring
+
+@pytest.fixture(scope="module")
+def told(runner: asyncio.Runner, loader: Any, libraries: Any, lasting_server: Any) -> Iterator[Told]:
+    """What comes of an expression in a tenant that brings the libraries: its value, or the error by its name."""
+    lasting_server.answer = answers
+    fetcher = Fetcher(allow=[at(lasting_server)], log=lambda record: None)
+    runner.run(fetcher.__aenter__())
+    code = WorkerCode(main_module="main.py", modules={**libraries, "main.py": MAIN}, global_outbound=fetcher)
+
+    async def tell(expression: str, patience: float = 60.0) -> object:
+        entrypoint = loader.get("with libraries", lambda: code).get_entrypoint()
+        return await entrypoint.main(lasting_server.url, expression, patience)
+
+    yield tell
+    runner.run(fetcher.__aexit__(None, None, None))
 
 
 def answers(method: str, target: str, body: bytes) -> bytes | list[Any]:
@@ -185,7 +197,7 @@ GIVES = {
     "requests, a generator": (
         """requests.post(url + "/length", data=(b"y" * 10_000 for _ in range(100))).text""", "1000000"),
     "requests, a file of some size": (
-        """requests.post(url + "/length", data=__import__("io").BytesIO(b"y" * 1_000_000)).text""", "1000000"),
+        """requests.post(url + "/length", data=io.BytesIO(b"y" * 1_000_000)).text""", "1000000"),
     "requests, in pieces": (
         """sum(map(len, requests.get(url + "/large", stream=True).iter_content(50_000)))""", 1_000_000),
     "requests, zipped": ("""requests.get(url + "/zipped").text""", "hello"),
@@ -209,28 +221,25 @@ GIVES = {
 
 
 @pytest.mark.parametrize(("expression", "expected"), GIVES.values(), ids=GIVES)
-async def test_what_a_library_does_elsewhere_it_does_here(
-    bringing: Any, server: Any, expression: str, expected: object
-) -> None:
+async def test_what_a_library_does_elsewhere_it_does_here(told: Told, expression: str, expected: object) -> None:
     """Bodies of any size and kind, both ways; redirects as the library follows them."""
-    server.answer = answers
-    async with bringing(f"        return ({expression})", server) as worker:
-        assert await worker.main(server.url) == expected
+    assert await told(expression) == expected
 
 
 FAILS = {
     "requests, refused": ("requests.get('http://elsewhere.example/')", "requests.exceptions.ConnectionError"),
-    "requests, silent": ("requests.get(url + '/silent', timeout=0.05)", "requests.exceptions.ReadTimeout"),
-    "requests, two timeouts": ("requests.get(url + '/silent', timeout=(9, 0.05))", "requests.exceptions.ReadTimeout"),
-    "requests, stuck": ("requests.get(url + '/stuck', timeout=0.2)", "requests.exceptions.ConnectionError"),
+    "requests, silent": ("requests.get(url + '/silent', timeout=patience)", "requests.exceptions.ReadTimeout"),
+    "requests, two timeouts": ("requests.get(url + '/silent', timeout=(60, patience))",
+                               "requests.exceptions.ReadTimeout"),
+    "requests, stuck": ("requests.get(url + '/stuck', timeout=patience)", "requests.exceptions.ConnectionError"),
     "requests, cut off": ("requests.get(url + '/cut')", "requests.exceptions.ChunkedEncodingError"),
     "requests, in a circle": ("requests.get(url + '/circle')", "requests.exceptions.TooManyRedirects"),
     "requests, missing": ("requests.get(url + '/missing').raise_for_status()", "requests.exceptions.HTTPError"),
-    "urllib3, silent": ("urllib3.PoolManager().request('GET', url + '/silent', timeout=0.05, retries=False)",
+    "urllib3, silent": ("urllib3.PoolManager().request('GET', url + '/silent', timeout=patience, retries=False)",
                         "urllib3.exceptions.ReadTimeoutError"),
     "httpx, refused": ("httpx.get('http://elsewhere.example/')", "httpx.ConnectError"),
-    "httpx, silent": ("httpx.get(url + '/silent', timeout=0.05)", "httpx.ReadTimeout"),
-    "httpx, stuck": ("httpx.get(url + '/stuck', timeout=0.2)", "httpx.ReadTimeout"),
+    "httpx, silent": ("httpx.get(url + '/silent', timeout=patience)", "httpx.ReadTimeout"),
+    "httpx, stuck": ("httpx.get(url + '/stuck', timeout=patience)", "httpx.ReadTimeout"),
     "httpx, cut off": ("httpx.get(url + '/cut')", "httpx.ReadError"),
     "httpx, in a circle": ("httpx.get(url + '/circle', follow_redirects=True)", "httpx.TooManyRedirects"),
     "httpx, missing": ("httpx.get(url + '/missing').raise_for_status()", "httpx.HTTPStatusError"),
@@ -238,39 +247,41 @@ FAILS = {
 
 
 @pytest.mark.parametrize(("expression", "expected"), FAILS.values(), ids=FAILS)
-async def test_what_fails_is_told_by_the_librarys_own_errors(
-    bringing: Any, server: Any, expression: str, expected: str
-) -> None:
-    """Those that code around it expects."""
-    server.answer = answers
-    body = f"""
-        try:
-            return repr({expression})
-        except Exception as error:
-            return f"{{type(error).__module__}}.{{type(error).__name__}}"
-    """
-    async with bringing(body, server) as worker:
-        assert await worker.main(server.url) == expected
+async def test_what_fails_is_told_by_the_librarys_own_errors(told: Told, expression: str, expected: str) -> None:
+    """Those that code around it expects. A machine that is too busy to come as far as that in time has more of it."""
+    for patience in (0.2, 2, 20):
+        if (found := await told(expression, patience)) == expected:
+            return
+    assert found == expected
 
 
 @pytest.mark.parametrize("kind", ["sync", "async"])
-async def test_what_is_made_is_sent_as_it_is_made(bringing: Any, server: Any, kind: str) -> None:
+async def test_what_is_made_is_sent_as_it_is_made(
+    loader: Any, tenant: str, code: Any, libraries: Any, server: Any, kind: str
+) -> None:
     """A body without an end takes no more memory than a piece of it, and is ended by the limit of the host."""
     call = {
         "sync": "httpx.post(url, content=iter(lambda: b'x' * 65536, None))",
         "async": "await httpx.AsyncClient().post(url, content=forever())",
     }[kind]
-    body = f"""
-        async def forever():
-            while True:
-                yield b"x" * 65536
-        try:
-            {call}
-        except httpx.ConnectError as error:
-            return str(error)
+    source = f"""
+    import httpx
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self, url):
+            async def forever():
+                while True:
+                    yield b"x" * 65536
+            try:
+                {call}
+            except httpx.ConnectError as error:
+                return str(error)
     """
-    async with bringing(body, server, limits=FetchLimits(request_bytes=1_000_000)) as worker:
-        assert (await worker.main(server.url)).startswith("the body of the request is longer than 1")
+    async with Fetcher(allow=[at(server)], limits=FetchLimits(request_bytes=1_000_000)) as fetcher:
+        made = code(source)
+        made = WorkerCode(main_module="main.py", modules={**libraries, **made.modules}, global_outbound=fetcher)
+        told = await loader.get(tenant, lambda: made).get_entrypoint().main(server.url)
+        assert told.startswith("the body of the request is longer than 1")
 
 
 def at(server: Any) -> Rule:
