@@ -14,6 +14,7 @@ from .durations import LONGEST_MS, milliseconds
 from .errors import InvalidLabels, InvalidRetention
 from .records import PinnedCode
 from .rules import check_id, encode, is_name
+from .store_codes import Packed
 
 MAX_LABELS = 16
 MAX_LABEL_NAME = 64
@@ -80,21 +81,21 @@ class Creation(NamedTuple):
     labels: tuple[tuple[str, str], ...] = ()
     derived: bool = False
     """The id follows from the step that creates it, so that it may exist already from an earlier attempt."""
-    code: PinnedCode | None = None
+    code: PinnedCode | Packed | None = None
     """What it is tied to from the beginning; else to what it is first run with."""
 
     @classmethod
     def read(
-        cls, options: object, *, longest_ms: int = LONGEST_RETENTION_MS, code: PinnedCode | None = None
+        cls, options: object, *, longest_ms: int = LONGEST_RETENTION_MS, code: PinnedCode | Packed | None = None
     ) -> Creation:
         """From a dict of `id`, `params`, `retention` and `labels`. Other keys are ignored, as everywhere else."""
         if type(options) is not dict and not isinstance(options, Mapping):
             raise TypeError(f"the options of an instance are a dict, not {type(options).__name__}")
         given, attempt = options.get("id"), current_attempt()
         derived = given is None and attempt is not None
-        made = attempt.derived_id() if attempt is not None and given is None else _ids.next()
+        name = check_id(given) if given is not None else _ids.next() if attempt is None else attempt.derived_id()
         return cls(
-            made if given is None else check_id(given),
+            name,
             encode(options["params"], "the params") if "params" in options else _NO_PARAMS,
             Retention.read(options.get("retention"), longest_ms=longest_ms),
             read_labels(options.get("labels")),

@@ -8,7 +8,7 @@ from one of its steps, must not find another one's code under the number of its 
 from __future__ import annotations
 
 import zlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .errors import JournalBreach
 from .store_rows import Rows
@@ -24,12 +24,31 @@ MOST_KNOWN = 1_024
 SWEEP_CHUNK = 256
 PACKED = b"\xc1p"
 """How code begins that was packed. No code does, and neither does what a `Compression` has made."""
+SMALL = 4_096
+"""Bytes of code that are packed in less time than it takes two busy threads to hand Python's lock over and back."""
 _KEEP = "INSERT INTO codes (number, digest, code) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _LAST_OF_CHUNK = "SELECT max(number) FROM (SELECT number FROM codes WHERE number > ? ORDER BY number LIMIT ?)"
 _DROP = (
     "DELETE FROM codes WHERE number > ? AND number <= ?"
     " AND NOT EXISTS (SELECT 1 FROM instances WHERE instances.code = codes.number AND ended IS NULL)"
 )
+
+
+class Packed(NamedTuple):
+    """Code as it is kept."""
+
+    digest: bytes
+    kept: bytes
+
+
+def pack_ahead(code: PinnedCode | None, done: dict[bytes, Packed]) -> PinnedCode | Packed | None:
+    """The same, packed by whoever asks if it is small, once of each digest in `done`; else the store packs it."""
+    if code is None or len(code.stored) > SMALL:
+        return code
+    packed = done.get(code.digest)
+    if packed is None:
+        packed = done[code.digest] = Packed(code.digest, _pack(code.stored))
+    return packed
 
 
 class Codes:
@@ -40,13 +59,14 @@ class Codes:
         self._known: dict[bytes, int] = {}
         self._swept: int | None = 0
 
-    def keep(self, codes: Iterable[PinnedCode]) -> dict[bytes, int]:
+    def keep(self, codes: Iterable[PinnedCode | Packed]) -> dict[bytes, int]:
         """Have all of these, and none twice; the number of each, by its digest."""
         store, found, rows = self._store, dict[bytes, int](), Rows(_KEEP)
-        for digest, stored in codes:
+        for code in codes:
+            digest = code.digest
             if (number := found.get(digest) or self._known.get(digest)) is None:
                 number = store.next_number()
-                rows.add((number, digest, store.seal(_pack(stored))))
+                rows.add((number, digest, store.seal(code.kept if isinstance(code, Packed) else _pack(code.stored))))
             found[digest] = number
         asked = len(rows)
         if asked and rows.insert(store.run) < asked:

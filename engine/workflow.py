@@ -27,6 +27,7 @@ from .scheduler import Scheduler
 from .schedules import Schedule
 from .store_catalogue import Catalogue
 from .store_children import Child
+from .store_codes import Packed, pack_ahead
 
 MAX_BATCH = 100
 MAX_EACH = 1_000
@@ -126,10 +127,13 @@ class Workflow:
         """
         if not 1 <= len(entries) <= MAX_EACH:
             raise ValueError(f"a batch for many scopes is a list of 1 to {MAX_EACH:,} instances to create")
-        longest = self.longest_retention_ms
+        longest, packed = self.longest_retention_ms, dict[bytes, Packed]()
         return await self._scheduler.create_batch(
             [
-                (check_name(scope, what="scope"), Creation.read(options, longest_ms=longest, code=code))
+                (
+                    check_name(scope, what="scope"),
+                    Creation.read(options, longest_ms=longest, code=pack_ahead(code, packed)),
+                )
                 for scope, options, code in entries
             ]
         )

@@ -82,6 +82,8 @@ class WorkerCode:
     def __post_init__(self) -> None:
         for name, (kind, words) in _FIELDS.items():
             value = getattr(self, name)
+            if type(value) in _CERTAIN.get(kind, ()):  # an abstract class takes a microsecond to ask
+                continue
             if not isinstance(value, kind) or (kind is Sequence and isinstance(value, str | bytes)):
                 raise InvalidCode(f"{name} is {words}, not {type(value).__name__}")
         if not self.modules:
@@ -164,7 +166,7 @@ class WorkerCode:
         """Modules, main module and compatibility as bytes, to be kept beside the runs that need them."""
         modules = sorted(self.portable().items())
         known = [self.main_module, modules, self.compatibility_date, sorted(self.compatibility_flags)]
-        return values.dumps([2, *known, sorted(self.preload)] if self.preload else [1, *known])
+        return values.dumps([2, *known, sorted(self.preload)] if self.preload else [1, *known], exact=True)
 
     def with_stored(self, stored: bytes) -> WorkerCode:
         """This code's bindings and limits, which are live, around modules that were stored earlier."""
@@ -196,6 +198,10 @@ _FIELDS: Final[dict[str, tuple[Any, str]]] = {
     "compatibility_flags": (Sequence, "a tuple of names"),
 }
 """What each field is, where nothing else checks it."""
+_CERTAIN: Final[dict[Any, tuple[type, ...]]] = {
+    str: (str,), Mapping: (dict,), Sequence: (tuple, list), Limits: (Limits,),
+}  # fmt: skip
+"""Of what is asked of a field, the types that are that without a doubt."""
 
 
 def _checked(name: str, module: Any) -> Module:
@@ -229,9 +235,9 @@ def _checked(name: str, module: Any) -> Module:
 
 def _unfolded(modules: dict[str, Module]) -> dict[str, Module]:
     """What lies under `python_modules/` is found as if it lay beside the main module, behind what does lie there."""
-    brought = {name.removeprefix(_BROUGHT): module for name, module in modules.items() if name.startswith(_BROUGHT)}
-    if not brought:
+    if not any(name.startswith(_BROUGHT) for name in modules):
         return modules
+    brought = {name.removeprefix(_BROUGHT): module for name, module in modules.items() if name.startswith(_BROUGHT)}
     return brought | {name: module for name, module in modules.items() if not name.startswith(_BROUGHT)}
 
 

@@ -37,7 +37,7 @@ def check(date: str, flags: Sequence[str]) -> None:
             known = False
         if not known:
             raise ValueError(f"compatibility_date {date!r:.40} is not a date, such as 2026-04-21")
-    for flag in FLAGS:
+    for flag in FLAGS if flags else ():
         if flag.on in flags and flag.off in flags:
             raise ValueError(f"compatibility_flags has both {flag.on!r} and {flag.off!r}")
 

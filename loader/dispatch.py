@@ -18,6 +18,8 @@ from .errors import MissingDispatcherMetadataError
 
 METADATA: Final = "__dispatcherMetadata"
 PARAMS: Final = "params"
+_THEN: Final = values.dumps(PARAMS)
+_HEAD: Final = values.join({METADATA: b"", PARAMS: b""}).removesuffix(_THEN)
 
 
 class WorkflowRunner(Protocol):
@@ -56,7 +58,7 @@ class Surroundings(Protocol):
 
 def wrap(metadata: bytes, params: bytes) -> Encoded:
     """The envelope, around parts that are encoded already."""
-    return Encoded(values.join({METADATA: metadata, PARAMS: params}))
+    return Encoded(b"".join((_HEAD, metadata, _THEN, params)))
 
 
 def unwrap(payload: bytes) -> tuple[Any, bytes]:

@@ -75,7 +75,9 @@ async def test_a_batch_for_many_scopes_has_its_bounds(open_engine: OpenEngine) -
 
 
 @pytest.mark.parametrize("codec", [None, Compression(above=64)])
-@pytest.mark.parametrize("code", [LONG, b"short", b"", PACKED, PACKED + b"is not" * 100, Compression.MARK + b"z" * 100])
+@pytest.mark.parametrize(
+    "code", [LONG, LONG * 2, b"short", b"", PACKED, PACKED + b"is not" * 100, Compression.MARK + b"z" * 100]
+)
 async def test_code_comes_back_as_it_was(
     open_engine: OpenEngine, clock: VirtualClock, codec: Compression | None, code: bytes
 ) -> None:
