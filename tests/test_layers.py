@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import sys
 from collections.abc import Iterator
@@ -53,9 +54,15 @@ def is_module(name: str) -> bool:
     return place.with_suffix(".py").is_file() or place.is_dir()
 
 
+@functools.cache
+def nodes(source: str) -> tuple[ast.AST, ...]:
+    """All of some source, which is parsed once for all tests."""
+    return tuple(ast.walk(ast.parse(source)))
+
+
 def imports(source: str, module: str = "cloister.loader.x", *, package: bool = False) -> Iterator[tuple[str, int]]:
     """Every module that some source imports, wherever in it, with the level of a relative import."""
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes(source):
         match node:
             case ast.Import(names):
                 yield from ((alias.name, 0) for alias in names)
@@ -180,9 +187,9 @@ def test_one_file_imports_zeromq() -> None:
 
 def texts(file: Path) -> Iterator[str]:
     """The string constants of a file that are not documentation."""
-    tree = ast.parse(file.read_text())
-    documentation = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-    for node in ast.walk(tree):
+    tree = nodes(file.read_text())
+    documentation = {id(node.value) for node in tree if isinstance(node, ast.Expr)}
+    for node in tree:
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documentation:
             yield node.value
 
@@ -208,7 +215,7 @@ def test_two_files_fork() -> None:
     """The zygote, and the namespaces that a fork has to go through."""
     found = set()
     for file in sources(*MAY_IMPORT):
-        for node in ast.walk(ast.parse(file.read_text())):
+        for node in nodes(file.read_text()):
             match node:
                 case ast.Attribute(ast.Name("os"), "fork" | "forkpty") | ast.ImportFrom("os", [ast.alias("fork")]):
                     found.add(file.relative_to(ROOT).as_posix())

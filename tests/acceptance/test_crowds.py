@@ -44,12 +44,33 @@ class TenantWorkflow(WorkflowEntrypoint):
         found = await asyncio.gather(*(wait(n) for n in range(many)))
         return [found.count("late"), [n for n in found if isinstance(n, int)]]
 """
+ALL = """
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        await self.env.LEDGER.note("run")
+        async def body(n):
+            await asyncio.sleep(0)
+            return n
+        async def wait(n):
+            try:
+                return (await step.wait_for_event(f"w{n % 7}", f"t{n}", "2 hours"))["payload"]
+            except Exception:
+                return None
+        kinds = (lambda n: step.do(f"s{n % 7}", lambda: body(n)), lambda n: step.sleep(f"n{n % 7}", "2 hours"), wait)
+        found = await asyncio.gather(*(kinds[n % 3](n) for n in range(event["payload"])))
+        return [found[::3] == list(range(0, len(found), 3)), [n for n in found[2::3] if n is not None]]
+"""
+LONG = pytest.mark.long
 
 
 @pytest.mark.parametrize(
     ("program", "told"),
-    [(DO, [MOST, MOST * (MOST - 1) // 2, True]), (SLEEP, MOST), (WAIT, [MOST - 3, [2, 5000, 9998]])],
-    ids=["do", "sleep", "wait"],
+    [
+        pytest.param(DO, [MOST, MOST * (MOST - 1) // 2, True], id="do", marks=LONG),
+        pytest.param(SLEEP, MOST, id="sleep", marks=LONG),
+        pytest.param(WAIT, [MOST - 3, [2, 5000, 9998]], id="wait", marks=LONG),
+        pytest.param(ALL, [True, [2, 5000, 9998]], id="all"),
+    ],
 )
 async def test_as_many_steps_at_once_as_a_run_may_have(stage: Any, program: str, told: Any) -> None:
     """Replayed after its sandbox was taken away, too."""
@@ -58,7 +79,7 @@ async def test_as_many_steps_at_once_as_a_run_may_have(stage: Any, program: str,
     instance = await binding.create(params=MOST)
     await stage.rests(instance)
     stage.evict()
-    if program is WAIT:
+    if program in (WAIT, ALL):
         for n in (2, 5000, 9998):
             await instance.send_event(type=f"t{n}", payload=n)
     assert await stage.outcome(instance) == told

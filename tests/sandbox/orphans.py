@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 _PR_SET_CHILD_SUBREAPER = 36
 _HOST = """
@@ -40,6 +41,12 @@ def ended_within(seconds: float) -> bool:
     return False
 
 
+def children() -> list[str]:
+    """What lives still, with its state."""
+    pids = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    return [Path(f"/proc/{pid}/stat").read_text()[:60] for pid in pids]
+
+
 def main(rounds: int, seed: int) -> int:
     """Kill that many hosts, each at another moment of its first fraction of a second."""
     chance = random.Random(seed)
@@ -54,8 +61,8 @@ def main(rounds: int, seed: int) -> int:
         time.sleep(chance.random() * (0.3 if n % 4 == 2 else 0.012))
         host.send_signal(signal.SIGKILL)
         host.stdout.close()
-        if not ended_within(10):
-            print(f"round {n} left a process")
+        if not ended_within(60):
+            print(f"round {n} left a process: {children()}")
             return 1
     return 0
 
