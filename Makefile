@@ -23,10 +23,13 @@ lint: $(VENV)/.installed
 types: $(VENV)/.installed
 	$(BIN)/mypy
 
+# On every core, a file at a time. By itself `pytest` runs them one after the other, and takes --pdb.
+WORKERS ?= logical
 unit: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --maxprocesses 8 --dist loadfile
 
-# What `test` does a part of: a host that dies at each of its writes and syncs, and again at each of the next one's.
+# What `test` takes a sample of, and all of it: a host that dies at each of its writes and syncs and again at each of the
+# next one's, hosts that are killed while they open, and runs of ten thousand steps of one kind at once.
 test-long: $(VENV)/.installed
 	$(BIN)/python -m pytest -m long
 
