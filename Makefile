@@ -6,7 +6,7 @@ PYTHON ?= $(or $(shell for version in 3.13 3.12 3.11; do \
 	$$python -c 'import ensurepip' 2>/dev/null && { echo $$python; exit; }; done; done),python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
-FOLDERS := ipc sandbox sandbox/guest sandbox/guest/workers $(addprefix sandbox/guest/foreign,/ /cloudflare /js /pyodide) sandbox/lockdown engine loader loader/bindings loader/bindings/sql loader/bundle loader/cli loader/demo loader/http
+FOLDERS := ipc sandbox sandbox/guest sandbox/guest/workers $(addprefix sandbox/guest/foreign,/ /cloudflare /js /pyodide) sandbox/lockdown engine engine/store loader loader/bindings loader/bindings/sql loader/bundle loader/cli loader/demo loader/http
 CHECKED := ipc sandbox engine loader tests benchmarks
 
 .PHONY: demo test test-long lint types unit bench bench-all compare million soak fuzz lock clean

@@ -68,8 +68,8 @@ from .rehearsal import Rehearsal
 from .schedules import Schedule
 from .sharing import WorkflowLimits
 from .step import Event, StepContext, WorkflowEntrypoint, WorkflowStep
-from .store_children import Child
-from .store_transaction import Transaction
+from .store.children import Child
+from .store.transaction import Transaction
 from .streams import ByteStream
 from .workflow import Workflow
 

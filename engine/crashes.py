@@ -14,7 +14,7 @@ from .engine import Engine
 from .virtual_clock import VirtualClock
 
 if TYPE_CHECKING:
-    from .store import Store
+    from .store.store import Store
 
 Play = Callable[[Engine, VirtualClock], Awaitable[Any]]
 """Registers workflows, does what is to be done with an engine and its clock, and returns what came of it."""

@@ -23,11 +23,11 @@ from .rules import check_workflow_name
 from .scheduler import Scheduler
 from .schedules import read_schedules
 from .sharing import WorkflowLimits
-from .store import News, Store
-from .store_backlog import Bounds
-from .store_catalogue import Catalogue
-from .store_children import Kin
-from .store_transaction import Done, Raised, Transaction, transact
+from .store.backlog import Bounds
+from .store.catalogue import Catalogue
+from .store.kin import Kin
+from .store.store import News, Store
+from .store.transaction import Done, Raised, Transaction, transact
 from .workflow import Workflow
 from .writer import Writer
 

@@ -19,10 +19,10 @@ from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Sta
 from .rehearsal import Rehearsal, rehearse
 from .rules import bounded_error, check_count, check_name, encode
 from .scheduler import End, Scheduler
-from .store import pack_error
-from .store_catalogue import Catalogue, Whole
-from .store_queue import peek
-from .store_surgery import interventions
+from .store.catalogue import Catalogue, Whole
+from .store.columns import pack_error
+from .store.queue import peek
+from .store.surgery import interventions
 
 if TYPE_CHECKING:
     from .step import WorkflowEntrypoint

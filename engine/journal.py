@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final, Literal
 
-from . import store_children
 from .durations import LONGEST_MS, milliseconds, moment
 from .errors import (
     InstanceAlreadyExists,
@@ -44,8 +43,8 @@ from .rules import (
     check_within,
     step_config,
 )
-from .store import Store
-from .store_children import Child
+from .store import children, codes, events, steps, undoing
+from .store.children import Child
 
 DEFAULT_WAIT = "24 hours"
 SHORTEST_WAIT_MS = 1_000
@@ -76,7 +75,7 @@ class LiveJournal(Recorder):
             raise JournalBreach("the instance is tied to other code already")
         if self.code_digest != digest and not self.frozen:
             self.code_digest = digest
-            self._writer.submit_unhurried(Store.pin, self._number, PinnedCode(digest, code)).add_done_callback(
+            self._writer.submit_unhurried(codes.pin, self._number, PinnedCode(digest, code)).add_done_callback(
                 self._check_stored
             )
 
@@ -87,7 +86,7 @@ class LiveJournal(Recorder):
 
     async def pinned_code(self) -> bytes:
         self._check_open()
-        return await self._writer.submit(_pinned, self._number)
+        return await self._writer.submit(codes.pinned, self._number)
 
     # Steps
 
@@ -164,7 +163,7 @@ class LiveJournal(Recorder):
         started = self._running.get(key, now)
         try:
             if self._room.end(key) and error is not None:
-                self._writer.submit(Store.drop_chunks, self._number, *key[1:]).add_done_callback(self._check_stored)
+                self._writer.submit(steps.drop_chunks, self._number, *key[1:]).add_done_callback(self._check_stored)
             row = Known(verdict.state, outcome.attempt, verdict.due, config)
             more: dict[str, Any] = {"now": now, "started": started, "within": outcome.within}
             try:
@@ -210,13 +209,13 @@ class LiveJournal(Recorder):
             await self._refuse()
         self._room.add(key, attempt, number, data)
         self._running.setdefault(key, self._clock.now())
-        await self._write(Store.put_chunk, self._number, name, count, number, data, progress=False)
+        await self._write(steps.put_chunk, self._number, name, count, number, data, progress=False)
 
     async def chunk(self, name: str, count: int, number: int) -> bytes | None:
         key = self._key("do", name, count)
         if type(number) is not int or not 0 <= number < 2**31:
             raise JournalBreach(f"{number!r:.40} is no number of a chunk")
-        return await self._write(Store.chunk, self._number, key[1], key[2], number, progress=False)
+        return await self._write(steps.chunk, self._number, key[1], key[2], number, progress=False)
 
     async def keep(self, name: str, count: int, value: bytes, within: str | None = None) -> None:
         check_within(within)
@@ -237,11 +236,11 @@ class LiveJournal(Recorder):
             await self._refuse()
         if self.undoing is None:
             self.undoing, self.frozen, self.supervised = bounded_error(error), True, True
-            await self._write(Store.undo, self._number, self.undoing)
+            await self._write(undoing.undo, self._number, self.undoing)
 
     async def undone(self, words: str) -> None:
         self._check_open()
-        await self._write(Store.undone, self._number, bounded_error(ErrorRecord("", words)).message)
+        await self._write(undoing.undone, self._number, bounded_error(ErrorRecord("", words)).message)
 
     async def sleep(
         self, name: str, count: int, *, duration: object = None, until: object = None, within: str | None = None
@@ -302,7 +301,7 @@ class LiveJournal(Recorder):
                     return await self._mocked(key, known, told, within)
                 try:
                     place = self._place(key, known)
-                    event = await self._write(Store.take_event, *place, type, within, known.due or 0, now)
+                    event = await self._write(events.take_event, *place, type, within, known.due or 0, now)
                 except QuotaExceeded:
                     self._forget(key)
                     raise
@@ -329,7 +328,7 @@ class LiveJournal(Recorder):
     async def _expire(self, key: Key, allowed: int) -> bytes | None:
         """Record the timeout; the event, if one was recorded first."""
         error = ErrorRecord(WaitTimeout.name, str(WaitTimeout(allowed)))
-        return await self._write(Store.expire, self._number, key[1], key[2], error, self._clock.now())
+        return await self._write(events.expire, self._number, key[1], key[2], error, self._clock.now())
 
     def _outcome_of_wait(self, key: Key) -> EventRecord:
         """What an earlier run recorded, for a caller that asks instead of reading the history."""
@@ -358,7 +357,7 @@ class LiveJournal(Recorder):
                 number, _, _, position = self._place(key, known)
                 row = (name, count, position, now + allowed, within)
                 try:
-                    await self._write(store_children.begin, number, row, child, now)
+                    await self._write(children.begin, number, row, child, now)
                 except QuotaExceeded:
                     self._forget(key)
                     raise
@@ -380,15 +379,11 @@ class LiveJournal(Recorder):
 
     async def give_up(self, name: str, count: int) -> None:
         self._key("child", name, count)
-        await self._give_up(name, count, store_children.GIVEN_UP)
+        await self._give_up(name, count, children.GIVEN_UP)
 
     async def _give_up(self, name: str, count: int, error: ErrorRecord) -> bytes:
         now = self._clock.now()
-        value = await self._write(store_children.give_up, self._number, name, count, error, now)
+        value = await self._write(children.give_up, self._number, name, count, error, now)
         if value is None:
             raise JournalBreach(f"there is no child {name!r} number {count}")
         return value
-
-
-def _pinned(store: Store, number: int) -> bytes:
-    return store.codes.of(number)

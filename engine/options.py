@@ -14,7 +14,7 @@ from .durations import LONGEST_MS, milliseconds
 from .errors import InvalidLabels, InvalidRetention
 from .records import PinnedCode
 from .rules import check_id, encode, is_name
-from .store_codes import Packed
+from .store.codes import Packed
 
 MAX_LABELS = 16
 MAX_LABEL_NAME = 64

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 from .errors import EngineClosed, StorageError
 
 if TYPE_CHECKING:
-    from .store_catalogue import Catalogue
+    from .store.catalogue import Catalogue
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -16,7 +16,8 @@ from .errors import JournalBreach, QuotaExceeded, RunOver, StepLimitExceeded, St
 from .records import DEFAULT_CONFIG, Claim, ErrorRecord, Key, StepConfig, StepKind, StepState
 from .room import Room
 from .rules import MAX_STEPS, check_count, check_name
-from .store import Store, pack_config, pack_error
+from .store import steps as recorded
+from .store.columns import pack_config, pack_error
 from .turns import Turns
 
 if TYPE_CHECKING:
@@ -373,7 +374,7 @@ class Recorder:
         failure = None if error is None else pack_error(error)
         settings = None if config is DEFAULT_CONFIG else pack_config(config)
         return self._write(
-            Store.record, now, number, key[0], name, count, position, state, attempts, due, None, value, failure,
+            recorded.record, now, number, key[0], name, count, position, state, attempts, due, None, value, failure,
             settings, within, size, now if started is None else started, ended, progress=progress,
             replaces=(key, known, before),
         )  # fmt: skip

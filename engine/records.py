@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import datetime as dt
     from collections.abc import Awaitable, Callable
 
-    from .store_children import Child
+    from .store.children import Child
 
 StepKind = Literal["do", "sleep", "wait", "value", "child", "undo"]
 StepState = Literal["done", "failed", "retrying", "waiting"]

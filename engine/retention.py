@@ -6,7 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from .errors import EngineClosed, StorageError
-from .store_wipe import sweep
+from .store.wipe import sweep
 
 if TYPE_CHECKING:
     from .clock import Clock, Timer

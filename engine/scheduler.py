@@ -13,17 +13,17 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Concatenate, NamedTuple, ParamSpec, TypeVar
 
-from . import store_control, store_queue
 from .clock import Clock, Timer, resolve
 from .errors import CreationRateExceeded, EngineClosed, EngineError, InstanceNotFound, RunOver, StorageError
 from .records import Address, Claim, ErrorRecord, Key, Pull, Standing, Status
 from .run import TERMINATED, Run
 from .schedules import Schedule
 from .sharing import Allowance, Turn, WorkflowLimits
-from .store import Store
-from .store_children import Answer
-from .store_surgery import fork, override
-from .store_wipe import delete, restart
+from .store import control, ending, events, instances, queue, undoing
+from .store.kin import Answer
+from .store.store import Store
+from .store.surgery import fork, override
+from .store.wipe import delete, restart
 from .timetable import Occasion, Timetable
 
 if TYPE_CHECKING:
@@ -93,7 +93,7 @@ class Scheduler:
         self._naps: set[asyncio.Future[None]] = set()
         self._listeners: dict[Address, list[asyncio.Future[End]]] = {}
         first = writer.submit(
-            store_queue.recover, workflow_name, clock.now(), retention
+            queue.recover, workflow_name, clock.now(), retention
         )  # before whatever is asked of the workflow
         longest = retention.longest_ms()
         for schedule in schedules:  # what is wrong with one is said now, not when it fires
@@ -107,7 +107,7 @@ class Scheduler:
             await first
         except StorageError:
             await self._nap()
-            await self._insist(store_queue.recover, self.workflow_name, self.clock.now(), self.retention)
+            await self._insist(queue.recover, self.workflow_name, self.clock.now(), self.retention)
         self.queued()
         await self.timetable.open()
 
@@ -142,7 +142,7 @@ class Scheduler:
         claim = self._admits(address.scope)
         if claim:
             self._reserve(address.scope, 1)
-        write = self.writer.submit(Store.create, self.workflow_name, address.scope, creation, now, claim)
+        write = self.writer.submit(instances.create, self.workflow_name, address.scope, creation, now, claim)
 
         def created(write: asyncio.Future[int]) -> None:
             if claim:
@@ -162,7 +162,7 @@ class Scheduler:
         """Which of them were created, each in its scope; the others exist already."""
         for scope, count in Counter(scope for scope, _ in creations).items():
             self._allowance.take(scope, count, self.clock.now())
-        write = self.writer.submit(Store.create_batch, self.workflow_name, creations, self.clock.now())
+        write = self.writer.submit(instances.create_batch, self.workflow_name, creations, self.clock.now())
 
         def created(write: asyncio.Future[list[bool]]) -> None:
             if self._stored(write):
@@ -173,7 +173,7 @@ class Scheduler:
     async def terminate(self, address: Address) -> None:
         run = self.active.get(address)
         self._doomed[address] += 1
-        write = self.writer.submit(store_control.terminate, address, TERMINATED, self.clock.now())
+        write = self.writer.submit(control.terminate, address, TERMINATED, self.clock.now())
         stopped = run is not None and run.stop("terminated")
 
         def terminated(write: asyncio.Future[None]) -> None:
@@ -189,7 +189,7 @@ class Scheduler:
 
     async def undo(self, address: Address) -> None:
         """Terminate, taking back the steps first: that is what the instance's next run does."""
-        write = self.writer.submit(Store.undo_later, address, TERMINATED, self.clock.now())
+        write = self.writer.submit(undoing.undo_later, address, TERMINATED, self.clock.now())
         run = self.active.get(address)
         stopped = run is not None and run.journal.undoing is None and run.stop("to be taken back")
 
@@ -259,10 +259,10 @@ class Scheduler:
             self._pump()
 
     async def pause(self, address: Address) -> None:
-        await self._control(store_control.pause, address)
+        await self._control(control.pause, address)
 
     async def resume(self, address: Address) -> None:
-        await self._control(store_control.resume, address)
+        await self._control(control.resume, address)
 
     async def _control(self, verb: Callable[[Store, Address, int], Standing], address: Address) -> None:
         write = self.writer.submit(verb, address, self.clock.now())
@@ -280,7 +280,7 @@ class Scheduler:
         await _after(write, changed)
 
     async def send_event(self, address: Address, event_type: str, event: bytes, event_id: str | None, now: int) -> None:
-        write = self.writer.submit(Store.send_event, address, event_type, event, event_id, now)
+        write = self.writer.submit(events.send_event, address, event_type, event, event_id, now)
 
         def sent(write: asyncio.Future[tuple[Standing, tuple[str, int] | None]]) -> None:
             if not self._stored(write):
@@ -376,11 +376,11 @@ class Scheduler:
             self._again = False
             if self._doubt and not self._reserved:
                 alive = tuple(run.number for run in self.active.values())
-                await self._insist(store_queue.reclaim, self.workflow_name, alive, self.clock.now())
+                await self._insist(queue.reclaim, self.workflow_name, alive, self.clock.now())
                 self._doubt = False
             turn = Turn(max(self._free(), 0), dict(self._busy), self._limits, self._last)
             try:
-                pull = await self.writer.submit(store_queue.pull, self.workflow_name, self.clock.now(), turn)
+                pull = await self.writer.submit(queue.pull, self.workflow_name, self.clock.now(), turn)
             except StorageError:
                 self._doubt = True
                 await self._nap()
@@ -407,7 +407,7 @@ class Scheduler:
             self.active[claim.address] = Run(claim, self)
 
     async def _give_back(self, claim: Claim) -> None:
-        await self._insist(store_queue.release, claim.number, (), self.clock.now())
+        await self._insist(queue.release, claim.number, (), self.clock.now())
 
     def _alarm(self, wake_at: int | None) -> None:
         if wake_at is None or self._closed or (self._timer is not None and self._wake_at <= wake_at):
@@ -425,7 +425,7 @@ class Scheduler:
 
     async def finished(self, run: Run, status: Status, output: bytes | None, error: ErrorRecord | None) -> None:
         now = self.clock.now()
-        await self._insist(Store.finish, run.number, status, output, error, now, run.journal.childless)
+        await self._insist(ending.finish, run.number, status, output, error, now, run.journal.childless)
         self.completed += 1
         self._leave(run)
         self._ended(run.address, End(status, output, error))
@@ -450,14 +450,14 @@ class Scheduler:
 
     async def _put_off(self, run: Run) -> None:
         await run.ended()
-        standing = await self._insist(store_queue.postpone, run.number, run.journal.progressed, self.clock.now())
+        standing = await self._insist(queue.postpone, run.number, run.journal.progressed, self.clock.now())
         self._leave(run)
         if standing is not None:
             self._react(standing)
 
     async def _retire(self, run: Run, waits: tuple[Key, ...]) -> None:
         await run.ended()
-        standing = await self._insist(store_queue.release, run.number, waits, self.clock.now())
+        standing = await self._insist(queue.release, run.number, waits, self.clock.now())
         self._leave(run)
         if standing is not None:
             self._react(standing)
@@ -466,7 +466,7 @@ class Scheduler:
         """Count a lost run, and see to it that the instance runs again."""
         await run.ended()
         progressed = run.journal.progressed
-        standing = await self._insist(store_queue.lose, run.number, progressed, reason, self.clock.now())
+        standing = await self._insist(queue.lose, run.number, progressed, reason, self.clock.now())
         self._leave(run)
         if standing is not None:
             self._react(standing)

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from .records import Fired
 from .schedules import Schedule
-from .store_schedules import add, fire, register, remove
+from .store.schedules import add, fire, register, remove
 
 if TYPE_CHECKING:
     from .clock import Clock, Timer
-    from .store import Store
+    from .store.store import Store
 
 P = ParamSpec("P")
 T = TypeVar("T")

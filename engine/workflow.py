@@ -25,9 +25,9 @@ from .records import Address, PinnedCode
 from .rules import check_known_id, check_name
 from .scheduler import Scheduler
 from .schedules import Schedule
-from .store_catalogue import Catalogue
-from .store_children import Child
-from .store_codes import Packed, pack_ahead
+from .store.catalogue import Catalogue
+from .store.children import Child
+from .store.codes import Packed, pack_ahead
 
 MAX_BATCH = 100
 MAX_EACH = 1_000

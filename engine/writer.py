@@ -23,9 +23,10 @@ from .database import LOG_BYTES
 from .errors import EngineClosed, EngineError, StorageError
 from .handover import Handover
 from .promptness import Promptness
+from .store.brief import brief
 
 if TYPE_CHECKING:
-    from .store import News, Store
+    from .store.store import News, Store
 
 MAX_BATCH = 512
 TIDY_COMMITS = 128
@@ -152,7 +153,7 @@ class Writer:
             return False
         started = time.perf_counter()
         try:
-            if not all(self._store.brief(verb, args) for verb, args, _ in self._handover):
+            if not all(brief(self._store, verb, args) for verb, args, _ in self._handover):
                 return False
             self._store.begin()
         except Exception:  # noqa: BLE001 - whatever it is, the thread will meet it, and has time

@@ -12,8 +12,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from cloister.engine import EngineError, InstanceNotFound, store_archive
+from cloister.engine import EngineError, InstanceNotFound
 from cloister.engine.records import Address
+from cloister.engine.store import archive
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,14 +40,14 @@ def run(given: argparse.Namespace) -> int:
     try:
         match given.verb:
             case "info":
-                _show(store_archive.information(given.path), as_json=given.json)
+                _show(archive.information(given.path), as_json=given.json)
             case "vacuum":
-                before, after = store_archive.vacuum(given.path)
+                before, after = archive.vacuum(given.path)
                 print(f"{given.path}: {before:,} bytes before, {after:,} after")
             case "backup":
-                print(f"{given.target}: {store_archive.backup(given.path, given.target):,} bytes")
+                print(f"{given.target}: {archive.backup(given.path, given.target):,} bytes")
             case "export":
-                exported = store_archive.export(given.path, Address(given.workflow, given.scope, given.id))
+                exported = archive.export(given.path, Address(given.workflow, given.scope, given.id))
                 print(json.dumps(exported, indent=2, ensure_ascii=False))
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has enough

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloister.engine import store_queue
+from cloister.engine.store import queue
 from cloister.loader import Host, Limits, WorkerCode
 
 HEAD = "import asyncio\nfrom workers import WorkflowEntrypoint\n"
@@ -48,7 +48,7 @@ async def test_an_engine_that_forgets_which_outcome_came_first_is_found_out(
     stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wrong on purpose: its history is in the order in which steps began."""
-    real = store_queue._read_claim
+    real = queue._read_claim
 
     def in_order_of_beginning(store: Any, *rest: Any) -> Any:
         claim = real(store, *rest)
@@ -61,7 +61,7 @@ async def test_an_engine_that_forgets_which_outcome_came_first_is_found_out(
         history = [claim.history[key.index(each)] for each in began if each in key]
         return claim._replace(history=tuple(history))
 
-    monkeypatch.setattr(store_queue, "_read_claim", in_order_of_beginning)
+    monkeypatch.setattr(queue, "_read_claim", in_order_of_beginning)
     with pytest.raises(AssertionError):
         await test_the_winner_of_a_race_is_the_winner_in_every_replay(stage)
 

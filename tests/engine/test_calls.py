@@ -35,8 +35,8 @@ from cloister.engine import (
     InstanceFinished,
     WorkflowEntrypoint,
     promptness,
-    store_archive,
 )
+from cloister.engine.store import archive
 from cloister.engine.testing import VirtualClock
 
 MACHINE = {"x86_64": 0, "aarch64": 1}[os.uname().machine]
@@ -139,9 +139,9 @@ async def open_only(folder: Path) -> None:
 
 async def tend(folder: Path) -> None:
     """An operator makes the file small and a copy of it."""
-    store_archive.vacuum(folder / "app.db")
+    archive.vacuum(folder / "app.db")
     with contextlib.suppress(FileExistsError):
-        store_archive.backup(folder / "app.db", folder / "copy.db")
+        archive.backup(folder / "app.db", folder / "copy.db")
 
 
 def lead(folder: Path, last: int, life: Life = live) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cloister.engine import Compression, Engine, Journal, PinnedCode, WorkflowEntrypoint
-from cloister.engine.store_codes import PACKED
+from cloister.engine.store.codes import PACKED
 
 if TYPE_CHECKING:
     from cloister.engine.testing import VirtualClock
@@ -111,7 +111,7 @@ async def test_what_nobody_can_wake_up_on_goes_under_the_next_host(
     open_engine: OpenEngine, clock: VirtualClock, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A few at a time, all in the end; what a sleeper needs stays."""
-    monkeypatch.setattr("cloister.engine.store_codes.SWEEP_CHUNK", 2)
+    monkeypatch.setattr("cloister.engine.store.codes.SWEEP_CHUNK", 2)
     codes = [PinnedCode(bytes([65 + n]), b"code") for n in range(7)]
     async with open_engine() as engine:
         workflow = engine.workflow("w", Teller, env=({}, None))

@@ -225,8 +225,8 @@ async def test_a_history_that_goes_on_for_ever_is_bounded(
     open_engine: OpenEngine, clock: VirtualClock, path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever pauses and resumes without end fills no disk: the newest is kept."""
-    monkeypatch.setattr("cloister.engine.store.MAX_CHANGES", 50)
-    monkeypatch.setattr("cloister.engine.store.FORGET_EVERY", 8)
+    monkeypatch.setattr("cloister.engine.store.store.MAX_CHANGES", 50)
+    monkeypatch.setattr("cloister.engine.store.store.FORGET_EVERY", 8)
     async with open_engine() as engine:
         instance = await engine.workflow("w", Everything).create()
         for _ in range(300):

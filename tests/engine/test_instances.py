@@ -155,7 +155,7 @@ async def test_a_list_passes_over_what_does_not_fit_however_much_it_is(
     open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It looks at a bounded number of rows at a time, and goes on until the page is full or all were looked at."""
-    monkeypatch.setattr("cloister.engine.store_catalogue.SCAN_CHUNK", 7)
+    monkeypatch.setattr("cloister.engine.store.catalogue.SCAN_CHUNK", 7)
     async with open_engine() as engine:
         workflow = engine.workflow("w", Echo)
         for n in range(60):
@@ -554,8 +554,8 @@ async def test_expired_instances_go_in_small_transactions(
     open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """No single transaction takes more than a chunk of rows or of bytes, however much has to go."""
-    monkeypatch.setattr("cloister.engine.store_wipe.SWEEP_ROWS", 10)
-    monkeypatch.setattr("cloister.engine.store_wipe.SWEEP_BYTES", 100_000)
+    monkeypatch.setattr("cloister.engine.store.wipe.SWEEP_ROWS", 10)
+    monkeypatch.setattr("cloister.engine.store.wipe.SWEEP_BYTES", 100_000)
 
     class Bulky(WorkflowEntrypoint):
         async def run(self, event: Any, step: Any) -> None:

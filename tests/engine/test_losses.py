@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cloister.engine import Engine, InstanceFailed, RunInterrupted, RunPostponed, StorageError, WorkflowEntrypoint
-from cloister.engine.store import Store
+from cloister.engine.store.store import Store
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -26,7 +26,8 @@ from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_s
 from cloister.engine import InstanceAlreadyExists, InstanceFinished, WaitTimeout, WorkflowEntrypoint, durations
 from cloister.engine import journal as journal_module
 from cloister.engine.journal import LiveJournal
-from cloister.engine.store import Store
+from cloister.engine.store import steps
+from cloister.engine.store.store import Store
 from cloister.engine.testing import RecordingEngine, VirtualClock
 from cloister.engine.writer import Writer
 
@@ -449,16 +450,16 @@ def rewriting(old: str, new: str) -> Callable[[pytest.MonkeyPatch], None]:
 
 
 def two_commits(monkeypatch: pytest.MonkeyPatch) -> None:
-    record = Store.record
+    record = steps.record
 
-    def apart(self: Store, *row: Any) -> None:
+    def apart(store: Store, *row: Any) -> None:
         if row[2] == "wait" and row[6] == "done":  # the event is gone for good before the wait is recorded
-            self.execute("DELETE FROM events WHERE number = (SELECT min(number) FROM events)")
-            self.commit()
-            self.begin()
-        record(self, *row)
+            store.execute("DELETE FROM events WHERE number = (SELECT min(number) FROM events)")
+            store.commit()
+            store.begin()
+        record(store, *row)
 
-    monkeypatch.setattr(Store, "record", apart)
+    monkeypatch.setattr(steps, "record", apart)
 
 
 def early_timers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,10 +33,10 @@ from cloister.engine import (
     WorkflowEntrypoint,
     WorkflowLimits,
     store,
-    store_archive,
 )
 from cloister.engine.records import Address
-from cloister.engine.store import Store
+from cloister.engine.store import archive, events, instances
+from cloister.engine.store.store import Store
 
 if TYPE_CHECKING:
     from cloister.engine.testing import VirtualClock
@@ -224,9 +224,9 @@ async def tell(path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch)
         await last.send_event(type="other", payload=1)
         await clock.run_until_idle()
         writer = engine._open_writer()
-        number = await writer.submit(lambda store: store.find(last._address)[0])
+        number = await writer.submit(lambda store: instances.find(store, last._address)[0])
         await last.send_event(type="t", payload=1)
-        assert await writer.submit(Store.expire, number, "w", 1, ErrorRecord("late", ""), clock.now())
+        assert await writer.submit(events.expire, number, "w", 1, ErrorRecord("late", ""), clock.now())
         await clock.run_until_idle()
         await workflow.create(id="asleep", params=["pin", "sleep"])
         await clock.advance(1)
@@ -259,8 +259,8 @@ async def test_no_statement_looks_through_a_table_that_grows(
 ) -> None:
     """Each is met, and goes by an index."""
     await tell(path, clock, monkeypatch)
-    store_archive.information(path)
-    store_archive.export(path, Address("other", "", "last"))
+    archive.information(path)
+    archive.export(path, Address("other", "", "last"))
     sites = {f"{name}:{lines.start}" for name, lines in statements() if not watched.sites & {(name, n) for n in lines}}
     assert not sites, f"statements that the story has none of: {sites}"
     plans = {sql: "; ".join(filter(looks_through, plan)) for sql, plan in watched.plans.items()}

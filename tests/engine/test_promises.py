@@ -33,16 +33,14 @@ from cloister.engine import (
     WorkflowEntrypoint,
     WorkflowLimits,
     store,
-    store_backlog,
-    store_queue,
-    store_usage,
 )
 from cloister.engine import journal as journal_module
 from cloister.engine.journal import LiveJournal
 from cloister.engine.retry import judge
 from cloister.engine.sharing import Shares
-from cloister.engine.store import Store
-from cloister.engine.store_catalogue import Catalogue
+from cloister.engine.store import backlog, ending, events, instances, queue, usage
+from cloister.engine.store.catalogue import Catalogue
+from cloister.engine.store.store import Store
 from cloister.engine.testing import VirtualClock, crash_after_every_commit
 
 FEW_EVENTS = 50
@@ -85,7 +83,7 @@ def nobody_is_recovered(monkeypatch: pytest.MonkeyPatch) -> None:
     def register_only(opened: Store, workflow: str, *_: Any) -> None:
         opened.register(workflow)
 
-    monkeypatch.setattr(store_queue, "recover", register_only)
+    monkeypatch.setattr(queue, "recover", register_only)
 
 
 # At-least-once body, at most limit + 1 attempts, losses beside them
@@ -178,7 +176,7 @@ async def an_event_at_the_last_moment(path: Path, clock: VirtualClock) -> None:
         late = ErrorRecord("WorkflowTimeoutError", "")
         writer = engine._writer
         assert writer is not None
-        assert await writer.submit(Store.expire, number, "w", 1, late, clock.now()) is not None
+        assert await writer.submit(events.expire, number, "w", 1, late, clock.now()) is not None
 
 
 # Terminal is final
@@ -198,7 +196,7 @@ async def a_late_end(path: Path, clock: VirtualClock) -> None:
         writer = engine._writer
         assert writer is not None
         with pytest.raises(RunOver):
-            await writer.submit(Store.finish, number, Status.COMPLETE, b"\xc0", None, clock.now())
+            await writer.submit(ending.finish, number, Status.COMPLETE, b"\xc0", None, clock.now())
         assert (await instance.status())["status"] == "terminated"
 
 
@@ -390,20 +388,20 @@ STORIES: dict[Story, dict[str, Wrong]] = {
     },
     a_late_end: {"an end after the end": rewriting("WHERE number = ? AND ended IS NULL", "WHERE number = ?")},
     two_hosts: {"a lock that holds nobody off": setting(fcntl, "flock", lambda *_: None)},
-    a_poison_pill: {"losses without end": setting(store_queue, "restart_delay", lambda losses: 1_000)},
-    a_long_queue: {"slots in alphabetical order": setting(store_queue, "share", first_come)},
+    a_poison_pill: {"losses without end": setting(queue, "restart_delay", lambda losses: 1_000)},
+    a_long_queue: {"slots in alphabetical order": setting(queue, "share", first_come)},
     a_hoarder: {
         "events without bound": rewriting("SELECT count(*) FROM (SELECT 1 FROM events", "SELECT 0 * count(*) FROM"
                                           " (SELECT 1 FROM events"),
-        "a quota that is not looked at": setting(store_usage, "check", lambda *_, **__: None),
+        "a quota that is not looked at": setting(usage, "check", lambda *_, **__: None),
     },
     a_hoarder_by_other_ways: {
-        "copies that nobody counts": setting(store_usage, "check_copy", lambda *_: None),
-        "failures and sleeps without bound": setting(store_usage, "check_step", lambda *_: None),
+        "copies that nobody counts": setting(usage, "check_copy", lambda *_: None),
+        "failures and sleeps without bound": setting(usage, "check_step", lambda *_: None),
     },
     a_crowd: {
-        "a queue without bound": setting(store_backlog.Backlog, "check", lambda *_: None),
-        "a queue that counts those who have begun": setting(Store, "never_ran", lambda *_: False),
+        "a queue without bound": setting(backlog.Backlog, "check", lambda *_: None),
+        "a queue that counts those who have begun": setting(instances, "never_ran", lambda *_: False),
     },
     another_scope: {"scopes that are not looked at": rewriting("AND scope = ? AND id = ?", "AND ? != '' AND id = ?")},
 }  # fmt: skip

@@ -35,7 +35,7 @@ from cloister.engine.rules import (
     encode,
     step_config,
 )
-from cloister.engine.store import pack_config, unpack_config
+from cloister.engine.store.columns import pack_config, unpack_config
 
 
 @pytest.mark.parametrize(

@@ -26,8 +26,8 @@ from cloister.engine import (
     WorkflowLimits,
     store,
 )
-from cloister.engine.store import Store
-from cloister.engine.store_usage import _INSTANCE, _ROWS
+from cloister.engine.store.store import Store
+from cloister.engine.store.usage import _INSTANCE, _ROWS
 
 if TYPE_CHECKING:
     from cloister.engine.testing import VirtualClock

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.engine import Engine, InvalidInstanceId, InvalidSchedule, Schedule, StorageError, WorkflowEntrypoint
-from cloister.engine.store import Store
+from cloister.engine.store.store import Store
 from cloister.engine.testing import VirtualClock
 
 if TYPE_CHECKING:
@@ -307,7 +307,7 @@ async def test_what_cannot_be_added_or_removed_is_said(
     open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch, clock: VirtualClock
 ) -> None:
     """One that is there, one too many, one that is no schedule, one that was not added."""
-    monkeypatch.setattr("cloister.engine.store_schedules.MAX_ADDED", 2)
+    monkeypatch.setattr("cloister.engine.store.schedules.MAX_ADDED", 2)
     async with open_engine() as engine:
         workflow = engine.workflow("w", Tick, schedules=["0 1 * * *"])
         for there in ("0 1 * * *", "0 2 * * *"):

@@ -23,7 +23,7 @@ from cloister.engine import (
     WorkflowLimits,
 )
 from cloister.engine.sharing import Shares, Turn, share
-from cloister.engine.store_backlog import Bounds
+from cloister.engine.store.backlog import Bounds
 
 if TYPE_CHECKING:
     from cloister.engine.testing import VirtualClock
@@ -121,7 +121,7 @@ async def test_every_scope_has_its_turn_however_many_there_are(
     open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also more than are looked at together: one round gives one slot to each, the nameless scope included."""
-    monkeypatch.setattr("cloister.engine.store_queue.SCOPE_CHUNK", 4)
+    monkeypatch.setattr("cloister.engine.store.queue.SCOPE_CHUNK", 4)
     log: list[str] = []
     async with open_engine() as engine:
         workflow = engine.workflow("w", Job, concurrency=3, env=(clock, log))

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cloister.engine import DatabaseDamaged, Engine, StorageError, WorkflowEntrypoint, database, store_archive
+from cloister.engine import DatabaseDamaged, Engine, StorageError, WorkflowEntrypoint, database
 from cloister.engine.records import Address
+from cloister.engine.store import archive
 
 if TYPE_CHECKING:
     from cloister.engine.testing import VirtualClock
@@ -250,12 +251,12 @@ async def test_the_archive_tells_what_is_in_a_database_beside_a_live_engine(
         await (await workflow.create(params=3)).result()
         await engine.workflow("v", Waiter).create_batch([{}] * 7)
         await clock.advance(1)
-        found = store_archive.information(path)
+        found = archive.information(path)
     assert found["workflows"] == {"v": {"waiting": 7}, "w": {"complete": 1}}
     assert (found["version"], found["rows"]["instances"]) == (database.VERSION, 8)
     assert found["bytes"] > 30_000
     with pytest.raises(FileNotFoundError):
-        store_archive.information(path.with_name("none.db"))
+        archive.information(path.with_name("none.db"))
     assert not path.with_name("none.db").exists()
 
 
@@ -268,10 +269,10 @@ async def test_vacuum_gives_back_what_was_deleted_and_wants_the_file_alone(
         instance = await workflow.create(params=200)
         await instance.result()
         with pytest.raises(Exception, match="in use"):
-            store_archive.vacuum(path)
+            archive.vacuum(path)
         await instance.delete()
         await clock.run_until_idle()
-    before, after = store_archive.vacuum(path)
+    before, after = archive.vacuum(path)
     assert before > 2_000_000
     assert after < 300_000
     async with open_engine() as engine:
@@ -302,9 +303,9 @@ async def test_an_exported_instance_has_everything_but_what_is_sensitive(
         await instance.send_event(type="t", payload={"p": 1})
         await instance.send_event(type="other", payload="left over")
         await clock.advance(1)
-        told = store_archive.export(path, Address("w", "s", "x"))
+        told = archive.export(path, Address("w", "s", "x"))
         with pytest.raises(Exception, match="no instance 'y'"):
-            store_archive.export(path, Address("w", "s", "y"))
+            archive.export(path, Address("w", "s", "y"))
     assert (told["id"], told["status"], told["params"], told["labels"]) == (
         "x",
         "waiting",

@@ -24,7 +24,7 @@ from cloister.engine import (
     Workflow,
     WorkflowEntrypoint,
 )
-from cloister.engine.store import Store
+from cloister.engine.store.store import Store
 
 if TYPE_CHECKING:
     from cloister.engine.testing import VirtualClock

@@ -18,9 +18,11 @@ from cloister.engine.errors import RunOver
 from cloister.engine.options import Creation
 from cloister.engine.promptness import PROMPT, PROOF, Promptness
 from cloister.engine.records import Address, Status
-from cloister.engine.store import BRIEF_BYTES, Store
-from cloister.engine.store_backlog import Bounds
-from cloister.engine.store_queue import lose, postpone, recover, release
+from cloister.engine.store import ending, events, instances
+from cloister.engine.store.backlog import Bounds
+from cloister.engine.store.brief import BRIEF_BYTES
+from cloister.engine.store.queue import lose, postpone, recover, release
+from cloister.engine.store.store import Store
 from cloister.engine.writer import Writer
 
 if TYPE_CHECKING:
@@ -40,7 +42,7 @@ async def open_writer(path: Path) -> AsyncIterator[Writer]:
 
 
 def create(writer: Writer, name: str) -> Awaitable[int]:
-    return writer.submit(Store.create, "w", "", Creation(name, b"\xc0"), 0, False)
+    return writer.submit(instances.create, "w", "", Creation(name, b"\xc0"), 0, False)
 
 
 async def test_operations_that_come_together_share_commits(path: Path) -> None:
@@ -63,7 +65,7 @@ async def test_a_refused_operation_does_not_disturb_its_neighbours(path: Path) -
             False,
         ]
         for name in "abc":
-            await writer.submit(Store.find, Address("w", "", name))
+            await writer.submit(instances.find, Address("w", "", name))
 
 
 async def test_what_a_run_says_of_an_instance_that_is_gone_disturbs_nobody(path: Path) -> None:
@@ -105,9 +107,9 @@ async def test_after_a_failed_commit_nothing_is_acknowledged_and_the_file_is_ope
                 await create(writer, name)
         monkeypatch.setattr(Store, "commit", real)
         await create(writer, "after")
-        await writer.submit(Store.find, Address("w", "", "before"))
+        await writer.submit(instances.find, Address("w", "", "before"))
         with pytest.raises(Exception, match="no instance 'lost1'"):
-            await writer.submit(Store.find, Address("w", "", "lost1"))
+            await writer.submit(instances.find, Address("w", "", "lost1"))
 
 
 async def test_closing_commits_what_was_submitted_and_takes_no_more(path: Path) -> None:
@@ -142,17 +144,17 @@ async def test_what_is_brief_by_itself_is_not_where_there_is_much_of_something(p
     event = b"\xc0"
     async with open_writer(path) as writer:
         a, b, c = [await create(writer, name) for name in "abc"]
-        await writer.submit(Store.send_event, Address("w", "", "a"), "go", event, None, 0)
-        await writer.submit(Store.take_event, b, "wait", 1, 0, "go", None, 0, 0)
-        await writer.submit(Store.send_event, Address("w", "", "b"), "go", event, "1", 0)
+        await writer.submit(events.send_event, Address("w", "", "a"), "go", event, None, 0)
+        await writer.submit(events.take_event, b, "wait", 1, 0, "go", None, 0, 0)
+        await writer.submit(events.send_event, Address("w", "", "b"), "go", event, "1", 0)
         store = writer._store
         assert store is not None
         store.bounds["w"] = Bounds(10, 10)
         before = writer.commits_here
-        await writer.submit(Store.create, "w", "", Creation("d", bytes(BRIEF_BYTES + 1)), 0, True)
+        await writer.submit(instances.create, "w", "", Creation("d", bytes(BRIEF_BYTES + 1)), 0, True)
         await create(writer, "e")
         for number, childless in ((a, True), (b, True), (c, False)):
-            await writer.submit(Store.finish, number, Status.COMPLETE, event, None, 0, childless)
+            await writer.submit(ending.finish, number, Status.COMPLETE, event, None, 0, childless)
         assert writer.commits_here == before
 
 
@@ -164,7 +166,7 @@ async def test_the_rest_of_it_is_brief(path: Path, hands: str) -> None:
         await create(writer, "a")
         before = writer.commits_here
         number = await create(writer, "b")
-        await writer.submit(Store.finish, number, Status.COMPLETE, b"\xc0", None, 0, True)
+        await writer.submit(ending.finish, number, Status.COMPLETE, b"\xc0", None, 0, True)
         assert writer.commits_here == before + {"thread": 0, "loop": 2}[hands]
 
 
@@ -173,7 +175,7 @@ async def test_what_takes_the_loop_long_is_late_whatever_it_waited_for(
 ) -> None:
     """The disk may have been prompt: what it wrote had to be found first."""
     told: list[float] = []
-    real: Callable[..., bytes | None] = Store.take_event
+    real: Callable[..., bytes | None] = events.take_event
     now = 0.0
 
     def slow(*args: object) -> bytes | None:
@@ -185,7 +187,7 @@ async def test_what_takes_the_loop_long_is_late_whatever_it_waited_for(
         number = await create(writer, "a")
         clock = SimpleNamespace(perf_counter=lambda: now, monotonic=time.monotonic, sleep=time.sleep)
         monkeypatch.setattr("cloister.engine.writer.time", clock)
-        monkeypatch.setattr("cloister.engine.store._BRIEF", {slow})
+        monkeypatch.setattr("cloister.engine.store.brief._BRIEF", {slow})
         monkeypatch.setattr(Promptness, "took", lambda _, seconds: told.append(seconds))
         await writer.submit(slow, number, "wait", 1, 0, "go", None, 0, 0)
         assert told == [{"thread": 0, "loop": 10}[hands]]
@@ -230,7 +232,7 @@ async def test_what_stops_the_host_reaches_it(path: Path, hands: str, monkeypatc
 async def test_what_is_hurried_may_be_done_at_once(path: Path) -> None:
     """Then there is nothing to wait for."""
     async with open_writer(path) as writer:
-        late = writer.submit_unhurried(Store.find, Address("w", "", "nobody"))
+        late = writer.submit_unhurried(instances.find, Address("w", "", "nobody"))
         assert await writer.idle()
         assert late.done()
         late.exception()

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from .errors import QuotaExceeded
-from .rules import BRIEF
+from ..errors import QuotaExceeded
+from ..rules import BRIEF
 
 if TYPE_CHECKING:
-    from .options import Creation
+    from ..options import Creation
+    from .rows import Row
     from .store import Store
-    from .store_rows import Row
 
 SPARE: Final = 65_536
 """Bytes beyond an eighth of its quota that what a run needs to come to an end may take."""

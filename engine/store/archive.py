@@ -17,11 +17,11 @@ from sqlite_utils import Database
 
 from cloister.ipc import PayloadError, values
 
-from .database import VERSION, Ownership, connect, connect_to_read, copy, inspect, refusal
-from .errors import StorageError
-from .records import Address, EventRecord
-from .store import unpack_config
-from .store_catalogue import REDACTED, Catalogue
+from ..database import VERSION, Ownership, connect, connect_to_read, copy, inspect, refusal
+from ..errors import StorageError
+from ..records import Address, EventRecord
+from .catalogue import REDACTED, Catalogue
+from .columns import unpack_config
 
 
 @contextlib.contextmanager

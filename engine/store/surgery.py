@@ -6,13 +6,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from . import store_usage
-from .errors import StepNotFound
-from .records import Address, ErrorRecord, Key, Status
-from .store import unpack_error
+from ..errors import StepNotFound
+from ..records import Address, ErrorRecord, Key, Status
+from . import instances, steps, usage
+from .columns import unpack_error
 
 if TYPE_CHECKING:
-    from .options import Creation
+    from ..options import Creation
     from .store import Store
 
 _COLUMNS = (
@@ -39,12 +39,12 @@ def fork(store: Store, address: Address, step: Key | None, creation: Creation, n
     """Create an instance with the params, code and time of creation of another one, and with a copy of what that one
     has recorded of steps that began before `step`, or of all. Whether it was created: False if there is one of that id.
     """
-    number, _ = store.find(address)
+    number, _ = instances.find(store, address)
     if step is not None:
         _check_recorded(store, number, step)
     chosen, place = (_ENDED, ()) if step is None else (f"{_ENDED} AND {_BEFORE}", (number, *step))
-    store_usage.check_copy(store, number, chosen, place)
-    made = store.insert(address.workflow, address.scope, creation, now)
+    usage.check_copy(store, number, chosen, place)
+    made = instances.insert(store, address.workflow, address.scope, creation, now)
     if made is None:
         return False
     store.execute(
@@ -76,18 +76,18 @@ def override(
     now: int,
 ) -> None:
     """Replace the outcome of a recorded step. What the instance was doing, it does again from its records."""
-    number, status = store.unfinished(address)
+    number, status = instances.unfinished(store, address)
     value, error = outcome
     value, words = None if value is None else store.seal(value), store.seal_text(error)
     _check_recorded(store, number, step)
-    store_usage.check_instance(store, number, sum(len(text or "") for text in (value, words, *account)))
+    usage.check_instance(store, number, sum(len(text or "") for text in (value, words, *account)))
     key = (number, *step)
     store.execute(
         "INSERT INTO interventions (instance, at, author, reason, kind, name, count, value, error)"
         f" SELECT instance, ?, ?, ?, kind, name, count, value, error FROM steps WHERE {_STEP}",
         (now, *account, *key),
     )
-    store.drop_chunks(number, *step[1:])
+    steps.drop_chunks(store, number, *step[1:])
     store.execute(
         "UPDATE steps SET state = ?, value = ?, error = ?, size = NULL, due = NULL, ended = ?,"
         f" finished = coalesce(finished, ?) WHERE {_STEP}",
@@ -96,14 +96,14 @@ def override(
     store.execute("UPDATE instances SET losses = 0 WHERE number = ?", (number,))
     store.touch(number)
     if status is Status.WAITING_FOR_PAUSE:
-        store.stand(number, Status.PAUSED, now, paused_at=now)
+        instances.stand(store, number, Status.PAUSED, now, paused_at=now)
     elif status in {Status.RUNNING, Status.WAITING}:
-        store.stand(number, Status.QUEUED, now, wake_at=now)
+        instances.stand(store, number, Status.QUEUED, now, wake_at=now)
 
 
 def interventions(store: Store, address: Address) -> list[Intervention]:
     """What was changed by hand, the first time first."""
-    number, _ = store.find(address)
+    number, _ = instances.find(store, address)
     rows = store.execute(
         "SELECT at, author, reason, kind, name, count, value, error FROM interventions WHERE instance = ?"
         " ORDER BY number",

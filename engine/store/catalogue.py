@@ -13,12 +13,12 @@ from typing import Any, NamedTuple
 
 from cloister.ipc import values
 
-from .codecs import PayloadCodec, Plain
-from .errors import InstanceNotFound, StepNotFound
-from .history import STATUS_TYPES, HistoryEvent
-from .listing import Query, Summary
-from .records import FINAL, Address, ErrorRecord, Key, Status
-from .store import read_error, unpack_config, unpack_error, unseal_text
+from ..codecs import PayloadCodec, Plain
+from ..errors import InstanceNotFound, StepNotFound
+from ..history import STATUS_TYPES, HistoryEvent
+from ..listing import Query, Summary
+from ..records import FINAL, Address, ErrorRecord, Key, Status
+from .columns import read_error, unpack_config, unpack_error, unseal_text
 
 REDACTED = "[REDACTED]"
 SCAN_CHUNK = 2_000

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import QueueFull
+from ..errors import QueueFull
 
 if TYPE_CHECKING:
     from .store import Store

@@ -10,12 +10,13 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .errors import RunOver
-from .options import DEFAULT_RETENTION, Retention
-from .records import FINAL, Address, Claim, ErrorRecord, Fired, Key, Pull, Standing, Status, StepRecord
-from .retry import postponement, restart_delay
-from .sharing import Turn, share
-from .store import unpack_error, unpack_step
+from ..errors import RunOver
+from ..options import DEFAULT_RETENTION, Retention
+from ..records import FINAL, Address, Claim, ErrorRecord, Fired, Key, Pull, Standing, Status, StepRecord
+from ..retry import postponement, restart_delay
+from ..sharing import Turn, share
+from . import ending, instances
+from .columns import unpack_error, unpack_step
 
 if TYPE_CHECKING:
     from .store import Store
@@ -96,7 +97,7 @@ def _queue(store: Store, key: int, scope: str, limit: int) -> list[int]:
 
 def peek(store: Store, address: Address) -> Claim:
     """What a run of the instance would be told, without giving it to anybody."""
-    return _read_claim(store, address.workflow, store.find(address)[0])
+    return _read_claim(store, address.workflow, instances.find(store, address)[0])
 
 
 def _read_claim(store: Store, workflow: str, number: int) -> Claim:
@@ -119,7 +120,7 @@ def _read_claim(store: Store, workflow: str, number: int) -> Claim:
 
 def _claim(store: Store, workflow: str, number: int, now: int) -> Claim:
     claim = _read_claim(store, workflow, number)
-    if store.never_ran(number):
+    if instances.never_ran(store, number):
         store.backlog.add(store.key(workflow), claim.address.scope, -1)
     store.change(number, now, "running")
     if claim.claims > 1:  # pieces of results that nobody finished
@@ -144,7 +145,7 @@ def release(store: Store, number: int, keys: tuple[Key, ...], now: int) -> Stand
     """
     status, _ = _unfinished(store, number)
     if status is Status.WAITING_FOR_PAUSE:
-        return store.stand(number, Status.PAUSED, now, paused_at=now)
+        return instances.stand(store, number, Status.PAUSED, now, paused_at=now)
     due = [
         store.execute(
             "SELECT due FROM steps WHERE instance = ? AND kind = ? AND name = ? AND count = ?"
@@ -154,8 +155,8 @@ def release(store: Store, number: int, keys: tuple[Key, ...], now: int) -> Stand
         for key in keys
     ]
     if not due or None in due:
-        return store.stand(number, Status.QUEUED, now, wake_at=now)
-    return store.stand(number, Status.WAITING, now, wake_at=min(row[0] for row in due))
+        return instances.stand(store, number, Status.QUEUED, now, wake_at=now)
+    return instances.stand(store, number, Status.WAITING, now, wake_at=min(row[0] for row in due))
 
 
 def lose(store: Store, number: int, progressed: bool, reason: str, now: int) -> Standing:
@@ -169,11 +170,11 @@ def lose(store: Store, number: int, progressed: bool, reason: str, now: int) -> 
     delay = restart_delay(losses)
     if delay is None:
         error = ErrorRecord("CrashLoop", f"lost {losses} runs in a row without progress; the last one: {reason}")
-        store.finish(number, Status.ERRORED, None, error, now)
+        ending.finish(store, number, Status.ERRORED, None, error, now)
         return Standing(Status.ERRORED, error=error)
     if status is Status.WAITING_FOR_PAUSE:
-        return store.stand(number, Status.PAUSED, now, paused_at=now)
-    return store.stand(number, Status.WAITING if delay else Status.QUEUED, now, wake_at=now + delay)
+        return instances.stand(store, number, Status.PAUSED, now, paused_at=now)
+    return instances.stand(store, number, Status.WAITING if delay else Status.QUEUED, now, wake_at=now + delay)
 
 
 def postpone(store: Store, number: int, progressed: bool, now: int) -> Standing:
@@ -182,8 +183,8 @@ def postpone(store: Store, number: int, progressed: bool, now: int) -> Standing:
     times = 1 if progressed else times + 1
     store.execute("UPDATE instances SET postponed = ? WHERE number = ?", (times, number))
     if status is Status.WAITING_FOR_PAUSE:
-        return store.stand(number, Status.PAUSED, now, paused_at=now)
-    return store.stand(number, Status.WAITING, now, wake_at=now + postponement(times))
+        return instances.stand(store, number, Status.PAUSED, now, paused_at=now)
+    return instances.stand(store, number, Status.WAITING, now, wake_at=now + postponement(times))
 
 
 def recover(store: Store, workflow: str, now: int, retention: Retention = DEFAULT_RETENTION) -> None:

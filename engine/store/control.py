@@ -4,28 +4,29 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .records import Address, ErrorRecord, Standing, Status
+from ..records import Address, ErrorRecord, Standing, Status
+from . import ending, instances
 
 if TYPE_CHECKING:
     from .store import Store
 
 
 def pause(store: Store, address: Address, now: int) -> Standing:
-    number, status = store.unfinished(address)
+    number, status = instances.unfinished(store, address)
     if status is Status.RUNNING:
-        return store.stand(number, Status.WAITING_FOR_PAUSE, now)
+        return instances.stand(store, number, Status.WAITING_FOR_PAUSE, now)
     if status in {Status.QUEUED, Status.WAITING}:
-        if status is Status.QUEUED and store.never_ran(number):
+        if status is Status.QUEUED and instances.never_ran(store, number):
             store.backlog.add(store.key(address.workflow), address.scope, -1)
-        return store.stand(number, Status.PAUSED, now, paused_at=now)
+        return instances.stand(store, number, Status.PAUSED, now, paused_at=now)
     return Standing(status)
 
 
 def resume(store: Store, address: Address, now: int) -> Standing:
     """Every pending deadline moves by the length of the pause."""
-    number, status = store.unfinished(address)
+    number, status = instances.unfinished(store, address)
     if status is Status.WAITING_FOR_PAUSE:
-        return store.stand(number, Status.RUNNING, now)
+        return instances.stand(store, number, Status.RUNNING, now)
     if status is not Status.PAUSED:
         return Standing(status)
     store.execute(
@@ -33,11 +34,11 @@ def resume(store: Store, address: Address, now: int) -> Standing:
         " WHERE instance = ? AND state IN ('waiting', 'retrying')",
         (now, number, number),
     )
-    if store.never_ran(number):
+    if instances.never_ran(store, number):
         store.backlog.add(store.key(address.workflow), address.scope, 1)
-    return store.stand(number, Status.QUEUED, now, wake_at=now)
+    return instances.stand(store, number, Status.QUEUED, now, wake_at=now)
 
 
 def terminate(store: Store, address: Address, error: ErrorRecord, now: int) -> None:
-    number, _ = store.unfinished(address)
-    store.finish(number, Status.TERMINATED, None, error, now)
+    number, _ = instances.unfinished(store, address)
+    ending.finish(store, number, Status.TERMINATED, None, error, now)

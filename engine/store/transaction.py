@@ -11,14 +11,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from .database import tables
-from .errors import InstanceAlreadyExists
-from .options import Creation
-from .rules import check_name
+from ..database import tables
+from ..errors import InstanceAlreadyExists
+from ..options import Creation
+from ..rules import check_name
+from . import instances
 
 if TYPE_CHECKING:
+    from ..workflow import Workflow
     from .store import Store
-    from .workflow import Workflow
 
 T = TypeVar("T")
 
@@ -77,7 +78,9 @@ class Transaction:
         creation = Creation.read({**(options or {}), **more}, longest_ms=workflow.longest_retention_ms)
         store.guard(None)
         try:
-            made = store.create_batch(workflow.name, [(check_name(scope, what="scope"), creation)], self._now)
+            made = instances.create_batch(
+                store, workflow.name, [(check_name(scope, what="scope"), creation)], self._now
+            )
         finally:
             store.guard(_authorise)
         if not made[0] and not creation.derived:

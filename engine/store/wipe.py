@@ -8,13 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from . import store_children
-from .errors import StepNotFound
-from .records import FINAL, Address, Key, Status
+from ..errors import StepNotFound
+from ..records import FINAL, Address, ErrorRecord, Key, Status
+from . import children, ending, instances
 
 if TYPE_CHECKING:
     from .store import Store
 
+DELETED = ErrorRecord("Terminated", "the instance was deleted")
 EXPIRE_CHUNK = 64
 SWEEP_ROWS = 256
 SWEEP_BYTES = 4 * 1024 * 1024
@@ -34,9 +35,9 @@ class Swept:
 
 def delete(store: Store, address: Address, now: int) -> None:
     """It is gone, whatever it was doing, and its id is free."""
-    number, status = store.find(address)
+    number, status = instances.find(store, address)
     if status not in FINAL:  # whoever awaits it, and what it awaits, are told
-        store.finish(number, Status.TERMINATED, None, store_children.DELETED, now)
+        ending.finish(store, number, Status.TERMINATED, None, DELETED, now)
     _bury(store, number)
     store.expect(now)
 
@@ -46,8 +47,8 @@ def restart(store: Store, address: Address, step: Key | None, now: int) -> None:
 
     What began before that step keeps its record. Everything later is wiped, and so are events that nobody took.
     """
-    number, status = store.find(address)
-    if status is not Status.QUEUED or not store.never_ran(number):
+    number, status = instances.find(store, address)
+    if status is not Status.QUEUED or not instances.never_ran(store, number):
         store.backlog.add(store.key(address.workflow), address.scope, 1)
     if step is None:
         for table in store.tables_of_instances:
@@ -55,7 +56,7 @@ def restart(store: Store, address: Address, step: Key | None, now: int) -> None:
                 store.execute(f"DELETE FROM {table} WHERE instance = ?", (number,))
     else:
         _wipe_from(store, number, step)
-    store_children.end_all(store, number, store_children.GIVEN_UP, now, orphans=True)
+    ending.end_all(store, number, children.GIVEN_UP, now, orphans=True)
     store.execute(
         "UPDATE instances SET status = ?, run = run + 1, started = NULL, ended = NULL, wake_at = NULL,"
         " paused_at = NULL, losses = 0, postponed = 0, progress = 0, output = NULL, error = NULL, expires = NULL,"

@@ -10,13 +10,13 @@ from __future__ import annotations
 import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import JournalBreach
-from .store_rows import Rows
+from ..errors import JournalBreach
+from .rows import Rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from .records import PinnedCode
+    from ..records import PinnedCode
     from .store import Store
 
 MOST_KNOWN = 1_024
@@ -108,6 +108,16 @@ class Codes:
             self._known.clear()
         self._swept = last
         return last is not None
+
+
+def pin(store: Store, number: int, code: PinnedCode) -> None:
+    """Tie an instance to a code."""
+    store.codes.pin(number, code)
+
+
+def pinned(store: Store, number: int) -> bytes:
+    """What an instance is tied to."""
+    return store.codes.of(number)
 
 
 def _pack(stored: bytes) -> bytes:

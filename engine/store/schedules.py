@@ -8,9 +8,10 @@ import json
 import logging
 from typing import TYPE_CHECKING, NamedTuple
 
-from .errors import InvalidSchedule, QueueFull, QuotaExceeded
-from .options import Creation
-from .records import Fired
+from ..errors import InvalidSchedule, QueueFull, QuotaExceeded
+from ..options import Creation
+from ..records import Fired
+from . import instances
 
 if TYPE_CHECKING:
     from .store import Store
@@ -84,7 +85,7 @@ def fire(store: Store, workflow: str, scope: str, name: str, creation: Creation,
     if not noted.rowcount:
         return False
     try:
-        made = store.create_batch(workflow, [(scope, creation)], now)
+        made = instances.create_batch(store, workflow, [(scope, creation)], now)
     except (QuotaExceeded, QueueFull) as refusal:
         log.warning("schedule %s of %r did not fire: %s", name, workflow, refusal)
         return False

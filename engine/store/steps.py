@@ -1,0 +1,60 @@
+"""The verbs by which a run records its steps, and results that come in pieces."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+from . import usage
+
+if TYPE_CHECKING:
+    from .store import Store
+
+RECORD: Final = """
+INSERT INTO steps
+    (instance, kind, name, count, position, state, attempts, due, type, value, error, config, within, size, started,
+     ended, finished)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET state = excluded.state, attempts = excluded.attempts, due = excluded.due,
+                          value = CASE excluded.state WHEN 'retrying' THEN coalesce(excluded.value, value)
+                                  ELSE excluded.value END,
+                          error = excluded.error, size = excluded.size, ended = excluded.ended,
+                          finished = excluded.finished
+"""
+
+
+def record(store: Store, now: int, *row: Any) -> None:
+    """A step's row, in the order of `RECORD`.
+
+    What a first record says of position, type, config, enclosing step and start stays.
+    """
+    if store.counted:
+        usage.check_step(store, row)
+    number, kind, name, count, _, state, attempts, due, _, value, error = row[:11]
+    if store.sealed:
+        row = (*row[:9], value and store.seal(value), store.seal_text(error), *row[11:])
+    store.records.add((*row, None if row[-1] is None else store.next_number()))
+    if state == "retrying" and error is not None:
+        store.change(number, now, "attempt", name, count, attempts, due, error)
+    elif state == "waiting":
+        store.change(number, now, kind, name, count, due=due)
+    store.touch(number)
+
+
+def put_chunk(store: Store, number: int, name: str, count: int, piece: int, data: bytes) -> None:
+    """A piece of a step's result; the first one replaces what an earlier attempt has left."""
+    usage.check_instance(store, number, len(data))
+    if piece == 0:
+        drop_chunks(store, number, name, count)
+    store.execute("INSERT INTO chunks VALUES (?, ?, ?, ?, ?)", (number, name, count, piece, store.seal(data)))
+
+
+def drop_chunks(store: Store, number: int, name: str, count: int) -> None:
+    store.execute("DELETE FROM chunks WHERE instance = ? AND name = ? AND count = ?", (number, name, count))
+
+
+def chunk(store: Store, number: int, name: str, count: int, piece: int) -> bytes | None:
+    row = store.execute(
+        "SELECT data FROM chunks WHERE instance = ? AND name = ? AND count = ? AND number = ?",
+        (number, name, count, piece),
+    ).fetchone()
+    return None if row is None else store.unseal(row[0])

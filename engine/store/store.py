@@ -1,0 +1,188 @@
+"""The connection that writes: its transactions, the numbers that it gives, and what somebody is to hear of what was
+committed. What is written is for the verbs.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from cloister.ipc import values
+
+from ..codecs import PayloadCodec, Plain
+from ..database import bound_log, tables
+from ..errors import CodecMismatch, StorageError
+from . import usage
+from .backlog import Backlog, Bounds
+from .codes import Codes
+from .kin import Kin
+from .rows import Rows
+from .steps import RECORD
+
+RESERVE = 65_536
+MAX_CHANGES = 20_000
+FORGET_EVERY = 512
+_CHANGE = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_TABLES = """
+SELECT name, (SELECT coalesce(group_concat(name, ', '), 'rowid') FROM pragma_table_info(tables.name) WHERE pk)
+FROM sqlite_master AS tables WHERE type = 'table'
+    AND EXISTS (SELECT 1 FROM pragma_table_info(tables.name) WHERE name = 'instance')
+    AND name <> 'graves'
+"""
+"""Whatever holds rows of an instance, with its key."""
+
+
+class News(NamedTuple):
+    """What somebody should do about a transaction, once it is durable."""
+
+    expires: int | None
+    touched: frozenset[int]
+    kin: Kin
+
+
+class Store:
+    """The durable state of one engine, on one connection, for the one thread that writes."""
+
+    def __init__(self, connection: sqlite3.Connection, codec: PayloadCodec | None = None) -> None:
+        self._connection = connection
+        self.sealed = codec is not None
+        codec = codec or Plain()
+        self.seal, self.unseal = codec.encode, codec.decode
+        self.run = connection.execute
+        self.records, self._changes = Rows(RECORD), Rows(_CHANGE)
+        self.number: int = self.execute("SELECT value FROM counter").fetchone()[0]
+        self._reserved = self.number
+        self._expiring: int | None = None
+        self._touched: set[int] = set()
+        self.kin = Kin()
+        self.watched: set[int] = set()
+        self.quotas: dict[str, int] = {}
+        """Bytes that each scope of a workflow may store, by its name. See `usage`."""
+        self.counted: dict[int, int] = {}
+        self.buffered: dict[int, int] = {}
+        """How many events an instance has at most that nobody has waited for: those that were taken count on."""
+        self.backlog = Backlog(self)
+        self.bounds: dict[str, Bounds] = {}
+        """How many instances of a workflow may be queued, by its name."""
+        self.tables_of_instances = {name: key for name, key in self.execute(_TABLES).fetchall() if name in tables()}
+        self._workflows: dict[str, int] = dict(self.execute("SELECT name, number FROM workflows"))
+        self.codes = Codes(self)
+
+    def try_codec(self) -> None:
+        """`CodecMismatch` if what was stored last cannot be read."""
+        row = self.execute("SELECT params FROM instances ORDER BY number DESC LIMIT 1").fetchone()
+        if row is not None:
+            try:
+                values.scan(self.unseal(row[0]))
+            except Exception as error:
+                raise CodecMismatch(f"the codec cannot read what is stored: {type(error).__name__}: {error}") from error
+
+    def seal_text(self, text: str | None) -> str | bytes | None:
+        """What somebody's code has said in words, as it is stored."""
+        return self.seal(text.encode()) if self.sealed and text is not None else text
+
+    def execute(self, statement: str, parameters: Sequence[Any] | Mapping[str, Any] = (), /) -> sqlite3.Cursor:
+        """Run one statement, after the rows that are on their way."""
+        self._insert_rows()
+        return self.run(statement, parameters)
+
+    def _insert_rows(self) -> None:
+        if self.records:
+            self.records.insert(self.run)
+        if self._changes:
+            self._changes.insert(self.run)
+
+    def begin(self) -> None:
+        self.execute("BEGIN IMMEDIATE")
+        if len(self.counted) < len(self.quotas):
+            usage.begin(self)
+
+    def commit(self) -> None:
+        self.execute("COMMIT")
+
+    def roll_back(self, savepoint: str) -> None:
+        """Take back what was written since the savepoint. Numbers that were given stay given."""
+        self.execute(f"ROLLBACK TO {savepoint}")
+        self.backlog.forget()
+        self.execute("UPDATE counter SET value = ?", (self._reserved,))
+
+    def guard(self, authorise: Callable[[int, str | None, str | None, str | None, str | None], int] | None) -> None:
+        """Have statements asked about, or no longer. Those before are not."""
+        self._insert_rows()
+        self._connection.set_authorizer(authorise)
+
+    def tidy(self) -> int:
+        """Keep the log within its bound; how many bytes it has. Called every now and then, outside of transactions."""
+        return bound_log(self._connection)
+
+    def next_number(self) -> int:
+        """Higher than every number that was ever given to an instance or an outcome."""
+        if self.number == self._reserved:
+            self._reserved += RESERVE
+            self.run("UPDATE counter SET value = ?", (self._reserved,))
+        self.number += 1
+        return self.number
+
+    def expect(self, expires: int | None) -> None:
+        """Something may be swept away from this moment on."""
+        if expires is not None and (self._expiring is None or expires < self._expiring):
+            self._expiring = expires
+
+    def touch(self, number: int) -> None:
+        """Something was recorded that somebody who watches the instance wants to know."""
+        self._touched.add(number)
+
+    def news(self) -> News | None:
+        """What is to be done about what was committed since this was asked last.
+
+        Who watches is asked only now: whoever began before the commit must be told, and whoever begins later reads it.
+        """
+        touched = frozenset(self._touched & self.watched)
+        expiring, self._expiring = self._expiring, None
+        kin = self.kin
+        if kin:
+            self.kin = Kin()
+        self._touched.clear()
+        return News(expiring, touched, kin) if touched or kin or expiring is not None else None
+
+    def change(
+        self, number: int, now: int, what: str, name: str | None = None, count: int | None = None,
+        attempt: int | None = None, due: int | None = None, error: str | None = None,
+    ) -> None:  # fmt: skip
+        """A line of the instance's history. See `schema_5.sql`."""
+        row = (number, self.next_number(), now, what, name, count, attempt, due, self.seal_text(error))
+        self._changes.add(row)
+        if self.number % FORGET_EVERY == 0:
+            self._forget_changes(number)
+        self.touch(number)
+
+    def _forget_changes(self, number: int) -> None:
+        """Keep the history of an instance, which may be paused and resumed for ever, within bounds: the oldest goes."""
+        self.execute(
+            "DELETE FROM changes WHERE instance = ? AND number <= (SELECT number FROM changes WHERE instance = ?"
+            " ORDER BY number DESC LIMIT 1 OFFSET ?)",
+            (number, number, MAX_CHANGES),
+        )
+
+    def close(self) -> None:
+        """Close; a transaction that is still open is rolled back."""
+        self._connection.close()
+
+    # The numbers of workflows
+
+    def register(self, workflow: str) -> None:
+        """Give the workflow a number, if it has none."""
+        if workflow not in self._workflows:
+            number = self.execute("INSERT INTO workflows (name) VALUES (?)", (workflow,)).lastrowid
+            assert number is not None
+            self._workflows[workflow] = number
+
+    def known_key(self, workflow: str) -> int | None:
+        return self._workflows.get(workflow)
+
+    def key(self, workflow: str) -> int:
+        try:
+            return self._workflows[workflow]
+        except KeyError:
+            raise StorageError(f"workflow {workflow!r} could not be registered yet") from None
