@@ -3,7 +3,7 @@
 from .attempt import Attempt, current_attempt
 from .clock import Clock, SystemClock
 from .codecs import Compression, PayloadCodec
-from .engine import Engine
+from .engine import Engine, EngineStatistics
 from .errors import (
     CodecMismatch,
     CreationRateExceeded,
@@ -46,14 +46,13 @@ from .errors import (
 from .history import HistoryEvent
 from .instance import Instance
 from .listing import Page, Summary
+from .protocol import Journal
 from .records import (
     FINAL,
     Encoded,
-    EngineStatistics,
     ErrorRecord,
     EventRecord,
     Fired,
-    Journal,
     Outcome,
     PinnedCode,
     Status,

@@ -8,16 +8,17 @@ import contextvars
 import inspect
 import sqlite3
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from .clock import Clock, SystemClock
+from .controls import Controls
 from .database import Ownership, Synchronous, connect, connect_to_read, copy, refusal
 from .errors import EngineClosed
 from .history import Watchers
 from .options import Retention
 from .reader import Reader
-from .records import EngineStatistics
 from .retention import Sweeper
 from .rules import check_workflow_name
 from .scheduler import Scheduler
@@ -40,6 +41,22 @@ if TYPE_CHECKING:
     from .step import WorkflowEntrypoint
 
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStatistics:
+    """Counters since the engine was opened, and gauges of this moment."""
+
+    running: int
+    started: int
+    parked: int
+    finished: int
+    lost: int
+    postponed: int
+    expired: int
+    commits: int
+    operations: int
+    pending_operations: int
 
 
 class Engine:
@@ -180,7 +197,7 @@ class Engine:
             writer=writer, reader=self._reader, watchers=self._watchers, clock=self._clock, linger=self._linger,
             mocks=self._mocks,
         )  # fmt: skip
-        return Workflow(self._schedulers[name])
+        return Workflow(Controls(self._schedulers[name], limits))
 
     async def transact(self, write: Callable[[Transaction], T]) -> T:
         """Write to tables of your own in the engine's file and create instances in one transaction; what `write`

@@ -12,19 +12,20 @@ from typing import TYPE_CHECKING, Any
 
 from cloister.ipc import values
 
+from .endings import End
 from .errors import InstanceAlreadyExists, InstanceFailed, revive
 from .history import HistoryEvent, check_cursor, check_types, follow
 from .options import Creation
 from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
 from .rehearsal import Rehearsal, rehearse
 from .rules import bounded_error, check_count, check_name, encode
-from .scheduler import End, Scheduler
 from .store.catalogue import Catalogue, Whole
 from .store.columns import pack_error
 from .store.queue import peek
 from .store.surgery import interventions
 
 if TYPE_CHECKING:
+    from .controls import Controls
     from .step import WorkflowEntrypoint
 
 _KINDS: dict[object, StepKind] = {"do": "do", "sleep": "sleep", "wait": "wait"}
@@ -35,8 +36,8 @@ _NOTHING: Any = object()
 class Instance:
     """A handle: it stays valid as long as the instance exists, and holds nothing but the address."""
 
-    def __init__(self, scheduler: Scheduler, address: Address) -> None:
-        self._scheduler = scheduler
+    def __init__(self, controls: Controls, address: Address) -> None:
+        self._controls, self._scheduler = controls, controls.scheduler
         self._address = address
         self.scope = address.scope
         self.id = address.id
@@ -112,17 +113,17 @@ class Instance:
 
     async def pause(self) -> None:
         """Let steps in flight finish, then hold. Deadlines move by the length of the pause."""
-        await self._scheduler.pause(self._address)
+        await self._controls.pause(self._address)
 
     async def resume(self) -> None:
         """Go on after a pause, or call off one that has not begun yet."""
-        await self._scheduler.resume(self._address)
+        await self._controls.resume(self._address)
 
     async def terminate(self, *, rollback: bool = False) -> None:
         """End it for good, now. What its steps still do is not recorded. With `rollback`, steps that have a handler for
         it are taken back first, the last one first; `status()["rollback"]` says how that ended.
         """
-        await (self._scheduler.undo if rollback else self._scheduler.terminate)(self._address)
+        await (self._controls.undo if rollback else self._controls.terminate)(self._address)
 
     async def restart(self, *, from_step: object = None) -> None:
         """Begin again as a new run, whatever it is doing or has done: its records and the events that nobody took are
@@ -131,7 +132,7 @@ class Instance:
         From a step on (its name, or a dict of `name`, `count` and `type`), what began before that step keeps its
         record; `StepNotFound` if there is no such step. The code is the newest, or, from a step, what it was.
         """
-        await self._scheduler.restart(self._address, None if from_step is None else _step_key(from_step))
+        await self._controls.restart(self._address, None if from_step is None else _step_key(from_step))
 
     async def fork(
         self, options: Mapping[str, Any] | None = None, /, *, from_step: object = None, **more: Any
@@ -147,9 +148,9 @@ class Instance:
             raise TypeError(f"fork() has no option {min(strange)!r}")
         creation = Creation.read(given)
         step = None if from_step is None else _step_key(from_step)
-        if not await self._scheduler.fork(self._address, step, creation):
+        if not await self._controls.fork(self._address, step, creation):
             raise InstanceAlreadyExists(f"workflow {self._address.workflow!r} has an instance {creation.id!r} already")
-        return Instance(self._scheduler, self._address._replace(id=creation.id))
+        return Instance(self._controls, self._address._replace(id=creation.id))
 
     async def override(
         self,
@@ -174,7 +175,7 @@ class Instance:
         account = (check_name(author, what="author"), check_name(reason, what="reason"))
         value = None if result is _NOTHING else encode(result, "the result")
         failure = None if error is None else pack_error(bounded_error(ErrorRecord(*error)))
-        await self._scheduler.override(self._address, key, (value, failure), account)
+        await self._controls.override(self._address, key, (value, failure), account)
 
     async def interventions(self) -> list[dict[str, Any]]:
         """What was changed by hand: dicts of `at`, `author`, `reason`, `name`, `count`, and of what was recorded
@@ -196,7 +197,7 @@ class Instance:
 
     async def delete(self) -> None:
         """Stop it and forget it, now, whatever it is doing: its id is free. Nothing is rolled back."""
-        await self._scheduler.delete(self._address)
+        await self._controls.delete(self._address)
 
     async def send_event(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """Send an event: options are `type`, `payload`, and `id`, by which a repeated send is recognised and
@@ -211,7 +212,7 @@ class Instance:
             check_name(event_id, what="event id")
         now = self._scheduler.clock.now()
         event = EventRecord(event_type, encode(given.get("payload"), "the payload of the event"), now).encode()
-        await self._scheduler.send_event(self._address, event_type, event, event_id, now)
+        await self._controls.send_event(self._address, event_type, event, event_id, now)
 
     def subscribe(self, cursor: int | None = None, *, types: object = None) -> AsyncIterator[HistoryEvent]:
         """What happened to it so far, then what happens, until it has ended: `async for event in i.subscribe()`.
@@ -238,7 +239,7 @@ class Instance:
         """Wait for the end and return the output; `InstanceFailed` if there is none, `TimeoutError` after
         `timeout` seconds.
         """
-        ending = self._scheduler.listen(self._address)
+        ending = self._scheduler.endings.listen(self._address)
         timer = None
         try:
             run = self._scheduler.active.get(self._address)
@@ -250,7 +251,7 @@ class Instance:
                 timer = self._scheduler.clock.call_later(timeout, lambda: _expire(ending, timeout))
             return _result(await ending)
         finally:
-            self._scheduler.unlisten(self._address, ending)
+            self._scheduler.endings.unlisten(self._address, ending)
             if timer is not None:
                 timer.cancel()
 

@@ -59,7 +59,7 @@ _DONE: Final = Verdict("done")
 
 
 class LiveJournal(Recorder):
-    """See `Journal` in `records` for what each public method promises."""
+    """See `Journal` in `protocol` for what each public method promises."""
 
     __slots__ = ()
 

@@ -18,7 +18,8 @@ from .rules import describe
 
 if TYPE_CHECKING:
     from .clock import Clock
-    from .records import Journal, StepRecord
+    from .protocol import Journal
+    from .records import StepRecord
 
 _TURNS = 50
 """Turns of the loop without news, after which a replay that may begin nothing new has come to rest."""

@@ -38,10 +38,10 @@ from .errors import (
     WaitTimeout,
     revive,
 )
+from .protocol import Journal
 from .records import (
     ErrorRecord,
     EventRecord,
-    Journal,
     Key,
     Outcome,
     StepConfig,

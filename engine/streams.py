@@ -13,7 +13,7 @@ from .errors import PayloadTooLarge, StreamError
 from .rules import MAX_CHUNK
 
 if TYPE_CHECKING:
-    from .records import Journal
+    from .protocol import Journal
 
 MAX_YIELD = 16 * 1024 * 1024
 """Bytes that a source may yield at once."""

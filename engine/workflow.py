@@ -11,6 +11,7 @@ import builtins
 from collections.abc import Mapping, Sequence
 from typing import Any, overload
 
+from .controls import Controls
 from .errors import (
     CreationRateExceeded,
     EngineError,
@@ -23,7 +24,6 @@ from .listing import DEFAULT_PAGE, Page, Query, Summary, cursor_after, page_size
 from .options import Creation
 from .records import Address, PinnedCode
 from .rules import check_known_id, check_name
-from .scheduler import Scheduler
 from .schedules import Schedule
 from .store.catalogue import Catalogue
 from .store.children import Child
@@ -42,10 +42,10 @@ _NOTHING: Any = object()
 class Workflow:
     """The raw binding: sees every scope, so it is for the host. Obtained from `Engine.workflow`."""
 
-    def __init__(self, scheduler: Scheduler) -> None:
-        self.name = scheduler.workflow_name
-        self.longest_retention_ms = scheduler.retention.longest_ms()
-        self._scheduler = scheduler
+    def __init__(self, controls: Controls) -> None:
+        self._controls, self._scheduler = controls, controls.scheduler
+        self.name = self._scheduler.workflow_name
+        self.longest_retention_ms = self._scheduler.retention.longest_ms()
 
     async def create(self, options: Mapping[str, Any] | None = None, /, *, scope: str = "", **more: Any) -> Instance:
         """Create an instance; it is durable on return.
@@ -63,11 +63,11 @@ class Workflow:
         creation = self._read({**(options or {}), **more})
         address = Address(self.name, check_name(scope, what="scope"), creation.id)
         try:
-            await self._scheduler.create(address, creation)
+            await self._controls.create(address, creation)
         except InstanceAlreadyExists:
             if not creation.derived:
                 raise
-        return Instance(self._scheduler, address)
+        return Instance(self._controls, address)
 
     def child(self, options: Mapping[str, Any], *, scope: str) -> Child:
         """What a step that awaits an instance of this workflow gives its journal. See `allowed`."""
@@ -75,7 +75,7 @@ class Workflow:
 
     async def allowed(self, scope: str) -> None:
         """Wait until the scope may create one more instance, and count it."""
-        await self._scheduler.allowed(scope)
+        await self._controls.allowed(scope)
 
     @overload
     async def create_batch(self, entries: Sequence[Mapping[str, Any]], /, *, scope: str = "") -> list[Instance]: ...
@@ -105,11 +105,11 @@ class Workflow:
                 if not told:
                     raise
                 errors[index] = error
-        made = await self._scheduler.create_batch([(scope, each) for each in creations.values()]) if creations else []
+        made = await self._controls.create_batch([(scope, each) for each in creations.values()]) if creations else []
         created = []
         for (index, creation), new in zip(creations.items(), made, strict=True):
             if new or creation.derived:
-                created.append(Instance(self._scheduler, Address(self.name, scope, creation.id)))
+                created.append(Instance(self._controls, Address(self.name, scope, creation.id)))
             else:
                 errors[index] = InstanceAlreadyExists(f"workflow {self.name!r} has an instance {creation.id!r} already")
         if not told:
@@ -128,7 +128,7 @@ class Workflow:
         if not 1 <= len(entries) <= MAX_EACH:
             raise ValueError(f"a batch for many scopes is a list of 1 to {MAX_EACH:,} instances to create")
         longest, packed = self.longest_retention_ms, dict[bytes, Packed]()
-        return await self._scheduler.create_batch(
+        return await self._controls.create_batch(
             [
                 (
                     check_name(scope, what="scope"),
@@ -142,7 +142,7 @@ class Workflow:
         """A handle on an instance that exists; else `InstanceNotFound`, in another scope or not."""
         address = Address(self.name, check_name(scope, what="scope"), check_known_id(id))
         await self._scheduler.reader.ask(Catalogue.find, address)
-        return Instance(self._scheduler, address)
+        return Instance(self._controls, address)
 
     async def list(
         self, *, scope: str | None = None, limit: int = DEFAULT_PAGE, cursor: str | None = None, **filters: Any
@@ -186,7 +186,7 @@ class Workflow:
 
     async def _delete(self, name: Any, scope: str) -> EngineError | None:
         try:
-            await self._scheduler.delete(Address(self.name, scope, check_known_id(name)))
+            await self._controls.delete(Address(self.name, scope, check_known_id(name)))
         except EngineError as error:
             return error
         return None
@@ -213,7 +213,7 @@ class Workflow:
     async def _one_of_many(self, action: str, address: Address) -> bool:
         while True:
             try:
-                await getattr(Instance(self._scheduler, address), action)()
+                await getattr(Instance(self._controls, address), action)()
             except (InstanceFinished, InstanceNotFound):
                 return False
             except CreationRateExceeded as error:

@@ -324,4 +324,4 @@ async def test_a_cancelled_create_still_creates(open_engine: OpenEngine, clock: 
         creating.cancel()
         await clock.advance(7200)
         assert await (await workflow.get("x")).result() == "awake"
-        assert engine._schedulers["w"]._free() == 1
+        assert engine._schedulers["w"].slots.free() == 1

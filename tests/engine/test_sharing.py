@@ -202,8 +202,8 @@ async def test_a_scope_runs_no_more_than_it_may_and_stands_in_nobodys_way(
         created = [await workflow.create(scope="a") for _ in range(5)]
         await clock.advance(1)
         assert [(await one.status())["status"] for one in created] == ["running"] * 2 + ["queued"] * 3
-        assert engine._schedulers["w"]._admits("b")
-        assert not engine._schedulers["w"]._admits("a")
+        assert engine._schedulers["w"].admits("b")
+        assert not engine._schedulers["w"].admits("a")
         await workflow.create(scope="b")
         await clock.run_until_idle()
         assert Counter(log) == {"a": 2, "b": 1}
@@ -211,8 +211,8 @@ async def test_a_scope_runs_no_more_than_it_may_and_stands_in_nobodys_way(
         assert Counter(log) == {"a": 4, "b": 1}
         await clock.advance(120)
         assert [(await one.status())["status"] for one in created] == ["complete"] * 5
-        scheduler = engine._schedulers["w"]
-        assert (scheduler._busy, scheduler._held, scheduler._reserved) == ({}, set(), 0)
+        slots = engine._schedulers["w"].slots
+        assert (slots.busy, slots.held, slots.reserved) == ({}, set(), 0)
 
 
 async def test_limits_hold_over_a_restart_of_the_host_and_for_batches(
