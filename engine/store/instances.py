@@ -32,7 +32,8 @@ def create(store: Store, workflow: str, scope: str, creation: Creation, now: int
 
 def create_batch(store: Store, workflow: str, creations: list[tuple[str, Creation]], now: int) -> list[bool]:
     """Queue those that do not exist yet, each in its scope; which were."""
-    key, by_scope = store.key(workflow), dict[str, list[Creation]]()
+    key = store.key(workflow)
+    by_scope: dict[str, list[Creation]] = {}
     for scope, creation in creations:
         by_scope.setdefault(scope, []).append(creation)
     for scope, together in by_scope.items():
