@@ -1,9 +1,11 @@
 """Durable execution on SQLite: instances, steps, timers, events, replay. Knows no process and no tenant."""
 
 from .attempt import Attempt, current_attempt
+from .bodies import StepContext
 from .clock import Clock, SystemClock
 from .codecs import Compression, PayloadCodec
 from .engine import Engine, EngineStatistics
+from .entrypoint import WorkflowEntrypoint
 from .errors import (
     CodecMismatch,
     CreationRateExceeded,
@@ -66,7 +68,7 @@ from .records import (
 from .rehearsal import Rehearsal
 from .schedules import Schedule
 from .sharing import WorkflowLimits
-from .step import Event, StepContext, WorkflowEntrypoint, WorkflowStep
+from .step import Event, WorkflowStep
 from .store.children import Child
 from .store.transaction import Transaction
 from .streams import ByteStream

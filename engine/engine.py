@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from .codecs import PayloadCodec
+    from .entrypoint import WorkflowEntrypoint
     from .mocks import Mocks
-    from .step import WorkflowEntrypoint
 
 T = TypeVar("T")
 

@@ -26,7 +26,7 @@ from .store.surgery import interventions
 
 if TYPE_CHECKING:
     from .controls import Controls
-    from .step import WorkflowEntrypoint
+    from .entrypoint import WorkflowEntrypoint
 
 _KINDS: dict[object, StepKind] = {"do": "do", "sleep": "sleep", "wait": "wait"}
 _KINDS |= {"waitForEvent": "wait", "wait_for_event": "wait"}

@@ -8,22 +8,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Final, Literal
 
-from .durations import LONGEST_MS, milliseconds, moment
 from .errors import (
-    InstanceAlreadyExists,
-    InvalidDuration,
     JournalBreach,
     PayloadTooLarge,
-    QueueFull,
     QuotaExceeded,
     StepLimitExceeded,
-    WaitTimeout,
 )
-from .recorder import Known, Recorder
+from .recorder import Known
 from .records import (
     DEFAULT_CONFIG,
     ErrorRecord,
-    EventRecord,
     Key,
     Outcome,
     PinnedCode,
@@ -37,17 +31,14 @@ from .rules import (
     MAX_DETAILS,
     bounded_error,
     brief,
-    check_name,
     check_outcome,
     check_size,
     check_within,
     step_config,
 )
-from .store import children, codes, events, steps, undoing
-from .store.children import Child
+from .store import codes, steps, undoing
+from .waits import Waits
 
-DEFAULT_WAIT = "24 hours"
-SHORTEST_WAIT_MS = 1_000
 _VERDICTS: Final[dict[str, Literal["done", "retry", "failed"]]] = {
     "done": "done",
     "retrying": "retry",
@@ -58,7 +49,7 @@ _VERDICTS: Final[dict[str, Literal["done", "retry", "failed"]]] = {
 _DONE: Final = Verdict("done")
 
 
-class LiveJournal(Recorder):
+class LiveJournal(Waits):
     """See `Journal` in `protocol` for what each public method promises."""
 
     __slots__ = ()
@@ -241,149 +232,3 @@ class LiveJournal(Recorder):
     async def undone(self, words: str) -> None:
         self._check_open()
         await self._write(undoing.undone, self._number, bounded_error(ErrorRecord("", words)).message)
-
-    async def sleep(
-        self, name: str, count: int, *, duration: object = None, until: object = None, within: str | None = None
-    ) -> None:
-        check_within(within)
-        key = self._key("sleep", name, count)
-        known = self._known.get(key)
-        if known is not None and known.state == "done":
-            return
-        if self.frozen:
-            await self._refuse()
-        with self._occupy(key):
-            await self._held()
-            if known is None:
-                now = self._clock.now()
-                if (duration is None) == (until is None):
-                    raise InvalidDuration(f"sleep {name!r} takes either a duration or a moment to sleep until")
-                due = now + milliseconds(duration) if until is None else moment(until, now)
-                if self._mocks is not None and self._mocks.skip_sleeps:
-                    due = now
-                known = Known("waiting" if due > now else "done", 0, due, DEFAULT_CONFIG)
-                await self._record(key, known, within=within)
-            if known.state == "waiting":
-                await self._until(key, known)
-                await self._record(key, known._replace(state="done"))
-            await self._turn(key)
-
-    async def wait_for_event(
-        self,
-        name: str,
-        count: int,
-        type: str,  # noqa: A002
-        timeout: object = None,
-        *,
-        within: str | None = None,
-    ) -> EventRecord:
-        check_within(within)
-        key = self._key("wait", name, count)
-        check_name(type, what="event type")
-        allowed = milliseconds(DEFAULT_WAIT if timeout is None else timeout, what="timeout")
-        known = self._known.get(key)
-        if self.frozen and (known is None or known.state == "waiting"):
-            await self._refuse()
-        with self._occupy(key):
-            await self._held()
-            known = self._known.get(key)
-            if known is not None and known.state != "waiting":
-                return self._outcome_of_wait(key)
-            event: bytes | None = None
-            if known is None:
-                if allowed < SHORTEST_WAIT_MS:
-                    raise InvalidDuration(
-                        f"timeout {timeout!r:.40} is less than a second; an event is waited for longer"
-                    )
-                now = self._clock.now()
-                known = Known("waiting", 0, now + allowed, DEFAULT_CONFIG)
-                if self._mocks is not None and (told := self._mocks.wait(name, type, now, allowed)) is not None:
-                    return await self._mocked(key, known, told, within)
-                try:
-                    place = self._place(key, known)
-                    event = await self._write(events.take_event, *place, type, within, known.due or 0, now)
-                except QuotaExceeded:
-                    self._forget(key)
-                    raise
-            if event is None:
-                event = await self._until(key, known)
-            if event is None:
-                event = await self._expire(key, allowed)
-            self._known[key] = known._replace(state="failed" if event is None else "done")
-            await self._turn(key)
-        if event is None:
-            raise WaitTimeout(allowed)
-        return EventRecord.decode(event)
-
-    async def _mocked(self, key: Key, known: Known, told: EventRecord | WaitTimeout, within: str | None) -> EventRecord:
-        if isinstance(told, EventRecord):
-            await self._record(key, known._replace(state="done"), told.encode(), within=within)
-            await self._turn(key)
-            return told
-        error = ErrorRecord(told.name, told.message)
-        await self._record(key, known._replace(state="failed"), error=error, within=within)
-        await self._turn(key)
-        raise told
-
-    async def _expire(self, key: Key, allowed: int) -> bytes | None:
-        """Record the timeout; the event, if one was recorded first."""
-        error = ErrorRecord(WaitTimeout.name, str(WaitTimeout(allowed)))
-        return await self._write(events.expire, self._number, key[1], key[2], error, self._clock.now())
-
-    def _outcome_of_wait(self, key: Key) -> EventRecord:
-        """What an earlier run recorded, for a caller that asks instead of reading the history."""
-        for record in self.history:
-            if (record.kind, record.name, record.count) == key:
-                if record.error is not None:
-                    raise WaitTimeout.again(record.error)
-                assert record.value is not None
-                return EventRecord.decode(record.value)
-        raise JournalBreach(f"wait {key[1]!r} number {key[2]} has been answered in this run already")
-
-    async def child(
-        self, name: str, count: int, child: Child, timeout: object = None, within: str | None = None
-    ) -> bytes:
-        check_within(within)
-        key = self._key("child", name, count)
-        allowed = LONGEST_MS if timeout is None else milliseconds(timeout, what="timeout")
-        if self.frozen:
-            await self._refuse()
-        with self._occupy(key):
-            await self._held()
-            known = self._known.get(key)
-            if known is None:
-                now = self._clock.now()
-                known = Known("waiting", 0, now + allowed, DEFAULT_CONFIG)
-                number, _, _, position = self._place(key, known)
-                row = (name, count, position, now + allowed, within)
-                try:
-                    await self._write(children.begin, number, row, child, now)
-                except QuotaExceeded:
-                    self._forget(key)
-                    raise
-                except (InstanceAlreadyExists, QueueFull) as error:
-                    self._forget(key)
-                    refusal = ErrorRecord(type(error).__name__, str(error))
-                    await self._record(key, known._replace(state="failed"), error=refusal, within=within)
-                    await self._turn(key)
-                    raise
-            elif known.state != "waiting":
-                raise JournalBreach(f"child {name!r} number {count} has been answered already")
-            value = await self._until(key, known)
-            if value is None:
-                late = ErrorRecord(WaitTimeout.name, str(WaitTimeout(allowed)))
-                value = await self._give_up(name, count, late)
-            self._known[key] = known._replace(state="done")
-            await self._turn(key)
-        return value
-
-    async def give_up(self, name: str, count: int) -> None:
-        self._key("child", name, count)
-        await self._give_up(name, count, children.GIVEN_UP)
-
-    async def _give_up(self, name: str, count: int, error: ErrorRecord) -> bytes:
-        now = self._clock.now()
-        value = await self._write(children.give_up, self._number, name, count, error, now)
-        if value is None:
-            raise JournalBreach(f"there is no child {name!r} number {count}")
-        return value

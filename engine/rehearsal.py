@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from cloister.ipc import values
 
+from .entrypoint import WorkflowEntrypoint
 from .errors import RunInterrupted
 from .journal import LiveJournal
 from .records import Encoded, Key, WorkflowContext, WorkflowEvent
 from .rollback import replayed
 from .rules import describe
-from .step import WorkflowEntrypoint, WorkflowStep
+from .step import WorkflowStep
 
 if TYPE_CHECKING:
     from .clock import Clock

@@ -11,11 +11,12 @@ import asyncio
 import datetime as dt
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .entrypoint import WorkflowEntrypoint
 from .errors import RunInterrupted, RunPostponed
 from .journal import LiveJournal
 from .records import Claim, ErrorRecord, Key, Status, WorkflowContext, WorkflowEvent
 from .rules import describe, encode
-from .step import WorkflowEntrypoint, WorkflowStep
+from .step import WorkflowStep
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable

@@ -23,13 +23,13 @@ from .store import ending, queue
 from .timetable import Occasion, Timetable
 
 if TYPE_CHECKING:
+    from .entrypoint import WorkflowEntrypoint
     from .history import Watchers
     from .mocks import Mocks
     from .options import Retention
     from .reader import Reader
     from .schedules import Schedule
     from .sharing import WorkflowLimits
-    from .step import WorkflowEntrypoint
     from .store.kin import Answer
     from .writer import Writer
 

@@ -10,31 +10,26 @@ import asyncio
 import contextlib
 import dataclasses
 import datetime as dt
-import inspect
 import random
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
 from cloister.ipc import values
-from cloister.ipc.errors import CodecError
 
 from . import attempt as attempts
 from . import authors, streams
+from .bodies import Signs, StepContext, attempted
 from .errors import (
     EngineError,
     InstanceAlreadyExists,
     NonDeterminismError,
-    NonRetryableDelayError,
-    NonRetryableError,
     PayloadTooLarge,
     QueueFull,
     QuotaExceeded,
     RunInterrupted,
     RunOver,
-    StepFailed,
-    StreamError,
     WaitTimeout,
     revive,
 )
@@ -43,75 +38,19 @@ from .records import (
     ErrorRecord,
     EventRecord,
     Key,
-    Outcome,
     StepConfig,
     StepKind,
     StepRecord,
-    WorkflowContext,
 )
 from .replay import Replay
 from .rollback import Rollback, Undo, replayed
-from .rules import DELAY_SECONDS, check_size, describe
+from .rules import describe
 
 if TYPE_CHECKING:
     from .clock import Clock
     from .workflow import Workflow
 
 Body = authors.Function
-
-
-class WorkflowEntrypoint:
-    """Base of what is registered with an engine.
-
-    A new object is made for each run: nothing kept on it survives.
-    """
-
-    def __init__(self, ctx: WorkflowContext, env: Any) -> None:
-        self.ctx = ctx
-        self.env = env
-
-    async def run(self, event: Any, step: WorkflowStep) -> Any:
-        """The workflow.
-
-        Only what steps return is kept; everything else happens again when the run is replayed.
-        """
-        raise NotImplementedError(f"{type(self).__name__} does not define run(event, step)")
-
-
-@dataclass(frozen=True, slots=True)
-class StepContext:
-    """What the body of a step is told if it takes an argument."""
-
-    name: str
-    count: int
-    attempt: int
-    config: StepConfig
-    token: int = 0
-    """Larger than that of every earlier attempt, those that were lost included: for stores that fence."""
-    details: Any = None
-    """What the last heartbeat of an earlier attempt said."""
-    _journal: Journal | None = field(default=None, repr=False, compare=False)
-    _signs: _Signs = field(default_factory=lambda: _Signs(), repr=False, compare=False)
-
-    async def heartbeat(self, details: Any = None) -> bool:
-        """Say that the attempt goes on, and what the next one should know, up to 16 KiB: durable on return. False when
-        the body had better come to an end, since somebody waits for it to pause the instance.
-        """
-        assert self._journal is not None
-        self._signs.renew()
-        said = values.dumps(details)
-        wanted = await self._journal.beat(self.name, self.count, self.attempt, said, self.config)
-        self._signs.said = said
-        self._signs.renew()
-        return wanted
-
-
-@dataclass(slots=True)
-class _Signs:
-    """The signs of life of a step's attempts: what the last one said, and what begins the time to the next anew."""
-
-    said: bytes | None = None
-    renew: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +276,7 @@ class WorkflowStep:
         return result
 
     async def _perform(self, name: str, count: int, record: StepRecord | None, config: object, body: Body) -> Any:
-        journal, signs = self._journal, _Signs()
+        journal, signs = self._journal, Signs()
         resolved = DEFAULT if config is None else await journal.configure(config)
         if record is not None:
             resolved = record.config or resolved
@@ -350,7 +289,7 @@ class WorkflowStep:
                 token = attempts.Attempt(*_where(journal), name, count, attempt, journal.claims)
                 details = None if signs.said is None else values.loads(signs.said, trusted=True)
                 context = StepContext(name, count, attempt, resolved, token.token, details, journal, signs)
-                outcome = await self._attempt(body, context, config, token)
+                outcome = await attempted(journal, self._clock, body, context, config, token)
             else:
                 outcome = dataclasses.replace(outcome, config=resolved)
             try:
@@ -370,84 +309,8 @@ class WorkflowStep:
             return streams.ByteStream(self._journal, name, count, size or 0)
         return values.loads(value, trusted=True)
 
-    async def _attempt(self, body: Body, context: StepContext, given: object, mark: attempts.Attempt) -> Outcome:
-        name, count, attempt, config = context.name, context.count, context.attempt, context.config
-        inside = attempts.current.set(mark)
-        try:
-            result = await self._call(body, context)
-            if isinstance(result, _Recorded):
-                return Outcome(name, count, attempt, config, size=result.size)
-            value = values.dumps(result)
-            check_size(value, f"the result of step {name!r}")
-            return Outcome(name, count, attempt, config, value)
-        except (RunOver, RunInterrupted):
-            raise
-        except Exception as error:  # noqa: BLE001 - whatever a body raises is how the attempt ended
-            hopeless = isinstance(error, _HOPELESS)
-            outcome = Outcome(name, count, attempt, config, None, describe(error), not hopeless)
-            if config.dynamic and not hopeless and attempt <= config.limit:
-                return await self._delayed(outcome, context, given, error)
-            return outcome
-        finally:
-            attempts.current.reset(inside)
-
-    async def _delayed(self, outcome: Outcome, context: StepContext, given: object, error: Exception) -> Outcome:
-        """The outcome with the delay that the author's function says."""
-        function: Any = given["retries"]["delay"] if isinstance(given, dict) else None
-        try:
-            async with authors.limited(self._clock, DELAY_SECONDS):
-                delay = await authors.by_name(function, {"ctx": context, "error": error})
-        except authors.TooLong:
-            words = f"it did not answer within {DELAY_SECONDS:g} s"
-        except Exception as second:  # noqa: BLE001 - it is the author's
-            words = f"it raised {type(second).__name__}: {second}"
-        else:
-            return dataclasses.replace(outcome, delay=delay)
-        words = f"the function that says the delay of step {context.name!r} failed: {words}"
-        record = ErrorRecord(NonRetryableDelayError.__name__, words)
-        return dataclasses.replace(outcome, error=record, retryable=False)
-
-    async def _call(self, body: Body, context: StepContext) -> Any:
-        result = body(context) if authors.takes_argument(body) else body()
-        stream = streams.is_stream(result)
-        if not stream and not inspect.isawaitable(result):
-            return result
-        try:
-            async with self._limits(context):
-                if not stream:
-                    result = await result
-                if streams.is_stream(result):
-                    name, count, attempt = context.name, context.count, context.attempt
-                    result = _Recorded(await streams.record(self._journal, result, name, count, attempt))
-                return result
-        except authors.TooLong as late:
-            raise StepFailed(WaitTimeout.name, str(late)) from None
-
-    @contextlib.asynccontextmanager
-    async def _limits(self, context: StepContext) -> AsyncIterator[None]:
-        """An attempt's time as a whole, and from one sign of life to the next if it has to give any."""
-        whole, pulse = context.config.timeout_ms, context.config.heartbeat_ms
-        async with contextlib.AsyncExitStack() as stack:
-            await stack.enter_async_context(
-                authors.limited(self._clock, whole / 1000, f"Execution timed out after {whole}ms")
-            )
-            if pulse is not None:
-                words = f"There was no heartbeat for {pulse}ms"
-                context._signs.renew = await stack.enter_async_context(
-                    authors.limited(self._clock, pulse / 1000, words)
-                )
-            yield
-
 
 DEFAULT = StepConfig()
-_HOPELESS = (NonRetryableError, CodecError, PayloadTooLarge, QuotaExceeded, StreamError)
-
-
-@dataclass(frozen=True, slots=True)
-class _Recorded:
-    """A result that is recorded already, piece by piece."""
-
-    size: int
 
 
 def ending(value: bytes) -> Any:

@@ -23,8 +23,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
-from cloister.engine import InstanceAlreadyExists, InstanceFinished, WaitTimeout, WorkflowEntrypoint, durations
-from cloister.engine import journal as journal_module
+from cloister.engine import InstanceAlreadyExists, InstanceFinished, WaitTimeout, WorkflowEntrypoint, durations, waits
 from cloister.engine.journal import LiveJournal
 from cloister.engine.store import steps
 from cloister.engine.store.store import Store
@@ -464,7 +463,7 @@ def two_commits(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def early_timers(monkeypatch: pytest.MonkeyPatch) -> None:
     read = durations.milliseconds
-    monkeypatch.setattr(journal_module, "milliseconds", lambda *a, **k: max(read(*a, **k) - 1000, 0))
+    monkeypatch.setattr(waits, "milliseconds", lambda *a, **k: max(read(*a, **k) - 1000, 0))
 
 
 def no_fence(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,150 @@
+"""How the body of a step is run once, in place: with its context, within its limits, and what comes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import inspect
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cloister.ipc import values
+from cloister.ipc.errors import CodecError
+
+from . import attempt as attempts
+from . import authors, streams
+from .authors import Function
+from .errors import (
+    NonRetryableDelayError,
+    NonRetryableError,
+    PayloadTooLarge,
+    QuotaExceeded,
+    RunInterrupted,
+    RunOver,
+    StepFailed,
+    StreamError,
+    WaitTimeout,
+)
+from .records import ErrorRecord, Outcome, StepConfig
+from .rules import DELAY_SECONDS, check_size, describe
+
+if TYPE_CHECKING:
+    from .clock import Clock
+    from .protocol import Journal
+
+_HOPELESS = (NonRetryableError, CodecError, PayloadTooLarge, QuotaExceeded, StreamError)
+
+
+@dataclass(slots=True)
+class Signs:
+    """The signs of life of a step's attempts: what the last one said, and what begins the time to the next anew."""
+
+    said: bytes | None = None
+    renew: Callable[[], None] = lambda: None
+
+
+@dataclass(frozen=True, slots=True)
+class StepContext:
+    """What the body of a step is told if it takes an argument."""
+
+    name: str
+    count: int
+    attempt: int
+    config: StepConfig
+    token: int = 0
+    """Larger than that of every earlier attempt, those that were lost included: for stores that fence."""
+    details: Any = None
+    """What the last heartbeat of an earlier attempt said."""
+    _journal: Journal | None = field(default=None, repr=False, compare=False)
+    _signs: Signs = field(default_factory=Signs, repr=False, compare=False)
+
+    async def heartbeat(self, details: Any = None) -> bool:
+        """Say that the attempt goes on, and what the next one should know, up to 16 KiB: durable on return. False when
+        the body had better come to an end, since somebody waits for it to pause the instance.
+        """
+        assert self._journal is not None
+        self._signs.renew()
+        said = values.dumps(details)
+        wanted = await self._journal.beat(self.name, self.count, self.attempt, said, self.config)
+        self._signs.said = said
+        self._signs.renew()
+        return wanted
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """A result that is recorded already, piece by piece."""
+
+    size: int
+
+
+async def attempted(
+    journal: Journal, clock: Clock, body: Function, context: StepContext, given: object, mark: attempts.Attempt
+) -> Outcome:
+    """Run a body once, with the step's configuration as it was `given`; what came of it."""
+    name, count, attempt, config = context.name, context.count, context.attempt, context.config
+    inside = attempts.current.set(mark)
+    try:
+        result = await _call(journal, clock, body, context)
+        if isinstance(result, _Recorded):
+            return Outcome(name, count, attempt, config, size=result.size)
+        value = values.dumps(result)
+        check_size(value, f"the result of step {name!r}")
+        return Outcome(name, count, attempt, config, value)
+    except (RunOver, RunInterrupted):
+        raise
+    except Exception as error:  # noqa: BLE001 - whatever a body raises is how the attempt ended
+        hopeless = isinstance(error, _HOPELESS)
+        outcome = Outcome(name, count, attempt, config, None, describe(error), not hopeless)
+        if config.dynamic and not hopeless and attempt <= config.limit:
+            return await _delayed(clock, outcome, context, given, error)
+        return outcome
+    finally:
+        attempts.current.reset(inside)
+
+
+async def _delayed(clock: Clock, outcome: Outcome, context: StepContext, given: object, error: Exception) -> Outcome:
+    """The outcome with the delay that the author's function says."""
+    function: Any = given["retries"]["delay"] if isinstance(given, dict) else None
+    try:
+        async with authors.limited(clock, DELAY_SECONDS):
+            delay = await authors.by_name(function, {"ctx": context, "error": error})
+    except authors.TooLong:
+        words = f"it did not answer within {DELAY_SECONDS:g} s"
+    except Exception as second:  # noqa: BLE001 - it is the author's
+        words = f"it raised {type(second).__name__}: {second}"
+    else:
+        return dataclasses.replace(outcome, delay=delay)
+    words = f"the function that says the delay of step {context.name!r} failed: {words}"
+    record = ErrorRecord(NonRetryableDelayError.__name__, words)
+    return dataclasses.replace(outcome, error=record, retryable=False)
+
+
+async def _call(journal: Journal, clock: Clock, body: Function, context: StepContext) -> Any:
+    result = body(context) if authors.takes_argument(body) else body()
+    stream = streams.is_stream(result)
+    if not stream and not inspect.isawaitable(result):
+        return result
+    try:
+        async with _limits(clock, context):
+            if not stream:
+                result = await result
+            if streams.is_stream(result):
+                name, count, attempt = context.name, context.count, context.attempt
+                result = _Recorded(await streams.record(journal, result, name, count, attempt))
+            return result
+    except authors.TooLong as late:
+        raise StepFailed(WaitTimeout.name, str(late)) from None
+
+
+@contextlib.asynccontextmanager
+async def _limits(clock: Clock, context: StepContext) -> AsyncIterator[None]:
+    """An attempt's time as a whole, and from one sign of life to the next if it has to give any."""
+    whole, pulse = context.config.timeout_ms, context.config.heartbeat_ms
+    async with contextlib.AsyncExitStack() as stack:
+        await stack.enter_async_context(authors.limited(clock, whole / 1000, f"Execution timed out after {whole}ms"))
+        if pulse is not None:
+            words = f"There was no heartbeat for {pulse}ms"
+            context._signs.renew = await stack.enter_async_context(authors.limited(clock, pulse / 1000, words))
+        yield
