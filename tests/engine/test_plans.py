@@ -32,7 +32,6 @@ from cloister.engine import (
     WaitTimeout,
     WorkflowEntrypoint,
     WorkflowLimits,
-    store,
 )
 from cloister.engine.records import Address
 from cloister.engine.store import archive, events, instances
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from cloister.engine.testing import VirtualClock
 
 FOLDER = Path(cloister.engine.__file__).parent
-STORES = sorted(FOLDER.glob("store*.py"))
+STORES = sorted((FOLDER / "store").glob("*.py"))
 VERBS = {"execute", "run", "_execute", "query"}
 GROWING = {
     "instances", "steps", "events", "event_ids", "chunks", "labels", "changes", "interventions", "graves", "codes",
@@ -206,7 +205,7 @@ async def everything(engine: Engine, clock: VirtualClock) -> None:
 
 async def tell(path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
     """A life, a commit of which nobody knows what came, an end in the middle, and the next host's."""
-    monkeypatch.setattr(store, "FORGET_EVERY", 8)
+    monkeypatch.setattr("cloister.engine.store.store.FORGET_EVERY", 8)
     async with Engine(path, clock=clock) as engine:
         await everything(engine, clock)
         crowd = engine.workflow(

@@ -32,7 +32,6 @@ from cloister.engine import (
     Status,
     WorkflowEntrypoint,
     WorkflowLimits,
-    store,
 )
 from cloister.engine import journal as journal_module
 from cloister.engine.journal import LiveJournal
@@ -410,7 +409,7 @@ WRONG = {name: (story, wrong) for story, engines in STORIES.items() for name, wr
 
 @pytest.fixture(autouse=True)
 def few_events(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "MAX_EVENTS", FEW_EVENTS)
+    monkeypatch.setattr(events, "MAX_EVENTS", FEW_EVENTS)
 
 
 @pytest.mark.usefixtures("hands")

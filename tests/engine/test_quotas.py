@@ -24,8 +24,8 @@ from cloister.engine import (
     WaitTimeout,
     WorkflowEntrypoint,
     WorkflowLimits,
-    store,
 )
+from cloister.engine.store import events
 from cloister.engine.store.store import Store
 from cloister.engine.store.usage import _INSTANCE, _ROWS
 
@@ -332,7 +332,7 @@ async def test_an_instance_buffers_so_many_events_and_no_more(
     open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Whoever sends one more is told; those that are there come in order, and then there is room again."""
-    monkeypatch.setattr(store, "MAX_EVENTS", 20)
+    monkeypatch.setattr(events, "MAX_EVENTS", 20)
     async with open_engine() as engine:
         workflow = engine.workflow("w", Hoarder)
         instance = await workflow.create(params={"do": [["sleep"], *[["wait"]] * 21]})
