@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .endings import End
 from .errors import CreationRateExceeded, InstanceNotFound, StorageError
-from .records import Address, Claim, Key, Standing, Status
-from .run import TERMINATED
+from .records import TERMINATED, Address, Claim, Key, Standing, Status
 from .sharing import Allowance
 from .store import control, events, instances, undoing
 from .store.surgery import fork, override

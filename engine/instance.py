@@ -18,7 +18,7 @@ from .history import HistoryEvent, check_cursor, check_types, follow
 from .options import Creation
 from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
 from .rehearsal import Rehearsal, rehearse
-from .rules import bounded_error, check_count, check_name, encode
+from .rules import bounded_error, check_name, encode, step_key
 from .store.catalogue import Catalogue, Whole
 from .store.columns import pack_error
 from .store.queue import peek
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from .controls import Controls
     from .entrypoint import WorkflowEntrypoint
 
-_KINDS: dict[object, StepKind] = {"do": "do", "sleep": "sleep", "wait": "wait"}
-_KINDS |= {"waitForEvent": "wait", "wait_for_event": "wait"}
 _NOTHING: Any = object()
 
 
@@ -88,7 +86,7 @@ class Instance:
         event the payload, and of a sensitive step "[REDACTED]". What it failed with is raised; `StepNotFound` if it has
         come to nothing yet.
         """
-        key = _step_key(step)
+        key = step_key(step)
         found = await self._scheduler.reader.ask(Catalogue.outcome, self._address, key)
         match found:
             case ErrorRecord():
@@ -132,7 +130,7 @@ class Instance:
         From a step on (its name, or a dict of `name`, `count` and `type`), what began before that step keeps its
         record; `StepNotFound` if there is no such step. The code is the newest, or, from a step, what it was.
         """
-        await self._controls.restart(self._address, None if from_step is None else _step_key(from_step))
+        await self._controls.restart(self._address, None if from_step is None else step_key(from_step))
 
     async def fork(
         self, options: Mapping[str, Any] | None = None, /, *, from_step: object = None, **more: Any
@@ -147,7 +145,7 @@ class Instance:
         if strange := given.keys() - {"id", "labels", "retention"}:
             raise TypeError(f"fork() has no option {min(strange)!r}")
         creation = Creation.read(given)
-        step = None if from_step is None else _step_key(from_step)
+        step = None if from_step is None else step_key(from_step)
         if not await self._controls.fork(self._address, step, creation):
             raise InstanceAlreadyExists(f"workflow {self._address.workflow!r} has an instance {creation.id!r} already")
         return Instance(self._controls, self._address._replace(id=creation.id))
@@ -167,7 +165,7 @@ class Instance:
 
         `StepNotFound` if there is no record of the step, `InstanceFinished`.
         """
-        key = _step_key(step)
+        key = step_key(step)
         if key[0] != "do":
             raise ValueError("only the outcome of a step that does something can be replaced")
         if (result is _NOTHING) == (error is None):
@@ -258,17 +256,6 @@ class Instance:
     def __repr__(self) -> str:
         where = f" of scope {self.scope!r}" if self.scope else ""
         return f"<Instance {self.id!r}{where} of {self._scheduler.workflow_name!r}>"
-
-
-def _step_key(step: object) -> Key:
-    """A step as a caller names it: its name, or a dict of `name`, `count` (1) and `type` ("do")."""
-    named = {"name": step} if isinstance(step, str) else step
-    if not isinstance(named, Mapping) or not named.keys() <= {"name", "count", "type"}:
-        raise TypeError("a step is named by its name, or by a dict of `name`, `count` and `type`")
-    kind = _KINDS.get(named.get("type", "do"))
-    if kind is None:
-        raise ValueError(f"{named.get('type')!r:.40} is no type of step; there are do, sleep and wait")
-    return kind, check_name(named.get("name")), check_count(named.get("count", 1))
 
 
 def _expire(ending: asyncio.Future[End], timeout: float) -> None:

@@ -55,6 +55,10 @@ class ErrorRecord:
     trace: str = ""
 
 
+TERMINATED = ErrorRecord("Terminated", "the instance was terminated")
+"""What an instance ends with that somebody has ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepConfig:
     """How a step is retried. `limit` counts retries: there are at most `limit + 1` attempts."""

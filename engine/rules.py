@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Mapping
 
 from cloister.ipc import values
 
@@ -21,7 +22,7 @@ from .errors import (
     PayloadTooLarge,
     StepLimitExceeded,
 )
-from .records import Encoded, ErrorRecord, Outcome, StepConfig
+from .records import Encoded, ErrorRecord, Key, Outcome, StepConfig, StepKind
 
 MAX_PAYLOAD = 1024 * 1024
 MAX_STEPS = 10_000
@@ -49,6 +50,9 @@ _ID = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9_-]{0,99}")
 _ID_OF_A_FIRING = re.compile(r"[a-zA-Z0-9_*/,#+ -]{1,300} [0-9]{1,16}")
 _MARK = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,300}")
 _NAME = re.compile(r"[^\x00-\x1f\x7f\ud800-\udfff]{0,256}")
+
+_KINDS: dict[object, StepKind] = {"do": "do", "sleep": "sleep", "wait": "wait"}
+_KINDS |= {"waitForEvent": "wait", "wait_for_event": "wait"}
 
 
 def check_id(value: object) -> str:
@@ -222,3 +226,14 @@ def _duration(value: object, key: str) -> int:
         return milliseconds(value, what=f"`{key}`")
     except InvalidDuration as error:
         raise InvalidStepConfig(str(error)) from None
+
+
+def step_key(step: object) -> Key:
+    """A step as a caller names it: its name, or a dict of `name`, `count` (1) and `type` ("do")."""
+    named = {"name": step} if isinstance(step, str) else step
+    if not isinstance(named, Mapping) or not named.keys() <= {"name", "count", "type"}:
+        raise TypeError("a step is named by its name, or by a dict of `name`, `count` and `type`")
+    kind = _KINDS.get(named.get("type", "do"))
+    if kind is None:
+        raise ValueError(f"{named.get('type')!r:.40} is no type of step; there are do, sleep and wait")
+    return kind, check_name(named.get("name")), check_count(named.get("count", 1))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .entrypoint import WorkflowEntrypoint
 from .errors import RunInterrupted, RunPostponed
 from .journal import LiveJournal
-from .records import Claim, ErrorRecord, Key, Status, WorkflowContext, WorkflowEvent
+from .records import TERMINATED, Claim, ErrorRecord, Key, Status, WorkflowContext, WorkflowEvent
 from .rules import describe, encode
 from .step import WorkflowStep
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from .mocks import Mocks
     from .writer import Writer
 
-TERMINATED = ErrorRecord("Terminated", "the instance was terminated")
 GRACE_SECONDS = 5.0
 """How long a cancelled run may take to end. After that it is abandoned: it runs on, and records nothing."""
 

@@ -1,13 +1,11 @@
-"""What is done with a database as a file: look at it, make it small, copy it, take one instance out of it.
+"""What is done with a database as a file: look at it, make it small, copy it.
 
 For an operator, without an engine. Looking and copying go beside a live one; what changes the file wants it alone.
 """
 
 from __future__ import annotations
 
-import base64
 import contextlib
-import json
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,17 +13,14 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from cloister.ipc import PayloadError, values
-
 from ..database import VERSION, Ownership, connect, connect_to_read, copy, inspect, refusal
-from ..errors import StorageError
-from ..records import Address, EventRecord
-from .catalogue import REDACTED, Catalogue
-from .columns import unpack_config
+from ..errors import InstanceNotFound, StorageError
+from ..listing import Page, Query, Summary, cursor_after
+from .catalogue import Catalogue
 
 
 @contextlib.contextmanager
-def _reading(path: Path, oldest: int = 1) -> Iterator[Database]:
+def reading(path: Path, oldest: int = 1) -> Iterator[Database]:
     """The file, if it is one of ours, and neither too new nor too old; `EngineError` if not."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no database {path}")
@@ -53,7 +48,7 @@ def _reading(path: Path, oldest: int = 1) -> Iterator[Database]:
 
 def information(path: Path) -> dict[str, Any]:
     """Version and size of the file, how much of that is free, and how many instances stand where."""
-    with _reading(path) as database:
+    with reading(path) as database:
         pages, free, size = (
             database.conn.execute(f"SELECT * FROM pragma_{name}").fetchone()[0]
             for name in ("page_count", "freelist_count", "page_size")
@@ -83,7 +78,7 @@ def vacuum(path: Path) -> tuple[int, int]:
 
     It takes as much room again, for as long as it takes. A file of an older version is left as it is.
     """
-    with _reading(path, VERSION):
+    with reading(path, VERSION):
         pass
     ownership = Ownership(path)
     try:
@@ -104,115 +99,24 @@ def vacuum(path: Path) -> tuple[int, int]:
 
 def backup(path: Path, target: Path) -> int:
     """A copy of one moment, beside a live engine or not; its size in bytes. `FileExistsError`, `EngineError`."""
-    with _reading(path):
+    with reading(path):
         pass
     return copy(path, target)
 
 
-def export(path: Path, address: Address) -> dict[str, Any]:
-    """One instance with all that is recorded of it, as what JSON can say. Bytes are `{"$base64": ...}`; results that
-    were called sensitive, and streams, are named and not shown.
-    """
-    with _reading(path, VERSION) as database:
-        catalogue = Catalogue(database.conn, _Unread())
-        number = catalogue.find(address)
-        instance = _row(database, "instances", "number", number)
-        steps = list(database.query("SELECT * FROM steps WHERE instance = ? ORDER BY position", [number]))
-        for step in steps:
-            _readable(step)
-        events = [
-            _event(row["event"])
-            for row in database.query("SELECT event FROM events WHERE instance = ? ORDER BY number", [number])
-        ]
-        history, _ = catalogue.history(number, -1, 2**31)
-        return {
-            "workflow": address.workflow,
-            **instance,
-            "labels": {row["name"]: row["value"] for row in database["labels"].rows_where("instance = ?", [number])},
-            "steps": steps,
-            "events": events,
-            "history": [event.plain(address.id) for event in history],
-        }
-
-
-class _Unread:
-    """Stands in for the host's codec: an error that only that could read is shown as it is stored."""
-
-    def encode(self, data: bytes) -> bytes:
-        raise AssertionError("nothing is written here")
-
-    def decode(self, data: bytes) -> bytes:
-        try:
-            json.loads(data)
-        except ValueError:
-            return json.dumps(["$sealed", base64.b64encode(data).decode()]).encode()
-        return data
-
-
-def _row(database: Database, table: str, key: str, number: int) -> dict[str, Any]:
-    row = next(database[table].rows_where(f"{key} = ?", [number]))
-    for name in ("workflow", "number", "code"):
-        row.pop(name, None)
-    for name in ("params", "output"):
-        row[name] = None if row[name] is None else _decoded(row[name])
-    row["error"], row["undoing"] = _error(row["error"]), _error(row["undoing"])
-    if isinstance(row["undone"], bytes):
-        row["undone"] = _sealed(row["undone"])
-    return row
-
-
-def _readable(step: dict[str, Any]) -> None:
-    """In place: what is packed in the row of a step, as JSON."""
-    step.pop("instance")
-    config = unpack_config(step.pop("config"))
-    value = step.pop("value")
-    if step["size"] is not None:
-        step["value"] = {"$stream": step["size"]}
-    elif value is not None and config.sensitive:
-        step["value"] = REDACTED
-    elif value is not None:
-        step["value"] = _event(value)["payload"] if step["kind"] == "wait" else _decoded(value)
-    step["error"] = _error(step["error"])
-
-
-def _error(text: str | bytes | None) -> dict[str, str] | None:
-    if isinstance(text, bytes):
-        text = _Unread().decode(text).decode()
-    return None if text is None else dict(zip(("name", "message", "trace"), json.loads(text), strict=False))
-
-
-def _decoded(data: bytes) -> Any:
-    """A payload; one that only a codec of the host's could read is shown as it is stored."""
-    try:
-        return _plain(values.loads(data))
-    except PayloadError:
-        return _sealed(data)
-
-
-def _sealed(data: bytes) -> dict[str, str]:
-    return {"$sealed": base64.b64encode(data).decode()}
-
-
-def _event(data: bytes) -> dict[str, Any]:
-    try:
-        event = EventRecord.decode(data)
-    except (PayloadError, AssertionError):
-        return {"type": None, "payload": _decoded(data), "timestamp": None}
-    return {"type": event.type, "payload": _decoded(event.payload), "timestamp": event.timestamp_ms}
-
-
-def _plain(value: Any) -> Any:
-    """What JSON has no form for, in one that it has."""
-    match value:
-        case dict():
-            return {str(key): _plain(item) for key, item in value.items()}
-        case list() | tuple() | set() | frozenset():
-            return [_plain(item) for item in value]
-        case bytes() | bytearray():
-            return {"$base64": base64.b64encode(value).decode()}
-        case None | bool() | int() | str():
-            return value
-        case float():
-            return value if value == value and abs(value) != float("inf") else {"$float": str(value)}
-        case _:
-            return {"$text": str(value)}
+def search(path: Path, workflow: str, query: Query, size: int) -> Page:
+    """Instances of a workflow, newest first, beside a live engine or not; `InstanceNotFound` if it is not there."""
+    with reading(path, VERSION) as database:
+        known = [row["name"] for row in database.query("SELECT name FROM workflows ORDER BY name")]
+        if workflow not in known:
+            raise InstanceNotFound(f"there is no workflow {workflow!r}; there are {', '.join(known) or 'none yet'}")
+        catalogue = Catalogue(database.conn)
+        found: list[tuple[int, Summary]] = []
+        rest: int | None = None
+        while len(found) < size:
+            more, rest = catalogue.search(workflow, query, size - len(found))
+            found += more
+            if rest is None:
+                break
+            query = query.beyond(rest)
+        return Page(tuple(summary for _, summary in found), None if rest is None else cursor_after(rest))

@@ -9,7 +9,7 @@ import sys
 
 from cloister.loader import doctor
 
-from . import bundles, db
+from . import bundles, db, instances
 
 
 def main() -> None:
@@ -22,6 +22,7 @@ def main() -> None:
     examine.add_argument("--json", action="store_true", help="as JSON, for programs")
     commands.add_parser("demo", help="three repositories' pipelines survive an eviction and a kill -9")
     db.arguments(commands.add_parser("db", help="look at a database, make it small, copy it, take an instance out"))
+    instances.arguments(commands.add_parser("instances", help="list, describe and steer the instances of a database"))
     bundles.arguments(commands)
     arguments = parser.parse_args()
     if arguments.command == "demo":
@@ -32,6 +33,8 @@ def main() -> None:
         sys.exit(bundles.run(arguments))
     if arguments.command == "db":
         sys.exit(db.run(arguments))
+    if arguments.command == "instances":
+        sys.exit(instances.run(arguments))
     found = asyncio.run(doctor.examine())
     if arguments.json:
         print(json.dumps(found, indent=2, ensure_ascii=False))

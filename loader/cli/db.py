@@ -15,6 +15,7 @@ from rich.table import Table
 from cloister.engine import EngineError, InstanceNotFound
 from cloister.engine.records import Address
 from cloister.engine.store import archive
+from cloister.engine.store.export import export
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +29,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     backup = verbs.add_parser("backup", help="copy it to a new file, as it is now; beside a live engine too")
     backup.add_argument("path", type=Path)
     backup.add_argument("target", type=Path)
-    export = verbs.add_parser("export", help="one instance, with all that is recorded of it, as JSON")
-    export.add_argument("path", type=Path)
-    export.add_argument("workflow")
-    export.add_argument("id")
-    export.add_argument("--scope", default="", help="whose it is: with a Host, the tenant's id")
+    one = verbs.add_parser("export", help="one instance, with all that is recorded of it, as JSON")
+    one.add_argument("path", type=Path)
+    one.add_argument("workflow")
+    one.add_argument("id")
+    one.add_argument("--scope", default="", help="whose it is: with a Host, the tenant's id")
 
 
 def run(given: argparse.Namespace) -> int:
@@ -47,7 +48,7 @@ def run(given: argparse.Namespace) -> int:
             case "backup":
                 print(f"{given.target}: {archive.backup(given.path, given.target):,} bytes")
             case "export":
-                exported = archive.export(given.path, Address(given.workflow, given.scope, given.id))
+                exported = export(given.path, Address(given.workflow, given.scope, given.id))
                 print(json.dumps(exported, indent=2, ensure_ascii=False))
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has enough

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from ..timeline import plain
 from .forge import Repository
 from .process import DemoFailed, limit
 
@@ -197,12 +198,6 @@ def describe(step: Step) -> str:
         case "wait", "waiting":
             return f"{step.name}: waits for it"
     return f"{step.name}: failed: {step.error}"
-
-
-def plain(value: object, limit: int = 120) -> str:
-    """Text from a sandbox, fit for a terminal: one line, nothing that is not printable, bounded."""
-    text = "".join(character if character.isprintable() else " " for character in str(value)[: limit + 1])
-    return text if len(text) <= limit else f"{text[: limit - 1]}…"
 
 
 def _step(found: dict[str, Any]) -> Step:

@@ -12,11 +12,12 @@ from typing import Any
 
 from rich.console import Console
 
+from ..timeline import duration
 from .chronicle import Chronicle, Pipeline
 from .forge import repositories
 from .process import DemoFailed, HostProcess, limit
 from .screen import shown
-from .timeline import duration, print_figures, print_timeline, print_verdicts
+from .timeline import print_figures, print_timeline, print_verdicts
 from .verdict import ASLEEP, EVICTED, EVICTED_AFTER, EXPECTED, SLEEP, differences
 
 _FAILING = "grace/pagetext"

@@ -7,19 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-from rich import box
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from .chronicle import Chronicle, Pipeline, Step, plain
+from ..timeline import Row, draw, duration, plain, table
+from .chronicle import Chronicle, Pipeline, Step
 from .figures import BOOTS, CALLS, STEPS
 
-_WIDE: Final = 100
 _ANNOUNCED: Final = 0.02
 """Seconds after which a sandbox announces that it works on a step, unless the step keeps its event loop busy.
 
@@ -27,49 +24,11 @@ Of one that was not announced only the end is on record: it took what had passed
 """
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One line of a timeline: a stretch of time, or with `mark` an instant at which something was done to it."""
-
-    start: float
-    end: float
-    what: str
-    attempts: str = ""
-    note: str = ""
-    mark: str = ""
-
-
 def print_timeline(console: Console, chronicle: Chronicle, pipeline: Pipeline) -> None:
     """When each step ran, and where the pipeline lost its sandbox or its host."""
-    found = rows(chronicle, pipeline)
     last = max([step.ended or 0 for each in chronicle.pipelines.values() for step in each.steps], default=0)
-    table = _table(
-        f"{pipeline.repository.full_name} at {pipeline.repository.commit[:7]}", "at>", "step", "attempts>", "took>"
-    )
-    width = 22 if console.width >= _WIDE else 10
-    table.add_column("", width=width, no_wrap=True)
-    table.add_column("")
-    for row in found:
-        took = "" if row.mark else _took(row.end - row.start)
-        bar = _bar(row, chronicle.began, last, width)
-        style = "bold red" if row.mark else ""
-        at = f"{max(row.start - chronicle.began, 0.0):.2f} s"
-        table.add_row(at, Text(row.what, style), row.attempts, took, Text(bar, style or "cyan"), Text(row.note, style))
-    console.print(table)
-
-
-def _table(title: str, *columns: str) -> Table:
-    table = Table(
-        title=title,
-        title_justify="left",
-        title_style="bold",
-        box=box.SIMPLE_HEAD,
-        show_edge=False,
-        padding=(0, 1, 0, 0),
-    )
-    for name in columns:
-        table.add_column(name.rstrip(">"), justify="right" if name.endswith(">") else "left", no_wrap=True)
-    return table
+    title = f"{pipeline.repository.full_name} at {pipeline.repository.commit[:7]}"
+    draw(console, title, rows(chronicle, pipeline), chronicle.began, last)
 
 
 def rows(chronicle: Chronicle, pipeline: Pipeline) -> list[Row]:
@@ -125,33 +84,15 @@ def _in_progress(step: Step, moment: float) -> bool:
     return step.started is not None and step.started <= moment
 
 
-def _bar(row: Row, began: float, last: float, width: int) -> str:
-    scale = (width - 1) / max(last - began, 0.001)
-    start, end = (int((moment - began) * scale) for moment in (row.start, row.end))
-    return " " * start + (row.mark or "━") + "━" * (0 if row.mark else end - start)
-
-
-def duration(seconds: float) -> str:
-    """A length of time in the unit that suits it."""
-    if seconds >= 1:
-        return f"{seconds:.2f} s"
-    return f"{seconds * 1e3:.0f} ms" if seconds >= 0.01 else f"{seconds * 1e3:.2f} ms"
-
-
-def _took(seconds: float) -> str:
-    """The engine's times are whole milliseconds."""
-    return duration(seconds) if seconds >= 1 else f"{seconds * 1e3:.0f} ms" if seconds >= 0.001 else "< 1 ms"
-
-
 def print_verdicts(console: Console, chronicle: Chronicle) -> None:
     """What came of each push."""
-    table = _table("verdicts", "repository", "verdict")
-    table.add_column("", overflow="fold")
+    lines = table("verdicts", "repository", "verdict")
+    lines.add_column("", overflow="fold")
     for pipeline in chronicle.pipelines.values():
         style = "green" if pipeline.verdict == "published" else "red"
-        table.add_row(pipeline.repository.full_name, Text(pipeline.verdict or pipeline.status, style),
+        lines.add_row(pipeline.repository.full_name, Text(pipeline.verdict or pipeline.status, style),
                       Text("\n".join(_reasons(chronicle, pipeline))))  # fmt: skip
-    console.print(table)
+    console.print(lines)
 
 
 def _reasons(chronicle: Chronicle, pipeline: Pipeline) -> Iterator[str]:
@@ -178,14 +119,14 @@ def failing_tests(pipeline: Pipeline) -> list[str]:
 
 def print_figures(console: Console, figures: dict[str, Any]) -> None:
     """Boot, hop, steps; and how what was measured is confined on this machine."""
-    table = _table("measured just now, in the host process", "figure", ">")
-    table.add_column("")
-    table.add_row("boot p50", duration(figures["boot"]),
+    lines = table("measured just now, in the host process", "figure", ">")
+    lines.add_column("")
+    lines.add_row("boot p50", duration(figures["boot"]),
                   f"a tenant never seen before, from a spare, to its first answer ({BOOTS} tenants)")  # fmt: skip
-    table.add_row("hop p50", f"{figures['hop'] * 1e6:.0f} µs", f"a call to a warm tenant and back ({CALLS} calls)")
-    table.add_row("steps/s", f"{figures['steps']:,.0f}",
+    lines.add_row("hop p50", f"{figures['hop'] * 1e6:.0f} µs", f"a call to a warm tenant and back ({CALLS} calls)")
+    lines.add_row("steps/s", f"{figures['steps']:,.0f}",
                   f"one workflow of {STEPS} steps, each on disk before the next begins (synchronous=FULL)")  # fmt: skip
-    console.print(table)
+    console.print(lines)
     layers = figures["layers"]
     others = [f"; {name}: {state}" for name, state in layers.items() if state != "active"]
     console.print(f"{len(layers) - len(others)} layers of confinement{''.join(others)}", markup=False)

@@ -17,10 +17,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from cloister.loader.demo.chronicle import Chronicle, plain
+from cloister.loader.demo.chronicle import Chronicle
 from cloister.loader.demo.forge import repositories
 from cloister.loader.demo.grants import Mirror, Store, receipts
 from cloister.loader.demo.verdict import differences
+from cloister.loader.timeline import plain
 
 DEMO = [sys.executable, "-m", "cloister.loader.demo"]
 LONGEST = 100.0

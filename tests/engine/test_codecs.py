@@ -11,7 +11,7 @@ import pytest
 
 from cloister.engine import CodecMismatch, Compression, Engine, InstanceFailed, WorkflowEntrypoint
 from cloister.engine.records import Address
-from cloister.engine.store.archive import export
+from cloister.engine.store.export import export
 from cloister.ipc import values
 
 if TYPE_CHECKING:

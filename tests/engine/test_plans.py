@@ -33,8 +33,11 @@ from cloister.engine import (
     WorkflowEntrypoint,
     WorkflowLimits,
 )
+from cloister.engine.listing import Query
 from cloister.engine.records import Address
 from cloister.engine.store import archive, events, instances
+from cloister.engine.store.export import export
+from cloister.engine.store.steering import steering
 from cloister.engine.store.store import Store
 
 if TYPE_CHECKING:
@@ -259,7 +262,10 @@ async def test_no_statement_looks_through_a_table_that_grows(
     """Each is met, and goes by an index."""
     await tell(path, clock, monkeypatch)
     archive.information(path)
-    archive.export(path, Address("other", "", "last"))
+    export(path, Address("other", "", "last"))
+    archive.search(path, "other", Query(), 10)
+    with steering(path) as hand, pytest.raises(StepNotFound):
+        hand.restart(Address("other", "", "last"), ("do", "none", 1))
     sites = {f"{name}:{lines.start}" for name, lines in statements() if not watched.sites & {(name, n) for n in lines}}
     assert not sites, f"statements that the story has none of: {sites}"
     plans = {sql: "; ".join(filter(looks_through, plan)) for sql, plan in watched.plans.items()}

@@ -20,6 +20,7 @@ import pytest
 from cloister.engine import DatabaseDamaged, Engine, StorageError, WorkflowEntrypoint, database
 from cloister.engine.records import Address
 from cloister.engine.store import archive
+from cloister.engine.store.export import export
 
 if TYPE_CHECKING:
     from cloister.engine.testing import VirtualClock
@@ -303,9 +304,9 @@ async def test_an_exported_instance_has_everything_but_what_is_sensitive(
         await instance.send_event(type="t", payload={"p": 1})
         await instance.send_event(type="other", payload="left over")
         await clock.advance(1)
-        told = archive.export(path, Address("w", "s", "x"))
+        told = export(path, Address("w", "s", "x"))
         with pytest.raises(Exception, match="no instance 'y'"):
-            archive.export(path, Address("w", "s", "y"))
+            export(path, Address("w", "s", "y"))
     assert (told["id"], told["status"], told["params"], told["labels"]) == (
         "x",
         "waiting",
