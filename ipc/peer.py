@@ -46,7 +46,8 @@ class Peer:
     is if it is a chain; what it raises is the answer. `trace` gives the traceback of what is raised here; without it
     neither that nor causes are told. `trusted` says whether what arrives is read without checking it first, and
     `on_read` hears how many elements each value had that was checked; `hook` is applied to each map that is read,
-    and `dress` to each stub that came, which may be given to the reader as something else.
+    and `dress` to each object that came or came back, which may be given to the reader as something else; what is sent
+    may be too, by `lend`.
     """
 
     def __init__(
@@ -56,7 +57,8 @@ class Peer:
         *,
         trusted: bool = False,
         hook: values.Hook | None = None,
-        dress: Callable[[Stub], Any] = lambda stub: stub,
+        dress: Callable[[Any], Any] = lambda found: found,
+        lend: Callable[[object], object] = lambda subject: subject,
         fatal: tuple[type[BaseException], ...] = (KeyboardInterrupt,),
         trace: failures.Trace | None = None,
         rebuild: failures.Rebuild = failures.rebuild,
@@ -72,7 +74,7 @@ class Peer:
         self._send = send
         self._trusted = trusted
         self._hook = hook
-        self._dress = dress
+        self._dress, self._lend = dress, lend
         self._fatal = fatal
         self._trace = trace
         self.rebuild = rebuild
@@ -171,8 +173,12 @@ class Peer:
         if type(value) is values.Encoded:
             return value.data
         granted: list[int] = []
+
+        def export(subject: object) -> bytes | None:
+            return refer(self._lend(subject), self, self.exports, granted)
+
         try:
-            return values.dumps(value, export=lambda subject: refer(subject, self, self.exports, granted), exact=exact)
+            return values.dumps(value, export=export, exact=exact)
         except BaseException:
             for number in granted:
                 self.exports.release(number, 1)
@@ -189,7 +195,8 @@ class Peer:
                 return self._dress(found)
             if isinstance(found, Stub) and found._channel is self:
                 self.streams[found._target] = self.streams.get(found._target, 0) + 1
-            return found
+                return found
+            return self._dress(found)
 
         if not self._trusted:
             self.scan(payload)

@@ -161,7 +161,7 @@ class Entrypoint:
                 response = Response.received(await self._event(worker, "fetch", asked.sent()))
             except Malformed as error:
                 raise TenantError("Malformed", f"fetch() gave {error}") from error
-            if response.whole is None:
+            if response.lasts:
                 response.hold(use.pop_all())
         return response
 

@@ -22,7 +22,8 @@ from .config import LoaderConfig
 from .dispatch import create_dynamic_workflow_entrypoint
 from .entrypoint import CodePolicy, Entrypoint, WorkerStub
 from .errors import LoaderClosed
-from .http.asgi import Application, HttpLimits, asgi
+from .http.asgi import Application, asgi
+from .http.asked import HttpLimits
 from .loader import Loader, check_callable
 from .quota import Quotas, Weights
 from .stop import Stop

@@ -179,7 +179,7 @@ class DurableObjectNamespace(RpcTarget):
     async def _fetched(self, id_: str, name: str | None, request: Request) -> Response:
         async with AsyncExitStack() as use:
             response = Response.received(await self._ask(use, id_, name, "fetch", [request.sent()], {}))
-            if response.whole is None:
+            if response.lasts:
                 response.hold(use.pop_all())
         return response
 

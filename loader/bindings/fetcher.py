@@ -65,6 +65,8 @@ class Fetcher(RpcTarget):
                 raise Malformed(f"redirect is follow, manual or error, not {request.redirect!r:.40}")
             if request.method.upper() in _NO_METHODS:
                 raise Malformed(f"{request.method.upper()} is not a method that can be fetched with")
+            if (find(request.headers, "upgrade") or "").lower() == "websocket":
+                raise Malformed("no web socket is opened to the network: a binding's fetch reaches those of workers")
         except Malformed as error:
             raise TypeError(str(error)) from error
         return (await self._follow(request)).sent()

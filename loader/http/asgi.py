@@ -8,21 +8,17 @@ server's: the tenant has no say in it.
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
-from dataclasses import dataclass
 from typing import Any, Final, Protocol
-from urllib.parse import quote
 
-from cloister.ipc import IpcError
-from cloister.sandbox import LimitExceeded, SandboxDied, SandboxError
-
-from ..errors import EntrypointNotFound, LoaderError, NoCapacity, RestartBackedOff, TenantError, TenantThrottled
-from .headers import Malformed, Pairs, find, headers
+from ..errors import TenantError
+from . import answers, asked
+from .asked import HttpLimits
+from .headers import Pairs, find
 from .inbox import Gone, Inbox, Receive, Refused
 from .messages import Request, Response
+from .upgrade import Upgrade
 
-_log = logging.getLogger("cloister.http")
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
@@ -32,19 +28,6 @@ _CONNECTION: Final = frozenset(
 )
 """What is between the server and its client."""
 _NO_BODY: Final = frozenset({204, 205, 304})
-_PREFIX: Final = b"x-forwarded-prefix"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpLimits:
-    """What one request may take. `body_bytes` is of the request's, `response_bytes` of the response's, None for any."""
-
-    header_bytes: int = 32 * 1024
-    url_bytes: int = 8 * 1024
-    body_bytes: int | None = 64 * 1024 * 1024
-    response_bytes: int | None = None
-    idle_s: float = 60.0
-    """Seconds that the tenant may take for each next piece of its response, and the client to take it."""
 
 
 class Fetches(Protocol):
@@ -52,21 +35,6 @@ class Fetches(Protocol):
 
     async def fetch(self, request: Request, /) -> Response:
         """The answer."""
-
-
-_ANSWERS: Final[list[tuple[type[Exception], int, str]]] = [
-    (EntrypointNotFound, 501, "This worker serves no HTTP."),
-    (TenantError, 500, "The worker raised an exception."),
-    (LimitExceeded, 503, "The worker exceeded its limits."),
-    (TenantThrottled, 429, "The worker is asked more than it may be. Try again later."),
-    (RestartBackedOff, 503, "The worker's process was ended again and again. Try again later."),
-    (NoCapacity, 503, "There is no room for the worker now. Try again."),
-    (SandboxDied, 502, "The worker's process ended."),
-    (SandboxError, 503, "The worker cannot be run now. Try again."),
-    (IpcError, 502, "The worker's process ended."),
-    (LoaderError, 500, "The worker could not be loaded."),
-]
-"""What a client is told of each failure, which is little; the log has the rest. The first that fits."""
 
 
 def asgi(target: Fetches, *, limits: HttpLimits | None = None, strip_root_path: bool = False) -> Application:
@@ -80,9 +48,9 @@ def asgi(target: Fetches, *, limits: HttpLimits | None = None, strip_root_path: 
     async def application(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
         match scope["type"]:
             case "http":
-                await Exchange(bounds, _at_root(scope) if strip_root_path else scope, receive, send).serve(target)
+                await Exchange(bounds, asked.at_root(scope) if strip_root_path else scope, receive, send).serve(target)
             case "websocket":
-                await _refuse_socket(scope, receive, send)
+                await Upgrade(bounds, asked.at_root(scope) if strip_root_path else scope, receive, send).serve(target)
             case "lifespan":
                 await _live(receive, send)
 
@@ -106,28 +74,33 @@ class Exchange:
         except Refused as error:
             await self._say(error.status, str(error))
         except Exception as error:
-            known = next((answer for answer in _ANSWERS if isinstance(error, answer[0])), None)
-            if known is None or self._started:
+            known = None if self._started else answers.to(error, self._scope["path"])
+            if known is None:
                 raise
-            _log.warning("%s was answered with %d: %s", self._scope["path"], known[1], error)
             over: Refused | None = (
                 self._inbox.refused
             )  # the tenant may have passed on, in its words, what it was told of the body
-            await self._say(*((over.status, str(over)) if over is not None else known[1:]))
+            await self._say(*((over.status, str(over)) if over is not None else known))
         finally:
             await self._inbox.close()
 
     async def _answer(self, target: Fetches) -> None:
         response = await target.fetch(self._request())
         async with response:
+            if response.web_socket is not None:
+                raise TenantError("Malformed", "fetch() gave a web socket to who asked for none")
             await self._start(response)
             if self._scope["method"] != "HEAD" and response.status not in _NO_BODY:
                 sent = 0
                 async for piece in _in_time(response, self._limits.idle_s):
                     sent += len(piece)
+                    if response.length is not None and sent > response.length:
+                        raise Overrun(f"the response is longer than the {response.length:,} bytes that it has")
                     if self._limits.response_bytes is not None and sent > self._limits.response_bytes:
                         raise Overrun(f"the response is longer than {self._limits.response_bytes:,} bytes")
                     await self._pass_on(piece)
+                if response.length is not None and sent < response.length:
+                    raise Overrun(f"the response ended after {sent:,} bytes of {response.length:,}")
         await self._send({"type": "http.response.body", "body": b""})
 
     async def _pass_on(self, piece: bytes) -> None:
@@ -141,38 +114,14 @@ class Exchange:
     async def _start(self, response: Response) -> None:
         kept = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.headers
                 if name.lower() not in _CONNECTION]  # fmt: skip
-        if response.whole is not None and response.status not in _NO_BODY:
-            kept.append((b"content-length", str(len(response.whole)).encode()))
+        if response.length is not None and response.status not in _NO_BODY:
+            kept.append((b"content-length", str(response.length).encode()))
         self._started = True
         await self._send({"type": "http.response.start", "status": response.status, "headers": kept})
 
     def _request(self) -> Request:
-        scope = self._scope
-        given = self._headers()
-        host = find(given, "host") or ":".join(str(part) for part in scope.get("server") or ("localhost",) if part)
-        if any(sign in host for sign in "/\\@?# \t") or not host.isascii():
-            raise Refused(400, "The Host header is malformed.")
-        raw = scope.get("raw_path") or scope["path"].encode()
-        target = raw.decode("latin-1") + (
-            f"?{scope['query_string'].decode('latin-1')}" if scope["query_string"] else ""
-        )
-        if len(target) > self._limits.url_bytes:
-            raise Refused(414, "The URL is too long.")
-        try:
-            return Request(f"{scope.get('scheme', 'http')}://{host}{target}", method=scope["method"], headers=given,
-                           body=self._body(given))  # fmt: skip
-        except Malformed as error:
-            raise Refused(400, "The request is malformed.") from error
-
-    def _headers(self) -> Pairs:
-        if sum(len(name) + len(value) for name, value in self._scope["headers"]) > self._limits.header_bytes:
-            raise Refused(431, "The headers are too large.")
-        try:
-            return headers(
-                [(name.decode("latin-1"), value.decode("latin-1")) for name, value in self._scope["headers"]]
-            )
-        except Malformed as error:
-            raise Refused(400, "A header is malformed.") from error
+        given = asked.headers_of(self._scope, self._limits)
+        return asked.request(self._scope, given, self._limits, self._body(given))
 
     def _body(self, given: Pairs) -> AsyncIterator[bytes] | None:
         length = find(given, "content-length")
@@ -197,19 +146,6 @@ class Overrun(Exception):
     """An answer that was begun, and cannot be finished."""
 
 
-def _at_root(scope: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """The same request, as an application at the root would get it."""
-    root = scope.get("root_path", "").rstrip("/")
-    kept = [
-        (name, value) for name, value in scope["headers"] if name.lower() != _PREFIX
-    ]  # of which clients know nothing
-    path, raw, prefix = scope["path"], scope.get("raw_path"), quote(root).encode()
-    if path == root or path.startswith(f"{root}/"):  # or it was left out by the server already
-        path = path.removeprefix(root) or "/"
-        raw = raw.removeprefix(prefix) or b"/" if raw is not None and raw.startswith(prefix) else quote(path).encode()
-    return {**scope, "path": path, "raw_path": raw, "headers": [*kept, (_PREFIX, prefix)] if root else kept}
-
-
 async def _in_time(response: Response, seconds: float) -> AsyncIterator[bytes]:
     reading = aiter(response)
     while True:
@@ -218,17 +154,6 @@ async def _in_time(response: Response, seconds: float) -> AsyncIterator[bytes]:
         if piece is None:
             return
         yield piece
-
-
-async def _refuse_socket(scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-    await receive()
-    words = b"This worker has no WebSockets; ask it by HTTP.\n"
-    if "websocket.http.response" in (scope.get("extensions") or {}):
-        known = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(words)).encode())]
-        await send({"type": "websocket.http.response.start", "status": 501, "headers": known})
-        await send({"type": "websocket.http.response.body", "body": words})
-    else:
-        await send({"type": "websocket.close", "code": 1003, "reason": words.decode().strip()})
 
 
 async def _live(receive: Receive, send: Send) -> None:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from .bodies import Body, Sent, Whole, close, opened
 from .headers import TOKEN, UNSENDABLE, Malformed
 from .headers import headers as checked
+from .sockets import SentSocket, WebSocket
 
 _REDIRECTS: Final = ("follow", "manual", "error")
 _NO_URL: Final = re.compile(r"[\x00-\x1f\x7f]")
@@ -112,10 +113,14 @@ class Response(Message):
         status_text: str = "",
         url: str = "",
         redirected: bool = False,
+        web_socket: WebSocket | None = None,
     ) -> None:
         super().__init__(headers, body)
-        if type(status) is not int or not 200 <= status <= 599 or UNSENDABLE.search(status_text):
+        known = 200 <= status <= 599 if type(status) is int and web_socket is None else status == 101 and body is None
+        if not known or UNSENDABLE.search(status_text):
             raise Malformed(f"{status!r:.20} {status_text!r:.80} is no status")
+        self.web_socket = web_socket
+        self._length: int | None = None
         self.status, self.status_text, self.url, self.redirected = status, status_text, url, redirected
         self._held = AsyncExitStack()
 
@@ -128,6 +133,10 @@ class Response(Message):
             "url": self.url,
             "redirected": self.redirected,
         }
+        if self.web_socket is not None:
+            return SentSocket(head, self)
+        if self._length is not None:
+            head["length"] = self._length
         return Sent("Response", head, self._body if self.whole is not None else _Lent(self))
 
     @classmethod
@@ -136,8 +145,22 @@ class Response(Message):
         attributes, body = opened(value, "Response")
         match attributes:
             case {"status": int(status), "status_text": str(text), "headers": list(pairs)}:
-                return cls(body, status, status_text=text, headers=pairs)
+                socket = WebSocket(value.dup()) if attributes.get("web_socket") is True else None  # type: ignore[attr-defined]
+                response = cls(body, status, status_text=text, headers=pairs, web_socket=socket)
+                length = attributes.get("length")
+                response._length = length if type(length) is int and length >= 0 else None
+                return response
         raise Malformed("a response without a status and headers")
+
+    @property
+    def length(self) -> int | None:
+        """How many bytes the body has, None where nobody has said so."""
+        return self._length if self.whole is None else len(self.whole)
+
+    @property
+    def lasts(self) -> bool:
+        """Whether whoever answered is still needed: for its body, or for its web socket."""
+        return self.whole is None or self.web_socket is not None
 
     async def _read(self) -> AsyncIterator[bytes]:
         try:
@@ -156,6 +179,9 @@ class Response(Message):
         """Let go of what is left of it. Harmless when repeated."""
         if self._body is not None and not isinstance(self._body, bytes):
             await close(self._body)
+        if self.web_socket is not None:
+            await self.web_socket.close()
+            self.web_socket.dispose()
         await self._held.aclose()
 
     async def __aenter__(self) -> Self:

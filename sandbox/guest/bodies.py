@@ -32,10 +32,31 @@ class Stream(RpcTarget):
         self._rest = None if isinstance(source, bytes) else source
         self.used = False
 
+    @classmethod
+    def _of(cls, whole: bytes, rest: AsyncIterator[Any]) -> Self:
+        stream = cls(rest)
+        stream._whole = whole
+        return stream
+
     @property
     def short(self) -> bool:
         """Whether it is all here, and little enough to go with the head."""
         return self._rest is None and len(self._whole) <= INLINE
+
+    @property
+    def length(self) -> int | None:
+        """How many bytes it has, if all of it is here."""
+        return len(self._whole) if self._rest is None else None
+
+    def clone(self) -> Stream:
+        """Another one of the same."""
+        if self._rest is None:
+            return Stream(self._whole)
+        from . import tees
+
+        mine, other = tees.tee(Stream._of(self._whole, self._rest))
+        self._whole, self._rest = b"", mine
+        return other
 
     async def next(self) -> dict[str, Any]:
         """The next piece, for the other side."""
@@ -161,17 +182,18 @@ class Bodied(RpcTarget):
         """The attributes of the capability that this becomes."""
         stream = self._open() if self.body is not None else None
         whole = None if stream is None else stream.take() if stream.short else ...
-        return {"workers.class": kind, **head} | ({} if whole is ... else {"body": whole})
+        if whole is not ...:
+            return {"workers.class": kind, **head, "body": whole}
+        length = stream.length if stream is not None else None
+        return {"workers.class": kind, **head} | ({} if length is None else {"length": length})
 
     def _receive(self, attributes: Mapping[str, Any], stub: Stub) -> None:
         whole = attributes["body"] if "body" in attributes else _pieces(stub.dup())
         self.body = None if whole is None else Stream(whole)
 
     def _copied(self, other: Any) -> Any:
-        if not self._open().short:
-            raise TypeError("a body that streams cannot be read twice, so it cannot be cloned")
         if self.body is not None:
-            other.body = Stream(self.body._whole)
+            other.body = self._open().clone()
         return other
 
 

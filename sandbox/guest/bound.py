@@ -155,5 +155,7 @@ _CLASSES: Final[dict[str, Callable[[Stub], Any]]] = {
     "Upload": Upload,
     "Object": lambda stub: Object(stub._attributes, stub),
 }
-_MADE: Final = {"Blob": "blobs", "File": "blobs", "FormData": "forms", "DurableObjectNamespace": "objects"}
+_MADE: Final = {
+    "Blob": "blobs", "File": "blobs", "FormData": "forms", "DurableObjectNamespace": "objects", "Error": "guises",
+}  # fmt: skip
 """Class: the module whose `received` makes one."""

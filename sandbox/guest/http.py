@@ -116,17 +116,21 @@ class FetchResponse(Bodied):
     url = ""
     redirected = False
 
+    web_socket: Any = None
+    """An end of a pair, which whoever is answered speaks on."""
+
     def __init__(
-        self, body: Any = None, status: Any = None, status_text: str = "", headers: Any = None, web_socket: None = None
+        self, body: Any = None, status: Any = None, status_text: str = "", headers: Any = None, web_socket: Any = None
     ) -> None:
-        if web_socket is not None:
-            raise TypeError("there are no web sockets here")
         if isinstance(body, FetchResponse):
             if status is not None or status_text or headers is not None:
                 raise ValueError("Expected no options when constructing Response from a js.Response")
+            web_socket = body.web_socket
             status, status_text, headers, body = body.status, body.status_text, body._headers, body.body
         self.status = 200 if status is None else int(status)
-        if not 200 <= self.status <= 599:
+        if web_socket is not None:
+            self._upgrade(web_socket, body)
+        elif not 200 <= self.status <= 599:
             raise ValueError(f"status {self.status} is not one of 200 to 599")
         self.status_text = str(status_text) or _phrase(self.status)
         if UNSENDABLE.search(self.status_text):
@@ -140,6 +144,22 @@ class FetchResponse(Bodied):
     def headers(self) -> Headers:
         """A copy of the headers."""
         return Headers(self._headers.pairs)
+
+    def _upgrade(self, web_socket: Any, body: Any) -> None:
+        if self.status != 101 or body is not None:
+            raise TypeError("Responses with a WebSocket must have status code 101, and no body.")
+        self.web_socket = web_socket
+
+    @property
+    def webSocket(self) -> Any:  # noqa: N802 - the name of the SDK
+        """See `web_socket`."""
+        return self.web_socket
+
+    async def connect(self, line: Any) -> Any:
+        """Whoever was answered speaks on its web socket. See `sockets`."""
+        if self.web_socket is None:
+            raise TypeError("the response has no web socket")
+        return await self.web_socket.connect(line)
 
     @property
     def ok(self) -> bool:
@@ -166,12 +186,18 @@ class FetchResponse(Bodied):
 
     def rpc_attributes(self) -> Mapping[str, Any]:
         """The head, and a short body."""
+        socket = {} if self.web_socket is None else {"web_socket": True}
         return self._sent("Response", status=self.status, status_text=self.status_text, headers=self._headers.pairs,
-                          url=self.url, redirected=self.redirected)  # fmt: skip
+                          url=self.url, redirected=self.redirected, **socket)  # fmt: skip
 
     @classmethod
     def _received(cls, attributes: Mapping[str, Any], stub: Stub) -> Any:
-        response = cls(None, attributes["status"], attributes["status_text"], attributes["headers"])
+        socket = None
+        if attributes.get("web_socket"):
+            from . import sockets
+
+            socket = sockets.received(stub.dup())
+        response = cls(None, attributes["status"], attributes["status_text"], attributes["headers"], socket)
         response.url, response.redirected = attributes.get("url", ""), attributes.get("redirected", False)
         response._receive(attributes, stub)
         return response

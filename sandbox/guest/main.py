@@ -22,10 +22,10 @@ from typing import Any
 from cloister.ipc import values, zmtp
 from cloister.ipc.connection import Connection
 from cloister.ipc.peer import Peer
-from cloister.ipc.stubs import Stub
 
 from .. import exits
 from . import failure, scope
+from .crossing import dress, lend
 from .output import Output
 from .questions import Questions
 from .values import JsDict
@@ -79,15 +79,6 @@ class GuestPeer(Peer):
         """The host has said something."""
         if self._line is not None:
             self._line.stir()
-
-
-def dress(stub: Stub) -> Any:
-    """What the host sent, as an object of the class that it says it is of."""
-    if "workers.class" not in stub._attributes:
-        return stub
-    from . import http
-
-    return http.dress(stub)
 
 
 class Wire:
@@ -306,6 +297,7 @@ class Stage:
             trace=failure.trace,
             rebuild=failure.rebuild,
             dress=dress,
+            lend=lend,
             on_closed=lambda _: self.loop.stop(),
         )
         peer.exports.grant(Worker(self.output, connection))

@@ -18,6 +18,7 @@ from cloister.ipc.stubs import Stub
 
 from . import entrypoints, scope
 from .handlers import wanted
+from .hibernation import Sockets
 from .storage import Storage
 from .worker import result
 
@@ -92,13 +93,35 @@ class State:
         """End the object: whoever waits for it is told the reason, and the next call finds a new one."""
         raise ObjectAborted(str(reason or "the object was aborted"))
 
-    def getWebSockets(self, *_: Any) -> list[Any]:  # noqa: N802
-        """None: there are no web sockets here."""
-        return []
+    def acceptWebSocket(self, socket: Any, tags: Any = ()) -> None:  # noqa: N802
+        """Have `webSocketMessage(ws, message)` and `webSocketClose(ws, code, reason, wasClean)` called."""
+        self._held.sockets.accept(socket, tags)
 
-    def acceptWebSocket(self, *_: Any) -> None:  # noqa: N802
-        """`NotImplementedError`: there are no web sockets here."""
-        raise NotImplementedError("there are no web sockets here; stream a response instead, as text/event-stream")
+    def getWebSockets(self, tag: str | None = None) -> list[Any]:  # noqa: N802
+        """Those that were accepted and are open, or those of a tag."""
+        return self._held.sockets.tagged(tag)
+
+    def getTags(self, socket: Any) -> list[str]:  # noqa: N802
+        """With what one was accepted."""
+        return self._held.sockets.tags(socket)
+
+    def setWebSocketAutoResponse(self, pair: Any = None) -> None:  # noqa: N802
+        """What is answered to one message without calling the object; nothing without a pair."""
+        self._held.sockets.auto_response = pair
+
+    def getWebSocketAutoResponse(self) -> Any:  # noqa: N802
+        """That pair, None if there is none."""
+        return self._held.sockets.auto_response
+
+    def getWebSocketAutoResponseTimestamp(self, socket: Any) -> Any:  # noqa: N802
+        """When that was last answered on one of them."""
+        return self._held.sockets.answered(socket)
+
+    def setHibernatableWebSocketEventTimeout(self, milliseconds: int | None = None) -> None:  # noqa: N802
+        """The limits of a call hold for each message, whatever this says."""
+
+    def getHibernatableWebSocketEventTimeout(self) -> None:  # noqa: N802
+        """None was set."""
 
 
 class _Held:
@@ -110,6 +133,7 @@ class _Held:
         self.broken: BaseException | None = None
         self.subject: Any = None
         self.storage: Storage | None = None
+        self.sockets = Sockets(self._told)
 
     def block(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
         work = asyncio.ensure_future(result(function))
@@ -125,8 +149,16 @@ class _Held:
     def discard(self, error: BaseException) -> None:
         """The next call finds a new one."""
         self.broken = error
+        self.sockets.close()
         if _here.get(self._key) is self:
             del _here[self._key]
+
+    async def _told(self, method: str, *args: Any) -> None:
+        await self.turn()
+        try:
+            await result(entrypoints.method(self.subject, method), *args)
+        except ObjectAborted as end:
+            self.discard(end)
 
     async def turn(self) -> None:
         """Wait until a call may begin."""

@@ -738,7 +738,7 @@ async def test_an_entrypoint_of_another_tenant_is_a_binding(worker: MakeWorker) 
             async def callback(self):
                 function = lambda n: n + 1
                 called = await self.env.SHOP.apply(function, 41)
-                return [called, await self.env.SHOP.echo(function) is function]
+                return [called, await self.env.SHOP.echo(function) == function]
             async def outcome(self, name):
                 try:
                     return await getattr(self.env.SHOP, name)()

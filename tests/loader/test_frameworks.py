@@ -137,8 +137,6 @@ class Default(WorkerEntrypoint):
         kind, name = request.url.split("/")[3:5]
         protocol = asgi if kind == "a" else wsgi
         return await protocol.fetch(globals()[name.partition("?")[0]], request, self.env, self.ctx)
-    async def socket(self):
-        return await asgi.websocket(about, None)
 
 Other = wsgi.entrypoint(plain)
 """
@@ -249,8 +247,6 @@ async def test_what_an_asgi_application_does_wrong_afterwards_is_logged(
     stub = worker(APPS, env={"LOG": log, "PLAN": ""}, streaming_tails=(lines.append,))
     assert await (await stub.get_entrypoint().fetch("http://a.b/a/raises_later")).text() == "ok"
     await eventually(lambda: any("after the answer" in getattr(line, "text", "") for line in lines))
-    with pytest.raises(TenantError, match="no web sockets"):
-        await stub.get_entrypoint().socket()
 
 
 async def test_a_wsgi_application_is_told_what_is_asked(apps: Any) -> None:

@@ -525,13 +525,34 @@ async def spoken(application: Any, *, takes: bool = True, **about: Any) -> list[
     return said
 
 
-async def test_web_sockets_are_refused_with_a_clear_answer(shop: Any) -> None:
-    """As a response where the server can, and else as a close before the socket was open."""
+async def test_a_long_body_comes_with_its_length(worker: Any) -> None:
+    """If the tenant has all of it; and what it then does not send, or sends beyond, is an error."""
+    source = """
+    from workers import *
+    class Lying(Response):
+        def rpc_attributes(self):
+            return {**super().rpc_attributes(), "length": self.length}
+    class Default(WorkerEntrypoint):
+        async def fetch(self, request):
+            answer = (Lying if "=" in request.url else Response)(b"x" * 300_000)
+            answer.length = int(request.url.partition("=")[2] or 0)
+            return answer
+    """
+    shop = asgi(worker(source).get_entrypoint())
+    said = await spoken(shop)
+    assert (b"content-length", b"300000") in said[0]["headers"]
+    assert sum(len(event["body"]) for event in said[1:]) == 300_000
+    for lie, words in (("299999", "longer than the 299,999"), ("300001", "ended after 300,000")):
+        with pytest.raises(Overrun, match=words):
+            await spoken(shop, query_string=f"a={lie}".encode())
+
+
+async def test_a_web_socket_that_a_tenant_does_not_take_is_answered_as_the_server_can(shop: Any) -> None:
+    """As a response, and else as a close before the socket was open."""
     plain = await spoken(asgi(shop), type="websocket")
-    assert [(event["type"], event["code"]) for event in plain] == [("websocket.close", 1003)]
+    assert [(event["type"], event["code"]) for event in plain] == [("websocket.close", 1008)]
     answered = await spoken(asgi(shop), type="websocket", extensions={"websocket.http.response": {}})
-    assert answered[0]["status"] == 501
-    assert b"no WebSockets" in answered[1]["body"]
+    assert answered[0]["status"] == 200
 
 
 @pytest.fixture

@@ -77,6 +77,12 @@ class Default(WorkerEntrypoint):
             async for piece in request.body:
                 size += len(piece)
             return Response(str(size))
+        if path == "chat":
+            from js import WebSocketPair
+            client, server = WebSocketPair.new().object_values()
+            server.accept()
+            server.addEventListener("message", lambda event: server.send(event.data))
+            return Response(None, status=101, web_socket=client)
         if path == "unread":
             return Response("enough", status=202)
         if path == "echo":
@@ -219,13 +225,16 @@ async def test_a_service_calls_tenants_in_its_own_handlers(host: Host) -> None:
         assert [response.json() for response in found] == [f"Hello n{n}" for n in range(20)]
 
 
-async def test_web_sockets_are_refused_in_words(service: Any) -> None:
-    """By a server that speaks them."""
+async def test_a_web_socket_is_the_tenants_to_take_or_not(service: Any) -> None:
+    """By a server that speaks them, through all middleware."""
     async with served(service) as client:
+        url = f"{str(client.base_url).replace('http', 'ws')}/shops/t-42"
         with pytest.raises(websockets.InvalidStatus) as refused:
-            await websockets.connect(f"{str(client.base_url).replace('http', 'ws')}/shops/t-42/chat")
-        assert refused.value.response.status_code == 501
-        assert refused.value.response.body == b"This worker has no WebSockets; ask it by HTTP.\n"
+            await websockets.connect(f"{url}/unread")
+        assert refused.value.response.body == b"enough"
+        async with websockets.connect(f"{url}/chat") as socket:
+            await socket.send("tea")
+            assert await socket.recv() == "tea"
 
 
 async def test_a_client_without_a_server_does_as_well(host: Host) -> None:

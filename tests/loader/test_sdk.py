@@ -576,3 +576,80 @@ async def test_entrypoints_are_the_classes_that_can_be_seen(worker: Make) -> Non
     for name in ("_private", "ctx", "env"):
         with pytest.raises(Exception, match=r"does not exist|not a public name"):
             await getattr(named, name)()
+
+
+async def test_errors_are_values_too(worker: Make) -> None:
+    """They cross to another worker and come back, of their class where Python has one of that name."""
+    other = worker("""
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        def echo(self, value): return value
+        def about(self, error): return [type(error).__name__, str(error)]
+        def make(self): return {"all": [KeyError("k"), ValueError("v")]}
+    """).get_entrypoint()
+    source = """
+    from js import Error
+    from workers import WorkerEntrypoint
+    class Mine(Exception): ...
+    class Default(WorkerEntrypoint):
+        async def go(self):
+            mine = Mine("m")
+            found = [await self.env.OTHER.about(error) for error in (TypeError("t"), Error.new("e"), mine)]
+            made = (await self.env.OTHER.make())["all"]
+            return [*found, [repr(error) for error in made], await self.env.ECHO(mine) is mine]
+    """
+    assert await worker(source, env={"OTHER": other, "ECHO": lambda value: value}).get_entrypoint().go() == [
+        ["TypeError", "t"], ["RemoteError", "Error: e"], ["RemoteError", "Mine: m"],
+        ["KeyError('k')", "ValueError('v')"], True,
+    ]  # fmt: skip
+
+
+async def test_a_function_that_comes_home_is_awaited_like_any_other(worker: Make) -> None:
+    """Whoever gets one need not know whose it is."""
+    other = worker("""
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        def echo(self, value): return value
+        async def call(self, function, value): return await function(value)
+    """).get_entrypoint()
+    source = """
+    from workers import WorkerEntrypoint
+    def add(n): return n + 1
+    class Default(WorkerEntrypoint):
+        async def go(self):
+            home = await self.env.OTHER.echo(add)
+            with home.dup() as again:
+                found = [await home(1), await again(2), home == add, len({home, add})]
+                return [*found, await self.env.OTHER.call(home, 3), (await self.env.OTHER.echo(home)) == home]
+    """
+    assert await worker(source, env={"OTHER": other}).get_entrypoint().go() == [2, 3, True, 1, 4, True]
+
+
+async def test_a_body_that_streams_can_be_cloned(holds: Any) -> None:
+    """Each is read to its end, in whatever order; and one that nobody reads on is no hindrance."""
+    await holds("""
+        left = []
+        async def pieces():
+            try:
+                for n in range(4):
+                    yield b"%d" % n
+            finally:
+                left.append("over")
+        one = Response(pieces())
+        other = one.clone()
+        first = await anext(one.body)
+        assert await other.text() == "0123"
+        assert first + b"".join([piece async for piece in one.body]) == b"0123"
+        one = Response(pieces())
+        assert await anext(one.body) == b"0" and one.body_used
+        try:
+            one.clone()
+        except OSError as error:
+            assert "already used" in str(error)
+        one = Request("http://a.b", method="POST", body=pieces())
+        other = one.clone()
+        await other.body.aclose()
+        assert await one.text() == "0123"
+        long = Response(b"x" * 700_000)
+        assert [len(await one.bytes()) for one in (long.clone(), long)] == [700_000] * 2
+    """)

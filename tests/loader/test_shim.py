@@ -181,8 +181,8 @@ async def test_the_web_has_its_names(holds: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("WebSocketPair", "no web sockets"), ("caches", "no cache here"), ("eval", "no JavaScript here")],
-)  # fmt: skip
+    [("ReadableStream", "an asynchronous generator"), ("eval", "no JavaScript here")],
+)
 async def test_what_has_no_place_here_says_so(holds: Any, name: str, words: str) -> None:
     """When it is used, and what to use instead. It can be imported, so that the rest of the program runs."""
     await holds(f"""
@@ -241,3 +241,50 @@ async def test_the_names_around_it_are_there(holds: Any) -> None:
     """,
         compatibility_date="2026-04-21",
     )
+
+
+async def test_answers_are_kept_for_a_while(holds: Any) -> None:
+    """By URL, in caches of their own; for as long as their headers say, and those that were not used make room."""
+    await holds("""
+        from js import caches, Response
+        import cloister.sandbox.guest.caches as kept
+        from email.utils import formatdate
+        import time
+        cache = caches.default
+        url = "http://a.b/tea?x"
+        assert await cache.match(url) is None
+        await cache.put(url, Response.new("tea", {"headers": {"cache-control": "s-maxage=60", "etag": '"1"'}}))
+        found = await cache.match(Request(url))
+        assert await found.text() == "tea" and found.headers["cf-cache-status"] == "HIT"
+        assert (await cache.match(Request(url, headers={"if-none-match": 'W/"1"'}))).status == 304
+        assert await (await cache.match(Request(url, method="HEAD"))).text() == ""
+        assert await cache.match(Request(url, method="POST")) is None
+        assert await cache.match(Request(url, method="POST"), ignoreMethod=True)
+        other = await caches.open("other")
+        assert await other.match(url) is None
+        assert await cache.delete(url) and not await cache.delete(url) and await cache.match(url) is None
+        for headers in ({"cache-control": "no-store"}, {"cache-control": "max-age=0"}, {"set-cookie": "a=b"},
+                        {"expires": formatdate(time.time() - 60, usegmt=True)}, {"cache-control": "private"}):
+            await cache.put(url, Response.new("tea", headers=headers))
+            assert await cache.match(url) is None, headers
+        await cache.put(url, Response.new("", status=500))
+        assert await cache.match(url) is None
+        await cache.put(url, Response.new("", headers={"set-cookie": "a=b", "cache-control": "private=Set-Cookie"}))
+        assert "set-cookie" not in (await cache.match(url)).headers
+        for asked, response, words in (
+            (Request(url, method="POST"), Response.new("x"), "non-GET"), (url, Response.new("x", status=206), "206"),
+            (url, Response.new("x", headers={"vary": "*"}), "Vary"),
+            (url, Response.new("x" * (kept.MOST_BYTES + 1)), "all that a cache holds"),
+        ):
+            try:
+                await cache.put(asked, response)
+            except TypeError as error:
+                assert words in str(error)
+            else:
+                raise AssertionError(words)
+        for n in range(5):
+            await cache.put(f"http://a.b/{n}", Response.new("x" * 5_000_000))
+            assert await cache.match("http://a.b/0")
+        there = [n for n in range(5) if await cache.match(f"http://a.b/{n}")]
+        assert there == [0, 3, 4], there
+    """)

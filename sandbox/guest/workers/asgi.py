@@ -1,7 +1,7 @@
 """`workers.asgi`: an ASGI application answers requests: `await asgi.fetch(app, request, self.env, self.ctx)`.
 
 Its lifespan is that of one request, as in Cloudflare's SDK: a worker's object is too. Bodies stream both ways, and
-neither side is read faster than the other takes it.
+neither side is read faster than the other takes it. Web sockets are the business of `workers.websocket`.
 """
 
 from __future__ import annotations
@@ -99,9 +99,11 @@ async def _finish(serving: asyncio.Future[None], lifespan: Lifespan) -> None:
     await lifespan.stop()
 
 
-async def websocket(app: Any, req: Any, env: Any = None) -> Any:
-    """`NotImplementedError`: there are no web sockets here."""
-    raise NotImplementedError("there are no web sockets here; stream a response instead, as text/event-stream")
+async def websocket(app: Any, req: Any, env: Any = None) -> Response:
+    """The application's answer to who asks for a web socket, on which it speaks from then on."""
+    from . import websocket as sockets
+
+    return await sockets.answer(app, request_to_scope(req, env, ws=True), req)
 
 
 class Exchange:

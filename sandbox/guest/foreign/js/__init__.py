@@ -13,12 +13,11 @@ _LATER: Final = {
     " console undefined clearTimeout setTimeout queueMicrotask structuredClone performance",
     "markup": "HTMLRewriter",
     "web": "AbortController Blob File FormData Headers Request Response URL URLSearchParams fetch",
+    "cache": "caches",
+    "sockets": "WebSocket WebSocketPair WebSocketRequestResponsePair",
     "text": "TextDecoder TextEncoder atob btoa crypto decodeURI decodeURIComponent encodeURI encodeURIComponent",
 }
 _ABSENT: Final = {
-    "WebSocket": "there are no web sockets here; use fetch, and responses that stream",
-    "WebSocketPair": "there are no web sockets here; use fetch, and responses that stream",
-    "caches": "there is no cache here; use a key-value binding",
     "ReadableStream": "give Response an asynchronous generator instead",
     "TransformStream": "give Response an asynchronous generator instead",
     "WritableStream": "give Response an asynchronous generator instead",

@@ -58,7 +58,7 @@ class Response(metaclass=_Facade):
     def new(body: Any = None, init: Any = None, **options: Any) -> http.Response:
         """`Response.new("text", status=201)`, or with the options as a map."""
         known = _options(init, options)
-        names = ("status", "status_text", "headers")
+        names = ("status", "status_text", "headers", "web_socket")
         return _Response(_body(body), **{name: known[name] for name in names if name in known})
 
     @staticmethod

@@ -1,0 +1,198 @@
+"""A tenant's web socket at the host's end: what it sends is waited for, and what is sent to it is waited with until it
+has done what it does about it.
+
+A tenant is told what arrives by way of a line that it gave, and it gets one for what it sends; see `sockets` of the
+guest. What comes out of the sandbox is checked here. When the sandbox is gone, so is its line, and the socket ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from typing import Any, Final, NamedTuple, Self
+
+from cloister.ipc import CapabilityError, IpcError, Stub, values
+from cloister.ipc.capabilities import end, spread
+from cloister.ipc.stubs import Channel
+from cloister.sandbox import SandboxError
+
+from .bodies import Sent
+from .headers import UNSENDABLE
+
+MOST_BYTES: Final = 1024 * 1024
+_UNSENDABLE: Final = frozenset({1004, 1005, 1006, 1015})
+_MOST_REASON: Final = 123
+_NORMAL, _PROTOCOL, _TOO_BIG, _RESTART = 1000, 1002, 1009, 1012
+Message = str | bytes
+
+
+class Closed(NamedTuple):
+    """How it ended."""
+
+    code: int
+    reason: str
+
+
+class WebSocket:
+    """`response.web_socket`: `await socket.send("text")`, `async for message in socket`, `await socket.close()`.
+
+    A message of the tenant's with more than `most_bytes` ends it. It is open while its response is.
+    """
+
+    def __init__(self, stub: Stub, most_bytes: int = MOST_BYTES) -> None:
+        self._stub = stub
+        self.most_bytes = most_bytes
+        self._line: asyncio.Future[Stub] | None = None
+        self._arrived: asyncio.Queue[Message] = asyncio.Queue(1)
+        self._over: asyncio.Future[Closed] = asyncio.get_running_loop().create_future()
+
+    @property
+    def closed(self) -> Closed | None:
+        """How it ended, None while it is open."""
+        return self._over.result() if self._over.done() else None
+
+    async def connect(self, line: Any) -> Stub:
+        """Pass it on to whoever is at the end of a line, and not use it here."""
+        return await self._stub.connect(line)  # type: ignore[no-any-return]
+
+    async def open(self) -> Stub:
+        """Have the tenant begin, if it has not. Where its messages go."""
+        if self._line is None:
+            self._line = asyncio.ensure_future(self.connect(_Line(self)))
+        return await asyncio.shield(self._line)
+
+    async def send(self, message: Message) -> None:
+        """A message, until the tenant is done with it. `ConnectionResetError` if it is closed."""
+        if self.closed is not None:
+            raise ConnectionResetError(f"the web socket is closed: {self.closed}")
+        try:
+            await (await self.open()).receive([message])
+        except (IpcError, SandboxError) as error:
+            self.end(_RESTART, "the worker is gone")
+            raise ConnectionResetError(f"the web socket was closed: {error}") from error
+
+    async def close(self, code: int = _NORMAL, reason: str = "") -> None:
+        """Tell the tenant that there is no more. Harmless when repeated."""
+        if not self._over.done() and self._line is not None:
+            self.end(code, reason)
+            try:
+                await (await self.open()).close(code, reason)
+            except (IpcError, SandboxError):
+                return  # it needs not be told
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Message:
+        await self.open()
+        if self._arrived.empty() and not self._over.done():
+            getting = asyncio.ensure_future(self._arrived.get())
+            if await self._unless_over(getting):
+                return getting.result()
+        if self._arrived.empty():
+            raise StopAsyncIteration
+        return self._arrived.get_nowait()
+
+    def end(self, code: int, reason: str) -> None:
+        """It is over, whoever said so."""
+        if not self._over.done():
+            self._over.set_result(Closed(code, reason))
+
+    async def put(self, message: Message) -> None:
+        """Something that the tenant has sent; until there is room for it."""
+        if not await self._unless_over(asyncio.ensure_future(self._arrived.put(message))):
+            raise ConnectionResetError("the web socket is closed")
+
+    async def _unless_over(self, work: asyncio.Future[Any]) -> bool:
+        """Whether something was done before the end."""
+        waits: list[asyncio.Future[Any]] = [work, self._over]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            return work.done()
+        finally:
+            work.cancel()
+
+    def dispose(self) -> None:
+        """Nobody wants it any longer."""
+        self.end(_NORMAL, "")
+        self._stub.dispose()
+        if self._line is not None:
+            self._line.add_done_callback(_dispose)
+
+
+class _Line:
+    """What a tenant tells of what it sends: `receive(messages)` and `close(code, reason)`."""
+
+    uncounted = True
+    """Answering is no subrequest."""
+    attributes: Mapping[str, Any] = {}
+
+    def __init__(self, socket: WebSocket) -> None:
+        self._socket = socket
+        self._holders = 0
+
+    def granted(self) -> None:
+        """One more connection holds it."""
+        self._holders += 1
+
+    def dropped(self) -> None:
+        """One connection holds it no longer."""
+        self._holders -= 1
+        if not self._holders:
+            self._socket.end(_RESTART, "the worker is gone")
+
+    async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
+        """Hear what is said."""
+        arguments, stubs = channel.decode(payload)
+        end(stubs, None)
+        match method, spread(arguments)[0]:
+            case "receive", [list(messages)]:
+                for message in messages:
+                    await self._socket.put(self._checked(message))
+            case "close", [int(code), str(reason)]:
+                allowed = 1000 <= code < 5000 and code not in _UNSENDABLE
+                self._socket.end(code if allowed else _NORMAL, _reason(reason))
+            case _:
+                raise CapabilityError(f"a web socket is not told {method!r:.40}")
+        return values.dumps(None)
+
+    def _checked(self, message: object) -> Message:
+        if not isinstance(message, str | bytes):
+            self._socket.end(_PROTOCOL, "a message is text or bytes")
+            raise CapabilityError(f"a message is text or bytes, not {type(message).__name__}")
+        most = self._socket.most_bytes
+        if len(message) > most or (isinstance(message, str) and len(message.encode("utf-8", "replace")) > most):
+            self._socket.end(_TOO_BIG, f"a message of the worker's has more than {most:,} bytes")
+            raise CapabilityError(f"a message has at most {most:,} bytes")
+        return message.encode("utf-8", "replace").decode() if isinstance(message, str) else message
+
+
+class SentSocket(Sent):
+    """A response with a web socket on its way into another sandbox, which may be connected there or go further."""
+
+    def __init__(self, head: Mapping[str, Any], response: Any) -> None:
+        super().__init__("Response", {**head, "web_socket": True}, None)
+        self._response = response
+
+    async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
+        """Connect it."""
+        if method != "connect":
+            return await super().answer(method, payload, channel)
+        arguments, stubs = channel.decode(payload)
+        try:
+            return channel.encode(await self._response.web_socket.connect(*spread(arguments)[0]))
+        finally:
+            end(stubs, None)
+
+    def dropped(self) -> None:
+        """Nobody over there wants it any longer."""
+        asyncio.get_running_loop().create_task(self._response.aclose())
+
+
+def _reason(reason: str) -> str:
+    return UNSENDABLE.sub("?", reason).encode("utf-8", "replace")[:_MOST_REASON].decode("utf-8", "ignore")
+
+
+def _dispose(line: asyncio.Future[Stub]) -> None:
+    if not line.cancelled() and line.exception() is None:
+        line.result().dispose()

@@ -1,0 +1,3 @@
+"""`caches`."""
+
+from cloister.sandbox.guest.caches import caches as caches

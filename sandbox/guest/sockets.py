@@ -1,0 +1,260 @@
+"""Web sockets: two ends that are joined, of which a program keeps one and answers a request with the other.
+
+What one end sends arrives at the other. An end that went out with a response is no more than a way there: whoever the
+response was for gives a line, which is told what is sent, and gets one for what it says itself. Either side drops its
+line when it is gone, so each hears of the other's end. Kept with the standard library, for those who ask.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Any, Final
+
+from cloister.ipc.capabilities import RpcTarget
+from cloister.ipc.stubs import Stub
+
+from . import failure, scope
+from .blobs import Blob
+from .readers import Piece
+from .values import JsDict
+from .worker import result
+
+_UNSENDABLE: Final = frozenset({1004, 1005, 1006, 1015})
+_AT_ONCE: Final = 64
+"""Messages that one call takes along."""
+_LOST: Final = 1006
+_NO_CODE: Final = 1005
+
+
+class WebSocket:
+    """One end: `send`, `close`, `addEventListener("message", function)`."""
+
+    __module__ = "js"
+    CONNECTING, OPEN, CLOSING, CLOSED = range(4)
+    READY_STATE_CONNECTING, READY_STATE_OPEN, READY_STATE_CLOSING, READY_STATE_CLOSED = range(4)
+    url, protocol, extensions = None, "", ""
+    bufferedAmount = 0  # noqa: N815 - the names of JavaScript
+    binaryType = "arraybuffer"  # noqa: N815
+    onopen = onmessage = onclose = onerror = None
+
+    def __init__(self) -> None:
+        self.readyState = self.OPEN
+        self.other: WebSocket
+        self._hears: Callable[[JsDict], Any] | None = None
+        self._early: list[JsDict] = []
+        self._listeners: dict[str, list[Any]] = {}
+        self._attachment: Any = None
+        self._from: Stub | None = None
+
+    @classmethod
+    def new(cls, *_: Any, **__: Any) -> WebSocket:
+        """`NotImplementedError`: a worker here opens none by an address."""
+        raise NotImplementedError(
+            "a worker in a sandbox answers web sockets, and opens none by an address; a binding's fetch with the header"
+            " `Upgrade: websocket` reaches those of other workers and of durable objects"
+        )
+
+    # What a program does with it
+
+    def accept(self, *_: Any, **__: Any) -> None:
+        """It is this program's to speak on, and what arrives is told to whoever listens."""
+        if self._hears is not None:
+            return
+        if self._from is not None:
+            self.other.lead_to(Outbox(self.other, self._from.connect(Line(self))))
+        self.hear(self._tell)
+
+    def send(self, message: Any) -> None:
+        """Text or bytes to the other end."""
+        if self._hears is None:
+            raise TypeError("You must call accept() on this WebSocket before sending messages.")
+        if self.readyState != self.OPEN:
+            raise TypeError("Can't call WebSocket send() after close().")
+        self.other.arrive(JsDict(type="message", data=_message(message)))
+
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        """No more is sent. Harmless when repeated."""
+        if code is not None and (not 1000 <= code <= 4999 or code in _UNSENDABLE):
+            raise TypeError("Invalid WebSocket close code.")
+        if self.readyState == self.OPEN:
+            self.readyState = self.CLOSING
+            self.other.arrive(_closed(_NO_CODE if code is None else code, reason or ""))
+
+    def addEventListener(self, kind: str, listener: Any, *_: Any, **__: Any) -> None:  # noqa: N802 - JavaScript's names
+        """Have a function called with each `message`, `close` or `error`."""
+        self._listeners.setdefault(kind, []).append(listener)
+
+    def removeEventListener(self, kind: str, listener: Any, *_: Any, **__: Any) -> None:  # noqa: N802
+        """Have it called no longer."""
+        if listener in self._listeners.get(kind, ()):
+            self._listeners[kind].remove(listener)
+
+    def serializeAttachment(self, value: Any) -> None:  # noqa: N802
+        """Keep a value with it."""
+        self._attachment = value
+
+    def deserializeAttachment(self) -> Any:  # noqa: N802
+        """The value that was kept with it."""
+        return self._attachment
+
+    # What arrives
+
+    def hear(self, function: Callable[[JsDict], Any]) -> None:
+        """From here on a function is told what arrives, and what has arrived before."""
+        self._hears = function
+        early, self._early = self._early, []
+        for event in early:
+            self.arrive(event)
+
+    def arrive(self, event: JsDict) -> None:
+        """The other end has said something, in this sandbox."""
+        if self._hears is None:
+            self._early.append(event)
+        else:
+            scope.wait_until(self.take(event))
+
+    async def take(self, event: JsDict) -> None:
+        """Have it heard, to the end of what is done about it."""
+        if self._hears is None:
+            self._early.append(event)
+            return
+        event["target"] = self
+        if event["type"] == "close":
+            if self.readyState == self.CLOSED:
+                return
+            answers = self.readyState == self.OPEN
+            self.readyState = self.CLOSED
+            if answers:
+                self.other.arrive(_closed(event["code"], event["reason"]))
+        await result(self._hears, event)
+
+    async def _tell(self, event: JsDict) -> None:
+        alone = getattr(self, f"on{event['type']}")
+        listeners = [*self._listeners.get(event["type"], ()), *([alone] if alone is not None else [])]
+        await asyncio.gather(*(_told(getattr(one, "handleEvent", one), event) for one in listeners))
+
+    # How it goes out with a response
+
+    def lead_to(self, outbox: Outbox) -> None:
+        """What arrives goes on elsewhere."""
+        self.hear(outbox.put)
+
+    async def connect(self, line: Any) -> Any:
+        """Whoever got it is at the end of a line; another one leads to the end that was kept."""
+        if self._from is not None:
+            return await self._from.connect(line)
+        if self._hears is not None:
+            raise TypeError("Can't return WebSocket in a Response after calling accept().")
+        self.lead_to(Outbox(self, line.dup() if isinstance(line, Stub) else line))
+        return Line(self.other)
+
+
+class Line(RpcTarget):
+    """What the other side tells an end."""
+
+    def __init__(self, end: WebSocket) -> None:
+        self._end = end
+        self.home = False
+        """Whether both ends are in this sandbox, so that nobody elsewhere has to hold it."""
+
+    async def receive(self, messages: list[Any]) -> None:
+        """Messages, in order; until everything is done about them."""
+        await asyncio.gather(*(self._end.take(JsDict(type="message", data=_message(message))) for message in messages))
+
+    async def close(self, code: int, reason: str) -> None:
+        """There are no more."""
+        await self._end.take(_closed(code, reason))
+
+    def rpc_disposed(self) -> None:
+        """Whoever spoke is gone, unless it is here: which is known when what brought it here was read."""
+        scope.loop.call_soon(self._lose)
+
+    def _lose(self) -> None:
+        if not self.home:
+            self._end.arrive(_closed(_LOST, "WebSocket disconnected without sending Close frame."))
+
+
+class Outbox:
+    """What is on its way to the end of a line, in order."""
+
+    def __init__(self, end: WebSocket, line: Any) -> None:
+        self._end, self._line = end, _at_home(line)
+        self._kept: deque[JsDict] = deque()
+        self._going: asyncio.Future[None] | None = None
+        if not isinstance(line, Stub | Line):
+            self._go_on()
+
+    def put(self, event: JsDict) -> None:
+        """One thing more."""
+        self._kept.append(event)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        if self._going is None:
+            self._going = asyncio.ensure_future(self._go())
+            scope.wait_until(self._going)
+
+    async def _go(self) -> None:
+        try:
+            if not isinstance(self._line, Stub | Line):
+                self._line = _at_home(await self._line)
+            while self._kept:
+                if self._kept[0]["type"] == "close":
+                    event = self._kept.popleft()
+                    await self._line.close(event["code"], event["reason"])
+                else:
+                    await self._line.receive([*self._messages()])
+        except Exception:  # nobody is there any longer, which is what the end hears
+            self._end.other.arrive(_closed(_LOST, "the other end is gone"))
+        finally:
+            self._going = None
+
+    def _messages(self) -> Iterator[Any]:
+        for _ in range(_AT_ONCE):
+            if not self._kept or self._kept[0]["type"] == "close":
+                return
+            yield self._kept.popleft()["data"]
+
+
+def pair() -> tuple[WebSocket, WebSocket]:
+    """Two ends that are joined."""
+    one, other = WebSocket(), WebSocket()
+    one.other, other.other = other, one
+    return one, other
+
+
+def received(stub: Stub) -> WebSocket:
+    """That of a response from elsewhere: to be accepted, or passed on as it is."""
+    near, _ = pair()
+    near._from = stub
+    return near
+
+
+async def _told(listener: Callable[[JsDict], Awaitable[Any]], event: JsDict) -> None:
+    try:
+        await result(listener, event)
+    except Exception as error:  # the next message is no worse for it
+        print(failure.trace(error), end="", file=sys.stderr)
+
+
+def _at_home(line: Any) -> Any:
+    if isinstance(line, Line):
+        line.home = True
+    return line
+
+
+def _closed(code: int, reason: str) -> JsDict:
+    return JsDict(type="close", code=code, reason=reason, wasClean=code != _LOST)
+
+
+def _message(message: Any) -> str | Piece:
+    if isinstance(message, str):
+        return message
+    if isinstance(message, bytes | bytearray | memoryview):
+        return Piece(message)
+    if isinstance(message, Blob):
+        return Piece(message._data)
+    raise TypeError(f"a message is text or bytes, not {type(message).__name__}")

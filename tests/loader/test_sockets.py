@@ -1,0 +1,429 @@
+"""Web sockets: a tenant accepts them and its host speaks them, with a client on a real server and without one."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import uvicorn
+import websockets
+
+from cloister.ipc import RpcTarget
+from cloister.loader import Loader, TenantError, WorkerCode, WorkerStub
+from cloister.loader.bindings import DurableObjects, Fetcher
+from cloister.loader.http import HttpLimits, asgi
+from cloister.loader.http.sockets import Closed, WebSocket
+
+Make = Callable[..., WorkerStub]
+Code = Callable[..., WorkerCode]
+UPGRADE = {"headers": {"upgrade": "websocket"}}
+
+ECHO = """
+from workers import Response, WorkerEntrypoint
+from js import WebSocketPair
+from pyodide.ffi import create_proxy
+
+class Default(WorkerEntrypoint):
+    async def fetch(self, request):
+        if request.headers.get("Upgrade") != "websocket":
+            return Response("Expected a WebSocket upgrade", status=426)
+        if request.url.endswith("/no"):
+            return Response("not you", status=403, headers={"x-a": "b"})
+        client, server = WebSocketPair.new().object_values()
+        server.accept()
+
+        async def heard(event):
+            match event.data:
+                case "bye":
+                    server.close(3001, "so long")
+                case "fail":
+                    raise ValueError("no tea")
+                case "long":
+                    server.send("x" * 2_000_000)
+                case "wait":
+                    await self.env.GATE.wait()
+                    server.send("waited")
+                case "open":
+                    await self.env.GATE.open()
+                case other:
+                    server.send(other)
+
+        async def ended(event):
+            await self.env.GATE.told([event.code, event.reason, event.wasClean, server.readyState])
+
+        server.addEventListener("message", create_proxy(heard))
+        server.addEventListener("close", create_proxy(ended))
+        server.send("hello")
+        offered = request.headers.get("sec-websocket-protocol") or ""
+        chosen = {"sec-websocket-protocol": "tea"} if "tea" in offered else {}
+        return Response(None, status=101, headers={**chosen, "x-a": "b"}, web_socket=client)
+"""
+
+
+class Gate(RpcTarget):
+    """What a tenant waits for, and what it has told."""
+
+    def __init__(self) -> None:
+        self._opened = asyncio.Event()
+        self.ends: asyncio.Queue[Any] = asyncio.Queue()
+
+    async def wait(self) -> None:
+        """Until it is open."""
+        await self._opened.wait()
+
+    async def open(self) -> None:
+        """It is."""
+        self._opened.set()
+
+    async def told(self, what: Any) -> None:
+        """How something ended."""
+        await self.ends.put(what)
+
+
+@pytest.fixture
+def gate(runner: asyncio.Runner) -> Gate:
+    """The gate of this test."""
+
+    async def make() -> Gate:
+        return Gate()
+
+    return runner.run(make())
+
+
+@pytest.fixture
+def echo(worker: Make, gate: Gate) -> Any:
+    """A tenant that says everything again."""
+    return worker(ECHO, env={"GATE": gate}).get_entrypoint()
+
+
+def spoken_on(response: Any) -> WebSocket:
+    """Its web socket."""
+    assert isinstance(response.web_socket, WebSocket)
+    return response.web_socket
+
+
+@asynccontextmanager
+async def served(application: Any) -> AsyncIterator[str]:
+    """The URL of a real server for an application."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = uvicorn.Server(uvicorn.Config(application, lifespan="off", log_level="error"))
+        serving = asyncio.ensure_future(server.serve([listening]))
+        try:
+            yield f"ws://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving
+
+
+async def test_a_host_speaks_on_a_tenants_web_socket(echo: Any, gate: Gate) -> None:
+    """Text and bytes, in order, until one of them ends it."""
+    response = await echo.fetch("http://a.b/", **UPGRADE)
+    assert (response.status, response.headers) == (101, (("x-a", "b"),))
+    async with response:
+        talk = spoken_on(response)
+        assert await anext(talk) == "hello"
+        for message in ("tea", b"\x00\xff", "ä" * 300_000, b"x" * 900_000):
+            await talk.send(message)
+            assert await anext(talk) == message
+        await talk.close(4000, "enough")
+        assert await gate.ends.get() == [4000, "enough", True, 3]
+        assert talk.closed == Closed(4000, "enough")
+        with pytest.raises(ConnectionResetError, match="is closed"):
+            await talk.send("more")
+
+
+async def test_a_tenant_ends_it(echo: Any, gate: Gate) -> None:
+    """With a code and a reason; what it had said before is heard."""
+    async with await echo.fetch("http://a.b/", **UPGRADE) as response:
+        await spoken_on(response).send("bye")
+        assert [message async for message in spoken_on(response)] == ["hello"]
+        assert spoken_on(response).closed == Closed(3001, "so long")
+        assert (await gate.ends.get())[0] == 3001
+
+
+async def test_one_message_waits_for_another(echo: Any) -> None:
+    """What is done about one does not hold up those after it."""
+    async with await echo.fetch("http://a.b/", **UPGRADE) as response:
+        talk = spoken_on(response)
+        assert await anext(talk) == "hello"
+        waiting = asyncio.ensure_future(talk.send("wait"))
+        await talk.send("open")
+        await waiting
+        assert await anext(talk) == "waited"
+
+
+async def test_what_a_listener_raises_is_logged_and_the_next_message_heard(
+    worker: Make, gate: Gate, eventually: Any
+) -> None:
+    """As in a browser."""
+    lines: list[Any] = []
+    stub = worker(ECHO, env={"GATE": gate}, streaming_tails=(lines.append,))
+    async with await stub.get_entrypoint().fetch("http://a.b/", **UPGRADE) as response:
+        await spoken_on(response).send("fail")
+        await spoken_on(response).send("still")
+        assert [await anext(spoken_on(response)) for _ in range(2)] == ["hello", "still"]
+    await eventually(lambda: any("ValueError: no tea" in getattr(line, "text", "") for line in lines))
+
+
+async def test_a_message_that_is_too_long_ends_it(echo: Any) -> None:
+    """Whatever the tenant thinks of it."""
+    async with await echo.fetch("http://a.b/", **UPGRADE) as response:
+        await spoken_on(response).send("long")
+        assert [message async for message in spoken_on(response)] == ["hello"]
+        assert (spoken_on(response).closed or Closed(0, "")).code == 1009
+
+
+async def test_it_ends_with_its_sandbox(loader: Loader, echo: Any) -> None:
+    """Which is told to whoever listens; and the sandbox stays while it is open."""
+    async with await echo.fetch("http://a.b/", **UPGRADE) as response:
+        assert await anext(spoken_on(response)) == "hello"
+        assert loader.evict(echo._stub.tenant_id)
+        assert [message async for message in spoken_on(response)] == []
+        assert (spoken_on(response).closed or Closed(0, "")).code == 1012
+
+
+async def test_a_response_that_is_dropped_ends_it(echo: Any, gate: Gate) -> None:
+    """Also if nobody ever spoke on it."""
+    async with await echo.fetch("http://a.b/", **UPGRADE) as response:
+        assert await anext(spoken_on(response)) == "hello"
+    assert (await gate.ends.get())[0] == 1000
+
+
+async def test_a_client_speaks_to_a_tenant(echo: Any, gate: Gate) -> None:
+    """By way of a server that speaks web sockets, with the protocol that was chosen."""
+    async with served(asgi(echo)) as url:
+        async with websockets.connect(url, subprotocols=[websockets.Subprotocol("tea")]) as client:
+            assert (client.subprotocol, client.response and client.response.headers["x-a"]) == ("tea", "b")
+            for number in range(200):
+                await client.send(f"{number}")
+            assert [await client.recv() for _ in range(201)] == ["hello", *(f"{number}" for number in range(200))]
+            await client.send(b"\x00")
+            assert await client.recv() == b"\x00"
+        assert (await gate.ends.get())[:2] == [1000, ""]
+        async with websockets.connect(url) as client:
+            await client.send("bye")
+            assert await client.recv() == "hello"
+            with pytest.raises(websockets.ConnectionClosed) as ended:
+                await client.recv()
+            assert ended.value.rcvd is not None
+            assert (ended.value.rcvd.code, ended.value.rcvd.reason) == (3001, "so long")
+
+
+async def test_a_tenant_says_no(echo: Any) -> None:
+    """In its own words; and by HTTP it is asked as ever."""
+    async with served(asgi(echo)) as url:
+        with pytest.raises(websockets.InvalidStatus) as refused:
+            await websockets.connect(f"{url}/no")
+        assert refused.value.response.status_code == 403
+        assert refused.value.response.body == b"not you"
+        assert refused.value.response.headers["x-a"] == "b"
+    assert (await echo.fetch("http://a.b/")).status == 426
+
+
+async def test_a_clients_message_that_is_too_long_ends_it(echo: Any) -> None:
+    """Before the tenant has it."""
+    async with served(asgi(echo, limits=HttpLimits(message_bytes=1000))) as url, websockets.connect(url) as client:
+        assert await client.recv() == "hello"
+        await client.send("x" * 1001)
+        with pytest.raises(websockets.ConnectionClosed) as ended:
+            await client.recv()
+        assert ended.value.rcvd is not None
+        assert ended.value.rcvd.code == 1009
+
+
+async def test_who_did_not_ask_for_one_gets_none(worker: Make) -> None:
+    """A tenant that answers so to plain HTTP is at fault."""
+    source = """
+    from workers import *
+    from js import WebSocketPair
+    class Default(WorkerEntrypoint):
+        async def fetch(self, request):
+            return Response(None, status=101, web_socket=WebSocketPair.new()[0])
+    """
+    said = await spoken(asgi(worker(source).get_entrypoint()))
+    assert said[0]["status"] == 500
+
+
+async def spoken(application: Any) -> list[Any]:
+    """What an application says to a request."""
+    said: list[Any] = []
+    scope = {"type": "http", "method": "GET", "path": "/", "raw_path": b"/", "query_string": b"", "headers": [],
+             "scheme": "http"}  # fmt: skip
+    events = iter([{"type": "http.request"}])
+
+    async def receive() -> Any:
+        event = next(events, None)
+        return event if event is not None else await asyncio.Event().wait()
+
+    async def send(event: Any) -> None:
+        said.append(event)
+
+    await application(scope, receive, send)
+    return said
+
+
+async def test_misuse_is_answered_in_javascripts_words(worker: Make) -> None:
+    """Before accepting, after the end, and with what is no message; and none is opened by an address."""
+    source = """
+    import js
+    from workers import *
+    def told(way):
+        try:
+            way()
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
+    class Default(WorkerEntrypoint):
+        async def go(self):
+            one, other = js.WebSocketPair.new().object_values()
+            found = [told(lambda: one.send("x"))]
+            one.accept()
+            found += [told(lambda: one.send(1)), told(lambda: one.close(1005)), one.readyState]
+            one.close()
+            one.close()
+            found += [one.readyState, told(lambda: one.send("x"))]
+            found += [told(lambda: Response(None, web_socket=other)), told(lambda: js.WebSocket.new("ws://a.b"))]
+            try:
+                await fetch("http://a.b", headers={"Upgrade": "websocket"})
+            except TypeError as error:
+                found.append(str(error))
+            return found
+    """
+    found = await worker(source, global_outbound=Fetcher(allow=["http://a.b"])).get_entrypoint().go()
+    assert found == [
+        "TypeError: You must call accept() on this WebSocket before sending messages.",
+        "TypeError: a message is text or bytes, not int", "TypeError: Invalid WebSocket close code.", 1, 2,
+        "TypeError: Can't call WebSocket send() after close().",
+        "TypeError: Responses with a WebSocket must have status code 101, and no body.", found[7],
+        "no web socket is opened to the network: a binding's fetch reaches those of workers",
+    ]  # fmt: skip
+    assert found[7].startswith("NotImplementedError: a worker in a sandbox answers web sockets, and opens none by an")
+
+
+ROOM = """
+import json
+from js import WebSocketPair, WebSocketRequestResponsePair, Object
+from pyodide.ffi import to_js
+from workers import DurableObject, Response, WorkerEntrypoint
+
+class Room(DurableObject):
+    def __init__(self, ctx, env):
+        super().__init__(ctx, env)
+        ctx.setWebSocketAutoResponse(WebSocketRequestResponsePair.new("ping", "pong"))
+
+    async def fetch(self, request):
+        client, server = Object.values(WebSocketPair.new())
+        self.ctx.acceptWebSocket(server, to_js([request.url.rpartition("/")[2]]))
+        server.serializeAttachment(to_js({"n": len(self.ctx.getWebSockets())}))
+        return Response(None, status=101, web_socket=client)
+
+    async def webSocketMessage(self, ws, message):
+        count = await self.ctx.storage.get("count") or 0
+        await self.ctx.storage.put("count", count + 1)
+        for one in self.ctx.getWebSockets("tea"):
+            one.send(f"{ws.deserializeAttachment().n}: {message} {count} {self.ctx.getTags(ws)[0]}")
+        if message == "fail":
+            raise ValueError("no tea")
+
+    async def webSocketClose(self, ws, code, reason, wasClean):
+        await self.env.GATE.told([code, reason, wasClean, len(self.ctx.getWebSockets())])
+
+class Default(WorkerEntrypoint):
+    async def fetch(self, request):
+        if not request.url.endswith("/relay"):
+            return await self.env.ROOMS.getByName("a").fetch(request)
+        asked = self.env.ROOMS.getByName("a").fetch("http://a.b/coffee", {"headers": {"Upgrade": "websocket"}})
+        room = (await asked).webSocket
+        room.accept()
+        client, server = WebSocketPair.new().object_values()
+        server.accept()
+        server.addEventListener("message", lambda event: room.send(event.data))
+        server.addEventListener("close", lambda event: room.close(event.code, "relayed"))
+        return Response(None, status=101, web_socket=client)
+"""
+
+
+@pytest.fixture
+def rooms(runner: asyncio.Runner, loader: Loader, code: Code, gate: Gate, tmp_path: Path) -> Iterator[Any]:
+    """A tenant with a room that all who come are in."""
+    tenant_id = f"rooms-{tmp_path.name}"
+    objects = DurableObjects(tmp_path / "objects", lambda tenant: loader.get(tenant, lambda: made))
+    made = code(ROOM, env={"ROOMS": objects.namespace(tenant_id, "Room"), "GATE": gate})
+    runner.run(objects.__aenter__())
+    yield loader.get(tenant_id, lambda: made).get_entrypoint()
+    runner.run(objects.__aexit__())
+
+
+async def test_a_durable_object_is_called_for_each_message(rooms: Any, gate: Gate) -> None:
+    """And knows all that are open, by tags, with what it has kept with each; some answers it has given in advance."""
+    async with (
+        await rooms.fetch("http://a.b/tea", **UPGRADE) as one,
+        await rooms.fetch("http://a.b/tea", **UPGRADE) as two,
+    ):
+        first, second = spoken_on(one), spoken_on(two)
+        await asyncio.gather(first.open(), second.open())
+        await second.send("hi")
+        assert [await anext(first), await anext(second)] == ["2: hi 0 tea"] * 2
+        await first.send("ping")
+        assert await anext(first) == "pong"
+        await first.send("fail")
+        await first.send("on")
+        assert [await anext(second) for _ in range(2)] == ["1: fail 1 tea", "1: on 2 tea"]
+        await first.close(4001, "gone")
+        assert await gate.ends.get() == [4001, "gone", True, 1]
+
+
+async def test_a_worker_speaks_to_a_durable_object_itself(rooms: Any, gate: Gate) -> None:
+    """It accepts what the object answered with, and answers with a socket of its own."""
+    async with await rooms.fetch("http://a.b/tea", **UPGRADE) as listener:
+        await spoken_on(listener).open()
+        async with await rooms.fetch("http://a.b/relay", **UPGRADE) as relay:
+            await spoken_on(relay).send("through")
+            assert await anext(spoken_on(listener)) == "2: through 0 coffee"
+        assert (await gate.ends.get())[:2] == [1000, "relayed"]
+
+
+async def test_an_asgi_application_speaks_on_web_sockets(worker: Make, gate: Gate) -> None:
+    """By the book: connect, accept, messages, disconnect; or a refusal."""
+    source = """
+    import asgi
+    from workers import WorkerEntrypoint
+    async def app(scope, receive, send):
+        if scope["type"] == "lifespan":
+            return
+        about = [scope["type"], scope["scheme"], scope["path"], scope["subprotocols"], (await receive())["type"]]
+        if scope["path"] == "/no":
+            return await send({"type": "websocket.close", "code": 1000})
+        if scope["path"] == "/crash":
+            raise RuntimeError("no tea")
+        await send({"type": "websocket.accept", "subprotocol": "tea"})
+        await send({"type": "websocket.send", "text": repr(about)})
+        while (event := await receive())["type"] == "websocket.receive":
+            if event.get("text") == "end":
+                return
+            await send({"type": "websocket.send", "bytes": event["bytes"]})
+        await scope["env"].GATE.told([event["type"], event["code"]])
+    class Default(WorkerEntrypoint):
+        async def fetch(self, request):
+            return await asgi.websocket(app, request, self.env)
+    """
+    app = worker(source, env={"GATE": gate}).get_entrypoint()
+    offered = {"headers": {"upgrade": "websocket", "sec-websocket-protocol": "tea, coffee"}}
+    async with await app.fetch("https://a.b/x%20y", **offered) as response:
+        assert response.headers == (("sec-websocket-protocol", "tea"),)
+        said = "['websocket', 'wss', '/x y', ['tea', 'coffee'], 'websocket.connect']"
+        assert await anext(spoken_on(response)) == said
+        await spoken_on(response).send(b"1")
+        assert await anext(spoken_on(response)) == b"1"
+    assert await gate.ends.get() == ["websocket.disconnect", 1000]
+    async with await app.fetch("http://a.b/", **UPGRADE) as response:
+        await spoken_on(response).send("end")
+        assert len([message async for message in spoken_on(response)]) == 1
+        assert (spoken_on(response).closed or Closed(0, "")).code == 1000
+    assert (await app.fetch("http://a.b/no", **UPGRADE)).status == 403
+    with pytest.raises(TenantError, match="RuntimeError: no tea"):
+        await app.fetch("http://a.b/crash", **UPGRADE)
