@@ -40,7 +40,8 @@ class Attack(NamedTuple):
     """What is tried and what comes of it, as `told` says it: one of these, where there are namespaces and where not.
 
     `endless` says that it never returns by itself, and is to be ended from outside; `proof` what it takes to succeed
-    where nothing confines it: anybody, root, the right to raise limits ("resource"), or that it holds its proof itself.
+    where nothing confines it: anybody, root, the right to raise limits ("resource"), root in a control group that has
+    real time ("realtime"), or that it holds its proof itself.
     """
 
     theme: str

@@ -261,7 +261,7 @@ def be_more_important(bait: Bait) -> None:
     os.setpriority(os.PRIO_PROCESS, 0, -5)
 
 
-@attack("EPERM", proof="root")
+@attack("EPERM", proof="realtime")
 def be_scheduled_first(bait: Bait) -> None:
     """In real time."""
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
@@ -270,7 +270,7 @@ def be_scheduled_first(bait: Bait) -> None:
 @attack("EPERM")
 def make_another_less_important(bait: Bait) -> None:
     """Its neighbour."""
-    os.setpriority(os.PRIO_PROCESS, bait.victim, 5)
+    os.setpriority(os.PRIO_PROCESS, bait.victim, 19)
 
 
 @attack("EPERM")
