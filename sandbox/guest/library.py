@@ -80,7 +80,7 @@ _SEALING_TRIES: Final = 5  # the kernel waits for a sixth of a second in each
 _LEFT_OUT: Final = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
 _OURS: Final = ("attempts", "blobs", "bodies", "bound", "caches", "children", "conversions", "dependencies",
                 "distributions", "drift", "forms", "guises", "handlers", "headers", "hibernation", "http",
-                "httpx_transports", "legacy", "loopback", "moments", "nesting", "objects", "pretence", "readers",
+                "httpx_transports", "legacy", "loopback", "nesting", "objects", "pretence", "readers",
                 "reading", "revival", "rewriter", "rollback", "selection", "sockets", "storage", "streams", "tees",
                 "transports")  # fmt: skip
 """Modules of the guest's that few tenants need."""

@@ -1,7 +1,8 @@
-"""What few runs ask their steps for: an event, a date; and the time, a number or an id, which are recorded so that a
-replay has them again.
+"""What runs ask their steps for beside `do` and `sleep`: an event, a date; and the time, a number or an id, which are
+recorded so that a replay has them again.
 
-Not imported by the guest itself: it is kept with the standard library, for those who ask.
+Imported before the fork, since most runs that are long wait for something: a guest that did it would take a third of a
+millisecond.
 """
 
 from __future__ import annotations

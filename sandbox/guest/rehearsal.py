@@ -15,13 +15,14 @@ import logging
 import socket
 import sys
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from cloister.ipc import codec, values, zmtp
 from cloister.ipc.messages import Call, Failure, Hello, Message, Result
 
 from ..lockdown import limits
 from . import disguise, failure, importer, main, scope, workers
+from . import moments as moments  # so that each guest has it: most runs that are long wait for something
 from .workers import workflows
 
 _PROGRAM: Final = """
@@ -37,7 +38,10 @@ class TenantWorkflow(WorkflowEntrypoint):
         @step.do("one")
         async def one():
             return 1
-        return [await one(), await step.do("two", lambda: 2), event.payload]
+        found = [await one(), await step.do("two", lambda: 2), event.payload]
+        await step.sleep_until("night", 1000)
+        found.append(await step.do("three", lambda: self.env.KV.get("key")))
+        return [*found, await step.wait_for_event("paid", type="paid", timeout="1 day")]
 """
 _SMALL_PROGRAM: Final = """
 from workers import WorkerEntrypoint, WorkflowEntrypoint
@@ -128,13 +132,14 @@ def _calls(program: str) -> list[Call]:
         ),
         Call(2, 0, "invoke", _encode([None, "greet", ["you"], {}, None])),
         Call(3, 0, "invoke", _encode([None, "fail", [], {}, None])),
-        Call(
-            4,
-            0,
-            "run",
-            _encode(["TenantWorkflow", {"instanceId": "one"}, values.dumps({}), [], _DEFAULTS, _JOURNAL, 1]),
-        ),
+        *(_run(number, _HISTORY[:known]) for number, known in enumerate(_KNOWN, 4)),
     ]
+
+
+def _run(number: int, history: list[Any]) -> Call:
+    about = {"instanceId": "one"}
+    told = ["TenantWorkflow", about, values.dumps({}), history, _DEFAULTS, _JOURNAL, number, {"claims": number}]
+    return Call(number, 0, "run", _encode(told))
 
 
 class _Prompter:
@@ -150,7 +155,7 @@ class _Prompter:
         for frame in self._reader.feed(data)[0]:
             match codec.decode(frame):
                 case Call(number, _, method):
-                    self._say(Result(number, _encode(["done"] if method == "settle" else "value")))
+                    self._say(Result(number, _encode(_ANSWERS.get(method, "value"))))
                 case Hello() | Result() | Failure() if self._calls:
                     self._say(self._calls.pop(0))
                 case Result() | Failure():
@@ -167,6 +172,20 @@ class _Reference:
 
 
 _KV, _JOURNAL = _Reference(1), _Reference(2)
+_EVENT: Final = {"payload": 1, "timestamp": 1000, "type": "paid"}
+_ANSWERS: Final[dict[str, Any]] = {"settle": ["done", None], "wait_for_event": _EVENT, "sleep": None}
+_HISTORY: Final[list[Any]] = [
+    [kind, name, 1, state, 1, value, None, None, None]
+    for kind, name, state, value in (
+        ("do", "one", "done", values.dumps(1)),
+        ("do", "two", "done", values.dumps(2)),
+        ("sleep", "night", "done", None),
+        ("do", "three", "done", values.dumps("value")),
+        ("wait", "paid", "done", values.dumps(_EVENT)),
+    )
+]
+_KNOWN: Final = (0, 2, 4, 5)
+"""How much of its history each of the runs begins with: it is woken from its sleep, by its event, and once more."""
 
 
 def _encode(value: object) -> bytes:

@@ -396,14 +396,14 @@ FOLDERS = {
     "cloister.ipc": "answer capabilities codec connection errors exports failures messages packer peer stubs values"
     " zmtp",
     "cloister.sandbox": "exits guest lockdown zygote",
-    "cloister.sandbox.guest": "crossing disguise entrypoints failure files heap importer library main mappings native"
-    " outcomes output profile questions rehearsal resources scope steps values worker workers",
+    "cloister.sandbox.guest": "crossing disguise entrypoints failure files heap importer library main mappings"
+    " moments native outcomes output profile questions rehearsal resources scope steps values worker workers",
     "cloister.sandbox.guest.workers": "workflows",
     "cloister.sandbox.lockdown": "identity kernel landlock limits namespaces seccomp sequence syscalls",
 }
 """What the guest imports for itself: the modules of each folder."""
 GUEST = sorted(f"{folder}.{name}".strip(".") for folder, names in FOLDERS.items() for name in names.split())
-MOST_LINES = 6750
+MOST_LINES = 6880
 MOST_MODULES = 320
 
 
