@@ -232,7 +232,10 @@ def make_a_queue_of_messages(bait: Bait) -> int:
 @attack("EPERM")
 def make_a_queue_with_a_name(bait: Bait) -> int:
     """For whoever knows that."""
-    return call("mq_open", b"cloister", os.O_CREAT | os.O_RDWR, 0o600, 0)
+    name = f"cloister-{os.getpid()}".encode()  # there may be others, on a machine that several use
+    made = call("mq_open", name, os.O_CREAT | os.O_RDWR, 0o600, 0)
+    call("mq_unlink", name)
+    return made
 
 
 @attack("EPERM")
