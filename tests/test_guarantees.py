@@ -1,0 +1,158 @@
+"""What cloister guarantees, and which tests would fail if it did not: for whoever wants to know what a change may have
+broken, or what a promise rests on. The test here holds that each test which is named exists.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent
+
+GUARANTEES: dict[str, str] = {
+    "what is acknowledged survives the death of any process, and of the machine": """
+        engine/test_calls.py::test_a_host_may_die_at_any_write_or_sync_and_again_in_the_life_after_it
+        engine/test_torn.py::test_a_machine_may_die_at_any_sync_with_something_torn_behind_it
+        engine/test_crash.py::test_what_was_acknowledged_survives_kill_9_at_random_instants
+    """,
+    "a step that was reached runs until it has an outcome": """
+        engine/test_model.py::test_the_engine_does_what_the_model_does
+        engine/test_losses.py::test_a_lost_run_restarts_at_once_and_nobody_notices
+        acceptance/test_eviction.py::test_an_eviction_in_the_middle_of_each_body_changes_nothing
+    """,
+    "an outcome is recorded once, never changes, and its body does not run again": """
+        engine/test_journal.py::test_an_outcome_is_recorded_once
+        engine/test_journal.py::test_nothing_is_recorded_by_a_run_that_is_over
+        engine/test_steps.py::test_a_step_runs_once_however_often_the_run_is_replayed
+        acceptance/test_eviction.py::test_a_run_that_is_left_alone_runs_each_body_once
+    """,
+    "a failure that was recorded is an outcome": """
+        engine/test_steps.py::test_spent_retries_raise_the_last_error_and_a_replay_raises_it_again
+        acceptance/test_steps.py::test_a_failure_that_was_caught_is_remembered
+        acceptance/test_refusals.py::test_what_is_beyond_a_limit_is_beyond_it_again
+    """,
+    "crashes and evictions change no output": """
+        engine/test_losses.py::test_the_outcome_is_the_same_with_any_number_of_losses_and_restarts
+        engine/test_testing.py::test_a_story_ends_the_same_after_a_crash_at_any_commit
+        acceptance/test_replay.py::test_random_programs_end_the_same_with_and_without_evictions
+    """,
+    "retries are the author's: what the host loses costs none": """
+        engine/test_losses.py::test_losses_do_not_use_up_the_retries_of_a_step
+        engine/test_promises.py::attempts_and_losses
+        acceptance/test_eviction.py::test_no_number_of_evictions_of_one_step_ends_an_instance
+    """,
+    "one id is created once": """
+        engine/test_control.py::test_one_id_is_created_once_whoever_races
+        engine/test_control.py::test_a_batch_skips_what_exists_and_leaves_it_out
+        engine/test_promises.py::a_race_for_an_id
+    """,
+    "no event is lost, and none is delivered twice": """
+        engine/test_model.py::test_a_wrong_engine_is_found_out
+        engine/test_waiting.py::test_an_event_sent_before_its_wait_is_kept_for_it
+        engine/test_waiting.py::test_an_event_beats_a_timeout_that_is_not_recorded_yet
+        engine/test_promises.py::an_event_at_the_last_moment
+    """,
+    "events of a type arrive in the order in which they were sent": """
+        engine/test_waiting.py::test_events_arrive_in_order_beyond_ten
+        acceptance/test_steps.py::test_events_are_taken_in_the_order_they_were_sent
+    """,
+    "no timer is early, and none is forgotten": """
+        engine/test_waiting.py::test_a_sleep_ends_at_its_deadline_and_not_before
+        engine/test_waiting.py::test_a_sleep_over_downtime_ends_when_the_engine_is_back
+        engine/test_waiting.py::test_a_clock_set_back_delays_once_and_set_forward_wakes
+        acceptance/test_numbers.py::test_timers_that_are_due_together_all_run_and_none_is_early
+    """,
+    "no instance is lost": """
+        engine/test_promises.py::a_host_that_dies_anywhere
+        engine/test_losses.py::test_a_commit_of_unknown_outcome_leaves_nothing_claimed_by_nobody
+        acceptance/test_survival.py::test_a_host_that_is_killed_again_and_again_loses_nothing
+        acceptance/test_numbers.py::test_what_is_in_flight_when_a_host_dies_ends_and_no_more_of_it_runs_twice
+    """,
+    "a tenant does not learn that another one's names exist": """
+        engine/test_promises.py::another_scope
+        loader/test_tenancy.py::test_another_tenants_id_and_an_unknown_one_are_told_of_in_the_same_words
+        loader/test_tenancy.py::test_one_tenants_events_and_controls_reach_no_other
+    """,
+    "nothing that a sandbox says chooses whose it is": """
+        loader/test_tenancy.py::test_the_metadata_authorises_nothing
+        loader/test_tenancy.py::test_a_tenant_that_spoofs_metadata_still_runs_its_own_code
+        loader/test_capabilities.py::test_a_forged_capability_reaches_nothing
+        ipc/test_fuzz.py::test_a_peer_takes_any_frames_and_ends_once
+    """,
+    "a sandbox reaches nothing that it was not given": """
+        hostile/test_attacks.py::test_it_is_refused
+        hostile/test_attacks.py::test_it_succeeds_where_nothing_confines_it
+    """,
+    "a hostile tenant costs its limits and no more": """
+        engine/test_promises.py::a_hoarder
+        engine/test_promises.py::a_hoarder_by_other_ways
+        loader/test_bad_input.py::test_a_tenant_that_takes_too_much_memory_harms_nobody_else
+    """,
+    "tenants share what there is": """
+        engine/test_promises.py::a_long_queue
+        engine/test_sharing.py::test_who_has_thousands_queued_starves_nobody
+        engine/test_waiting.py::test_a_resumed_instance_goes_before_a_new_one
+        loader/test_pools.py::test_a_greedy_tenant_does_not_hold_up_the_others
+    """,
+    "what kills its process ends, and its neighbours do not": """
+        engine/test_promises.py::a_poison_pill
+        engine/test_losses.py::test_ten_losses_without_progress_end_the_instance
+        acceptance/test_survival.py::test_a_poisonous_tenant_ends_and_its_neighbour_goes_on
+    """,
+    "a run goes on with the code that it began with, or says that other code does not fit": """
+        engine/test_journal.py::test_code_is_pinned_before_whatever_is_recorded_after_it
+        engine/test_steps.py::test_a_replay_that_misses_recorded_steps_is_an_error_not_a_wrong_result
+        acceptance/test_code.py::test_latest_code_that_does_not_fit_is_an_error_and_no_wrong_result
+        acceptance/test_survival.py::test_code_is_pinned_and_new_instances_get_the_new
+    """,
+    "a file has one owner": """
+        engine/test_promises.py::two_hosts
+        engine/test_database.py::test_a_second_engine_on_the_same_file_is_refused_at_once
+        engine/test_database.py::test_a_child_that_others_fork_does_not_keep_the_file_of_its_dead_parent
+        loader/test_operator.py::test_what_a_host_has_is_steered_by_nobody_else
+    """,
+    "what only waits costs a row": """
+        engine/test_waiting.py::test_a_parked_run_leaves_nothing_in_memory
+        engine/test_database.py::test_a_sleeping_instance_takes_at_most_700_bytes_on_disk
+        acceptance/test_survival.py::test_a_sleeping_instance_holds_nothing
+    """,
+    "a host that is told to stop loses nothing and leaves nothing": """
+        engine/test_losses.py::test_closing_the_engine_is_no_loss
+        loader/test_redeploy.py::test_a_run_that_is_drained_goes_on_when_its_host_is_opened_again
+        demo/test_demo.py::test_a_demo_that_is_stopped_tidies_up
+    """,
+    "what cannot be stored is not acknowledged": """
+        engine/test_storage.py::test_a_full_disk_acknowledges_nothing_and_is_got_over
+        engine/test_full.py::test_a_disk_that_is_full_is_borne_and_got_over
+        engine/test_losses.py::test_a_failed_commit_acknowledges_nothing_and_the_run_goes_on_later
+        engine/test_database.py::test_a_newer_database_is_refused_and_left_alone
+        engine/test_storage.py::test_a_damaged_file_is_refused_and_left_alone
+    """,
+    "an end is final": """
+        engine/test_promises.py::a_late_end
+        engine/test_control.py::test_terminate_is_final_and_drops_late_results
+        engine/test_control.py::test_a_finished_instance_takes_no_events_and_no_controls
+    """,
+}
+"""Each with what it rests on: tests, and stories that a test tells of the engine and of those that break them."""
+
+
+@functools.cache
+def functions(file: Path) -> frozenset[str]:
+    """Those at the top of a file."""
+    nodes = ast.parse(file.read_text()).body
+    return frozenset(node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+
+@pytest.mark.parametrize("guarantee", GUARANTEES)
+def test_what_a_guarantee_rests_on_exists(guarantee: str) -> None:
+    """Whoever renames or drops a test of these sees what it was for."""
+    named = GUARANTEES[guarantee].split()
+    assert named
+    for name in named:
+        file, _, function = name.partition("::")
+        assert (TESTS / file).is_file(), f"there is no {file} any longer"
+        assert function in functions(TESTS / file), f"{file} has no {function} any longer"
