@@ -343,3 +343,27 @@ async def test_params_default_to_an_empty_map_and_none_stays_none(open_engine: O
         when = "2027-01-15T08:00:00+00:00"
         assert await (await workflow.create({"id": "a"})).result() == [{}, "a", "w", when]
         assert await (await workflow.create(id="b", params=None)).result() == [None, "b", "w", when]
+
+
+async def test_what_is_sensitive_is_replayed_and_shown_to_nobody(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """A value or a stream is what it was for the program alone. What failed says why: nobody could mend it else."""
+    hidden = {"sensitive": "output", "retries": {"limit": 0, "delay": 0}}
+
+    async def body(event: Any, step: Any) -> Any:
+        secret = await step.do("secret", hidden, lambda: "hunter2")
+        stream = await step.do("stream", hidden, lambda: (piece for piece in (b"hun", b"ter3")))
+        await step.sleep("night", "8 hours")
+        with pytest.raises(ValueError, match="hunter4"):
+            await step.do("fails", hidden, Flaky(1, ValueError("hunter4")))
+        return [secret == "hunter2", await stream.read() == b"hunter3"]
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", workflow_of(body)).create()
+        await clock.advance(9 * 3600)
+        assert await instance.result() == [True, True]
+        for name in ("secret", "stream"):
+            assert await instance.step_result(name) == "[REDACTED]"
+        with pytest.raises(ValueError, match="hunter4"):
+            await instance.step_result("fails")
+        told = [str(event) async for event in instance.subscribe()]
+        assert not [line for line in (*told, str(await instance.status())) if "hunter2" in line or "hunter3" in line]
