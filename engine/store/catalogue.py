@@ -43,7 +43,7 @@ class Catalogue:
         self._connection.close()
 
     @contextmanager
-    def _snapshot(self) -> Iterator[None]:
+    def snapshot(self) -> Iterator[None]:
         """What is read within is all of one moment."""
         self._execute("BEGIN")
         try:
@@ -77,7 +77,7 @@ class Catalogue:
         """For a status: (status, output, error, run, created, started, ended, wake_at, paused_at, expires, undoing,
         undone, labels), and the steps in order.
         """
-        with self._snapshot():
+        with self.snapshot():
             number = self.find(address)
             instance = self._execute(
                 "SELECT status, output, error, run, created, started, ended, wake_at, paused_at, expires, undoing,"
@@ -106,7 +106,7 @@ class Catalogue:
         """What a step came to: the encoded result, the bytes of a stream, or the error. `StepNotFound` if it has come
         to nothing yet.
         """
-        with self._snapshot():
+        with self.snapshot():
             number = self.find(address)
             row = self._execute(
                 "SELECT state, value, size, error, config FROM steps WHERE instance = ? AND kind = ? AND name = ?"
@@ -138,7 +138,7 @@ class Catalogue:
         source, parameters = _candidates(workflow, query)
         tests, more = _tests(workflow, query)
         chunk = SCAN_CHUNK if tests else limit + 1
-        with self._snapshot():
+        with self.snapshot():
             numbers = self._execute(
                 f"SELECT number FROM instances WHERE number IN ({source} LIMIT {chunk}){tests}"
                 " ORDER BY number DESC LIMIT ?",

@@ -26,24 +26,27 @@ def export(path: Path, address: Address) -> dict[str, Any]:
     """
     with reading(path, VERSION) as database:
         catalogue = Catalogue(database.conn, _Unread())
-        number = catalogue.find(address)
-        instance = _row(database, "instances", "number", number)
-        steps = list(database.query("SELECT * FROM steps WHERE instance = ? ORDER BY position", [number]))
-        for step in steps:
-            _readable(step)
-        events = [
-            _event(row["event"])
-            for row in database.query("SELECT event FROM events WHERE instance = ? ORDER BY number", [number])
-        ]
-        history, _ = catalogue.history(number, -1, 2**31)
-        return {
-            "workflow": address.workflow,
-            **instance,
-            "labels": {row["name"]: row["value"] for row in database["labels"].rows_where("instance = ?", [number])},
-            "steps": steps,
-            "events": events,
-            "history": [event.plain(address.id) for event in history],
-        }
+        with catalogue.snapshot():
+            number = catalogue.find(address)
+            instance = _row(database, "instances", "number", number)
+            steps = list(database.query("SELECT * FROM steps WHERE instance = ? ORDER BY position", [number]))
+            for step in steps:
+                _readable(step)
+            events = [
+                _event(row["event"])
+                for row in database.query("SELECT event FROM events WHERE instance = ? ORDER BY number", [number])
+            ]
+            history, _ = catalogue.history(number, -1, 2**31)
+            return {
+                "workflow": address.workflow,
+                **instance,
+                "labels": {
+                    row["name"]: row["value"] for row in database["labels"].rows_where("instance = ?", [number])
+                },
+                "steps": steps,
+                "events": events,
+                "history": [event.plain(address.id) for event in history],
+            }
 
 
 class _Unread:

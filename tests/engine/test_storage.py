@@ -20,6 +20,7 @@ import pytest
 from cloister.engine import DatabaseDamaged, Engine, StorageError, WorkflowEntrypoint, database
 from cloister.engine.records import Address
 from cloister.engine.store import archive
+from cloister.engine.store.catalogue import Catalogue
 from cloister.engine.store.export import export
 
 if TYPE_CHECKING:
@@ -320,3 +321,22 @@ async def test_an_exported_instance_has_everything_but_what_is_sensitive(
     assert (steps["broken"]["error"]["name"], steps["w"]["value"]) == ("ValueError", {"p": 1})
     assert [event["payload"] for event in told["events"]] == ["left over"]
     assert told["history"][-1]["type"] == "workflow_waiting"
+
+
+async def test_an_export_is_of_one_moment(path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever a live host does to the instance meanwhile."""
+    async with Engine(path, clock=clock) as engine:
+        await engine.workflow("w", Steps).create(id="x", params=1, labels={"plan": "pro"})
+        await clock.run_until_idle()
+    find = Catalogue.find
+
+    def gone_at_once(catalogue: Catalogue, address: Address) -> int:
+        number = find(catalogue, address)
+        with contextlib.closing(sqlite3.connect(path)) as host, host:
+            host.execute("DELETE FROM labels")
+            host.execute("DELETE FROM instances")
+        return number
+
+    monkeypatch.setattr(Catalogue, "find", gone_at_once)
+    told = export(path, Address("w", "", "x"))
+    assert (told["id"], told["labels"]) == ("x", {"plan": "pro"})
