@@ -29,13 +29,13 @@ _WIDTH = 160
 async def examine() -> dict[str, Any]:
     """Look at everything, as plain data. `runs` says whether tenants can be run here at all, `why_not` why not."""
     spawner = Spawner(spares=0)
-    why_not, boot, joining = "", {}, [0.0, 0.0]
+    why_not, boot, joining, ranked = "", {}, [0.0, 0.0], False
     try:
         async with spawner:
             sandboxes = [await spawner.take() for _ in range(_SAMPLES)]
             boot = _boot(sandboxes)
             if spawner.layers["cgroups"] == ACTIVE:
-                joining = await asyncio.to_thread(_join, [sandbox.pid for sandbox in sandboxes])
+                joining, ranked = await asyncio.to_thread(_join, [sandbox.pid for sandbox in sandboxes])
     except SandboxError as error:
         why_not = (
             str(error) if not isinstance(error, LayerMissing) else "a layer is missing that nothing can do without"
@@ -55,6 +55,7 @@ async def examine() -> dict[str, Any]:
         "user": os.geteuid(),
         "landlock_abi": _landlock(),
         "cgroups": _cgroups(),
+        "gives_way_by": "control group" if ranked else "nice value",
         "boot_us": boot,
         "layers": [
             {
@@ -102,6 +103,7 @@ def show(found: dict[str, Any], console: Console | None = None) -> None:
     if found["boot_us"]:
         phases = ", ".join(f"{name} {took:,} µs" for name, took in found["boot_us"].items())
         console.print(f"A sandbox from the request on, nobody else at work: {phases}.", highlight=False)
+    console.print(f"Whoever computes gives way to the others by its {found['gives_way_by']}.", highlight=False)
     level_of = f"Level {found['level']}" if found["level"] else "No level"
     console.print(f"{level_of} - {found['level_in_words']}.", highlight=False)
     _show_missing(found, console)
@@ -133,15 +135,17 @@ def _boot(sandboxes: list[Sandbox]) -> dict[str, int]:
     return {name: round(statistics.median(getattr(of, name) for of in phases)) for name in ("fork", "confine", "ready")}
 
 
-def _join(pids: list[int]) -> list[float]:
-    """Microseconds for making a group, and for a process to join one."""
+def _join(pids: list[int]) -> tuple[list[float], bool]:
+    """Microseconds for making a group, and for a process to join one; and whether a group has a rank."""
     groups = Groups()
     took: list[list[float]] = []
+    ranked = False
     try:
         for number, pid in enumerate(pids):
             began = time.perf_counter()
             group = groups.acquire(str(number))
             made = time.perf_counter()
+            ranked = bool(group.share)
             for descriptor in group.entrances():
                 os.write(descriptor, str(pid).encode())
                 os.close(descriptor)
@@ -149,7 +153,7 @@ def _join(pids: list[int]) -> list[float]:
             group.close()
     finally:
         groups.close()
-    return [statistics.median(each) * 1e6 for each in zip(*took, strict=True)]
+    return [statistics.median(each) * 1e6 for each in zip(*took, strict=True)], ranked
 
 
 def _landlock() -> int | None:

@@ -87,6 +87,7 @@ class Ending:
     def reap(self, status: int) -> None:
         """The zygote reports the death. What the process said before it is still read, and then it is over."""
         self.reaped = True
+        self._precedence.stop()  # the next sandbox in its control group is to find it as it was
         self._link.release()  # its last words are to be read
         killed_for_memory = self._group is not None and self._group.has_killed()
         if self._put_down and status == -signal.SIGKILL and not killed_for_memory:

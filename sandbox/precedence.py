@@ -1,7 +1,8 @@
 """Who goes first when there is more to do than cores: a process that computes gives way to those that only answer.
 
 Whoever keeps a core busy for a while loses nothing by waiting a moment longer, and its neighbours' answers would. What
-counts is CPU time as seen from outside. Time, CPU and the way to give way come in as functions.
+counts is CPU time as seen from outside. Whoever gives way and gets next to nothing is let on now and then: there may be
+more to do than cores for hours. Time, CPU and the way to give way come in as functions.
 """
 
 from __future__ import annotations
@@ -9,8 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, Protocol
 
+from .lockdown.shares import Rank
+
 WINDOW: Final = 0.05
 """Seconds that are looked at together: who has used more than half of them gives way."""
+SOON: Final = 0.01
+"""The same, for the first look after a call has begun."""
+_STARVED: Final = 0.1
+"""Part of a window that who gives way is to have of a core at least, or it is let on in the next one."""
 
 
 class CallAt(Protocol):
@@ -21,7 +28,7 @@ class CallAt(Protocol):
 
 
 class Precedence:
-    """That of one process. `busy` says whether a call is going on in it; `give_way` is told each change. `on_look` sees
+    """That of one process. `busy` says whether a call is going on in it; `rank` is told each change. `on_look` sees
     to what else is to be looked at while it is at work. `cpu` counts the time for which it wanted a core, and `spent`
     only that for which it had one."""
 
@@ -32,16 +39,17 @@ class Precedence:
         call_at: CallAt,
         *,
         busy: Callable[[], bool],
-        give_way: Callable[[bool], None],
+        rank: Callable[[Rank], None],
         on_look: Callable[[], None] = lambda: None,
         spent: Callable[[], float] | None = None,
     ) -> None:
-        self._cpu, self._now, self._call_at, self._busy, self._give_way = cpu, now, call_at, busy, give_way
+        self._cpu, self._now, self._call_at, self._busy, self._tell = cpu, now, call_at, busy, rank
         self._on_look = on_look
         self._spent = spent or cpu
         self._since = self._used = self._had = 0.0
+        self._rank = Rank.FIRST
         self._computes = False
-        self._looking = self._gives_way = self._over = False
+        self._looking = self._over = False
 
     @property
     def computes(self) -> bool:
@@ -50,37 +58,38 @@ class Precedence:
 
     def begin(self) -> None:
         """A call begins: whatever was before, it goes first until it is seen to compute."""
-        if self._gives_way:
-            self._decide(False)
+        if self._rank is not Rank.FIRST:
+            self._decide(Rank.FIRST)
         if not self._looking:
-            self._look_later(self._now(), self._cpu())
+            self._look_later(SOON)
 
     def stop(self) -> None:
         """It is to end, or has ended: at its own pace, since a process that gives way takes its time to die as well."""
         self._over = True
-        self._decide(False)
+        self._decide(Rank.FIRST)
 
-    def _look_later(self, now: float, cpu: float) -> None:
+    def _look_later(self, seconds: float) -> None:
         self._looking = True
-        self._since, self._used, self._had = now, cpu, self._spent()
-        self._call_at(self._since + WINDOW, self._look)
+        self._since, self._used, self._had = self._now(), self._cpu(), self._spent()
+        self._call_at(self._since + seconds, self._look)
 
     def _look(self) -> None:
         if not self._over:
             self._on_look()
         if self._over:  # perhaps for what was seen
             return
-        now, cpu = self._now(), self._cpu()
-        half = (now - self._since) / 2
-        computes = cpu - self._used > half
-        self._decide(computes)
-        self._computes = computes and self._spent() - self._had > half
+        passed = self._now() - self._since
+        had = self._spent() - self._had
+        computes = self._cpu() - self._used > passed / 2
+        starved = self._rank is Rank.BEHIND and had < passed * _STARVED
+        self._decide((Rank.LITTLE if starved else Rank.BEHIND) if computes else Rank.FIRST)
+        self._computes = computes and had > passed / 2
         if computes or self._busy():
-            self._look_later(now, cpu)
+            self._look_later(WINDOW)
         else:
             self._looking = False
 
-    def _decide(self, gives_way: bool) -> None:
-        if gives_way is not self._gives_way:
-            self._gives_way = gives_way
-            self._give_way(gives_way)
+    def _decide(self, rank: Rank) -> None:
+        if rank is not self._rank:
+            self._rank = rank
+            self._tell(rank)

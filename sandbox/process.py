@@ -20,6 +20,7 @@ import psutil
 from .errors import SandboxUnavailable
 from .exits import CUT_OFF, NOT_CONFINED, OUT_OF_MEMORY
 from .lockdown import kernel
+from .lockdown.shares import Rank
 
 _PID: Final = re.compile(rb"^Pid:\s*(\d+)$", re.MULTILINE)
 FROM_OUTSIDE: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
@@ -64,10 +65,11 @@ class Process:
             except ProcessLookupError:
                 return
 
-    def give_way(self, gives_way: bool) -> None:
-        """Let everybody else go first, all its threads; or no longer, which only root may undo."""
+    def rank(self, rank: Rank) -> None:
+        """Let everybody else go first, all its threads; or no longer, which only root may undo. For a host that has no
+        control groups for it."""
         if self.alive():  # then its number is its own, and the group it leads is its own too
-            nice = _GIVES_WAY if gives_way else 0
+            nice = 0 if rank is Rank.FIRST else _GIVES_WAY
             with contextlib.suppress(OSError):
                 os.setpriority(os.PRIO_PGRP, self.pid, nice)
             with contextlib.suppress(OSError):  # where each session has its share, the session has to give way too

@@ -106,7 +106,7 @@ class Sandbox:
             loop.time,
             loop.call_at,
             busy=lambda: self._in_flight > 0,
-            give_way=process.give_way,
+            rank=group.rank if group is not None and group.share else process.rank,
             spent=process.cpu_seconds,
             on_look=self._count_threads,
         )

@@ -1,4 +1,5 @@
-"""Control groups: what one sandbox may use of memory and tasks, enforced by the kernel. This is the host's half.
+"""Control groups: what one sandbox may use of memory and tasks, enforced by the kernel, and its rank among those that
+want a core. This is the host's half.
 
 A group is made once for each slot and used again by the next sandbox in it: making one costs a tenth of a millisecond,
 attaching to one a fiftieth. The child attaches itself, through descriptors that it was handed, before it is confined.
@@ -16,13 +17,14 @@ import contextlib
 import itertools
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from ..errors import LayerMissing
-from . import kernel
+from . import kernel, shares
+from .shares import Rank
 
 _PREFIX: Final = "cloister-"
 _ENTRANCE: Final = {1: "tasks", 2: "cgroup.procs"}
@@ -38,10 +40,11 @@ _numbers = itertools.count()  # one process may have several hosts
 
 @dataclass(slots=True)
 class Group:
-    """The group of one slot, in one or, for version 1, in two hierarchies."""
+    """The group of one slot, in one or, for version 1, in two or three hierarchies."""
 
     version: int
-    folders: tuple[str, ...]  # the first is the one that counts memory
+    folders: tuple[str, ...]  # the first is the one that counts memory, the last the one that counts tasks
+    share: str = ""  # the folder in which it has its rank, if it can have one
     _limits: tuple[int, int] = (0, 0)
     _kills: int = 0
     _bell: int | None = None  # rung by the kernel when somebody in the group is short of memory
@@ -55,6 +58,10 @@ class Group:
         if self._limits[1] != tasks:
             Path(self.folders[-1], "pids.max").write_text(str(tasks))
         self._limits = memory_bytes, tasks
+
+    def rank(self, rank: Rank) -> None:
+        """Have it be of this rank; to be asked only where it has a `share`."""
+        shares.give(self.share, self.version, rank)
 
     def watch(self, on_short: Callable[[], None]) -> None:
         """Have somebody hear when all of the memory is used and more is wanted. Where that is not to be had, the kernel
@@ -105,7 +112,7 @@ class Group:
     def _open_all(self) -> tuple[int, ...]:
         opened: list[int] = []
         try:
-            entrances = (f"{folder}/{_ENTRANCE[self.version]}" for folder in self.folders)
+            entrances = (f"{folder}/{_ENTRANCE[self.version]}" for folder in self._all)
             opened.extend(os.open(entrance, os.O_WRONLY | os.O_CLOEXEC) for entrance in entrances)
         except OSError:
             for descriptor in opened:
@@ -116,7 +123,7 @@ class Group:
     def _make_anew(self) -> None:
         """Somebody else has removed it, or a part."""
         self.unwatch()
-        for folder in self.folders:
+        for folder in self._all:
             Path(folder).mkdir(parents=True, exist_ok=True)
         limits, self._limits, self._kills = self._limits, (0, 0), 0
         self.limit(*limits)
@@ -124,9 +131,13 @@ class Group:
     def close(self) -> None:
         """Remove the group. Harmless while a process is still in it: `Groups.close` removes what is left."""
         self.unwatch()
-        for folder in self.folders:
+        for folder in self._all:
             with contextlib.suppress(OSError):
                 os.rmdir(folder)  # noqa: PTH106 - as the other calls here
+
+    @property
+    def _all(self) -> tuple[str, ...]:
+        return self.folders if self.share in ("", *self.folders) else (*self.folders, self.share)
 
     def charged_bytes(self) -> int:
         """What all processes of the group use together, 0 if nobody can say."""
@@ -148,9 +159,11 @@ class Groups:
     """The part of the tree that this host owns. `LayerMissing` says why there is none."""
 
     def __init__(self) -> None:
-        self.version, parents = _parents()
-        name = f"{_PREFIX}{os.getpid()}-{_began(os.getpid())}-{next(_numbers)}"
-        self._roots = tuple(parent / name for parent in parents)
+        places = _places()
+        self.version, parents = _parents(places)
+        self._name = f"{_PREFIX}{os.getpid()}-{_began(os.getpid())}-{next(_numbers)}"
+        self._roots = tuple(parent / self._name for parent in parents)
+        self._beside = places.get("cpu") if self.version == 1 else self._roots[0]
         self._made: list[Group] = []
         try:
             for parent, root in zip(parents, self._roots, strict=True):
@@ -158,6 +171,10 @@ class Groups:
                 root.mkdir()
             if self.version == 2:
                 (self._roots[0] / "cgroup.subtree_control").write_text("+memory +pids")
+                with contextlib.suppress(OSError):
+                    (self._roots[0] / "cgroup.subtree_control").write_text("+cpu")
+            elif self._beside is not None:
+                _sweep(self._beside)
             self.acquire("probe").close()
         except OSError as error:
             self.close()
@@ -170,13 +187,29 @@ class Groups:
         folders = tuple(root / name for root in self._roots)
         for folder in folders:
             folder.mkdir(exist_ok=True)
-        self._made.append(Group(self.version, tuple(map(str, folders))))
+        self._made.append(Group(self.version, tuple(map(str, folders)), self._share(name)))
         return self._made[-1]
+
+    def _share(self, name: str) -> str:
+        """The folder of its rank, and nothing once it was found that there is none to be had."""
+        if self._beside is None:
+            return ""
+        folder = self._beside / (name if self.version == 2 else f"{self._name}-{name}")
+        with contextlib.suppress(OSError):
+            folder.mkdir(exist_ok=True)
+            if shares.known(folder):
+                return str(folder)
+            if self.version == 1:
+                folder.rmdir()
+        self._beside = None
+        return ""
 
     def close(self) -> bool:
         """Remove what is empty by now. Whether that is all; a group whose last process is still dying is not empty."""
         for group in self._made:
             group.unwatch()
+            with contextlib.suppress(OSError):
+                os.rmdir(group.share)  # noqa: PTH106 - as the other calls here
         for root in self._roots:
             for folder in (*root.glob("*/"), root):
                 with contextlib.suppress(OSError):
@@ -184,12 +217,8 @@ class Groups:
         return not any(root.exists() for root in self._roots)
 
 
-def _parents() -> tuple[int, tuple[Path, ...]]:
-    """The version in use, and our own group in each hierarchy that is needed: memory first, tasks last."""
-    own: dict[str, str] = {}
-    for line in Path("/proc/self/cgroup").read_text().splitlines():
-        _, controllers, path = line.split(":", 2)
-        own.update(dict.fromkeys(controllers.split(","), path))
+def _places() -> dict[str, Path]:
+    """Our own group in each hierarchy, by its controllers, and that of version 2 under no name."""
     mounts: dict[str, Path] = {}
     for line in Path("/proc/self/mounts").read_text().splitlines():
         _, place, kind, options, *_ = line.split()
@@ -197,10 +226,21 @@ def _parents() -> tuple[int, tuple[Path, ...]]:
             mounts[""] = Path(place)
         elif kind == "cgroup":
             mounts.update(dict.fromkeys(options.split(","), Path(place)))
-    if {"memory", "pids"} <= own.keys() & mounts.keys():
-        return 1, tuple(mounts[name] / own[name].lstrip("/") for name in ("memory", "pids"))
-    if "" in own and "" in mounts:
-        group = mounts[""] / own[""].lstrip("/")
+    places: dict[str, Path] = {}
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, controllers, path = line.split(":", 2)
+        for name in controllers.split(","):
+            if name in mounts:
+                places[name] = mounts[name] / path.lstrip("/")
+    return places
+
+
+def _parents(places: Mapping[str, Path]) -> tuple[int, tuple[Path, ...]]:
+    """The version in use, and our own group in each hierarchy that is needed: memory first, tasks last."""
+    if {"memory", "pids"} <= places.keys():
+        return 1, (places["memory"], places["pids"])
+    if "" in places:
+        group = places[""]
         with contextlib.suppress(OSError):
             if {"memory", "pids"} <= set((group / "cgroup.subtree_control").read_text().split()):
                 return 2, (group,)

@@ -1,4 +1,4 @@
-"""The bell that the kernel rings for a group that is short of memory: who hears of it, and that nothing is left."""
+"""Control groups: the bell that the kernel rings for one that is short of memory, the ways in, and ranks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import Any
 
 import pytest
 
-from cloister.sandbox.lockdown.cgroups import Group
+from cloister.sandbox.lockdown import cgroups
+from cloister.sandbox.lockdown.cgroups import Group, Groups
+from cloister.sandbox.lockdown.shares import Rank
 
 
 @pytest.fixture
@@ -79,6 +81,71 @@ def test_a_child_joins_as_a_thread_where_it_can(version: int, entrance: str, tmp
     finally:
         for each in opened:
             os.close(each)
+
+
+@pytest.mark.parametrize(
+    ("version", "weight", "most", "little"), [(1, "shares", "1024", "102"), (2, "weight", "100", "10")]
+)
+def test_a_group_has_a_rank(version: int, weight: str, most: str, little: str, tmp_path: Path) -> None:
+    """As each version writes it; the weight of an idle one is not touched, which the kernel would refuse."""
+    for name in ("cpu.idle", f"cpu.{weight}"):
+        (tmp_path / name).touch()
+    group = Group(version, (), str(tmp_path))
+
+    def written() -> tuple[str, str]:
+        return (tmp_path / "cpu.idle").read_text(), (tmp_path / f"cpu.{weight}").read_text()
+
+    group.rank(Rank.LITTLE)
+    assert written() == ("0", little)
+    group.rank(Rank.FIRST)
+    assert written()[0] == "0"
+    assert written()[1].startswith(most)
+    before = written()[1]
+    group.rank(Rank.BEHIND)
+    assert written() == ("1", before)
+
+
+def test_a_group_that_is_gone_has_no_rank_and_nobody_minds(tmp_path: Path) -> None:
+    """Somebody else may have removed it."""
+    for rank in Rank:
+        Group(1, (), str(tmp_path / "gone")).rank(rank)
+
+
+@pytest.fixture
+def tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Groups of version 1, as far as folders can stand for them."""
+    for controller in ("memory", "pids", "cpu"):
+        (tmp_path / controller).mkdir()
+    monkeypatch.setattr(cgroups, "_places", lambda: {name.name: name for name in tmp_path.iterdir()})
+    monkeypatch.setattr(Group, "_open_all", lambda _: ())
+    return tmp_path
+
+
+def test_ranked_groups_lie_beside_the_hosts_own(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not in one that holds them all, whose rank would be what counts; and they are removed with the rest."""
+    monkeypatch.setattr("cloister.sandbox.lockdown.shares.known", lambda _: True)
+    groups = Groups()
+    share = Path(groups.acquire("7").share)
+    assert share.parent == tree / "cpu"
+    assert share.name.startswith("cloister-")
+    assert share.is_dir()
+    assert groups.close()
+    assert [list((tree / name).iterdir()) for name in ("cpu", "memory", "pids")] == [[], [], []]
+
+
+def test_where_the_kernel_knows_no_rank_there_is_no_group_for_it(tree: Path) -> None:
+    """Such as before 5.15; memory and threads are bounded all the same."""
+    groups = Groups()
+    assert groups.acquire("7").share == ""
+    assert list((tree / "cpu").iterdir()) == []
+    assert groups.close()
+
+
+def test_what_a_host_that_is_gone_has_left_is_removed(tree: Path) -> None:
+    """Of ranks, too."""
+    (tree / "cpu" / "cloister-999999999-1-0-7").mkdir()
+    Groups().close()
+    assert list((tree / "cpu").iterdir()) == []
 
 
 def _descriptors() -> int:

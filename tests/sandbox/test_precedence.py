@@ -1,18 +1,21 @@
-"""A process that computes gives way, for as long as it does and no longer."""
+"""A process that computes gives way, for as long as it does and no longer, and not to the point of getting nothing."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloister.sandbox.precedence import WINDOW, Precedence
+from cloister.sandbox.lockdown.shares import Rank
+from cloister.sandbox.precedence import SOON, WINDOW, Precedence
 
 Until = Callable[[Callable[[], object]], Any]
+FIRST, BEHIND, LITTLE = Rank.FIRST, Rank.BEHIND, Rank.LITTLE
 
 
 class Machine:
@@ -21,14 +24,14 @@ class Machine:
     def __init__(self) -> None:
         self.now = self.cpu = self.spent = 0.0
         self.calls = 0
-        self.told: list[bool] = []
+        self.told: list[Rank] = []
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.precedence = Precedence(
             lambda: self.cpu,
             lambda: self.now,
             lambda when, what: self.timers.append((when, what)),
             busy=lambda: self.calls > 0,
-            give_way=self.told.append,
+            rank=self.told.append,
             spent=lambda: self.spent,
         )
 
@@ -36,11 +39,13 @@ class Machine:
         self.calls += 1
         self.precedence.begin()
 
-    def pass_time(self, windows: int, *, busy: float, had: float = 1.0) -> None:
-        for _ in range(windows):
-            self.now += WINDOW
-            self.cpu += WINDOW * busy
-            self.spent += WINDOW * busy * had
+    def pass_time(self, windows: float, *, busy: float, had: float = 1.0) -> None:
+        while windows > 0:
+            passed = WINDOW * min(windows, 1)
+            windows -= 1
+            self.now += passed
+            self.cpu += passed * busy
+            self.spent += passed * busy * had
             due = [timer for timer in self.timers if timer[0] <= self.now]
             self.timers = [timer for timer in self.timers if timer[0] > self.now]
             for _, what in due:
@@ -62,7 +67,7 @@ def test_who_only_wants_a_core_is_not_said_to_have_one() -> None:
     machine = Machine()
     machine.call()
     machine.pass_time(4, busy=1.0, had=0.2)
-    assert (machine.told, machine.precedence.computes) == ([True], False)
+    assert (machine.told, machine.precedence.computes) == ([BEHIND], False)
     machine.pass_time(4, busy=1.0)
     assert machine.precedence.computes
     machine.calls = 0
@@ -75,10 +80,10 @@ def test_who_is_to_end_gives_way_to_nobody() -> None:
     machine = Machine()
     machine.call()
     machine.pass_time(4, busy=1.0)
-    assert machine.told == [True]
+    assert machine.told == [BEHIND]
     machine.precedence.stop()
     machine.pass_time(4, busy=1.0)
-    assert (machine.told, machine.timers) == ([True, False], [])
+    assert (machine.told, machine.timers) == ([BEHIND, FIRST], [])
 
 
 def test_who_computes_gives_way_once_and_until_it_rests() -> None:
@@ -87,9 +92,9 @@ def test_who_computes_gives_way_once_and_until_it_rests() -> None:
         machine = Machine()
         machine.call()
         machine.pass_time(10, busy=busy)
-        assert machine.told == [True]
+        assert machine.told == [BEHIND]
         machine.pass_time(1, busy=0.0)
-        assert machine.told == [True, False]
+        assert machine.told == [BEHIND, FIRST]
 
 
 def test_a_new_call_goes_first_again() -> None:
@@ -98,9 +103,9 @@ def test_a_new_call_goes_first_again() -> None:
     machine.call()
     machine.pass_time(1, busy=1.0)
     machine.call()
-    assert machine.told == [True, False]
+    assert machine.told == [BEHIND, FIRST]
     machine.pass_time(2, busy=1.0)
-    assert machine.told == [True, False, True]
+    assert machine.told == [BEHIND, FIRST, BEHIND]
     assert len(machine.timers) == 1
 
 
@@ -110,9 +115,9 @@ def test_what_computes_after_its_answer_gives_way_too() -> None:
     machine.call()
     machine.calls = 0
     machine.pass_time(10, busy=1.0)
-    assert machine.told == [True]
+    assert machine.told == [BEHIND]
     machine.pass_time(1, busy=0.0)
-    assert (machine.told, machine.timers) == ([True, False], [])
+    assert (machine.told, machine.timers) == ([BEHIND, FIRST], [])
 
 
 def test_nothing_is_done_when_the_process_is_gone() -> None:
@@ -133,19 +138,87 @@ def test_what_is_seen_at_a_look_may_be_its_end() -> None:
     assert (machine.told, machine.timers) == ([], [])
 
 
+def test_who_computes_is_seen_soon() -> None:
+    """The first look is not a whole window away: of a tenant that was never seen, nothing else is known."""
+    machine = Machine()
+    machine.call()
+    machine.pass_time(SOON / WINDOW, busy=1.0)
+    assert machine.told == [BEHIND]
+
+
+def test_who_gives_way_and_gets_nothing_is_let_on_now_and_then() -> None:
+    """Every other window: a machine may have more to do than cores for hours, and its call is to end one day."""
+    machine = Machine()
+    machine.call()
+    machine.pass_time(5, busy=1.0, had=0.0)
+    assert machine.told == [BEHIND, LITTLE, BEHIND, LITTLE, BEHIND]
+    machine.pass_time(1, busy=0.0)
+    assert machine.told[-1] is FIRST
+
+
+def test_who_gives_way_and_gets_a_part_goes_on_giving_way() -> None:
+    """A tenth of a core is enough."""
+    machine = Machine()
+    machine.call()
+    machine.pass_time(5, busy=1.0, had=0.11)
+    assert machine.told == [BEHIND]
+
+
+SPIN = """
+import threading
+def spin():
+    while not over: pass
+over = []
+def main():
+    threading.Thread(target=spin).start()
+    spin()
+"""
+
+
+def is_idle(group: Any) -> bool:
+    """Whether the kernel has it that way."""
+    return Path(group.share, "cpu.idle").read_text() == "1\n"
+
+
+async def test_a_sandbox_that_spins_gets_what_nobody_else_wants(tenant: Any, until: Until) -> None:
+    """All its threads, until it is called again."""
+    group = tenant.sandbox._group
+    if group is None or not group.share:
+        pytest.skip("no control group of this machine can be put behind the others")
+    assert not is_idle(group)
+    spinning = asyncio.ensure_future(tenant.do(SPIN))
+    await until(lambda: is_idle(group))
+    tenant.sandbox._precedence.begin()
+    assert not is_idle(group)
+    spinning.cancel()
+    await tenant.sandbox.close("enough")
+
+
+async def test_the_next_sandbox_of_a_slot_is_behind_nobody(tenant: Any, until: Until) -> None:
+    """Its control group is as new as soon as the slot is free, whatever the last one died of."""
+    group = tenant.sandbox._group
+    if group is None or not group.share:
+        pytest.skip("no control group of this machine can be put behind the others")
+    group.rank(BEHIND)
+    tenant.sandbox._precedence._rank = BEHIND
+    free: list[bool] = []
+    give_back = tenant.sandbox.ended
+
+    def ended(*what: Any) -> None:
+        give_back(*what)
+        free.append(not is_idle(group))
+
+    tenant.sandbox.ended = ended
+    signal.pidfd_send_signal(tenant.sandbox._process._pidfd, signal.SIGKILL)
+    await until(lambda: free)
+    assert free == [True]
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may undo it")
-async def test_a_sandbox_that_spins_gives_way_with_all_its_threads(tenant: Any, until: Until) -> None:
-    """To every process that does not, until it is called again."""
-    source = """
-    import threading
-    def spin():
-        while not over: pass
-    over = []
-    def main():
-        threading.Thread(target=spin).start()
-        spin()
-    """
-    spinning = asyncio.ensure_future(tenant.do(source))
+async def test_where_no_group_can_be_put_behind_a_nice_value_says_it(tenant: Any, until: Until) -> None:
+    """Of all its threads, and of its session where the kernel gives each session its share."""
+    tenant.sandbox._precedence._tell = tenant.sandbox._process.rank
+    spinning = asyncio.ensure_future(tenant.do(SPIN))
 
     def priorities() -> list[int]:
         threads = Path(f"/proc/{tenant.sandbox.pid}/task").iterdir()
@@ -169,7 +242,7 @@ def test_who_would_compute_if_it_could_gives_way_too() -> None:
     machine = Machine()
     machine.call()
     machine.pass_time(3, busy=0.25 + 0.6)  # what it had, and what it waited for
-    assert machine.told == [True]
+    assert machine.told == [BEHIND]
 
 
 async def test_waiting_for_a_core_is_seen(tenant: Any, until: Until) -> None:
@@ -186,11 +259,11 @@ async def test_nothing_is_done_to_a_process_that_has_ended(tenant: Any, monkeypa
     told: list[object] = []
     monkeypatch.setattr("os.setpriority", lambda *what: told.append(what))
     process = tenant.sandbox._process
-    process.give_way(True)
+    process.rank(BEHIND)
     assert len(told) == 1
     process.kill()
     await tenant.sandbox.close("enough")
-    process.give_way(True)
+    process.rank(BEHIND)
     assert len(told) == 1
 
 
