@@ -226,8 +226,7 @@ async def a_poison_pill(path: Path, clock: VirtualClock) -> None:
         poison, neighbour = await workflow.create(params="poison"), await workflow.create(params="")
         await clock.advance(600)
         assert await neighbour.result() is None
-        with pytest.raises(InstanceFailed, match="CrashLoop"):
-            await poison.result(timeout=0)
+        assert ((await poison.status())["error"] or {}).get("name") == "CrashLoop"
 
 
 async def a_long_queue(path: Path, clock: VirtualClock) -> None:
@@ -427,7 +426,7 @@ async def test_an_engine_that_breaks_it_is_found_out(
     story, patch = WRONG[wrong]
     patch(monkeypatch)
     try:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             await story(path, clock)
     except (TypeError, AttributeError, NameError):  # it is not the engine that is wrong, but what makes it so
         raise
