@@ -47,7 +47,8 @@ class Peer:
     neither that nor causes are told. `trusted` says whether what arrives is read without checking it first, and
     `on_read` hears how many elements each value had that was checked; `hook` is applied to each map that is read,
     and `dress` to each object that came or came back, which may be given to the reader as something else; what is sent
-    may be too, by `lend`.
+    may be too, by `lend`. `hold` says whether the arguments of calls may take so many bytes more, and so many in all,
+    and hears when they take less.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Peer:
         on_read: Callable[[int], None] = lambda _: None,
         on_cancel: Callable[[int, bool], None] = lambda _call, _late: None,
         on_closed: Callable[[Exception], None] = lambda _: None,
+        hold: Callable[[int, int], bool] = lambda _more, held: held <= MAX_HELD,
     ) -> None:
         self.connection = connection
         self.exports = Exports()
@@ -81,7 +83,7 @@ class Peer:
         """What makes an exception of what was raised over there."""
         self._on_hello, self._on_note, self._on_closed = on_hello, on_note, on_closed
         self._on_call, self._on_cancel, self._on_read = on_call, on_cancel, on_read
-        self._held = 0
+        self._held, self._hold = 0, hold
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, Answer] = {}
         self._answering: dict[int, asyncio.Task[None]] = {}
@@ -284,9 +286,9 @@ class Peer:
         answer: Result | Failure
         self._held += len(call.payload)
         try:
-            if self._held > MAX_HELD:
+            if not self._hold(len(call.payload), self._held):
                 self._discard(call.payload)
-                raise TooManyCalls(f"calls that wait for an answer hold more than {MAX_HELD >> 20} MiB of arguments")
+                raise TooManyCalls("calls that wait for an answer hold too many bytes of arguments already")
             answer = Result(call.call, await self.forward(call.target, call.method, call.payload))
         except BaseException as error:  # whatever is raised is the answer
             if isinstance(error, self._fatal):
@@ -296,6 +298,7 @@ class Peer:
             answer = Failure(call.call, failures.tell(error, self._trace))
         finally:
             self._held -= len(call.payload)
+            self._hold(-len(call.payload), self._held)
             self._answering.pop(call.call, None)
         if self._closed is None:
             try:

@@ -108,7 +108,9 @@ class Brood:
                 os.close(entrance)
         try:
             alone = self.nursery.layers.get("processes") == ACTIVE
-            sandbox = Sandbox(slot, Process(pidfd), connect(), group, self.nursery.address_space, alone=alone)
+            sandbox = Sandbox(
+                slot, Process(pidfd), connect(), group, self.nursery.address_space, self._wires.arguments, alone=alone
+            )
         except BaseException:
             self._abandoned.add(slot)
             discard(pidfd)

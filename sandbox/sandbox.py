@@ -24,6 +24,7 @@ from cloister.ipc import (
     codec,
     values,
 )
+from cloister.ipc.arguments import Arguments
 from cloister.ipc.connection import MAX_CALLS
 from cloister.ipc.link import Link
 from cloister.ipc.messages import Note
@@ -76,7 +77,15 @@ class Sandbox:
     """A confined process. Made by `Spawner.take`, never constructed by users of this package."""
 
     def __init__(
-        self, number: int, process: Process, link: Link, group: Group | None, address_space: int, *, alone: bool = False
+        self,
+        number: int,
+        process: Process,
+        link: Link,
+        group: Group | None,
+        address_space: int,
+        arguments: Arguments,
+        *,
+        alone: bool = False,
     ) -> None:
         loop = asyncio.get_running_loop()
         self.number = number
@@ -137,6 +146,7 @@ class Sandbox:
             explain=self._explain,
             intake=self._intake,
             unread=link.unread,
+            hold=arguments.hold,
         )
         self._peer.on_streams_over = lambda: self.on_background()
         link.on_bytes = self._intake.arrived

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
+from cloister.ipc.arguments import Arguments
 from cloister.ipc.link import Link, Transport
 
 from .errors import SandboxUnavailable
@@ -41,6 +42,8 @@ class Wires:
     def __init__(self, make: Callable[[], Transport]) -> None:
         self.folder, self._lock = _private_folder()
         self._transport = make()
+        self.arguments = Arguments()
+        """What the calls of all sandboxes at their ends hold."""
 
     @contextlib.contextmanager
     def lay(self) -> Iterator[Wire]:

@@ -1,0 +1,78 @@
+"""What waiting calls hold of arguments: bounded in all, at the cost of who holds much."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import pytest
+
+from cloister.ipc import TooManyCalls, values
+from cloister.ipc.arguments import Arguments
+from cloister.ipc.peer import MAX_HELD
+from cloister.ipc.unread import MUCH
+
+OpenPair = Callable[..., Any]
+Until = Callable[[Callable[[], object]], Any]
+
+
+def test_one_guest_may_hold_so_much() -> None:
+    """However little the others hold."""
+    arguments = Arguments(most=10 * MAX_HELD)
+    assert arguments.hold(MAX_HELD, MAX_HELD)
+    assert not arguments.hold(1, MAX_HELD + 1)
+
+
+def test_where_all_hold_too_much_who_holds_little_is_served() -> None:
+    """And who holds much is not, until some of it all was let go of, whoever did that."""
+    arguments = Arguments(most=4 * MUCH)
+    assert arguments.hold(3 * MUCH, 3 * MUCH)
+    assert not arguments.hold(2 * MUCH, 2 * MUCH)
+    assert arguments.hold(MUCH, MUCH)
+    arguments.hold(-2 * MUCH, 0)
+    assert arguments.hold(0, 2 * MUCH)
+    assert not arguments.hold(1, 2 * MUCH)
+
+
+class Slow:
+    """Answers when it is told to, with how much it was given."""
+
+    attributes: Mapping[str, Any] = {}
+
+    def __init__(self) -> None:
+        self.go_on = asyncio.Event()
+        self.asked = 0
+
+    async def answer(self, method: str, payload: bytes, channel: Any) -> bytes:
+        """See `Capability`."""
+        self.asked += 1
+        await self.go_on.wait()
+        return values.dumps(len(payload))
+
+
+async def test_calls_of_all_guests_are_counted_together(open_pair: OpenPair, until: Until) -> None:
+    """Until they are answered, given up, or their guest is gone."""
+    arguments, slow = Arguments(most=8 * MUCH), Slow()
+    pairs = [open_pair(hold=arguments.hold) for _ in range(3)]
+    for pair in pairs:
+        pair.host.exports.grant(slow)
+
+    def call(pair: Any, size: int) -> asyncio.Task[bytes]:
+        return asyncio.ensure_future(pair.guest.call(0, "take", pair.guest.encode([["x" * size], {}])))
+
+    first, second = call(pairs[0], 4 * MUCH), call(pairs[1], 3 * MUCH)
+    await until(lambda: slow.asked == 2)
+    with pytest.raises(TooManyCalls, match="too many bytes of arguments"):
+        await call(pairs[2], 2 * MUCH)
+    little = call(pairs[2], MUCH // 2)
+    await until(lambda: slow.asked == 3)
+    first.cancel()
+    pairs[1].host.close(ConnectionError("gone"))
+    await until(lambda: arguments._bytes < MUCH)
+    again = call(pairs[2], 6 * MUCH)
+    await until(lambda: slow.asked == 4)
+    slow.go_on.set()
+    await asyncio.gather(little, again)
+    assert arguments._bytes == 0
+    second.cancel()
