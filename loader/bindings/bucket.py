@@ -18,8 +18,9 @@ from cloister.ipc.streams import RemoteStream
 
 from ..http.bodies import Sent, read
 from ..http.headers import Malformed
+from . import conditions, uploads
 from . import options as given
-from . import uploads
+from .conditions import Condition
 from .objects import PIECE, ObjectStore, Written
 from .shelf import owner
 from .uploads import MultipartUpload
@@ -38,12 +39,14 @@ class Bucket(RpcTarget):
     def __init__(self, store: ObjectStore, tenant: str, *, name: str = "") -> None:
         self._store, self._scope = store, (owner(tenant), name)
 
-    async def put(self, key: object, value: object, options: object = None, /, **more: object) -> Sent:
+    async def put(self, key: object, value: object, options: object = None, /, **more: object) -> Sent | None:
         """Store text, bytes, or what a body or an asynchronous iterator yields. Options: `http_metadata`,
-        `custom_metadata`, `md5`, `only_if`. `ValueError`, `StorageQuotaExceeded`; nothing changes then."""
+        `custom_metadata`, `md5`, `only_if` as of `get`: None where that does not hold. `ValueError`,
+        `StorageQuotaExceeded`. Nothing changes in any of these cases."""
         found = given.options(options, more, "http_metadata custom_metadata md5 only_if", "put()")
         name = given.key(key, MOST_KEY)
         http, custom = _metadata(found)
+        condition = conditions.read(found.get("only_if"))
         had = await self._row(name)
         room = await self._store.room(self._scope[0]) + (had[2] if had is not None else 0)
         content = await self._written(value, room)
@@ -54,21 +57,22 @@ class Bucket(RpcTarget):
         except BaseException:
             await asyncio.shield(self._store.forget([content.file]))
             raise
-        entering = asyncio.ensure_future(self._entered(row, found.get("only_if")))
+        entering = asyncio.ensure_future(self._entered(row, condition))
         try:
-            await asyncio.shield(entering)
+            entered = await asyncio.shield(entering)
         except asyncio.CancelledError:
             await asyncio.wait({entering})  # so that whoever gave it up finds it done, or not
             raise
-        return _sent(row, None)
+        return _sent(row, None) if entered else None
 
     async def get(self, key: object, options: object = None, /, **more: object) -> Sent | None:
         """An object with its content, None if there is none. Options: `range` (`offset`, `length`, `suffix`),
-        `only_if` (`etag_matches`, `etag_does_not_match`; without content where that does not hold)."""
+        `only_if` (`etag_matches`, `etag_does_not_match`, `uploaded_before`, `uploaded_after`, or a request's headers:
+        without content where that does not hold)."""
         found = given.options(options, more, "range only_if", "get()")
-        name = given.key(key, MOST_KEY)
+        name, condition = given.key(key, MOST_KEY), conditions.read(found.get("only_if"))
         while (row := await self._row(name)) is not None:
-            if not _holds(found.get("only_if"), row[3]):
+            if not condition.holds(row[3], row[4]):
                 return _sent(row, None)
             start, length = _range(found.get("range"), row[2])
             try:
@@ -183,23 +187,24 @@ class Bucket(RpcTarget):
         except Malformed as error:
             raise ValueError(str(error)) from error
 
-    async def _entered(self, row: Any, only_if: object) -> None:
-        """Say it, and let go of what is of no use then."""
+    async def _entered(self, row: Any, condition: Condition) -> bool:
+        """Say it, and let go of what is of no use then. Whether it was to be."""
         try:
-            unused = await self._store.work(self._scope[0], lambda connection: self._enter(connection, row, only_if))
+            unused = await self._store.work(self._scope[0], lambda connection: self._enter(connection, row, condition))
         except BaseException:
             await self._store.forget([row[1]])
             raise
         await self._store.forget(unused)
+        return row[1] not in unused
 
-    def _enter(self, connection: sqlite3.Connection, row: Any, only_if: object) -> Sequence[str]:
-        """Say what is under the key now. The files that are of no use any longer."""
+    def _enter(self, connection: sqlite3.Connection, row: Any, condition: Condition) -> Sequence[str]:
+        """Say what is under the key now, if it may be. The files that are of no use any longer."""
         before = connection.execute(
-            "SELECT file, charged, etag FROM objects WHERE tenant = ? AND bucket = ? AND key = ?",
+            "SELECT file, charged, etag, uploaded FROM objects WHERE tenant = ? AND bucket = ? AND key = ?",
             (*self._scope, row[0]),
         ).fetchone()
-        if not _holds(only_if, before[2] if before else None):
-            raise ValueError("the object under this key is not the one that only_if speaks of")
+        if not condition.holds(*(before[2:] if before else (None, None))):
+            return [row[1]]
         charged = row[2] + len(row[0].encode()) + len(row[5]) + len(row[6])
         self._store.charge(connection, self._scope[0], charged - (before[1] if before else 0), 0 if before else 1)
         connection.execute(
@@ -234,14 +239,6 @@ def _sent(row: Any, content: bytes | AsyncIterator[bytes] | None, **more: Any) -
 def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(part.title() for part in rest)
-
-
-def _holds(only_if: object, etag: str | None) -> bool:
-    found = given.options(only_if, {}, "etag_matches etag_does_not_match", "only_if")
-    if "etag_matches" in found and found["etag_matches"] != etag and not (found["etag_matches"] == "*" and etag):
-        return False
-    wrong = found.get("etag_does_not_match")
-    return wrong is None or (wrong != etag and not (wrong == "*" and etag is not None))
 
 
 def _range(wanted: object, size: int) -> tuple[int, int]:

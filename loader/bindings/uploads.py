@@ -17,6 +17,7 @@ from cloister.ipc import RpcTarget
 
 from ..http.bodies import Sent
 from . import options as given
+from .conditions import ANY
 
 if TYPE_CHECKING:
     from .bucket import Bucket
@@ -89,7 +90,7 @@ class MultipartUpload(RpcTarget):
                 raise ValueError("a part was replaced while the upload was completed")
             unused = self._removed(connection)
             row = (key, *content, self._store.now(), http, custom)
-            return [*unused, *self._bucket._enter(connection, row, None)]
+            return [*unused, *self._bucket._enter(connection, row, ANY)]
 
         await self._done(work, content.file)
         head = await self._bucket.head(self._key)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import json
+import sys
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final, Self
 
@@ -73,6 +74,10 @@ class Stream(RpcTarget):
                 raise StopAsyncIteration
             self._whole = _bytes(await anext(self._rest))
         piece, self._whole = self._whole[:INLINE], self._whole[INLINE:]
+        if "js" in sys.modules:  # whose programs ask more of a piece
+            from . import readers
+
+            return readers.Piece(piece)
         return piece
 
     def getReader(self) -> Any:  # noqa: N802 - the name of the SDK
@@ -132,7 +137,14 @@ class Bodied(RpcTarget):
         return memoryview(await self.bytes())
 
     async def _json(self, **options: Any) -> Any:
-        found = json.loads(await self.text(), **{"object_hook": JsDict, **options})
+        try:
+            found = json.loads(await self.text(), **{"object_hook": JsDict, **options})
+        except json.JSONDecodeError as error:
+            if "pyodide.ffi" not in sys.modules:
+                raise
+            from . import conversions
+
+            raise conversions.NotJson(error) from None
         if type(found) is not list:
             return found
         from . import conversions
@@ -160,6 +172,8 @@ class Bodied(RpcTarget):
     def js_object(self) -> Self:
         """Itself: there is nothing below it."""
         return self
+
+    _js_request = js_response = js_object
 
     async def next(self) -> dict[str, Any]:
         """The next piece of the body, for the other side."""

@@ -157,5 +157,6 @@ _CLASSES: Final[dict[str, Callable[[Stub], Any]]] = {
 }
 _MADE: Final = {
     "Blob": "blobs", "File": "blobs", "FormData": "forms", "DurableObjectNamespace": "objects", "Error": "guises",
+    "Headers": "headers",
 }  # fmt: skip
 """Class: the module whose `received` makes one."""

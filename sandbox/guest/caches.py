@@ -21,6 +21,7 @@ MOST_ANSWERS: Final = 1_000
 _USUAL: Final = {200: 7200, 206: 7200, 301: 7200, 302: 1200, 303: 1200, 404: 180, 410: 180}
 """Seconds that an answer is kept for which says nothing of it, by its status."""
 _AGE: Final = re.compile(r"\b(s-maxage|max-age)\s*=\s*\"?(\d+)")
+_RANGE: Final = re.compile(r"bytes=(\d{0,15})-(\d{0,15})")
 _NEVER: Final = re.compile(r"\b(no-store|no-cache|private)\b(?!\s*=)")
 
 
@@ -94,7 +95,10 @@ class Cache:
         headers = Headers([*kept.headers, ("cf-cache-status", "HIT")])
         if _is_known(asked.headers, headers):
             return Response(None, 304, headers=headers)
-        return Response(None if asked.method == "HEAD" else kept.body, kept.status, kept.status_text, headers)
+        status, text, body = kept.status, kept.status_text, None if asked.method == "HEAD" else kept.body
+        if status == 200 and (part := _RANGE.fullmatch(asked.headers.get("range") or "")) is not None:
+            status, text, body = _part(part, kept.body, headers)
+        return Response(None if asked.method == "HEAD" else body, status, text, headers)
 
     async def put(self, request: Any, response: Any) -> None:
         """Keep an answer, which is read for it. `TypeError` for what cannot be kept; what is not to be is not."""
@@ -138,6 +142,19 @@ caches = CacheStorage()
 
 def _asked(request: Any) -> Request:
     return request if isinstance(request, Request) else Request(str(request))
+
+
+def _part(part: re.Match[str], body: bytes, headers: Headers) -> tuple[int, str, bytes | None]:
+    """Some of it, as far as there is so much."""
+    first, last = part.groups()
+    start = int(first) if first else max(len(body) - int(last or 0), 0)
+    end = min(int(last), len(body) - 1) if first and last else len(body) - 1
+    if start > end:
+        headers["content-range"] = f"bytes */{len(body)}"
+        return 416, "", None
+    headers["content-range"] = f"bytes {start}-{end}/{len(body)}"
+    headers["content-length"] = str(end - start + 1)
+    return 206, "", body[start : end + 1]
 
 
 def _seconds(response: Any, told: str) -> float:

@@ -5,6 +5,7 @@ Kept with the standard library, for those who ask.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -15,6 +16,14 @@ from .values import JsDict
 
 JsException = RemoteError
 """What was raised on the other side is what JavaScript's errors would be: it has a `name` and a `message`."""
+
+
+class NotJson(json.JSONDecodeError, RemoteError):
+    """Text is not JSON, for programs that expect an error of JavaScript's."""
+
+    def __init__(self, error: json.JSONDecodeError) -> None:
+        json.JSONDecodeError.__init__(self, error.msg, error.doc, error.pos)
+        self.name, self.message = "SyntaxError", str(error)
 
 
 class JsArray(list[Any]):

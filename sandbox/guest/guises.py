@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Self
 
 from cloister.ipc.capabilities import Capability, RpcTarget, serve
-from cloister.ipc.errors import RemoteError
-from cloister.ipc.stubs import Stub
+from cloister.ipc.errors import CapabilityError, RemoteError
+from cloister.ipc.stubs import Channel, Stub
 
 from . import failure
 from .worker import result
@@ -39,6 +39,17 @@ def received(attributes: Mapping[str, Any], stub: Stub) -> Exception:
     """An error that another side has told of, of its class where Python has one of that name."""
     stub.dispose()
     return failure.rebuild(str(attributes["name"]), str(attributes["message"]))
+
+
+class Copied:
+    """Something of which all there is to know is sent along."""
+
+    def __init__(self, kind: str, **known: Any) -> None:
+        self.attributes = {"workers.class": kind, **known}
+
+    async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
+        """`CapabilityError`: there is nothing to ask."""
+        raise CapabilityError(f"{self.attributes['workers.class']} has no method {method!r:.40}")
 
 
 class Home:

@@ -28,7 +28,7 @@ async def queue(method: Callable[..., Any], about: JsDict) -> dict[str, Any]:
     it raises, all come again about which nothing was said before."""
     batch, error = MessageBatch(about), ""
     try:
-        await result(method, batch, None, None)
+        await result(method, *wanted(method, [batch, None, None]))
     except Exception as raised:
         error = failure.trace(raised)
         batch.retry_all()

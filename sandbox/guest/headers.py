@@ -41,6 +41,12 @@ class Headers:
         """Each value of that name."""
         return [value for other, value in self.pairs if other.lower() == name.lower()] or default
 
+    def __capability__(self) -> Any:
+        """What they cross as: names and values to be read, and nothing to call."""
+        from .guises import Copied
+
+        return Copied("Headers", pairs=[[*pair] for pair in self.pairs])
+
     def __setitem__(self, name: str, value: Any) -> None:
         del self[name]
         self.append(name, value)
@@ -90,3 +96,9 @@ def _text(value: Any) -> str:
     if isinstance(value, bool):
         return "true" if value else "false"
     return "null" if value is None else str(value)
+
+
+def received(attributes: Mapping[str, Any], stub: Any) -> Headers:
+    """Headers of another side's."""
+    stub.dispose()
+    return Headers(attributes["pairs"])

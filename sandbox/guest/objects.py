@@ -154,6 +154,8 @@ class _Held:
             del _here[self._key]
 
     async def _told(self, method: str, *args: Any) -> None:
+        if not hasattr(self.subject, method):
+            return
         await self.turn()
         try:
             await result(entrypoints.method(self.subject, method), *args)

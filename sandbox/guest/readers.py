@@ -35,6 +35,20 @@ class Piece(bytes):
 
     length = nbytes = byteLength
 
+    def getBuffer(self, *_: Any) -> Piece:  # noqa: N802 - the names of Pyodide
+        """What a proxy of it gives: the same, to be let go of."""
+        return self
+
+    @property
+    def data(self) -> Piece:
+        """What is in that."""
+        return self
+
+    def release(self) -> None:
+        """It is let go of by itself."""
+
+    destroy = release
+
 
 class Reader:
     """Reads one body."""

@@ -77,11 +77,12 @@ class WebSocket:
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         """No more is sent. Harmless when repeated."""
+        if self.readyState != self.OPEN:
+            return
         if code is not None and (not 1000 <= code <= 4999 or code in _UNSENDABLE):
             raise TypeError("Invalid WebSocket close code.")
-        if self.readyState == self.OPEN:
-            self.readyState = self.CLOSING
-            self.other.arrive(_closed(_NO_CODE if code is None else code, reason or ""))
+        self.readyState = self.CLOSING
+        self.other.arrive(_closed(_NO_CODE if code is None else code, reason or ""))
 
     def addEventListener(self, kind: str, listener: Any, *_: Any, **__: Any) -> None:  # noqa: N802 - JavaScript's names
         """Have a function called with each `message`, `close` or `error`."""

@@ -258,6 +258,12 @@ async def test_answers_are_kept_for_a_while(holds: Any) -> None:
         assert await found.text() == "tea" and found.headers["cf-cache-status"] == "HIT"
         assert (await cache.match(Request(url, headers={"if-none-match": 'W/"1"'}))).status == 304
         assert await (await cache.match(Request(url, method="HEAD"))).text() == ""
+        part = await cache.match(Request(url, headers={"range": "bytes=1-5"}))
+        assert (part.status, await part.text(), part.headers["content-range"]) == (206, "ea", "bytes 1-2/3")
+        part = await cache.match(Request(url, headers={"range": "bytes=-2"}))
+        assert (await part.text(), part.headers["content-range"]) == ("ea", "bytes 1-2/3")
+        part = await cache.match(Request(url, headers={"range": "bytes=3-"}))
+        assert (part.status, part.body, part.headers["content-range"]) == (416, None, "bytes */3")
         assert await cache.match(Request(url, method="POST")) is None
         assert await cache.match(Request(url, method="POST"), ignoreMethod=True)
         other = await caches.open("other")
@@ -287,4 +293,48 @@ async def test_answers_are_kept_for_a_while(holds: Any) -> None:
             assert await cache.match("http://a.b/0")
         there = [n for n in range(5) if await cache.match(f"http://a.b/{n}")]
         assert there == [0, 3, 4], there
+    """)
+
+
+async def test_proxies_are_let_go_of(holds: Any) -> None:
+    """As programs do that have made one: of a function, and of bytes, whose buffer they ask for."""
+    await holds(
+        """
+        from pyodide.ffi import create_once_callable, create_proxy
+        def add(a, b=1):
+            return a + b
+        proxy = create_proxy(add)
+        assert proxy(1) == 2 and proxy(1, b=2) == 3 and proxy == add and proxy.__name__ == "add"
+        assert await self.env.APPLY(proxy, 4) == 5
+        proxy.copy().destroy()
+        proxy.destroy()
+        buffer = create_proxy(b"abc").getBuffer()
+        assert bytes(buffer.data) == b"abc"
+        buffer.release()
+        import js
+        pieces = [piece.to_bytes() async for piece in Request("http://a.b", method="POST", body="abc").body]
+        assert pieces == [b"abc"]
+        thing = object()
+        assert create_proxy(thing) is thing and create_once_callable(add)(1) == 2
+    """,
+        env={"APPLY": _apply},
+    )
+
+
+async def _apply(function: Any, value: Any) -> Any:
+    return await function(value)
+
+
+async def test_what_is_no_json_is_an_error_of_javascripts_too(holds: Any) -> None:
+    """For who has imported those."""
+    await holds("""
+        import json
+        from pyodide.ffi import JsException
+        for kind in (JsException, ValueError, json.JSONDecodeError):
+            try:
+                await Request("http://a.b", method="POST", body="{").json()
+            except kind as error:
+                assert error.name == "SyntaxError" and "line 1" in error.message and "line 1" in str(error)
+            else:
+                raise AssertionError(kind)
     """)

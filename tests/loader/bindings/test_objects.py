@@ -178,12 +178,78 @@ async def test_a_write_that_fails_changes_nothing(store: ObjectStore) -> None:
     usage = await store.usage("t")
     with pytest.raises(ValueError, match="another MD5"):
         await bucket.put("key", "after", md5="0" * 32)
-    with pytest.raises(ValueError, match="only_if"):
-        await bucket.put("key", "after", only_if={"etag_matches": "0"})
+    assert await bucket.put("key", "after", only_if={"etag_matches": "0"}) is None
     with pytest.raises(StorageQuotaExceeded, match="more than 3,000,000 bytes"):
         await bucket.put("key", b"x" * 3_000_001)
     assert await store.usage("t") == usage
     assert [file.read_bytes() for file in content(store)] == [b"before"]
+
+
+async def test_a_condition_is_a_map_or_the_headers_of_a_request(worker: Make, store: ObjectStore) -> None:
+    """Tags, one or several, with or without quotes, and times; as R2 and HTTP have them."""
+    source = """
+    import datetime
+    from email.utils import format_datetime
+    from js import Headers
+    from workers import Request, WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def go(self):
+            bucket = self.env.BUCKET
+            put = await bucket.put("a", "tea")
+            before = put.uploaded - datetime.timedelta(hours=1)
+            after = put.uploaded + datetime.timedelta(hours=1)
+            def http(moment):
+                return format_datetime(moment.replace(tzinfo=datetime.UTC), usegmt=True)
+            def headers(**given):
+                return Headers.new((name.replace("_", "-"), value) for name, value in given.items())
+            request = Request("http://a.b", headers={"If-Unmodified-Since": http(put.uploaded), "x-other": "1"})
+            held = [
+                {"etagMatches": put.etag}, {"etagMatches": ["0", put.httpEtag]}, {"etagDoesNotMatch": "0"},
+                {"uploadedBefore": after}, {"uploadedAfter": before}, {"etagMatches": "*"},
+                headers(If_Match=f'"0", {put.httpEtag}'), headers(if_none_match='"0"'), request.js_object.headers,
+                headers(if_none_match='"0"', if_modified_since=http(after)), Headers.new(),
+            ]
+            failed = [
+                {"etagMatches": "0"}, {"etagDoesNotMatch": put.etag}, {"etagDoesNotMatch": "*"},
+                {"uploadedBefore": before}, {"uploadedAfter": after}, headers(if_none_match=put.httpEtag),
+                headers(if_match='"0"'), headers(if_modified_since=http(put.uploaded)),
+            ]
+            found = [[(await bucket.get("a", {"onlyIf": one})).body is None for one in ones] for ones in (held, failed)]
+            found.append([await bucket.put("a", "no", {"onlyIf": one}) for one in failed])
+            found.append([await bucket.put("b", "no", {"onlyIf": one}) for one in ({"etagMatches": "*"}, held[3])])
+            found.append((await bucket.put("a", "coffee", onlyIf=held[0])).size)
+            found.append((await bucket.put("b", "new", onlyIf={"etagDoesNotMatch": "*"})).size)
+            for wrong in (1, {"etagMatches": 1}, {"uploadedBefore": "soon"}, {"other": 1}):
+                try:
+                    await bucket.get("a", {"onlyIf": wrong})
+                except TypeError as error:
+                    found.append(str(error)[:20])
+            return found
+    """
+    assert await worker(source, env={"BUCKET": Bucket(store, "t")}).get_entrypoint().go() == [
+        [False] * 11, [True] * 8, [None] * 8, [None] * 2, 6, 3,
+        "only_if takes its op", "an etag is text, or ", "uploaded_before and ", "only_if has no optio",
+    ]  # fmt: skip
+
+
+async def test_headers_cross_to_another_worker(worker: Make) -> None:
+    """With all that they say, and in order."""
+    other = worker("""
+    from workers import Headers, WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        def more(self, headers):
+            assert isinstance(headers, Headers)
+            headers.append("x-more", "1")
+            return headers
+    """).get_entrypoint()
+    source = """
+    from workers import Headers, WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def go(self):
+            return (await self.env.OTHER.more(Headers([("set-cookie", "a"), ("set-cookie", "b")]))).pairs
+    """
+    found = await worker(source, env={"OTHER": other}).get_entrypoint().go()
+    assert found == [["set-cookie", "a"], ["set-cookie", "b"], ["x-more", "1"]]
 
 
 async def test_a_quota_is_of_bytes_and_of_entries(store: ObjectStore) -> None:

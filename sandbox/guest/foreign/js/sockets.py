@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from cloister.sandbox.guest import sockets
@@ -24,6 +25,9 @@ class WebSocketPair(JsMap):
 
     def __getitem__(self, name: Any) -> Any:
         return super().__getitem__(str(name))
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values())  # so that it can be taken apart
 
 
 class WebSocketRequestResponsePair:
