@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.text import Text
 
 from cloister.engine import EngineError, InstanceNotFound, Status
-from cloister.engine.listing import DEFAULT_PAGE, Query, page_size
+from cloister.engine.listing import DEFAULT_PAGE, MAX_PAGE, Query, page_size
 from cloister.engine.records import Address
 from cloister.engine.rules import step_key
 from cloister.engine.store.archive import search
@@ -47,10 +47,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """What may be asked."""
     verbs = parser.add_subparsers(dest="verb", required=True)
     many = _verb(verbs, "list", "which there are, newest first; beside a live host too")
-    many.add_argument("--status", action="append", help="only those that stand there; may be repeated")
-    many.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="only those that have it")
-    many.add_argument("--created-from", type=_moment, metavar="TIME", help="as in 2026-02-28T12:00; in UTC")
-    many.add_argument("--created-before", type=_moment, metavar="TIME")
+    _filters(many)
     many.add_argument("--limit", type=int, default=DEFAULT_PAGE, help="how many, at most 1,000")
     many.add_argument("--cursor", help="where the page before has ended")
     many.add_argument("--json", action="store_true", help="as JSON, for programs")
@@ -61,7 +58,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
         one.add_argument("id", nargs="?", help="the newest if none is given")
     for name, (help_, _) in _STEERS.items():
         steered = _verb(verbs, name, f"{help_}; not while a host has the file")
-        steered.add_argument("ids", nargs="+", metavar="id")
+        steered.add_argument("ids", nargs="*", metavar="id", help="or those that a filter fits")
+        _filters(steered)
         if name == "terminate":
             steered.add_argument("--rollback", action="store_true", help="have the next host take their steps back")
         elif name == "restart":
@@ -80,6 +78,13 @@ def _verb(verbs: Any, name: str, help_: str) -> argparse.ArgumentParser:
     parser.add_argument("workflow")
     parser.add_argument("--scope", help="whose: with a Host, the tenant's id")
     return parser
+
+
+def _filters(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--status", action="append", help="only those that stand there; may be repeated")
+    parser.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="only those that have it")
+    parser.add_argument("--created-from", type=_moment, metavar="TIME", help="as in 2026-02-28T12:00; in UTC")
+    parser.add_argument("--created-before", type=_moment, metavar="TIME")
 
 
 def run(given: argparse.Namespace) -> int:
@@ -104,10 +109,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 def _list(given: argparse.Namespace) -> None:
-    labels = dict(label.partition("=")[::2] for label in given.label)
-    moments = {"created_from": given.created_from, "created_before": given.created_before}
-    query = Query.read(given.scope, status=given.status, labels=labels or None, cursor=given.cursor, **moments)
-    page = search(given.path, given.workflow, query, page_size(given.limit))
+    page = search(given.path, given.workflow, _query(given, given.cursor), page_size(given.limit))
     if given.json:
         told = [{"scope": each.scope, **each.plain()} for each in page.instances]
         print(json.dumps({"instances": told, "cursor": page.cursor}, indent=2, ensure_ascii=False))
@@ -123,6 +125,12 @@ def _list(given: argparse.Namespace) -> None:
         print(f"there are more: --cursor {page.cursor}")
 
 
+def _query(given: argparse.Namespace, cursor: str | None = None) -> Query:
+    labels = dict(label.partition("=")[::2] for label in given.label)
+    moments = {"created_from": given.created_from, "created_before": given.created_before}
+    return Query.read(given.scope, status=given.status, labels=labels or None, cursor=cursor, **moments)
+
+
 def _one(given: argparse.Namespace) -> Address:
     """The instance that is meant: without an id the newest."""
     if given.id is not None:
@@ -136,14 +144,30 @@ def _steer(given: argparse.Namespace) -> int:
     """Each instance by itself: what one refuses keeps nobody else from it."""
     failed, (_, steer) = 0, _STEERS[given.verb]
     with steering(given.path) as hand:
-        for name in given.ids:
+        for address in _many(given):
             try:
-                status = steer(hand, Address(given.workflow, given.scope or "", name), given)
+                status = steer(hand, address, given)
             except (EngineError, ValueError) as error:
                 failed = _refused(given, error)
             else:
-                print(f"{name}: {'deleted' if status is None else status.value}")
+                print(f"{address.id}: {'deleted' if status is None else status.value}")
     return failed
+
+
+def _many(given: argparse.Namespace) -> list[Address]:
+    """The instances that are meant: those that are named, or all that the filters fit now."""
+    filtered = bool(given.status or given.label or given.created_from or given.created_before)
+    if filtered == bool(given.ids):
+        raise ValueError("name the instances, or say by --status, --label, --created-from or --created-before which")
+    if given.ids:
+        return [Address(given.workflow, given.scope or "", name) for name in given.ids]
+    found: list[Address] = []
+    cursor: str | None = None
+    while True:
+        page = search(given.path, given.workflow, _query(given, cursor), MAX_PAGE)
+        found += (Address(given.workflow, each.scope, each.id) for each in page.instances)
+        if (cursor := page.cursor) is None:
+            return found
 
 
 def _step(given: argparse.Namespace) -> Any:

@@ -182,6 +182,23 @@ async def test_what_was_steered_is_what_the_next_host_finds(path: Path, desk: De
     assert (await status(path, clock, "b"))["status"] == "paused"
 
 
+async def test_all_that_a_filter_fits_are_steered_and_no_others(path: Path, desk: Desk, clock: VirtualClock) -> None:
+    """Of every scope, unless one is named; whoever says neither which nor whose has not said enough."""
+    async with Engine(path, clock=clock) as engine:
+        workflow = engine.workflow("orders", Order, env=[1])
+        for number in range(4):
+            await workflow.create(
+                id=f"n{number}", scope=f"t-{number % 2}", labels={"plan": "free pro".split()[number // 2]}
+            )
+        await clock.advance(2 * 3600)
+    assert desk.ask("pause", "--label", "plan=pro").splitlines() == ["n3: paused", "n2: paused"]
+    assert desk.ask("terminate", "--status", "waiting", "--scope", "t-1") == "n1: terminated\n"
+    assert desk.ask("resume", "--status", "paused").splitlines() == ["n3: queued", "n2: queued"]
+    for words in ([], ["n0", "--status", "waiting"]):
+        assert "name the instances, or say by --status" in desk.refused("delete", *words)
+    assert desk.listed("--status", "waiting") == ["n0"]
+
+
 async def test_steps_are_taken_back_by_the_next_host(path: Path, desk: Desk, clock: VirtualClock) -> None:
     """An operator has none of the program's handlers."""
     taken: list[str] = []
