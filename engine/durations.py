@@ -8,7 +8,7 @@ import datetime as dt
 import math
 import re
 
-from .errors import InvalidDuration
+from .errors import InvalidDuration, MomentTooFar
 
 LONGEST_MS = 365 * 24 * 3_600_000
 
@@ -49,5 +49,5 @@ def moment(value: object, now: int) -> int:
     if when is None:
         raise InvalidDuration(f"{value!r:.80} is no point in time: a datetime, or milliseconds since the epoch")
     if when - now > LONGEST_MS:
-        raise InvalidDuration(f"cannot sleep until {value!s:.80}: that is more than 365 days ahead")
+        raise MomentTooFar(f"cannot sleep until {value!s:.80}: that is more than 365 days ahead")
     return when

@@ -142,6 +142,10 @@ class InvalidDuration(EngineError):
     """Not a duration or point in time: milliseconds, text such as "10 seconds", at most 365 days ahead."""
 
 
+class MomentTooFar(InvalidDuration):
+    """A moment to sleep until that was more than 365 days ahead when it was asked for."""
+
+
 class PayloadTooLarge(EngineError):
     """Params, an event's payload, a step's result or the output exceed 1 MiB.
 

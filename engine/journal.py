@@ -163,7 +163,12 @@ class LiveJournal(Waits):
                 if error is None or verdict.state != "failed":
                     raise
                 error = brief(error)  # that it has failed is on record whatever else has no room
-                await self._record(key, row, None, error, **more)
+                try:
+                    await self._record(key, row, None, error, **more)
+                except QuotaExceeded as refusal:
+                    if key[0] == "undo":
+                        raise
+                    await self._fail(refusal)
         finally:
             self._running.pop(key, None)
             self._stir()
@@ -216,7 +221,11 @@ class LiveJournal(Waits):
         check_size(value, f"value {name!r}")
         if self.frozen:
             await self._refuse()
-        await self._record(key, Known("done", 1, None, DEFAULT_CONFIG), value, within=within)
+        try:
+            await self._record(key, Known("done", 1, None, DEFAULT_CONFIG), value, within=within)
+        except QuotaExceeded as refusal:
+            await self._deny(key, refusal, within)
+            raise
         await self._turn(key)
 
     # Taking back

@@ -7,10 +7,15 @@ they were recorded, and while it is being drained none does.
 from __future__ import annotations
 
 import asyncio
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from .clock import resolve
 from .recorder import Known, Recorder
 from .records import Key, StepKind
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 PATIENCE = 5.0
 """Seconds that the outcomes behind an event wait for a run that is on its way to ask for it."""
@@ -50,6 +55,7 @@ class Parking(Recorder):
             await self._held()
         finally:
             self._turns.leave(key)
+            self._activity += 1  # what returns now may have come after the program was asked whether it rests
         if self._mocks is not None and self._mocks.evict:
             self._host.on_drained()
             self._check_open()
@@ -75,21 +81,31 @@ class Parking(Recorder):
     def _stir(self) -> None:
         """Something happened: see whether the drain is over, or whether the run can only wait from now on."""
         self._activity += 1
-        if self.over is not None or self._running or self._writes:
+        if self.over is not None or self._running:
             return
         if self._gate is not None:
-            if self._draining is None:
+            if self._draining is None and not self._writes:
                 self._draining = asyncio.ensure_future(self._drained())
         elif self._waits and self._linger_timer is None:
             seen = self._activity
             self._linger_timer = self._clock.call_later(self._linger, lambda: self._lingered(seen))
 
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Whoever asks waits for something that is none of the run's deadlines: it is not put aside meanwhile."""
+        self._holds += 1
+        try:
+            yield
+        finally:
+            self._holds -= 1
+            self._activity += 1
+
     def _lingered(self, seen: int) -> None:
         self._linger_timer = None
-        if self.over is not None or self._running or self._writes or not self._waits:
+        if self.over is not None or self._running or not self._waits:
             return
         nearest = min(due for due, _ in self._waits.values())
-        if self._activity != seen:
+        if self._writes or self._holds or self._activity != seen:
             self._stir()
         elif nearest - self._clock.now() > self._linger * 1000:
             self._asking = asyncio.ensure_future(self._park(seen))
@@ -97,9 +113,9 @@ class Parking(Recorder):
     async def _park(self, seen: int) -> None:
         """Ask whoever runs the program whether it really only waits, and have it put aside if nothing came between."""
         idle = await self.only_waits()
-        if self.over is not None or self._running or self._writes or not self._waits:
+        if self.over is not None or self._running or not self._waits:
             return
-        if idle and self._activity == seen:
+        if idle and not (self._writes or self._holds) and self._activity == seen:
             self._host.on_parkable(tuple(self._waits))
         else:
             self._stir()

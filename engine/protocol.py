@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractContextManager
 
     from .records import ErrorRecord, EventRecord, Outcome, StepConfig, StepKind, StepRecord, Verdict
     from .store.children import Child
@@ -97,11 +98,16 @@ class Journal(Protocol):
         """A sign of life from an attempt, with what the next one is to know. False when it had better end soon."""
         ...
 
+    def hold(self) -> AbstractContextManager[None]:
+        """The run is not parked meanwhile, though its other steps only wait."""
+        ...
+
     async def child(
         self, name: str, count: int, child: Child, timeout: object = None, within: str | None = None
     ) -> bytes:
         """Create an instance and wait for its end: the encoded map `{status, output, error}`. One that takes longer
-        than the timeout is terminated. `InstanceAlreadyExists` if there is one of that id.
+        than the timeout is terminated. `InstanceAlreadyExists`, `QueueFull` and `QuotaExceeded` are on record, as
+        whatever is refused because of what others have done, or because of the time: no replay is told otherwise.
         """
         ...
 

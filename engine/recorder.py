@@ -73,9 +73,9 @@ class Recorder:
     """What every method of a journal is made of. `frozen`: nothing new is recorded; `over`: nothing at all."""
 
     __slots__ = (  # tens of thousands may be live at once, and a dict for so many attributes takes 1.5 KiB
-        "_activity", "_arrived", "_asking", "_claim", "_clock", "_draining", "_gate", "_host", "_known", "_linger",
-        "_linger_timer", "_mocks", "_most_steps", "_number", "_occupied", "_of_kind", "_refusal", "_refused", "_room",
-        "_running", "_turns", "_waits", "_writer", "_writes", "claims", "code_digest", "frozen", "history",
+        "_activity", "_arrived", "_asking", "_claim", "_clock", "_draining", "_gate", "_holds", "_host", "_known",
+        "_linger", "_linger_timer", "_mocks", "_most_steps", "_number", "_occupied", "_of_kind", "_refusal", "_refused",
+        "_room", "_running", "_turns", "_waits", "_writer", "_writes", "claims", "code_digest", "frozen", "history",
         "instance_id", "only_waits", "over", "progressed", "run", "scope", "supervised", "undoing", "workflow_name",
     )  # fmt: skip
 
@@ -118,7 +118,7 @@ class Recorder:
         self._waits: dict[Key, tuple[int, asyncio.Future[bytes | None]]] = {}
         self._arrived: dict[Key, bytes] = {}
         self._turns = Turns()
-        self._writes = self._activity = 0
+        self._writes = self._holds = self._activity = 0
         self._linger_timer: Timer | None = None
         self._gate: asyncio.Event | None = None
         self._asking: asyncio.Future[None] | None = None
@@ -208,6 +208,7 @@ class Recorder:
         finally:
             self._occupied.discard(key)
             self._turns.leave(key)
+            self._activity += 1
 
     def _place(self, key: Key, known: Known) -> tuple[int, str, int, int]:
         """Learn what is about to be recorded; where its row goes."""
@@ -275,5 +276,6 @@ class Recorder:
             raise
         finally:
             self._writes -= 1
+            self._activity += 1
         self.progressed |= progress
         return result

@@ -12,7 +12,7 @@ import dataclasses
 import datetime as dt
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -24,6 +24,7 @@ from .bodies import Signs, StepContext, attempted
 from .errors import (
     EngineError,
     InstanceAlreadyExists,
+    MomentTooFar,
     NonDeterminismError,
     PayloadTooLarge,
     QueueFull,
@@ -147,31 +148,41 @@ class WorkflowStep:
         count, record = await self._visit("value", name)
         if record is not None and record.value is not None:
             return values.loads(record.value, trusted=True)
+        _look_for_refusal(record)
         value = make()
-        await self._journal.keep(name, count, values.dumps(value))
+        with _refused_for_good():
+            await self._journal.keep(name, count, values.dumps(value))
         return value
 
     async def sleep(self, name: str, duration: object) -> None:
         """Milliseconds, "10 seconds", or a `timedelta`."""
         count, record = await self._visit("sleep", name)
-        if record is None or record.state != "done":
-            await self._journal.sleep(name, count, duration=duration)
+        await self._sleep(record, name, count, duration=duration)
 
     async def sleep_until(self, name: str, when: object) -> None:
         """A `datetime` or milliseconds since the epoch."""
         count, record = await self._visit("sleep", name)
+        await self._sleep(record, name, count, until=when)
+
+    async def _sleep(
+        self, record: StepRecord | None, name: str, count: int, duration: object = None, until: object = None
+    ) -> None:
+        _look_for_refusal(record)
         if record is None or record.state != "done":
-            await self._journal.sleep(name, count, until=when)
+            with _refused_for_good():
+                await self._journal.sleep(name, count, duration=duration, until=until)
 
     async def wait_for_event(self, name: str, /, type: str, timeout: object = "24 hours") -> Event:  # noqa: A002
         """The next event of this type, sent before or after; `WaitTimeout` when none comes."""
         count, record = await self._visit("wait", name)
-        if record is not None and record.error is not None:
+        if record is not None and record.error is not None and record.error.name == WaitTimeout.name:
             raise WaitTimeout.again(record.error)
+        _look_for_refusal(record)
         if record is not None and record.value is not None:
             event = EventRecord.decode(record.value)
         else:
-            event = await self._journal.wait_for_event(name, count, type, timeout)
+            with _refused_for_good():
+                event = await self._journal.wait_for_event(name, count, type, timeout)
         return Event(event.type, values.loads(event.payload), event.timestamp_ms)
 
     async def child(
@@ -192,8 +203,7 @@ class WorkflowStep:
         default), when whoever awaits it here is cancelled, and when this instance ends first.
         """
         count, record = await self._visit("child", name)
-        if record is not None and record.error is not None:
-            raise revive(record.error)
+        _look_for_refusal(record)
         value = None if record is None else record.value
         if value is None:
             journal = self._journal
@@ -204,11 +214,11 @@ class WorkflowStep:
             finally:
                 attempts.current.reset(inside)
             if record is None:
-                await workflow.allowed(child.scope)
+                with journal.hold():
+                    await workflow.allowed(child.scope)
             try:
-                value = await journal.child(name, count, child, timeout)
-            except (InstanceAlreadyExists, QueueFull) as error:
-                raise revive(describe(error)) from None
+                with _refused_for_good():
+                    value = await journal.child(name, count, child, timeout)
             except asyncio.CancelledError:
                 self._giving_up = asyncio.ensure_future(_give_up(journal, name, count))
                 raise
@@ -311,6 +321,22 @@ class WorkflowStep:
 
 
 DEFAULT = StepConfig()
+_ON_RECORD = (InstanceAlreadyExists, MomentTooFar, QueueFull, QuotaExceeded)
+
+
+def _look_for_refusal(record: StepRecord | None) -> None:
+    """What was refused is refused again."""
+    if record is not None and record.error is not None:
+        raise revive(record.error)
+
+
+@contextlib.contextmanager
+def _refused_for_good() -> Iterator[None]:
+    """What is on record as refused is raised as it will be in each replay."""
+    try:
+        yield
+    except _ON_RECORD as refusal:
+        raise revive(describe(refusal)) from None
 
 
 def ending(value: bytes) -> Any:

@@ -6,9 +6,17 @@ That it waits is on record before it does, with the deadline, so that whoever ta
 
 from __future__ import annotations
 
+from .denials import Denials
 from .durations import LONGEST_MS, milliseconds, moment
-from .errors import InstanceAlreadyExists, InvalidDuration, JournalBreach, QueueFull, QuotaExceeded, WaitTimeout
-from .parking import Parking
+from .errors import (
+    InstanceAlreadyExists,
+    InvalidDuration,
+    JournalBreach,
+    MomentTooFar,
+    QueueFull,
+    QuotaExceeded,
+    WaitTimeout,
+)
 from .recorder import Known
 from .records import DEFAULT_CONFIG, ErrorRecord, EventRecord, Key
 from .rules import check_name, check_within
@@ -19,7 +27,7 @@ DEFAULT_WAIT = "24 hours"
 SHORTEST_WAIT_MS = 1_000
 
 
-class Waits(Parking):
+class Waits(Denials):
     """The half of a journal in which time passes."""
 
     __slots__ = ()
@@ -32,23 +40,33 @@ class Waits(Parking):
         known = self._known.get(key)
         if known is not None and known.state == "done":
             return
+        if known is not None and known.state != "waiting":
+            raise JournalBreach(f"sleep {name!r} number {count} was refused already")
         if self.frozen:
             await self._refuse()
         with self._occupy(key):
             await self._held()
             if known is None:
-                now = self._clock.now()
                 if (duration is None) == (until is None):
                     raise InvalidDuration(f"sleep {name!r} takes either a duration or a moment to sleep until")
-                due = now + milliseconds(duration) if until is None else moment(until, now)
-                if self._mocks is not None and self._mocks.skip_sleeps:
-                    due = now
-                known = Known("waiting" if due > now else "done", 0, due, DEFAULT_CONFIG)
-                await self._record(key, known, within=within)
+                try:
+                    known = await self._fall_asleep(key, duration, until, within)
+                except (MomentTooFar, QuotaExceeded) as refusal:
+                    await self._deny(key, refusal, within)
+                    raise
             if known.state == "waiting":
                 await self._until(key, known)
                 await self._record(key, known._replace(state="done"))
             await self._turn(key)
+
+    async def _fall_asleep(self, key: Key, duration: object, until: object, within: str | None) -> Known:
+        now = self._clock.now()
+        due = now + milliseconds(duration) if until is None else moment(until, now)
+        if self._mocks is not None and self._mocks.skip_sleeps:
+            due = now
+        known = Known("waiting" if due > now else "done", 0, due, DEFAULT_CONFIG)
+        await self._record(key, known, within=within)
+        return known
 
     async def wait_for_event(
         self,
@@ -84,8 +102,9 @@ class Waits(Parking):
                 try:
                     place = self._place(key, known)
                     event = await self._write(events.take_event, *place, type, within, known.due or 0, now)
-                except QuotaExceeded:
+                except QuotaExceeded as refusal:
                     self._forget(key)
+                    await self._deny(key, refusal, within)
                     raise
             if event is None:
                 event = await self._until(key, known)
@@ -116,6 +135,8 @@ class Waits(Parking):
         """What an earlier run recorded, for a caller that asks instead of reading the history."""
         for record in self.history:
             if (record.kind, record.name, record.count) == key:
+                if record.error is not None and record.error.name != WaitTimeout.name:
+                    raise JournalBreach(f"wait {key[1]!r} number {key[2]} was refused already")
                 if record.error is not None:
                     raise WaitTimeout.again(record.error)
                 assert record.value is not None
@@ -134,20 +155,10 @@ class Waits(Parking):
             await self._held()
             known = self._known.get(key)
             if known is None:
-                now = self._clock.now()
-                known = Known("waiting", 0, now + allowed, DEFAULT_CONFIG)
-                number, _, _, position = self._place(key, known)
-                row = (name, count, position, now + allowed, within)
                 try:
-                    await self._write(children.begin, number, row, child, now)
-                except QuotaExceeded:
-                    self._forget(key)
-                    raise
-                except (InstanceAlreadyExists, QueueFull) as error:
-                    self._forget(key)
-                    refusal = ErrorRecord(type(error).__name__, str(error))
-                    await self._record(key, known._replace(state="failed"), error=refusal, within=within)
-                    await self._turn(key)
+                    known = await self._beget(key, child, allowed, within)
+                except (InstanceAlreadyExists, QueueFull, QuotaExceeded) as refusal:
+                    await self._deny(key, refusal, within)
                     raise
             elif known.state != "waiting":
                 raise JournalBreach(f"child {name!r} number {count} has been answered already")
@@ -158,6 +169,17 @@ class Waits(Parking):
             self._known[key] = known._replace(state="done")
             await self._turn(key)
         return value
+
+    async def _beget(self, key: Key, child: Child, allowed: int, within: str | None) -> Known:
+        now = self._clock.now()
+        known = Known("waiting", 0, now + allowed, DEFAULT_CONFIG)
+        number, name, count, position = self._place(key, known)
+        try:
+            await self._write(children.begin, number, (name, count, position, known.due, within), child, now)
+        except (InstanceAlreadyExists, QueueFull, QuotaExceeded):
+            self._forget(key)
+            raise
+        return known
 
     async def give_up(self, name: str, count: int) -> None:
         self._key("child", name, count)

@@ -12,10 +12,8 @@ from typing import Any, Final
 
 from cloister.engine import (
     Attempt,
-    InstanceAlreadyExists,
     Journal,
     Outcome,
-    QueueFull,
     StepConfig,
     StepKind,
     StepRecord,
@@ -224,10 +222,9 @@ class JournalTarget:
             current.reset(token)
         try:
             if ("child", name, count) not in self._records:
-                await binding.allowed()
+                with self._journal.hold():
+                    await binding.allowed()
             value = await self._journal.child(name, count, child, timeout, within)
-        except (InstanceAlreadyExists, QueueFull) as error:
-            value = values.dumps({"status": "errored", "error": [type(error).__name__, str(error), ""]})
         finally:
             self._asking -= 1
             self._heard = self._now()

@@ -28,7 +28,7 @@ class Child(NamedTuple):
 def begin(store: Store, number: int, row: tuple[Any, ...], child: Child, now: int) -> None:
     """Create an instance, and record that a step of another one awaits it."""
     row_and_child = 100 + len(row[0]) + usage.size_of(child.creation)
-    usage.check_instance(store, number, row_and_child, needed=True)  # before anything is written
+    usage.check_instance(store, number, row_and_child, spares=1)  # before anything is written
     made = instances.insert(store, child.workflow, child.scope, child.creation, now)
     if made is None:
         raise InstanceAlreadyExists(f"workflow {child.workflow!r} has an instance {child.creation.id!r} already")

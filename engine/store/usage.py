@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from .store import Store
 
 SPARE: Final = 65_536
-"""Bytes beyond an eighth of its quota that what a run needs to come to an end may take."""
+"""Bytes beyond an eighth of its quota that what a run needs to come to an end may take; and as many more that the words
+may take in which it is on record that something was refused."""
 
 _ROWS = {
     "steps": "100 + length({0}.name) + coalesce(length({0}.value), 0) + coalesce(length({0}.error), 0)",
@@ -59,14 +60,14 @@ def begin(store: Store) -> None:
         store.counted[key] = most
 
 
-def check(store: Store, key: int, scope: str, more: int, *, needed: bool = False) -> None:
-    """`QuotaExceeded` if so many bytes more are too many; what a run needs to come to an end (`needed`) may go beyond
-    by an eighth.
+def check(store: Store, key: int, scope: str, more: int, *, spares: int = 0) -> None:
+    """`QuotaExceeded` if so many bytes more are too many; what a run needs to come to an end may go beyond by an eighth
+    and one spare, and that something has failed by two.
     """
     quota = store.counted.get(key)
     if quota is None:
         return
-    most = quota + quota // 8 + SPARE if needed else quota
+    most = quota + quota // 8 + spares * SPARE if spares else quota
     row = store.execute("SELECT bytes FROM usage WHERE workflow = ? AND scope = ?", (key, scope)).fetchone()
     stored = 0 if row is None else row[0]
     if stored + more > most:
@@ -76,12 +77,12 @@ def check(store: Store, key: int, scope: str, more: int, *, needed: bool = False
         )
 
 
-def check_instance(store: Store, number: int, more: int, *, needed: bool = False) -> None:
+def check_instance(store: Store, number: int, more: int, *, spares: int = 0) -> None:
     """The same for the scope of an instance."""
     if store.counted:
         row = store.execute("SELECT workflow, scope FROM instances WHERE number = ?", (number,)).fetchone()
         if row is not None:
-            check(store, row[0], row[1], more, needed=needed)
+            check(store, row[0], row[1], more, spares=spares)
 
 
 def size_of(creation: Creation) -> int:
@@ -99,7 +100,7 @@ def check_step(store: Store, row: Row) -> None:
     if kind in {"do", "value"} and (state != "failed" or more > 2 * BRIEF):
         check_instance(store, number, more)
     elif state in {"failed", "waiting"}:
-        check_instance(store, number, 100 + len(name) + more, needed=True)
+        check_instance(store, number, 100 + len(name) + more, spares=2 if state == "failed" else 1)
 
 
 def check_copy(store: Store, number: int, chosen: str, place: tuple[Any, ...]) -> None:

@@ -67,8 +67,11 @@ async def random_id(step: WorkflowStep) -> uuid.UUID:
 async def _kept(step: WorkflowStep, name: str, make: Callable[[], Any]) -> Any:
     count = step._count("value", name)
     record = await step._journal.visit("value", name, count)
-    if record is not None:
-        return values.loads(record[2], trusted=True)
+    match record:
+        case ["done", _, value, *_]:
+            return values.loads(value, trusted=True)
+        case ["failed", _, _, error, *_]:
+            raise _error(error)
     value = make()
     await step._journal.record("keep", name, count, values.dumps(value))
     return value

@@ -23,14 +23,8 @@ from .values import JsDict
 from .workers.workflows import NonRetryableError
 
 _NOTE_AFTER = 0.02  # seconds: a body that is done sooner is not announced
-_NEVER_RECORDED = {
-    "InvalidStepName",
-    "InvalidDuration",
-    "StepLimitExceeded",
-    "QuotaExceeded",
-    "CreationRateExceeded",
-}
-"""What is refused in each run, so that it comes in no order of records."""
+_ON_RECORD = {"InstanceAlreadyExists", "MomentTooFar", "QueueFull", "QuotaExceeded"}
+"""What is refused once and for all, and comes in the order of records. Everything else is refused in each run anew."""
 _OVER = "this run was parked or ended; if it goes on, it does so from its records"
 _DONE: list[Any] = ["done", None]
 _DONE_SENT = values.dumps(_DONE)
@@ -82,10 +76,11 @@ class Journal:
         """A round trip whose answer is an outcome, which waits its turn among the others."""
         try:
             answer = await self.ask(method, *arguments, scope.inside.get(), **more)
-        except IpcError as error:
-            if getattr(error, "name", None) not in _NEVER_RECORDED:
-                await self._outcomes.arrived()
-            raise
+        except RemoteError as error:
+            if error.name not in _ON_RECORD or method == "settle":
+                raise
+            await self._outcomes.arrived()
+            raise _error([error.name, error.message]) from None
         if not self._outcomes.next:
             await self._outcomes.arrived()
         return answer
@@ -152,7 +147,11 @@ class Journal:
             config = moments.in_milliseconds(config)
             key = values.dumps(config)
         if key not in self._configs:
-            self._configs[key] = await self.ask("configure", config)
+            self.run.busy += 1  # who only waits is not waiting for this
+            try:
+                self._configs[key] = await self.ask("configure", config)
+            finally:
+                self.run.busy -= 1
         return self._configs[key], config
 
 
@@ -207,9 +206,13 @@ class WorkflowStep:
         return asyncio.ensure_future(work)
 
     async def _sleep(self, name: str, count: int, duration: Any, until: Any) -> None:
-        record = await self._journal.visit("sleep", name, count)
-        if record is None or record[0] != "done":
-            await self._journal.record("sleep", name, count, duration, until)
+        match await self._journal.visit("sleep", name, count):
+            case ["done", *_]:
+                pass
+            case ["failed", _, _, error, *_]:
+                raise _error(error)
+            case _:
+                await self._journal.record("sleep", name, count, duration, until)
 
 
 class Step:

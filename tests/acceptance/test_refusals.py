@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from cloister.engine import WorkflowEntrypoint, WorkflowLimits
+from cloister.engine.store import usage
 from cloister.loader import wrap_workflow_binding
 from cloister.loader.dispatch import create_dynamic_workflow_entrypoint
 
@@ -135,3 +136,77 @@ async def test_a_child_that_found_the_queue_full_is_not_created_when_there_is_ro
     assert said[1:] == [1, 1]
     assert len(set(stage.ledger.entries)) == 1
     assert len(stage.ledger.entries) >= 2
+
+
+FULL = """
+import asyncio
+from workers import WorkflowEntrypoint
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        if "ballast" in event["payload"]:
+            return
+        rest, said = step.sleep("rest", "1 hour"), []
+        await asyncio.sleep(0)
+        number, refused = 0, 0
+        while refused < event["payload"]["times"]:
+            number += 1
+            try:
+                await ASK
+                said.append("done")
+            except Exception as error:
+                said.append(f"{type(error).__name__} {error}")
+                refused += any(name in said[-1] for name in ("Quota", "TooFar"))
+        await self.env.LEDGER.note("|".join(said))
+        await rest
+        return said
+"""
+LACKS = {
+    "sleep": "step.sleep(f's{number}', '1 second')",
+    "moment": "step.sleep_until(f's{number}', NOW + (number % 2) * 366 * 86_400_000)",
+    "wait": "step.wait_for_event(f's{number}', type='none', timeout='1 second')",
+    "value": "step.random()",
+    "child": "step.child(f's{number}', self.env.AGAIN, params=None)",
+}
+"""What a program asks for, again and again."""
+
+
+@pytest.mark.parametrize("case", LACKS)
+async def test_what_was_refused_once_is_refused_again_when_it_would_not_be(
+    stage: Any, case: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the same words and the same class, whatever has been deleted meanwhile, and however late it is."""
+    monkeypatch.setattr(usage, "SPARE", 4_000)
+    again = wrap_workflow_binding(stage.engine.workflow("c", Once), {}, scope="c")
+    stage.env = {**stage.env, "AGAIN": again}
+    source = FULL.replace("ASK", LACKS[case]).replace("NOW", str(stage.clock.now()))
+    binding = bound(stage, source, limits=WorkflowLimits(bytes_per_scope=3_000))
+    ballast = await binding.create(params={"ballast": "x" * 1_500})
+    await stage.outcome(ballast)
+    instance = await binding.create(params={"times": 3})
+
+    async def rests_at_the_end() -> bool:
+        status = await instance.status()
+        return bool(status["error"]) or bool(stage.ledger.entries and status["status"] == "waiting")
+
+    await stage.until(rests_at_the_end, step=1.0)
+    await ballast.delete()
+    stage.evict()
+    await stage.clock.advance(86_400 * 2)
+    said = await stage.outcome(instance)
+    assert isinstance(said, list), said
+    assert len(said) > 3 or case == "moment"
+    assert "QuotaExceeded" in said[-1] or "MomentTooFar" in said[-1]
+    assert len(stage.ledger.entries) >= 2
+    assert set(stage.ledger.entries) == {"|".join(said)}
+
+
+async def test_a_run_that_there_is_no_room_for_at_all_ends_with_that(
+    stage: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever it catches: it would have to be told the same in every replay."""
+    monkeypatch.setattr(usage, "SPARE", 4_000)
+    source = FULL.replace("ASK", LACKS["sleep"])
+    instance = await bound(stage, source, limits=WorkflowLimits(bytes_per_scope=3_000)).create(params={"times": 300})
+    end = await stage.outcome(instance, step=10.0)
+    assert end["name"] == "QuotaExceeded"
+    assert stage.ledger.entries == []

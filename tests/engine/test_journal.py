@@ -271,3 +271,57 @@ async def test_the_ten_thousand_and_first_step_is_refused(open_engine: OpenEngin
         desk.runs[-1][1].set_exception(StepLimitExceeded("over"))
         with pytest.raises(InstanceFailed, match="StepLimitExceeded"):
             await instance.result()
+
+
+async def idles(clock: VirtualClock) -> None:
+    """Longer than a run lingers, and shorter than anything it waits for."""
+    for _ in range(10):
+        await clock.advance(0.1)
+
+
+async def test_a_run_that_was_answered_while_it_was_asked_whether_it_rests_is_not_parked(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """It goes on with that answer now, and not when the next of its deadlines comes."""
+    async with open_engine() as engine:
+        _, journal = await Desk(engine, clock).create()
+        sleeping = asyncio.create_task(journal.sleep("s", 1, duration=3_600_000))
+        asked: list[asyncio.Future[bool]] = []
+
+        async def only_waits() -> bool:
+            asked.append(asyncio.get_running_loop().create_future())
+            return await asked[-1]
+
+        journal.only_waits = only_waits
+        await idles(clock)
+        await journal.keep("now", 1, b"\x01")
+        asked[0].set_result(True)
+        await clock.run_until_idle()
+        assert engine.statistics().parked == 0
+        await idles(clock)
+        asked[1].set_result(True)
+        await clock.run_until_idle()
+        assert engine.statistics().parked == 1
+        await refuses(RunOver, sleeping)
+
+
+async def test_a_run_that_writes_when_its_time_to_be_parked_comes_is_parked_later(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """It would take up its slot until the end of its wait."""
+    async with open_engine() as engine:
+        _, journal = await Desk(engine, clock).create()
+        sleeping = asyncio.create_task(journal.sleep("s", 1, duration=3_600_000))
+        await clock.run_until_idle()
+        with journal.hold():
+            await idles(clock)
+            assert engine.statistics().parked == 0
+        keeping = asyncio.create_task(journal.keep("now", 1, b"\x01"))
+        journal._writes += 1  # type: ignore[attr-defined] # it takes its time
+        await idles(clock)
+        assert engine.statistics().parked == 0
+        journal._writes -= 1  # type: ignore[attr-defined]
+        await keeping
+        await idles(clock)
+        assert engine.statistics().parked == 1
+        await refuses(RunOver, sleeping)
