@@ -195,7 +195,7 @@ class TenantWorkflow(WorkflowEntrypoint):
             await asyncio.sleep(0.05)  # not waiting for anything: an instant to be evicted at
             host.loader.evict("t")
         for instance in instances:
-            before, recorded = await instance.result(timeout=60)
+            before, recorded = await instance.result(timeout=100)
             records = {step["name"]: step for step in (await instance.status())["steps"]}
             assert before == recorded, f"seed {seed}"
             assert records["record"]["status"] == "done"

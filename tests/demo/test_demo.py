@@ -24,7 +24,7 @@ from cloister.loader.demo.verdict import differences
 from cloister.loader.timeline import plain
 
 DEMO = [sys.executable, "-m", "cloister.loader.demo"]
-LONGEST = 100.0
+LONGEST = 280.0
 
 
 def below(folder: Path) -> dict[str, str]:

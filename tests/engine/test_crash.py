@@ -90,7 +90,7 @@ async def finish(path: Path, told: list[list[Any]]) -> None:
                     if (name, event) not in sent:
                         await instance.send_event(type="t", payload=event, id=f"e{event}")
         for name in created:
-            assert await (await workflow.get(name)).result(timeout=20) == [0, 1, 2, 0, 1, 3]
+            assert await (await workflow.get(name)).result(timeout=100) == [0, 1, 2, 0, 1, 3]
     assert not acked & set(bodies), "a step whose result was acknowledged ran again"
 
 

@@ -283,7 +283,7 @@ async def test_short_runs_of_scopes_at_their_limit_all_run(open_engine: OpenEngi
         limits = WorkflowLimits(concurrency_per_scope=1)
         workflow = engine.workflow("w", Short, concurrency=3, limits=limits)
         made = await asyncio.gather(*(workflow.create_batch([{}] * 60, scope=f"s{number}") for number in range(6)))
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(100):
             await asyncio.gather(*(instance.result() for batch in made for instance in batch))
 
 

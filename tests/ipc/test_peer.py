@@ -788,7 +788,7 @@ async def test_an_answer_that_there_is_no_room_for_is_told_of(
     else:
         monkeypatch.setattr(codec, "encode", refuse_long)
     pair.host.exports.grant(Echo())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(100):
         with pytest.raises(IpcError, match=told):
             await pair.guest.call(0, "say", pair.guest.encode([["x" * 5000], {}]))
         assert values.loads(await pair.guest.call(0, "say", pair.guest.encode([["x"], {}]))) == "x"

@@ -326,7 +326,7 @@ async def test_a_generator_runs_in_the_context_it_was_sent_from(open_pair: OpenP
     place.set("home")
 
     async def told() -> AsyncIterator[Any]:
-        async with asyncio.timeout(30), asyncio.TaskGroup():
+        async with asyncio.timeout(100), asyncio.TaskGroup():
             for _ in range(30):
                 yield [place.get(), id(asyncio.current_task())]
 

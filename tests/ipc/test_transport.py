@@ -68,7 +68,7 @@ class Guest:
         return self
 
     async def write(self, data: bytes) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(100):
             await asyncio.get_running_loop().sock_sendall(self.connection, data)
 
     async def say(self, frame: bytes) -> None:
@@ -76,7 +76,7 @@ class Guest:
 
     async def read(self) -> bytes:
         """The next frame."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(100):
             while True:
                 data = await asyncio.get_running_loop().sock_recv(self.connection, 65536)
                 if not data:
@@ -449,7 +449,7 @@ async def test_a_heartbeat_is_answered(make: Make, tmp_path: Path) -> None:
     """As the protocol asks for, whoever does the asking."""
     async with guests(tmp_path, 1, make) as (_, [guest]):
         await guest.write(b"\x04\x09\x04PING\x00\x0aab")
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(100):
             said = await asyncio.get_running_loop().sock_recv(guest.connection, 100)
         assert said == b"\x04\x07\x04PONGab"
 

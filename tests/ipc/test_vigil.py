@@ -126,7 +126,7 @@ def test_it_ends_by_itself_on_a_real_loop() -> None:
     async def wait() -> None:
         vigil = Vigil()
         vigil.sent()
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(100):
             while vigil.awake:  # noqa: ASYNC110 - it ends with turns of the loop
                 await asyncio.sleep(0)
 

@@ -139,9 +139,9 @@ def libzmq(tmp_path: Path) -> Iterator[tuple[zmq.Socket[bytes], socket.socket]]:
         listener.bind(path)
         listener.listen(1)
         router.connect(f"ipc://{path}")
-        listener.settimeout(10)
+        listener.settimeout(100)
         connection, _ = listener.accept()
-    connection.settimeout(10)
+    connection.settimeout(100)
     with connection:
         yield router, connection
     router.close(0)

@@ -87,7 +87,7 @@ def test_what_is_returned_waits_as_well(host: BlockingHost) -> None:
     cart = host.tenant("t").cart()
     assert [cart.add("tea"), cart.add("milk")] == [["tea"], ["tea", "milk"]]
     instance = host.workflows("t").create({"params": 21})
-    assert instance.result(timeout=20) == 42
+    assert instance.result(timeout=100) == 42
     assert host.workflows("t").get(instance.id).status()["status"] == "complete"
     kinds = []
     for event in instance.subscribe():

@@ -374,7 +374,7 @@ async def served(application: Any) -> AsyncIterator[httpx.AsyncClient]:
     server = uvicorn.Server(uvicorn.Config(application, log_level="critical", lifespan="on", ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as door:
         running = asyncio.ensure_future(server._serve([door]))
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{door.getsockname()[1]}", timeout=20) as client:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{door.getsockname()[1]}", timeout=100) as client:
             yield client
         server.should_exit = True
         await running

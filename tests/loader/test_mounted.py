@@ -152,7 +152,7 @@ async def served(application: Any) -> AsyncIterator[httpx.AsyncClient]:
     with socket.create_server(("127.0.0.1", 0)) as door:
         running = asyncio.ensure_future(server._serve([door]))
         try:
-            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{door.getsockname()[1]}", timeout=20) as client:
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{door.getsockname()[1]}", timeout=100) as client:
                 yield client
         finally:
             server.should_exit = True
@@ -278,7 +278,7 @@ def flasks(tmp_path: Path, code: Code, caplog: pytest.LogCaptureFixture) -> Iter
         server = make_server("127.0.0.1", 0, flask_application(host), threaded=True)
         serving = threading.Thread(target=server.serve_forever)
         serving.start()
-        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=20) as client:
+        with httpx.Client(base_url=f"http://127.0.0.1:{server.port}", timeout=100) as client:
             yield client, board
         server.shutdown()
         serving.join()

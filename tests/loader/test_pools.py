@@ -722,7 +722,7 @@ async def test_a_drain_waits_for_streams(code: Code) -> None:
     async with Loader(spares=1) as loader:
         stream = await loader.get("t", lambda: code(STREAMS)).get_entrypoint().numbers()
         assert await anext(stream) == 0
-        draining = asyncio.ensure_future(loader.drain())
+        draining = asyncio.ensure_future(loader.drain(timeout=100))
         assert await anext(stream) == 1
         await stream.aclose()
         assert await draining

@@ -247,7 +247,7 @@ async def test_a_run_that_was_begun_before_a_redeploy_ends_on_the_code_it_began_
         new = await host.workflows("t").create()
         for instance in (old, new):
             await instance.send_event(type="go", payload=None)
-        assert [await old.result(timeout=20), await new.result(timeout=20)] == [[1, 1], [2, 2]]
+        assert [await old.result(timeout=100), await new.result(timeout=100)] == [[1, 1], [2, 2]]
 
 
 # Drains
@@ -262,7 +262,7 @@ async def test_a_tenant_that_is_drained_finishes_what_it_does_and_takes_new_call
         assert await other.which() == 2
         running = asyncio.ensure_future(entrypoint.hold(gate))
         await gate._here.wait()
-        draining = asyncio.ensure_future(loader.drain("t", timeout=20))
+        draining = asyncio.ensure_future(loader.drain("t", timeout=100))
         await asyncio.sleep(0)
         assert await entrypoint.which() == 1
         assert not draining.done()
@@ -358,4 +358,4 @@ async def test_a_run_that_is_drained_goes_on_when_its_host_is_opened_again(path:
         for name, expected in (("a", [1, 1]), ("b", [2, 2])):
             instance = await host.workflows("t").get(name)
             await instance.send_event(type="go", payload=None)
-            assert await instance.result(timeout=20) == expected
+            assert await instance.result(timeout=100) == expected

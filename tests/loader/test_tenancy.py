@@ -677,7 +677,7 @@ async def test_what_is_refused_at_the_border_is_refused_again_in_a_replay(tmp_pa
         host.evict("ann")
         await instance.send_event(type="go")
         invalid = ["InvalidStepName", "InvalidDuration", "InvalidDuration", "InvalidDuration"]
-        assert await instance.result(timeout=60) == [*invalid, 1]
+        assert await instance.result(timeout=100) == [*invalid, 1]
 
 
 FAILING = """
@@ -699,5 +699,5 @@ async def test_a_step_whose_failures_are_too_much_to_store_fails_for_good(tmp_pa
     async with Host(tmp_path / "app.db", get_code=get_code, limits=WorkflowLimits(bytes_per_scope=100_000)) as host:
         instance = await host.workflows("ann").create()
         with pytest.raises(InstanceFailed, match="QuotaExceeded"):
-            await instance.result(timeout=30)
+            await instance.result(timeout=100)
         assert [step["status"] for step in (await instance.status())["steps"]] == ["failed"]

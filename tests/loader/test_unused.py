@@ -116,7 +116,7 @@ async def test_so_does_a_request_and_a_run(code: Code, killer: Killer, tmp_path:
         entrypoint = create_dynamic_workflow_entrypoint(lambda _: stub.get_entrypoint("TenantWorkflow"))
         binding = wrap_workflow_binding(engine.workflow("w", entrypoint), {"tenant_id": "t"})
         instance = await binding.create({"params": {}})
-        assert await instance.result(timeout=20) == 1
+        assert await instance.result(timeout=100) == 1
         assert len(killer.taken) == 2 * TRIES
 
 

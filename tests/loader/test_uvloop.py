@@ -59,7 +59,7 @@ def runner() -> Iterator[asyncio.Runner]:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         yield runner
     left = set(psutil.Process().children()) - others
-    psutil.wait_procs(left, timeout=10)
+    psutil.wait_procs(left, timeout=100)
     assert set(psutil.Process().children()) <= others
 
 
@@ -129,4 +129,4 @@ async def test_durable_runs_are_carried_out(raw: Workflow, programs: dict[str, W
     programs["tenant"] = WorkerCode(main_module="main.py", modules={"main.py": PROGRAM})
     workflows = wrap_workflow_binding(raw, {"tenant_id": "tenant"})
     instances = [await workflows.create(params={"number": number}) for number in range(5)]
-    assert await asyncio.gather(*(instance.result(timeout=20) for instance in instances)) == [2, 4, 6, 8, 10]
+    assert await asyncio.gather(*(instance.result(timeout=100) for instance in instances)) == [2, 4, 6, 8, 10]

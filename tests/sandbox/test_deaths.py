@@ -316,7 +316,7 @@ async def test_as_many_threads_as_the_limit_says_run_at_once(boot: Boot) -> None
     source = """
     import threading
     def main(count):
-        all_there = threading.Barrier(count, timeout=30)
+        all_there = threading.Barrier(count, timeout=100)
         threads = [threading.Thread(target=all_there.wait) for _ in range(count - 1)]
         for thread in threads:
             thread.start()

@@ -36,7 +36,7 @@ def reports() -> dict[str, dict[str, Any]]:
         place.chmod(0o755)
         command = [sys.executable, "-W", "error", str(SCRIPT), "become", level, str(place)]
         running[level] = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    said = {level: process.communicate(timeout=90) for level, process in running.items()}
+    said = {level: process.communicate(timeout=280) for level, process in running.items()}
     for place in places.values():
         shutil.rmtree(place)  # what was bound into it was bound in another namespace
     found = {}

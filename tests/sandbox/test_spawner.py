@@ -147,7 +147,7 @@ async def test_takers_meanwhile_get_one_of_the_next(open_spawner: OpenSpawner) -
         takers = [asyncio.ensure_future(spawner.take()) for _ in range(20)]
         await asyncio.sleep(0)
         os.kill(spawner.zygote_pid, signal.SIGKILL)
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(100):
             await asyncio.gather(*takers)
         await answer(await spawner.take())
 

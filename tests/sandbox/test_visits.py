@@ -83,7 +83,7 @@ async def test_what_does_not_stop_when_told_to_is_the_tenants_own_fault(visited:
     tenant, use, _ = await visited(cpu_ms=200)
     with pytest.raises(LimitExceeded, match=r"^the call exceeded 200 ms of CPU$"):
         await use(60)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         assert await tenant.sandbox.died == "exceeded 200 ms of CPU in a call that did not stop when it was given up"
 
 
@@ -93,7 +93,7 @@ async def test_nor_does_one_go_on_for_ever_that_nobody_waits_for(visited: Callab
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.01):
             await use(60)
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(100):
         assert await tenant.sandbox.died == "exceeded 200 ms of CPU in a call that did not stop when it was given up"
 
 
