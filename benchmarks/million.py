@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
@@ -41,6 +41,9 @@ PHASES: Final[dict[str, Phase]] = {
     "ending": ending,
     "running": running,
 }
+FIRST: Final = {"sleep": "register", "idle": "sleep", "storm": "sleep", "traffic": "sleep", "killed": "storm",
+                "ending": "killed"}  # fmt: skip
+"""What each phase begins from, where it does not begin by itself."""
 QUICK: Final = {
     "tenants": 20_000, "storm": 1_000, "killed": 300, "ending": 1_000, "running": 2_500, "running_tenants": 10,
     "idle_seconds": 4, "traffic_seconds": 4,
@@ -58,11 +61,13 @@ def asked() -> argparse.Namespace:
     for name, number in FULL.items():
         words = f"[{number:,}; {QUICK[name]:,} with --quick]"
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=words)
+    parser.add_argument("--everybody", action="store_true", help="in the end all tenants run to completion, cold")
     parser.add_argument("--own-first-step", action="store_true", help="which the host else takes for each tenant")
     parser.add_argument(
         "--folder", type=Path, help="where the data is, and stays; a run that was broken off goes on there"
     )
-    parser.add_argument("--only", nargs="+", choices=PHASES, metavar="PHASE", help=f"of {', '.join(PHASES)}")
+    words = f"of {', '.join(PHASES)}; and those that it begins from, unless the folder has them"
+    parser.add_argument("--only", nargs="+", choices=PHASES, metavar="PHASE", help=words)
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="write the report there too")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw it too, with matplotlib")
     parser.add_argument("--phase", choices=[*PHASES, "wake"], help=argparse.SUPPRESS)
@@ -74,7 +79,12 @@ def site_of(given: argparse.Namespace, folder: Path) -> Site:
     if (folder / "site.json").exists():
         return Site.open(folder)
     sizes = {name: getattr(given, name) or number for name, number in (QUICK if given.quick else FULL).items()}
-    site = Site(folder=str(folder), began=int(time.time() * 1000), own_first_step=given.own_first_step, **sizes)
+    if given.everybody:
+        sizes["ending"] = sizes["tenants"] - sizes["storm"] - sizes["killed"]
+    site = Site(
+        folder=str(folder), began=int(time.time() * 1000), own_first_step=given.own_first_step,
+        everybody=given.everybody, **sizes,
+    )  # fmt: skip
     if site.storm + site.killed + site.ending > site.tenants:
         raise SystemExit("the groups that wake up (--storm, --killed, --ending) have more tenants than there are")
     if site.most_disk_bytes() > shutil.disk_usage(folder).free:
@@ -83,10 +93,19 @@ def site_of(given: argparse.Namespace, folder: Path) -> Site:
     return site
 
 
+def wanted(only: Iterable[str]) -> list[str]:
+    """The phases that are to be run for these, in their order."""
+    found, more = set[str](), set(only)
+    while more:
+        found |= more
+        more = {FIRST[name] for name in more if name in FIRST} - found
+    return [name for name in PHASES if name in found]
+
+
 def run(given: argparse.Namespace, folder: Path) -> None:
     """Each phase that has not been run yet, in a process of its own; then the report."""
     site = site_of(given, folder.resolve())
-    for name in (name for name in PHASES if name in (given.only or PHASES)):  # each begins where those before it ended
+    for name in wanted(given.only or PHASES):
         if site.found(name) is None:
             subprocess.run([sys.executable, __file__, "--phase", name, "--folder", site.folder], check=True)
     found = {name: figures for name in PHASES if (figures := site.found(name)) is not None}

@@ -37,12 +37,14 @@ def bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]
 
 def _lines(console: Console, what: str, total: int, done: int) -> Callable[[int], None]:
     began = last = time.perf_counter()
+    over = False
 
     def move(count: int) -> None:
-        nonlocal last
+        nonlocal last, over
         now = time.perf_counter()
-        if count < total and now - last < LINE_SECONDS:
+        if over or (count < total and now - last < LINE_SECONDS):
             return
+        over = count >= total
         last, rate = now, (count - done) / max(now - began, 1e-9)
         left = f", {(total - count) / rate:,.0f} s left" if rate and count < total else ""
         console.print(f"{what}: {count:,} of {total:,}, {rate:,.0f}/s{left}")

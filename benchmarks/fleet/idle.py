@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
 from dataclasses import replace
@@ -21,6 +22,7 @@ SETTLED_SECONDS = 1.0
 
 async def idle(site: Site) -> dict[str, Any]:
     """Open, look for a minute, close."""
+    os.sync()  # what the phases before have left to be written is not this host's doing
     nobody = replace(site, folder=str(Path(site.folder, "nobody")), tenants=0)
     Path(nobody.folder).mkdir(exist_ok=True)
     empty = await _look(nobody, 3)

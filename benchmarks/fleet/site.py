@@ -41,6 +41,8 @@ class Site:
     traffic_seconds: int
     own_first_step: bool
     """Whether each tenant's own code runs the first step; else the host does, and records what that would have."""
+    everybody: bool = False
+    """Whether those of the other groups come to their end in the last phase, too."""
 
     @classmethod
     def open(cls, folder: Path) -> Self:
