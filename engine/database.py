@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 APPLICATION_ID = 0x636C7374  # "clst"
 LOG_BYTES = 64 * 1024 * 1024
 """What the log may grow to before it is cut off as soon as nobody reads in it."""
+CHECKPOINT_PAGES = 1000
+"""What it is kept to otherwise, by commits that nobody's event loop waits for."""
 PAGE_BYTES = 4096
 EXAMINE_SECONDS = 0.5
 Synchronous = Literal["full", "normal"]
@@ -93,7 +95,7 @@ def connect(path: Path, synchronous: Synchronous, *, examine: bool = False) -> s
             _examine(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if synchronous == 'full' else 'NORMAL'}")
-        connection.execute("PRAGMA wal_autocheckpoint = 1000")  # rewriting a short log syncs faster than growing one
+        set_checkpoints(connection, on=True)
         connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("BEGIN IMMEDIATE")  # so that what cannot be written is known now
@@ -132,6 +134,11 @@ def _examine(connection: sqlite3.Connection, path: Path) -> None:
         timer.join()
     if found != "ok":
         raise DatabaseDamaged(f"{path} is damaged ({found}); restore a backup")
+
+
+def set_checkpoints(connection: sqlite3.Connection, *, on: bool) -> None:
+    """Whether commits shorten the log. Rewriting a short one syncs faster than growing one."""
+    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES if on else 0}")
 
 
 def bound_log(connection: sqlite3.Connection) -> int:

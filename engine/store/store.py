@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from cloister.ipc import values
 
 from ..codecs import PayloadCodec, Plain
-from ..database import bound_log, tables
+from ..database import bound_log, set_checkpoints, tables
 from ..errors import CodecMismatch, StorageError
 from . import usage
 from .backlog import Backlog, Bounds
@@ -68,6 +68,7 @@ class Store:
         self.tables_of_instances = {name: key for name, key in self.execute(_TABLES).fetchall() if name in tables()}
         self._workflows: dict[str, int] = dict(self.execute("SELECT name, number FROM workflows"))
         self.codes = Codes(self)
+        self._checkpoints = True
 
     def try_codec(self) -> None:
         """`CodecMismatch` if what was stored last cannot be read."""
@@ -93,7 +94,11 @@ class Store:
         if self._changes:
             self._changes.insert(self.run)
 
-    def begin(self) -> None:
+    def begin(self, *, checkpoints: bool = True) -> None:
+        """Whether its commit may shorten the log, which takes a sync or two more, is for whoever waits to say."""
+        if checkpoints is not self._checkpoints:
+            set_checkpoints(self._connection, on=checkpoints)
+            self._checkpoints = checkpoints
         self.execute("BEGIN IMMEDIATE")
         if len(self.counted) < len(self.quotas):
             usage.begin(self)

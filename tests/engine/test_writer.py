@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sqlite3
+import sys
 import time
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import pytest
 
 from cloister.engine import EngineClosed, InstanceAlreadyExists, StorageError
 from cloister.engine import promptness as promptness_module
-from cloister.engine.database import connect
+from cloister.engine.database import CHECKPOINT_PAGES, connect
 from cloister.engine.errors import RunOver
 from cloister.engine.options import Creation
 from cloister.engine.promptness import PROMPT, PROOF, Promptness
@@ -209,6 +210,39 @@ async def test_the_loop_does_not_wait_for_a_file_that_another_program_has(path: 
         assert writer.commits_here == 0
         await create(writer, "b")
         assert writer.commits_here == 1
+
+
+def log_of(path: Path) -> tuple[int, int]:
+    """How many pages the log has, and how many of them are in the database as well: from the index of the log."""
+    index = path.with_name(path.name + "-shm").read_bytes()
+    pages, done = (int.from_bytes(index[at : at + 4], sys.byteorder) for at in (16, 96))
+    return pages, done
+
+
+@pytest.mark.parametrize("hands", ["loop"], indirect=True)
+async def test_no_commit_that_the_loop_makes_shortens_the_log(
+    path: Path, hands: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the thread has left it; and the thread does, before long."""
+    monkeypatch.setattr("cloister.engine.writer.TIDY_COMMITS", 60)
+    async with open_writer(path) as writer:
+
+        async def write(size: int, name: str) -> None:
+            await writer.submit(instances.create, "w", "", Creation(name, b"x" * size), 0, True)
+
+        while (before := log_of(path))[0] < CHECKPOINT_PAGES - 40:
+            await write(BRIEF_BYTES + 1, f"thread {before[0]}")
+            writer._untidy = 0
+        here = writer.commits_here
+        for n in range(20):
+            await write(BRIEF_BYTES, f"loop {n}")
+        pages, done = log_of(path)
+        assert writer.commits_here == here + 20
+        assert pages > CHECKPOINT_PAGES + 100
+        assert done == before[1]
+        for n in range(60):
+            await write(10, f"more {n}")
+        assert log_of(path)[0] < pages  # it was begun anew
 
 
 @pytest.mark.parametrize("hands", ["loop"], indirect=True)
