@@ -49,10 +49,10 @@ def databases(runner: asyncio.Runner, tmp_path: Path) -> Iterator[Databases]:
 
 
 @contextmanager
-def hurried(databases: Databases) -> Iterator[None]:
+def hurried(databases: Databases, seconds: float = 1.0) -> Iterator[None]:
     """Statements have little time; those before and after have enough on a busy machine, too."""
     patient = databases.limits
-    databases.limits = dataclasses.replace(patient, seconds=1.0)
+    databases.limits = dataclasses.replace(patient, seconds=seconds)
     yield
     databases.limits = patient
 
@@ -306,17 +306,20 @@ async def test_sql_does_not_hang_the_host(
     other = Database(databases, "other")
     await asyncio.gather(database.exec("CREATE TABLE many (x)"), other.sql("SELECT 1"))  # two processes are there
     await database.batch([["INSERT INTO many VALUES (?)", [number]] for number in range(300)])
-    began = time.monotonic()
     served = 0
-    with hurried(databases):
-        running = asyncio.ensure_future(database.sql(query))
-        while not running.done():
-            with suppress(SqlError):  # a busy machine may leave this one too little time as well
-                assert await other.sql("SELECT 1 AS one") == [{"one": 1}]
-                served += not running.done()
-        with pytest.raises(SqlError, match="and were interrupted"):
-            await running
-    assert time.monotonic() - began < 60
+    for seconds in (1.0, 10.0, 60.0):  # a machine that is too busy to serve in time has more of it
+        began = time.monotonic()
+        with hurried(databases, seconds):
+            running = asyncio.ensure_future(database.sql(query))
+            while not running.done():
+                with suppress(SqlError):  # this one may be late as well
+                    assert await other.sql("SELECT 1 AS one") == [{"one": 1}]
+                    served += not running.done()
+            with pytest.raises(SqlError, match="and were interrupted"):
+                await running
+        assert time.monotonic() - began < 60 + seconds
+        if served:
+            break
     assert served
     assert await database.sql("SELECT count(*) AS n FROM many") == [{"n": 300}]
 
