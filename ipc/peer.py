@@ -288,7 +288,8 @@ class Peer:
         try:
             if not self._hold(len(call.payload), self._held):
                 self._discard(call.payload)
-                raise TooManyCalls("calls that wait for an answer hold too many bytes of arguments already")
+                most = f"more than {MAX_HELD >> 20} MiB of arguments, or those of all sandboxes too much"
+                raise TooManyCalls(f"calls that wait for an answer hold {most}")
             answer = Result(call.call, await self.forward(call.target, call.method, call.payload))
         except BaseException as error:  # whatever is raised is the answer
             if isinstance(error, self._fatal):

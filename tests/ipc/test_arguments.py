@@ -63,7 +63,7 @@ async def test_calls_of_all_guests_are_counted_together(open_pair: OpenPair, unt
 
     first, second = call(pairs[0], 4 * MUCH), call(pairs[1], 3 * MUCH)
     await until(lambda: slow.asked == 2)
-    with pytest.raises(TooManyCalls, match="too many bytes of arguments"):
+    with pytest.raises(TooManyCalls, match="those of all sandboxes too much"):
         await call(pairs[2], 2 * MUCH)
     little = call(pairs[2], MUCH // 2)
     await until(lambda: slow.asked == 3)
