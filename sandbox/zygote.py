@@ -20,16 +20,18 @@ import socket
 import struct
 import sys
 import time
+import types
 from typing import Final, NoReturn
 
 import msgpack
 
-from . import exits
+from . import exits, lockdown
 from .guest import heap, library, mappings, profile, rehearsal
 from .guest import main as guest
 from .lockdown import kernel, limits
 from .lockdown.sequence import CONNECTION, Jail, Slot, confine, enter_jail
 
+_OWN: Final = (__name__, lockdown.__name__, rehearsal.__name__)
 _TURN_NS: Final = 100_000  # the least that the kernel takes: who only answers waits so long for who computes
 _REQUEST: Final = struct.Struct("=qq?")  # slot, user id, whether somebody waits for it
 _signal: Final = importlib.import_module("_signal")  # what `signal` wraps in enumerations, which a child need not touch
@@ -52,14 +54,18 @@ def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoRe
     library.install(library.build(packages))
     del folders, packages  # which say how the host is installed
     gc.collect()
+    code = [*_own_code(), *rehearsal.prepare()]
+    gc.collect()
     filler = heap.fill_holes()  # so that what the rehearsal makes, and every child then writes to, lies together
+    heap.fill_chunks()
+    heap.gather(code)
     rehearsal.perform()
     kernel.set_malloc_arenas(1)
     address_space = limits.address_space()
     parts = mappings.large_parts()
     jail = enter_jail(limits.OPEN_FILES)
     stage = guest.Stage()
-    stage.warm_up = rehearsal.Opening(stage)
+    stage.warm_up, stage.stretch = rehearsal.Opening(stage), rehearsal.stretch
     gc.collect()
     if sys.version_info >= (3, 12):
         heap.make_immortal()
@@ -75,6 +81,12 @@ def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoRe
         pass  # the host has gone
     del filler
     os._exit(0)
+
+
+def _own_code() -> list[types.CodeType]:
+    """What a child runs between the fork and its first word, which cannot be rehearsed."""
+    functions = [subject for subject in gc.get_objects() if type(subject) is types.FunctionType]
+    return [function.__code__ for function in functions if function.__module__.startswith(_OWN)]
 
 
 class Zygote:

@@ -267,6 +267,8 @@ class Stage:
         self.output.install()
         self.warm_up: Callable[[Callable[[], None]], None] = at_once
         """What to do before the host is greeted; then, what to go on with."""
+        self.stretch: Callable[[], None] = lambda: None
+        """What to do when the host says, by a note, that code is about to come."""
         asyncio.set_event_loop(self.loop)
 
     def serve(self, listener: int, account: Mapping[str, int]) -> int:
@@ -298,6 +300,7 @@ class Stage:
             rebuild=failure.rebuild,
             dress=dress,
             lend=lend,
+            on_note=lambda _topic, _payload: self.stretch(),
             on_closed=lambda _: self.loop.stop(),
         )
         peer.exports.grant(Worker(self.output, connection))

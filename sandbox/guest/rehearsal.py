@@ -14,6 +14,7 @@ import linecache
 import logging
 import socket
 import sys
+import types
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -61,11 +62,22 @@ _NO_LIMIT: Final = 2**63 - 1
 _NAME: Final = "rehearsal_of_a_tenant"
 
 
-def perform() -> None:
-    """Play it as often as it takes until the interpreter has nothing left to adapt."""
+def prepare() -> list[types.CodeType]:
+    """Play it for the first time: the code that has a part in it, in the order of appearance."""
     sys.modules["workers"], sys.modules["workers.workflows"] = workers, workflows
     workers.__name__ = "workers"
     workers.__path__.append(disguise.folder("workers"))  # where those of its modules are that few programs use
+    played: dict[types.CodeType, None] = {}
+    sys.setprofile(lambda frame, _event, _argument: played.setdefault(frame.f_code))
+    try:
+        _play()
+    finally:
+        sys.setprofile(None)
+    return list(played)
+
+
+def perform() -> None:
+    """Play it as often as it takes until the interpreter has nothing left to adapt."""
     for _ in range(_ROUNDS):
         _play()
 
@@ -110,6 +122,11 @@ class Opening:
                 then()
 
         over()
+
+
+def stretch() -> None:
+    """Compile something: what a processor has to have at hand for that takes longer to come by than the work itself."""
+    compile(_SMALL_PROGRAM, _NAME, "exec", dont_inherit=True)
 
 
 def _forget() -> None:
