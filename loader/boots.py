@@ -89,6 +89,11 @@ class Boots:
         if not isinstance(error, _NOT_ITS_DOING) and not worker.pool.key.one_off:
             self._ends.failed(worker.tenant_id, error, self._now())
 
+    def expect(self) -> None:
+        """One is about to begin. Where others are under way, the cores have enough to do."""
+        if not self.going_on:
+            self._profiles.plain.nudge()
+
     async def begin(self, pool: Pool, worker: Worker) -> None:
         """Give it its code, and a sandbox to run it in. What went wrong is raised."""
         self.going_on += 1

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 from cloister.sandbox import LATE_GRACE, SandboxClosed
 
@@ -22,6 +23,10 @@ from .register import Register
 from .room import Room
 from .tenants import Tenants
 from .worker import Worker
+
+_NEWCOMER_FIRST: Final = 0.004
+"""Seconds for which one that has left for another goes on existing: the kernel takes a core to end it, and the newcomer
+has somebody waiting."""
 
 
 class House:
@@ -165,7 +170,10 @@ class House:
 
     def _another(self, pool: Pool) -> Worker | None:
         """One more worker of this pool, that is used and begins to boot; None if there is no room for it."""
-        if not self.room.for_one_more(pool.tenant) or not self._make_room():
+        if not self.room.for_one_more(pool.tenant):
+            return None
+        self._boots.expect()
+        if not self._make_room():
             return None
         worker = Worker(pool, self._idle, self._gone, self.audit)
         worker.users = 1
@@ -184,7 +192,7 @@ class House:
             leaver = self.room.leave()
             if leaver is None:
                 return False
-            self._leave(leaver, "evicted")
+            self._leave(leaver, "evicted", after=_NEWCOMER_FIRST)
         return True
 
     async def _boot(self, pool: Pool, worker: Worker) -> None:
@@ -256,12 +264,16 @@ class House:
             self.register.died(worker)
             self._boots.ended(worker)
 
-    def _leave(self, worker: Worker, reason: str) -> None:
-        """It is out of the room, and ends."""
+    def _leave(self, worker: Worker, reason: str, *, after: float = 0.0) -> None:
+        """It is out of the room, and ends; so many seconds later if it has come up."""
         self._forget(worker)
         self.register.evicted(worker, reason)
+        boot = self._tasks.get(worker)
+        if after and boot is None:
+            asyncio.get_running_loop().call_later(after, worker.end, reason)
+            return
         worker.end(reason)
-        if (boot := self._tasks.get(worker)) is not None:
+        if boot is not None:
             worker.fail(SandboxClosed(f"the sandbox was {reason} while it was booting"))
             boot.cancel()
 

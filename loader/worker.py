@@ -6,7 +6,7 @@ import asyncio
 import functools
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any
 
 from cloister.ipc import CapabilityError, CodecError, PayloadError, RemoteError, values
@@ -137,13 +137,13 @@ class Worker:
         sandbox.died.add_done_callback(lambda _: self._on_gone(self))
         modules = {name: (kind, content) for name, (kind, content) in code.portable().items()}
         flags = resolved(code.compatibility_date, code.compatibility_flags)
-        self.imported = asyncio.ensure_future(
+        asyncio.get_running_loop().call_soon(
+            self._sent
+        )  # by then the code is on its way
+        self.imported = _begun(
             self._boot(sandbox.boot(code.main_module, modules, code.env, code.limits, code.global_outbound, flags))
         )
         self.imported.add_done_callback(lambda _: self._ended_import())
-        asyncio.get_running_loop().call_soon(
-            self._sent
-        )  # by then the code is on its way, and every call comes after it
 
     def _sent(self) -> None:
         self.ready.set_result(None)
@@ -239,3 +239,15 @@ def _as_it_is(payload: bytes) -> bytes:
     """What a run returned, which is stored as it is if whoever asks for it can read it."""
     values.loads(payload)
     return payload
+
+
+if sys.version_info >= (3, 12):
+
+    def _begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that has already got as far as its first wait."""
+        return asyncio.Task(work, loop=asyncio.get_running_loop(), eager_start=True)
+else:
+
+    def _begun(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """A task that gets there soon: this interpreter has no way to ask for it now."""
+        return asyncio.ensure_future(work)

@@ -289,6 +289,10 @@ class Sandbox:
             self._intake.answered(len(payload))
         return told
 
+    def nudge(self) -> None:
+        """Say to a blank one that it is about to get its code: it wakes up meanwhile."""
+        self._peer.note("soon", b"")
+
     def observe(self, hear: Callable[[Seen], None]) -> None:
         """Have somebody hear of each call that it makes of a capability, the engine's own left out."""
         observe(self._peer, hear, self._loop.time)

@@ -46,14 +46,19 @@ class Spares:
         yield from list(self._waiting)
 
     def take(self) -> Sandbox | None:
-        """The one that has waited longest, if there is one that lives."""
+        """The one that was made last, if there is one that lives: what it has touched is still in the caches."""
         self._demand.taken(self._now())
         while self._waiting:
-            spare = self._waiting.popleft()
+            spare = self._waiting.pop()
             if spare.confirmed_alive():
                 self.fill(REFILL_AFTER if self._waiting else 0.0)
                 return spare
         return None
+
+    def nudge(self) -> None:
+        """One will be taken in a moment."""
+        if self._waiting:
+            self._waiting[-1].nudge()
 
     @contextlib.contextmanager
     def held_back(self) -> Iterator[None]:

@@ -118,6 +118,10 @@ class Spawner:
             return 0.0
         return self._now() - self._used
 
+    def nudge(self) -> None:
+        """One will be taken in a moment: the spare that it will be may wake up, while it is found out for what."""
+        self._spares.nudge()
+
     async def take(self) -> Sandbox:
         """A blank sandbox: a spare where there is one, a new one where not. `SandboxUnavailable`."""
         if self._ending is not None:

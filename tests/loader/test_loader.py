@@ -30,6 +30,8 @@ from cloister.loader import (
     WorkerCode,
     WorkerStub,
 )
+from cloister.loader.loader import Key
+from cloister.sandbox import Sandbox
 
 Code = Callable[..., WorkerCode]
 MakeWorker = Callable[..., WorkerStub]
@@ -416,6 +418,29 @@ async def test_evicting_a_tenant_in_use_fails_its_calls_with_the_reason(code: Co
         assert not isinstance(caught.value, LimitExceeded)
         assert not loader.evict("a")
         assert await entrypoint("a").count() == 1
+
+
+async def test_one_that_leaves_for_another_ends_a_moment_later(code: Code, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ending a process takes the kernel longer than giving another one its code, and somebody waits for that."""
+    loader, entrypoint = house(code, max_sandboxes=1)
+
+    def sandbox(tenant: str) -> Sandbox:
+        worker = loader.warm(Key(tenant))
+        assert worker is not None
+        return worker.sandbox
+
+    async with loader:
+        assert await entrypoint("a").who() == "a"
+        first = sandbox("a")
+        with monkeypatch.context() as patched:
+            patched.setattr("cloister.loader.house._NEWCOMER_FIRST", 3600.0)
+            assert await entrypoint("b").who() == "b"
+        assert first.alive
+        assert loader.statistics().warm == 1
+        second = sandbox("b")
+        assert await entrypoint("a").who() == "a"
+        assert await second.died == "was evicted"
+    assert not first.alive, "the end of the loader is everybody's"
 
 
 async def test_evicting_a_tenant_that_is_booting_fails_its_call_with_the_reason(code: Code) -> None:

@@ -108,6 +108,28 @@ async def test_whoever_takes_never_gets_one_that_is_dead(open_spawner: OpenSpawn
         await taken.close("enough")
 
 
+async def test_the_one_that_was_made_last_is_taken_first(open_spawner: OpenSpawner, until: Until) -> None:
+    """And told so a moment earlier, which changes nothing but that it is awake; nobody may come for it after all."""
+    async with open_spawner(spares=2) as spawner:
+        await until(lambda: spawner.spares == 2)
+        older, newer = spawner._spares
+        for _ in range(3):
+            spawner.nudge()
+        taken = await spawner.take()
+        assert taken is newer
+        await taken.boot("main.py", {"main.py": ("py", "")}, {}, Limits())
+        assert taken.alive
+        assert older.alive
+        await taken.close("enough")
+
+
+async def test_without_spares_nobody_is_told(open_spawner: OpenSpawner) -> None:
+    """And nothing happens."""
+    async with open_spawner(spares=0) as spawner:
+        spawner.nudge()
+        assert (await spawner.take()).alive
+
+
 async def test_without_spares_none_is_ever_kept(open_spawner: OpenSpawner) -> None:
     """However many are taken."""
     async with open_spawner(spares=0) as spawner:
