@@ -137,9 +137,7 @@ class Worker:
         sandbox.died.add_done_callback(lambda _: self._on_gone(self))
         modules = {name: (kind, content) for name, (kind, content) in code.portable().items()}
         flags = resolved(code.compatibility_date, code.compatibility_flags)
-        asyncio.get_running_loop().call_soon(
-            self._sent
-        )  # by then the code is on its way
+        asyncio.get_running_loop().call_soon(self._sent)  # by then the code is on its way
         self.imported = _begun(
             self._boot(sandbox.boot(code.main_module, modules, code.env, code.limits, code.global_outbound, flags))
         )
