@@ -61,27 +61,19 @@ class Precedence:
         if self._rank is not Rank.FIRST:
             self._decide(Rank.FIRST)
         if not self._looking:
-<<<<<<< HEAD
-            self._look_later(SOON)
-=======
             self._looking = True
             self._call_at(self._now(), self._look_from_now)  # once the call has been sent: it takes as long as that
->>>>>>> f68c4fe (A boot does first what somebody waits for: whoever leaves for it ends later, the spare is woken before its code is there, and the one made last is taken)
 
     def stop(self) -> None:
         """It is to end, or has ended: at its own pace, since a process that gives way takes its time to die as well."""
         self._over = True
         self._decide(Rank.FIRST)
 
-<<<<<<< HEAD
-    def _look_later(self, seconds: float) -> None:
-=======
     def _look_from_now(self) -> None:
         if not self._over:
-            self._look_later(self._now(), self._cpu())
+            self._look_later(SOON)
 
-    def _look_later(self, now: float, cpu: float) -> None:
->>>>>>> f68c4fe (A boot does first what somebody waits for: whoever leaves for it ends later, the spare is woken before its code is there, and the one made last is taken)
+    def _look_later(self, seconds: float) -> None:
         self._looking = True
         self._since, self._used, self._had = self._now(), self._cpu(), self._spent()
         self._call_at(self._since + seconds, self._look)

@@ -47,7 +47,6 @@ class Machine:
         for _, what in due:
             what()
 
-<<<<<<< HEAD
     def pass_time(self, windows: float, *, busy: float, had: float = 1.0) -> None:
         while windows > 0:
             passed = WINDOW * min(windows, 1)
@@ -55,18 +54,7 @@ class Machine:
             self.now += passed
             self.cpu += passed * busy
             self.spent += passed * busy * had
-            due = [timer for timer in self.timers if timer[0] <= self.now]
-            self.timers = [timer for timer in self.timers if timer[0] > self.now]
-            for _, what in due:
-                what()
-=======
-    def pass_time(self, windows: int, *, busy: float, had: float = 1.0) -> None:
-        for _ in range(windows):
-            self.now += WINDOW
-            self.cpu += WINDOW * busy
-            self.spent += WINDOW * busy * had
             self.turn()
->>>>>>> f68c4fe (A boot does first what somebody waits for: whoever leaves for it ends later, the spare is woken before its code is there, and the one made last is taken)
 
 
 def test_who_only_answers_gives_way_to_nobody() -> None:
