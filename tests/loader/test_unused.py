@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -188,6 +189,8 @@ async def test_a_zygote_that_dies_under_it_is_none(code: Code, monkeypatch: pyte
             left[0] -= 1
             assert spawner.zygote_pid is not None
             os.kill(spawner.zygote_pid, signal.SIGKILL)
+            while sandbox._process.alive():
+                time.sleep(0.001)  # noqa: ASYNC251 - the loop is not to hear of it
         return sandbox
 
     monkeypatch.setattr(Spawner, "take", taken)
