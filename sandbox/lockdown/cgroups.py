@@ -35,6 +35,8 @@ _MEMORY_USAGE: Final = {1: "memory.usage_in_bytes", 2: "memory.current"}
 _MEMORY_EVENTS: Final = {1: "memory.oom_control", 2: "memory.events"}
 _SHORT: Final = b"under_oom 1"
 _KILLS: Final = re.compile(rb"^oom_kill (\d+)$", re.MULTILINE)
+_SHARES_CORES: Final = frozenset({os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_IDLE})
+"""Policies of hosts whose processes a fresh group of the processor takes: of real time it has none to give."""
 _numbers = itertools.count()  # one process may have several hosts
 
 
@@ -164,6 +166,8 @@ class Groups:
         self._name = f"{_PREFIX}{os.getpid()}-{_began(os.getpid())}-{next(_numbers)}"
         self._roots = tuple(parent / self._name for parent in parents)
         self._beside = places.get("cpu") if self.version == 1 else self._roots[0]
+        if os.sched_getscheduler(0) not in _SHARES_CORES:
+            self._beside = None
         self._made: list[Group] = []
         try:
             for parent, root in zip(parents, self._roots, strict=True):

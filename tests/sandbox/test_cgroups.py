@@ -133,6 +133,15 @@ def test_ranked_groups_lie_beside_the_hosts_own(tree: Path, monkeypatch: pytest.
     assert [list((tree / name).iterdir()) for name in ("cpu", "memory", "pids")] == [[], [], []]
 
 
+def test_a_host_of_real_time_has_no_ranks_to_give(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sandboxes could not join: a fresh group has no real time."""
+    monkeypatch.setattr("cloister.sandbox.lockdown.shares.known", lambda _: True)
+    monkeypatch.setattr("os.sched_getscheduler", lambda _: os.SCHED_FIFO)
+    groups = Groups()
+    assert groups.acquire("7").share == ""
+    assert groups.close()
+
+
 def test_where_the_kernel_knows_no_rank_there_is_no_group_for_it(tree: Path) -> None:
     """Such as before 5.15; memory and threads are bounded all the same."""
     groups = Groups()
