@@ -12,6 +12,7 @@ import hashlib
 import os
 import re
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -23,6 +24,7 @@ from cloister.ipc.stubs import Link, RemoteCall, RemoteMethod
 from cloister.ipc.values import Encoded
 
 from ..http.messages import Request, Response
+from ..http.sockets import WebSocket
 from .alarms import Alarm, Alarms
 from .databases import DatabaseLimits, Databases, checked
 from .lines import StoreClosed
@@ -179,6 +181,8 @@ class DurableObjectNamespace(RpcTarget):
     async def _fetched(self, id_: str, name: str | None, request: Request) -> Response:
         async with AsyncExitStack() as use:
             response = Response.received(await self._ask(use, id_, name, "fetch", [request.sent()], {}))
+            if response.web_socket is not None:
+                self._objects.home((self._tenant, self._class, id_), name).sockets.add(response.web_socket)
             if response.lasts:
                 response.hold(use.pop_all())
         return response
@@ -278,6 +282,8 @@ class _Home:
         """Calls that it has, or is about to have."""
         self._worker: Worker | None = None
         self._storage: ObjectStorage | None = None
+        self.sockets: weakref.WeakSet[WebSocket] = weakref.WeakSet()
+        """Those that it has answered with, and that are open."""
 
     async def enter(self, use: AsyncExitStack) -> tuple[Worker, ObjectStorage]:
         """The sandbox that the object is in, used until the block ends, and its storage there."""
@@ -304,6 +310,9 @@ class _Home:
         if self._storage is not None:
             self._storage.over = True
         self._worker = self._storage = None
+        sockets, self.sockets = self.sockets, weakref.WeakSet()
+        for socket in sockets:
+            socket.cut_off("the object was made anew")
 
     def _left(self, worker: Worker) -> None:
         if self._worker is worker:

@@ -44,6 +44,7 @@ class WebSocket:
         self.most_bytes = most_bytes
         self._line: asyncio.Future[Stub] | None = None
         self._arrived: asyncio.Queue[Message] = asyncio.Queue(1)
+        self._told: Any = None
         self._over: asyncio.Future[Closed] = asyncio.get_running_loop().create_future()
 
     @property
@@ -53,6 +54,7 @@ class WebSocket:
 
     async def connect(self, line: Any) -> Stub:
         """Pass it on to whoever is at the end of a line, and not use it here."""
+        self._told = line
         return await self._stub.connect(line)  # type: ignore[no-any-return]
 
     async def open(self) -> Stub:
@@ -98,6 +100,11 @@ class WebSocket:
         if not self._over.done():
             self._over.set_result(Closed(code, reason))
 
+    def cut_off(self, reason: str) -> None:
+        """What answered is no longer what it was: whoever speaks on it had better begin anew."""
+        if isinstance(self._told, _Line):
+            self._told.end(reason)
+
     async def put(self, message: Message) -> None:
         """Something that the tenant has sent; until there is room for it."""
         if not await self._unless_over(asyncio.ensure_future(self._arrived.put(message))):
@@ -139,7 +146,11 @@ class _Line:
         """One connection holds it no longer."""
         self._holders -= 1
         if not self._holders:
-            self._socket.end(_RESTART, "the worker is gone")
+            self.end("the worker is gone")
+
+    def end(self, reason: str) -> None:
+        """Nothing more is told, and nobody said so."""
+        self._socket.end(_RESTART, reason)
 
     async def answer(self, method: str, payload: bytes, channel: Channel) -> bytes:
         """Hear what is said."""

@@ -378,6 +378,18 @@ async def test_a_durable_object_is_called_for_each_message(rooms: Any, gate: Gat
         assert await gate.ends.get() == [4001, "gone", True, 1]
 
 
+async def test_an_object_that_is_made_anew_lets_go_of_its_sockets(loader: Loader, rooms: Any, gate: Gate) -> None:
+    """What is left of it has no storage any longer: clients had better come again, and find the new one."""
+    async with await rooms.fetch("http://a.b/tea", **UPGRADE) as one:
+        await spoken_on(one).open()
+        assert await loader.redeploy(rooms._stub.tenant_id)
+        async with await rooms.fetch("http://a.b/tea", **UPGRADE) as two:
+            assert [message async for message in spoken_on(one)] == []
+            assert spoken_on(one).closed == Closed(1012, "the object was made anew")
+            await spoken_on(two).send("hi")
+            assert await anext(spoken_on(two)) == "1: hi 0 tea"
+
+
 async def test_a_worker_speaks_to_a_durable_object_itself(rooms: Any, gate: Gate) -> None:
     """It accepts what the object answered with, and answers with a socket of its own."""
     async with await rooms.fetch("http://a.b/tea", **UPGRADE) as listener:
