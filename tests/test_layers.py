@@ -199,7 +199,9 @@ def test_the_store_alone_holds_sql() -> None:
     Bindings have files of their own, with which the engine has nothing to do: each kind its module, opened in two. What
     an object stores it asks for as SQL, which a tenant may as well."""
     names = ("alarms", "bucket", "keys", "objects", "queues", "shelf", "uploads")
-    bindings = {ROOT / f"loader/bindings/{name}.py" for name in names} | {ROOT / "sandbox/guest/storage.py"}
+    bindings = {ROOT / f"loader/bindings/{name}.py" for name in names} | {
+        ROOT / f"sandbox/guest/{name}.py" for name in ("entries", "storage")
+    }
     opened = {ROOT / "loader/bindings/sql/server.py", ROOT / "loader/bindings/shelf.py"}
     files = [file for file in sources(*MAY_IMPORT) if file not in bindings | opened]
     holders = {file for file in files for text in texts(file) if SQL.search(text)}

@@ -79,10 +79,10 @@ EAGER: Final = [
 _SEALING_TRIES: Final = 5  # the kernel waits for a sixth of a second in each
 _LEFT_OUT: Final = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
 _OURS: Final = ("attempts", "blobs", "bodies", "bound", "caches", "children", "conversions", "dependencies",
-                "distributions", "drift", "forms", "guises", "handlers", "headers", "hibernation", "http",
-                "httpx_transports", "legacy", "loopback", "nesting", "objects", "pretence", "readers",
-                "reading", "revival", "rewriter", "rollback", "selection", "sockets", "storage", "streams", "tees",
-                "transports")  # fmt: skip
+                "distributions", "drift", "elements", "entries", "forms", "guises", "handlers", "headers",
+                "hibernation", "http", "httpx_transports", "legacy", "loopback", "moments", "nesting", "objects",
+                "pretence", "readers", "reading", "revival", "rewriter", "rollback", "selection", "sockets", "storage",
+                "streams", "tables", "tees", "transports")  # fmt: skip
 """Modules of the guest's that few tenants need."""
 _NO_ZONES: Final = {"posix", "right", "localtime", "posixrules"}
 """Other forms of the same zones, and which of them is the host's."""

@@ -9,10 +9,12 @@ import importlib
 from typing import Any, Final
 
 _LATER: Final = {
-    "plain": "Array Boolean Date Error JSON Map Math Number Object Promise Set String TypeError Uint8Array ArrayBuffer"
+    "plain": "Array Boolean Error JSON Map Math Number Object Promise Set String TypeError Uint8Array ArrayBuffer"
     " console undefined clearTimeout setTimeout queueMicrotask structuredClone performance",
     "markup": "HTMLRewriter",
-    "web": "AbortController Blob File FormData Headers Request Response URL URLSearchParams fetch",
+    "web": "AbortController Blob File FormData Headers Request Response fetch",
+    "addresses": "URL URLSearchParams",
+    "dates": "Date",
     "cache": "caches",
     "sockets": "WebSocket WebSocketPair WebSocketRequestResponsePair",
     "text": "TextDecoder TextEncoder atob btoa crypto decodeURI decodeURIComponent encodeURI encodeURIComponent",
