@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 PATIENCE = 5.0
 """Seconds that the outcomes behind an event wait for a run that is on its way to ask for it."""
+KEPT_PER_RECORD = 0.005
+"""Seconds for each record of a run for which it is kept, if it goes on by then. To replay a record takes about a
+hundredth of that: however many deadlines a run has, its replays take a hundredth of the time between them.
+"""
 DRAIN_LOOKS, DRAIN_LOOK_SECONDS = 100, 0.01
 """How often a program that is to pause is asked whether it rests, and how long after the time before."""
 
@@ -107,7 +111,7 @@ class Parking(Recorder):
         nearest = min(due for due, _ in self._waits.values())
         if self._writes or self._holds or self._activity != seen:
             self._stir()
-        elif nearest - self._clock.now() > self._linger * 1000:
+        elif nearest - self._clock.now() > (self._linger + len(self._known) * KEPT_PER_RECORD) * 1000:
             self._asking = asyncio.ensure_future(self._park(seen))
 
     async def _park(self, seen: int) -> None:

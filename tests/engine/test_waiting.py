@@ -55,6 +55,24 @@ async def test_a_short_sleep_ends_in_place(open_engine: OpenEngine, clock: Virtu
         assert (engine.statistics().parked, engine.statistics().started) == (0, 1)
 
 
+@pytest.mark.parametrize(("gap", "most"), [(400, 3), (2_000, 101)])
+async def test_a_run_with_much_on_record_is_not_replayed_for_each_of_its_deadlines(
+    open_engine: OpenEngine, clock: VirtualClock, gap: int, most: int
+) -> None:
+    """It is kept where the next one is near, compared with what its replay takes; where it is not, it is put aside."""
+
+    async def run(event: Any, step: Any) -> int:
+        await asyncio.gather(*(step.sleep(f"s{n}", 60_000 + n * event.payload) for n in range(100)))
+        return 100
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", workflow_of(run)).create(params=gap)
+        for _ in range(300):
+            await clock.advance(1)
+        assert await instance.result() == 100
+        assert most // 2 < engine.statistics().started <= most
+
+
 async def test_a_sleep_over_downtime_ends_when_the_engine_is_back(open_engine: OpenEngine, clock: VirtualClock) -> None:
     """Deadlines are absolute: time passes while nobody runs."""
     async with open_engine() as engine:
