@@ -53,6 +53,7 @@ async def running(site: Site) -> dict[str, Any]:
         return WorkerCode(main_module="main.py", modules=modules, env={"GATE": gate})
 
     path = Path(site.folder, "running.db")
+    _remove(path)
     config = LoaderConfig(max_sandboxes=len(tenants), sandboxes_per_tenant=1, calls_per_sandbox=each)
     before = rss_mib()
     async with Host(path, get_code=code, engine=Engine(path), config=config, concurrency=count) as host:
@@ -76,6 +77,7 @@ async def running(site: Site) -> dict[str, Any]:
                 move(finished)
                 await asyncio.sleep(0.1)
         ended, told, rest = time.perf_counter() - began, host.engine.statistics(), host.loader.statistics()
+    _remove(path)
     return {
         "inside": count, "tenants": len(tenants), "running_then": now, "fill_seconds": filled,
         "begun_per_second": count / filled, "rss_before_mib": before, "rss_mib": max(rss, beside),
@@ -83,6 +85,11 @@ async def running(site: Site) -> dict[str, Any]:
         "created_beside": made, "ended_per_second": finished / ended, "lost": told.lost, "postponed": told.postponed,
         "deaths": rest.deaths,
     }  # fmt: skip
+
+
+def _remove(path: Path) -> None:
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
 
 
 async def _create_beside(host: Host, tenants: range) -> tuple[int, float]:
