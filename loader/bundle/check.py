@@ -114,7 +114,7 @@ class _Look:
             if not any(name in names.split() for names in js._LATER.values()) and name != "globalThis":
                 why = js._ABSENT.get(name, "this is CPython, and runs no JavaScript")
                 yield self._finding(line, "error", f"there is no js.{name} in a sandbox: {why}")
-        elif module == "workers" and name != "*" and name not in {*workers.__all__, *_SUBMODULES}:
+        elif module == "workers" and name != "*" and name not in _NAMES:
             yield self._finding(line, "error", f"workers has no {name}")
         elif module == "pyodide" and name in _FFI:
             yield self._finding(line, "error", f"pyodide.{name} is of another runtime")
@@ -123,7 +123,9 @@ class _Look:
         return Finding(self._name, line, level, words)
 
 
-_SUBMODULES: Final = frozenset("asgi entrypoints rpc types utils workflows wsgi".split())
+_NAMES: Final = {*workers.__all__, *" ".join(workers._LATER.values()).split()} | frozenset(
+    "asgi entrypoints rpc types utils workflows wsgi".split()
+)
 
 
 def _has_entrypoint(tree: ast.Module) -> bool:

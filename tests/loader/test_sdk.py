@@ -653,3 +653,12 @@ async def test_a_body_that_streams_can_be_cloned(holds: Any) -> None:
         long = Response(b"x" * 700_000)
         assert [len(await one.bytes()) for one in (long.clone(), long)] == [700_000] * 2
     """)
+
+
+async def test_what_stubs_have_for_annotations_can_be_imported(holds: Any) -> None:
+    """So that a program that is checked runs as well."""
+    await holds("""
+        from workers import DurableObjectState, JsDict, StepContext, WebSocket, WorkflowEvent, WorkflowStep
+        async def run(event: WorkflowEvent, step: WorkflowStep, ctx: StepContext, ws: WebSocket | None) -> JsDict: ...
+        assert "WorkflowStep" not in workers.__all__ and isinstance(WorkflowStep, type)
+    """)

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from cloister.sandbox.guest import workers
+
 ROOT = Path(__file__).parent.parent.parent
 STUBS = ROOT / "sandbox/stubs"
 RIGHT = """
@@ -17,11 +19,11 @@ from datetime import timedelta
 from typing import Any
 
 import asgi
-from js import JSON
+from js import JSON, WebSocketPair, caches
 from pyodide.ffi import JsException, to_js
 from workers import (
     Blob, Context, DurableObject, DurableObjectState, File, FormData, Headers, HTMLRewriter, Request, Response,
-    StepContext, WorkerEntrypoint, WorkflowEntrypoint, WorkflowEvent, WorkflowStep, env, fetch, wait_until,
+    StepContext, WebSocket, WorkerEntrypoint, WorkflowEntrypoint, WorkflowEvent, WorkflowStep, env, fetch, wait_until,
 )
 from workers.workflows import NonRetryableError
 
@@ -47,6 +49,20 @@ class Counter(DurableObject):
     def __init__(self, ctx: DurableObjectState, env: Any) -> None:
         super().__init__(ctx, env)
         ctx.blockConcurrencyWhile(self.begin)
+
+    async def fetch(self, request: Request) -> Response:
+        client, server = WebSocketPair.new()
+        self.ctx.acceptWebSocket(server, ["tea"])
+        server.serializeAttachment({"n": len(self.ctx.getWebSockets("tea"))})
+        return Response(None, status=101, web_socket=client)
+
+    async def webSocketMessage(self, ws: WebSocket, message: str | bytes) -> None:
+        for one in self.ctx.getWebSockets():
+            if one is not ws and one.readyState == 1:
+                one.send(message)
+        kept = await caches.default.match("https://a.b/")
+        if kept is not None and (found := await kept.json()):
+            ws.close(1000, found)
 
     async def begin(self) -> None:
         found = await self.ctx.storage.get(["a", "b"])
@@ -138,8 +154,10 @@ def test_stubs_name_what_there_is() -> None:
     there |= {node.target.id for node in stub.body
               if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name)}  # fmt: skip
     assert set(names) <= there
+    assert {name for name in there if not name.startswith("_")} <= {*names, *workers._LATER["workers.types"].split()}
     for file, names_of in (("objects", {"State": "DurableObjectState", "DurableObjectId": "DurableObjectId"}),
-                           ("storage", {"Storage": "DurableObjectStorage", "Keys": "KeyStorage", "Cursor": "Cursor"}),
+                           ("storage", {"Storage": "DurableObjectStorage"}), ("entries", {"Keys": "KeyStorage"}),
+                           ("tables", {"Cursor": "Cursor"}), ("sockets", {"WebSocket": "WebSocket"}),
                            ("forms", {"FormData": "FormData"})):  # fmt: skip
         source = ast.parse((ROOT / f"sandbox/guest/{file}.py").read_text())
         for kind, typed in names_of.items():

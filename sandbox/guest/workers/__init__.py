@@ -26,7 +26,10 @@ _LATER: Final = {
     f"{_GUEST}.forms": "FormData",
     f"{_GUEST}.rewriter": "HTMLRewriter",
     f"{_GUEST}.objects": "DurableObject",
-    "workers.types": "BlobValue Body Context FetchKwargs FormDataValue JSBody RequestInitCfProperties",
+    "workers.types": "BlobValue Body Context FetchKwargs FormDataValue JSBody RequestInitCfProperties Buffer Cursor"
+    " DurableObjectId DurableObjectState DurableObjectStorage Duration Env HeadersInit JsDict KeyStorage Moment"
+    " ReceivedEvent Retries Schedule"
+    " SqlStorage Step StepConfig StepContext StepInfo Stream WebSocket WorkflowEvent WorkflowStep",
     "workers.rpc": "python_from_rpc python_to_rpc",
     "workers.utils": "handler import_from_javascript patch_env",
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable
+import datetime
+from collections.abc import Awaitable, Callable
 from http import HTTPMethod
 from typing import Any, Protocol, TypedDict
 
@@ -10,12 +11,21 @@ from cloister.sandbox.guest.blobs import Blob, File
 from cloister.sandbox.guest.bodies import Stream
 from cloister.sandbox.guest.forms import FormData
 from cloister.sandbox.guest.headers import Headers as _Headers
+from cloister.sandbox.guest.steps import WorkflowStep as WorkflowStep
+from cloister.sandbox.guest.values import JsDict
 
 JSBody = Any
 Body = str | bytes | FormData | Stream
 Headers = dict[str, str] | list[tuple[str, str]] | _Headers
 BlobValue = str | bytes | memoryview | Blob
 FormDataValue = str | Blob | File
+Env = JsDict
+WorkflowEvent = ReceivedEvent = Schedule = StepContext = StepInfo = StepConfig = Retries = JsDict
+Step = Callable[[], Awaitable[Any]]
+DurableObjectState = DurableObjectStorage = DurableObjectId = KeyStorage = SqlStorage = Cursor = WebSocket = Any
+Buffer, HeadersInit = bytes, Headers
+Duration = int | float | str | datetime.timedelta
+Moment = int | float | datetime.datetime
 
 
 class Context(Protocol):
