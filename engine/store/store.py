@@ -4,6 +4,7 @@ committed. What is written is for the verbs.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -95,13 +96,22 @@ class Store:
             self._changes.insert(self.run)
 
     def begin(self, *, checkpoints: bool = True) -> None:
-        """Whether its commit may shorten the log, which takes a sync or two more, is for whoever waits to say."""
+        """A transaction; none if it raises. Whether its commit may shorten the log, which takes a sync or two more, is
+        for whoever waits to say.
+        """
         if checkpoints is not self._checkpoints:
             set_checkpoints(self._connection, on=checkpoints)
             self._checkpoints = checkpoints
         self.execute("BEGIN IMMEDIATE")
         if len(self.counted) < len(self.quotas):
-            usage.begin(self)
+            before = dict(self.counted)
+            try:
+                usage.begin(self)
+            except BaseException:
+                self.counted = before  # what was counted since goes with the transaction
+                with contextlib.suppress(sqlite3.Error):  # what went wrong may have ended it
+                    self.run("ROLLBACK")
+                raise
 
     def commit(self) -> None:
         self.execute("COMMIT")

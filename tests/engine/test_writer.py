@@ -19,7 +19,7 @@ from cloister.engine.errors import RunOver
 from cloister.engine.options import Creation
 from cloister.engine.promptness import PROMPT, PROOF, Promptness
 from cloister.engine.records import Address, Status
-from cloister.engine.store import ending, events, instances
+from cloister.engine.store import ending, events, instances, usage
 from cloister.engine.store.backlog import Bounds
 from cloister.engine.store.brief import BRIEF_BYTES
 from cloister.engine.store.queue import lose, postpone, recover, release
@@ -34,8 +34,8 @@ pytestmark = pytest.mark.usefixtures("hands")
 
 
 @asynccontextmanager
-async def open_writer(path: Path) -> AsyncIterator[Writer]:
-    writer = Writer(lambda: Store(connect(path, "full")))
+async def open_writer(path: Path, open_store: Callable[[], Store] | None = None) -> AsyncIterator[Writer]:
+    writer = Writer(open_store or (lambda: Store(connect(path, "full"))))
     await writer.open()
     await writer.submit(recover, "w", 0)
     yield writer
@@ -192,6 +192,42 @@ async def test_what_takes_the_loop_long_is_late_whatever_it_waited_for(
         monkeypatch.setattr(Promptness, "took", lambda _, seconds: told.append(seconds))
         await writer.submit(slow, number, "wait", 1, 0, "go", None, 0, 0)
         assert told == [{"thread": 0, "loop": 10}[hands]]
+
+
+async def test_a_transaction_that_fails_as_it_begins_leaves_nothing_behind(
+    path: Path, hands: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It had begun to count for quotas. The loop leaves it to the thread, and whoever waits for that is told why."""
+    real, faults = usage.begin, 1
+
+    def begin(store: Store) -> None:
+        nonlocal faults
+        real(store)
+        if faults:
+            faults -= 1
+            raise sqlite3.OperationalError("database or disk is full")
+
+    def open_store() -> Store:
+        store = Store(connect(path, "full"))
+        store.quotas = quotas
+        return store
+
+    quotas: dict[str, int] = {}
+    async with open_writer(path, open_store) as writer:
+        await create(writer, "a")
+        quotas["w"] = 10_000
+        monkeypatch.setattr(usage, "begin", begin)
+        if hands == "thread":
+            with pytest.raises(StorageError, match="disk is full"):
+                await create(writer, "b")
+        else:
+            await create(writer, "b")
+        await create(writer, "c")
+        store = writer._store
+        assert store is not None
+        assert (store.counted, faults) == ({1: 10_000}, 0)
+        ((stored,),) = store.execute("SELECT bytes FROM usage").fetchall()
+        assert stored == 300 * {"thread": 2, "loop": 3}[hands] + {"thread": 2, "loop": 3}[hands]
 
 
 @pytest.mark.parametrize("hands", ["loop"], indirect=True)
