@@ -32,7 +32,10 @@ async def wait_for_event(
     """Wait for an event of a type. A map of `payload`, `timestamp` and `type`; an error when the time is over."""
     if isinstance(event_type, dict):  # options, as in JavaScript
         event_type, timeout = event_type["type"], event_type.get("timeout", timeout)
-    kind = event_type if event_type is not None else more.pop("type")
+    kind = event_type if event_type is not None else more.pop("type", more.pop("event_type", None))
+    if kind is None or more:
+        wrong = f"takes no {', '.join(more)}" if more else "has no event type"
+        raise TypeError(f"wait_for_event({name!r}) {wrong}: name, event_type, timeout='24 hours'")
     count = step._count("wait", name)
     record = await step._journal.visit("wait", name, count)
     match record:

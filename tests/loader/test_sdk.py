@@ -11,6 +11,7 @@ import pytest
 from cloister.ipc import RpcTarget
 from cloister.loader import CodeError, InvalidCode, Loader, TenantError, WorkerCode, WorkerStub
 from cloister.loader.http import Request, Response
+from cloister.sandbox.guest import moments
 
 Make = Callable[..., WorkerStub]
 
@@ -662,3 +663,13 @@ async def test_what_stubs_have_for_annotations_can_be_imported(holds: Any) -> No
         async def run(event: WorkflowEvent, step: WorkflowStep, ctx: StepContext, ws: WebSocket | None) -> JsDict: ...
         assert "WorkflowStep" not in workers.__all__ and isinstance(WorkflowStep, type)
     """)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"kind": "t"}, "takes no kind"), ({}, "has no event type"), ({"type": "t", "within": 5}, "takes no within")],
+)
+async def test_a_wait_without_a_type_or_with_more_is_an_error(given: dict[str, Any], words: str) -> None:
+    """And never a wait for something else."""
+    with pytest.raises(TypeError, match=words):
+        await moments.wait_for_event(None, "w", **given)  # type: ignore[arg-type]
