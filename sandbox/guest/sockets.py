@@ -25,6 +25,8 @@ from .worker import result
 _UNSENDABLE: Final = frozenset({1004, 1005, 1006, 1015})
 _AT_ONCE: Final = 64
 """Messages that one call takes along."""
+_ENOUGH: Final = 256 * 1024
+"""Bytes of them after which no further one is."""
 _LOST: Final = 1006
 _NO_CODE: Final = 1005
 
@@ -214,10 +216,12 @@ class Outbox:
             self._going = None
 
     def _messages(self) -> Iterator[Any]:
+        size = 0
         for _ in range(_AT_ONCE):
-            if not self._kept or self._kept[0]["type"] == "close":
+            if not self._kept or self._kept[0]["type"] == "close" or size > _ENOUGH:
                 return
-            yield self._kept.popleft()["data"]
+            size += len(message := self._kept.popleft()["data"])
+            yield message
 
 
 def pair() -> tuple[WebSocket, WebSocket]:

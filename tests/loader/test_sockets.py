@@ -43,6 +43,9 @@ class Default(WorkerEntrypoint):
                     server.close(3001, "so long")
                 case "fail":
                     raise ValueError("no tea")
+                case "many":
+                    for n in range(40):
+                        server.send(b"%d" % n + b"x" * 900_000)
                 case "long":
                     server.send("x" * 2_000_000)
                 case "wait":
@@ -176,6 +179,17 @@ async def test_a_message_that_is_too_long_ends_it(echo: Any) -> None:
         await spoken_on(response).send("long")
         assert [message async for message in spoken_on(response)] == ["hello"]
         assert (spoken_on(response).closed or Closed(0, "")).code == 1009
+
+
+async def test_much_that_is_sent_at_once_comes_in_order(echo: Any) -> None:
+    """However much it is together."""
+    async with await echo.fetch("http://a.b/", **UPGRADE) as response:
+        await spoken_on(response).send("many")
+        assert await anext(spoken_on(response)) == "hello"
+        for number in range(40):
+            message = await anext(spoken_on(response))
+            assert isinstance(message, bytes)
+            assert (message[:2].rstrip(b"x"), len(message) > 900_000) == (b"%d" % number, True)
 
 
 async def test_it_ends_with_its_sandbox(loader: Loader, echo: Any) -> None:
