@@ -12,9 +12,9 @@ from typing import Any
 import workload
 from workload import RUNS, SLEEPERS, STEPS_EACH, asked, descendants, note, resident, say, stored
 
-from cloister.loader import Host, WorkerCode
+from cloister.loader import Host, Policy, WorkerCode
 
-TENANTS, BOOTS, WARM = 10, 300, 256
+TENANTS, BOOTS, WARM, SPARES = 10, 300, 256, 8
 PROGRAM = """
 from workers import WorkerEntrypoint, WorkflowEntrypoint
 
@@ -36,6 +36,8 @@ class TenantWorkflow(WorkflowEntrypoint):
             total += await step.do(f"step {number}", body)
         return total
 """
+
+SETTLED = 2.0  # seconds after which the last of them has come to rest
 
 what, folder = asked()
 turns = itertools.count()
@@ -62,12 +64,19 @@ async def boot(host: Host) -> None:
 
 
 async def memory(host: Host) -> None:
-    """What a warm tenant holds, the host's share included."""
+    """What one more warm tenant takes, the host's share included, with as many spares before as after."""
+
+    async def held() -> int:
+        while host.loader.statistics().spares < SPARES:
+            await asyncio.sleep(0.01)
+        return resident(descendants(os.getpid()))
+
     await host.tenant("first").answer()
-    before = resident(descendants(os.getpid()))
+    before = await held()
     for number in range(WARM):
         await host.tenant(f"warm-{number}").answer()
-    say(bytes=(resident(descendants(os.getpid())) - before) / WARM)
+    await asyncio.sleep(SETTLED)
+    say(bytes=(await held() - before) / WARM)
 
 
 async def sleepers(host: Host) -> None:
@@ -105,7 +114,9 @@ async def recover(host: Host) -> None:
 
 async def main() -> None:
     """One workload."""
-    async with Host(folder / "cloister.db", get_code=code, spares=8, max_sandboxes=WARM + 32) as host:
+    policy = Policy(most_spares=SPARES) if what == "memory" else None
+    host = Host(folder / "cloister.db", get_code=code, policy=policy, spares=SPARES, max_sandboxes=WARM + 32)
+    async with host:
 
         async def run(count: int) -> Any:
             tenant = f"tenant-{next(turns) % TENANTS}"

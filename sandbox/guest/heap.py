@@ -27,6 +27,13 @@ _KEPT_AT_HAND: Final = 1032
 _RUN: Final = 3  # so many side by side are not from holes
 _c_library: Final = ctypes.CDLL(None)
 _c_library.malloc.restype = ctypes.c_void_p
+_trim: Final = getattr(_c_library, "malloc_trim", None)  # which is the GNU library's own
+
+
+def give_back() -> None:
+    """Let the kernel have what the C library keeps at hand, most of it from the compiler, which has done its work."""
+    if _trim is not None:
+        _trim(0)
 
 
 def make_immortal() -> None:

@@ -26,11 +26,14 @@ from cloister.ipc.connection import Connection
 from cloister.ipc.stubs import Channel, Stub
 
 from ..lockdown import limits
-from . import entrypoints, failure, importer, scope
+from . import entrypoints, failure, heap, importer, scope
 from .outcomes import NonDeterminismError
 from .output import Output, invocation
 from .steps import Journal, WorkflowStep
 from .values import JsDict
+
+_SETTLED = 1.0
+"""Seconds after which whoever came for code that was imported has been served, and the compiler has done its work."""
 
 
 class Worker:
@@ -105,6 +108,7 @@ class Worker:
             self._output.flush()
         self._main = main
         self._entrypoints = entrypoints.discover(module)
+        asyncio.get_running_loop().call_later(_SETTLED, heap.give_back)
 
     def _make(self, name: str | None, props: Any) -> Any:
         return entrypoints.find(self._entrypoints, name, self._main)(scope.Context(props, self._make), scope.env())

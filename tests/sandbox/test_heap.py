@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import types
 from collections.abc import Callable
+from pathlib import Path
 
 from cloister.sandbox.guest import heap
 
@@ -41,3 +43,18 @@ def test_code_within_is_made_anew_with_what_is_around_it() -> None:
     assert _outer(1).__code__ is not before
     (after,) = (each for each in _outer.__code__.co_consts if isinstance(each, types.CodeType))
     assert _outer(1).__code__ is after
+
+
+def test_what_is_given_back_is_the_kernels_again() -> None:
+    """What lies between things that are still used, too: the C library gives back by itself only what comes last."""
+
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    taken = [bytes(3000) for _ in range(10_000)]
+    last = bytes(3000)
+    before = resident()
+    del taken
+    heap.give_back()
+    assert resident() < before - 20_000_000
+    assert len(last) == 3000
