@@ -21,6 +21,11 @@ from .storm import LEFT
 from .tenants import host
 
 _RECORDED = "SELECT count(*) FROM steps WHERE kind = 'do' AND name = 'charge' AND state = 'done'"
+_TO_WAKE = (
+    f"{LEFT} AND NOT EXISTS (SELECT 1 FROM steps WHERE instance = instances.number AND kind = 'do' AND name = 'charge'"
+    " AND state = 'done')"
+)
+"""Those that this step is to be recorded for."""
 
 
 def ledger(site: Site) -> Path:
@@ -58,7 +63,7 @@ def _queued(site: Site) -> bool:
 async def killed(site: Site) -> dict[str, Any]:
     """Kill a host when a third of the group have woken up; then let the next one go on."""
     ledger(site).write_bytes(b"")
-    count, before = site.ask(LEFT, site.due("killed")), site.ask(_RECORDED)
+    count, before = site.ask(_TO_WAKE, site.due("killed")), site.ask(_RECORDED)
     command = [sys.executable, sys.argv[0], "--phase", "wake", "--folder", site.folder]
     victim = await asyncio.create_subprocess_exec(*command)
     with bar("woken, until it is killed", count) as move:
