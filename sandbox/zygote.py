@@ -86,7 +86,7 @@ def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoRe
 def _own_code() -> list[types.CodeType]:
     """What a child runs between the fork and its first word, which cannot be rehearsed."""
     functions = [subject for subject in gc.get_objects() if type(subject) is types.FunctionType]
-    return [function.__code__ for function in functions if function.__module__.startswith(_OWN)]
+    return [function.__code__ for function in functions if (function.__module__ or "").startswith(_OWN)]
 
 
 class Zygote:
