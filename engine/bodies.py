@@ -1,4 +1,6 @@
-"""How the body of a step is run once, in place: with its context, within its limits, and what comes of it."""
+"""How a step is performed in place: attempt after attempt, each with its context and within its limits, and what comes
+of it is recorded.
+"""
 
 from __future__ import annotations
 
@@ -25,13 +27,15 @@ from .errors import (
     StepFailed,
     StreamError,
     WaitTimeout,
+    revive,
 )
-from .records import ErrorRecord, Outcome, StepConfig
+from .records import DEFAULT_CONFIG, ErrorRecord, Outcome, StepConfig, StepRecord
 from .rules import DELAY_SECONDS, check_size, describe
 
 if TYPE_CHECKING:
     from .clock import Clock
     from .protocol import Journal
+
 
 _HOPELESS = (NonRetryableError, CodecError, PayloadTooLarge, QuotaExceeded, StreamError)
 
@@ -79,7 +83,49 @@ class _Recorded:
     size: int
 
 
-async def attempted(
+async def performed(
+    journal: Journal, clock: Clock, name: str, count: int, record: StepRecord | None, config: object, body: Function
+) -> Any:
+    """Run a step's body until an attempt succeeds or none is left; its result as it was stored. `record` is of the
+    attempts that earlier runs have made.
+    """
+    signs = Signs()
+    resolved = DEFAULT_CONFIG if config is None else await journal.configure(config)
+    if record is not None:
+        resolved = record.config or resolved
+        signs.said = record.value
+    attempt = 1 if record is None else await journal.attempt(name, count)
+    while True:
+        outcome = await journal.begin(name, count) if journal.supervised else None
+        if outcome is None:
+            journal.started(name, count, attempt)
+            token = attempts.Attempt(*where(journal), name, count, attempt, journal.claims)
+            details = None if signs.said is None else values.loads(signs.said, trusted=True)
+            context = StepContext(name, count, attempt, resolved, token.token, details, journal, signs)
+            outcome = await _attempted(journal, clock, body, context, config, token)
+        else:
+            outcome = dataclasses.replace(outcome, config=resolved)
+        try:
+            verdict = await journal.settle(outcome)
+        except (PayloadTooLarge, QuotaExceeded) as refusal:  # as it will be next time
+            error = describe(refusal)
+            outcome = dataclasses.replace(outcome, value=None, size=None, error=error, retryable=False)
+            verdict = await journal.settle(outcome)
+        if verdict.state == "done":
+            return read_result(journal, name, count, outcome.value, outcome.size)
+        if verdict.state == "failed" and verdict.error is not None:
+            raise revive(verdict.error)
+        attempt = await journal.attempt(name, count)
+
+
+def read_result(journal: Journal, name: str, count: int, value: bytes | None, size: int | None) -> Any:
+    """What a step has returned: a value, or the stream that is recorded in pieces."""
+    if value is None:
+        return streams.ByteStream(journal, name, count, size or 0)
+    return values.loads(value, trusted=True)
+
+
+async def _attempted(
     journal: Journal, clock: Clock, body: Function, context: StepContext, given: object, mark: attempts.Attempt
 ) -> Outcome:
     """Run a body once, with the step's configuration as it was `given`; what came of it."""
@@ -148,3 +194,8 @@ async def _limits(clock: Clock, context: StepContext) -> AsyncIterator[None]:
             words = f"There was no heartbeat for {pulse}ms"
             context._signs.renew = await stack.enter_async_context(authors.limited(clock, pulse / 1000, words))
         yield
+
+
+def where(journal: Journal) -> tuple[str, str, str, int]:
+    """The run, as an attempt names it."""
+    return journal.workflow_name, journal.scope, journal.instance_id, journal.run

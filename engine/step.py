@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import datetime as dt
 import random
 import uuid
@@ -19,14 +18,13 @@ from typing import TYPE_CHECKING, Any, overload
 from cloister.ipc import values
 
 from . import attempt as attempts
-from . import authors, streams
-from .bodies import Signs, StepContext, attempted
+from . import authors
+from .bodies import StepContext, performed, read_result, where
 from .errors import (
     EngineError,
     InstanceAlreadyExists,
     MomentTooFar,
     NonDeterminismError,
-    PayloadTooLarge,
     QueueFull,
     QuotaExceeded,
     RunInterrupted,
@@ -36,10 +34,10 @@ from .errors import (
 )
 from .protocol import Journal
 from .records import (
+    DEFAULT_CONFIG,
     ErrorRecord,
     EventRecord,
     Key,
-    StepConfig,
     StepKind,
     StepRecord,
 )
@@ -207,7 +205,7 @@ class WorkflowStep:
         value = None if record is None else record.value
         if value is None:
             journal = self._journal
-            inside = attempts.current.set(attempts.Attempt(*_where(journal), f"child {name}", count, 1, journal.claims))
+            inside = attempts.current.set(attempts.Attempt(*where(journal), f"child {name}", count, 1, journal.claims))
             try:
                 given = {**(options or {}), **more}
                 child = workflow.child(given, scope=journal.scope if scope is None else scope)
@@ -273,54 +271,19 @@ class WorkflowStep:
     async def _do(self, name: str, config: object, body: Body, rollback: Body | None, rollback_config: object) -> Any:
         count, record = await self._visit("do", name)
         if rollback is not None:
-            context = StepContext(name, count, 1 if record is None else max(record.attempts, 1), DEFAULT)
+            context = StepContext(name, count, 1 if record is None else max(record.attempts, 1), DEFAULT_CONFIG)
             self._rollback.begun(Undo(name, count, rollback, rollback_config, context))
         if record is not None and record.error is not None and record.state == "failed":
             raise revive(record.error)
         if record is not None and record.state == "done":
-            result = self._read(name, count, record.value, record.size)
+            result = read_result(self._journal, name, count, record.value, record.size)
         else:
-            result = await self._perform(name, count, record, config, body)
+            result = await performed(self._journal, self._clock, name, count, record, config, body)
         if rollback is not None:
             self._rollback.succeeded(name, count, result)
         return result
 
-    async def _perform(self, name: str, count: int, record: StepRecord | None, config: object, body: Body) -> Any:
-        journal, signs = self._journal, Signs()
-        resolved = DEFAULT if config is None else await journal.configure(config)
-        if record is not None:
-            resolved = record.config or resolved
-            signs.said = record.value
-        attempt = 1 if record is None else await journal.attempt(name, count)
-        while True:
-            outcome = await journal.begin(name, count) if journal.supervised else None
-            if outcome is None:
-                journal.started(name, count, attempt)
-                token = attempts.Attempt(*_where(journal), name, count, attempt, journal.claims)
-                details = None if signs.said is None else values.loads(signs.said, trusted=True)
-                context = StepContext(name, count, attempt, resolved, token.token, details, journal, signs)
-                outcome = await attempted(journal, self._clock, body, context, config, token)
-            else:
-                outcome = dataclasses.replace(outcome, config=resolved)
-            try:
-                verdict = await journal.settle(outcome)
-            except (PayloadTooLarge, QuotaExceeded) as refusal:  # as it will be next time
-                error = describe(refusal)
-                outcome = dataclasses.replace(outcome, value=None, size=None, error=error, retryable=False)
-                verdict = await journal.settle(outcome)
-            if verdict.state == "done":
-                return self._read(name, count, outcome.value, outcome.size)
-            if verdict.state == "failed" and verdict.error is not None:
-                raise revive(verdict.error)
-            attempt = await journal.attempt(name, count)
 
-    def _read(self, name: str, count: int, value: bytes | None, size: int | None) -> Any:
-        if value is None:
-            return streams.ByteStream(self._journal, name, count, size or 0)
-        return values.loads(value, trusted=True)
-
-
-DEFAULT = StepConfig()
 _ON_RECORD = (InstanceAlreadyExists, MomentTooFar, QueueFull, QuotaExceeded)
 
 
@@ -350,7 +313,3 @@ def ending(value: bytes) -> Any:
 async def _give_up(journal: Journal, name: str, count: int) -> None:
     with contextlib.suppress(EngineError):  # if the run is over, so are its children, or it goes on and awaits them
         await journal.give_up(name, count)
-
-
-def _where(journal: Journal) -> tuple[str, str, str, int]:
-    return journal.workflow_name, journal.scope, journal.instance_id, journal.run
