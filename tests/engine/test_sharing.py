@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloister.engine import (
@@ -58,6 +58,7 @@ async def fill(workflow: Any, scope: str, count: int) -> None:
 # The rule
 
 
+@settings(deadline=None)
 @given(
     slots=st.integers(0, 40),
     queued=st.dictionaries(st.text(max_size=2), st.integers(0, 12), max_size=8),
