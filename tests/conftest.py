@@ -1,10 +1,20 @@
-"""What all tests share: their reports can be written down, whatever stands in them."""
+"""What all tests share: their reports can be written down, whatever stands in them, and a busy machine has time."""
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
+
+from cloister.sandbox import nursery
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patience() -> Iterator[None]:
+    """A zygote that does not come up is given up later than a host would: many tests may be starting theirs."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nursery, "START_TIMEOUT", 250.0)
+        yield
 
 
 @pytest.hookimpl(wrapper=True)

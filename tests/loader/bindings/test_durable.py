@@ -126,7 +126,7 @@ class Home:
         self.tenant = f"home of {folder}"
         self.source = COUNTER
         self.seconds = 1_000_000.0
-        self.limits = DatabaseLimits()
+        self.limits = DatabaseLimits(seconds=60.0)
         self.options: dict[str, Any] = {}
 
     async def open(self) -> None:
