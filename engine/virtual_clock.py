@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
+from typing import Any
 
 from .clock import Timer, resolve
 
 Idle = Callable[[], Awaitable[bool]]
+TURNS = 200
+"""Turns of a loop that does not show what it has to do, in which nobody has written anything, until nothing goes on."""
 
 
 class VirtualClock:
@@ -63,13 +66,14 @@ class VirtualClock:
         """Return when nothing on this loop can go on and every engine on this clock has written what it was
         given.
         """
-        loop = asyncio.get_running_loop()
-        busy = True
-        while busy:
+        ready = _ready_on(asyncio.get_running_loop())
+        quiet, most = 0, TURNS if ready is None else 1
+        while quiet < most:
             await asyncio.sleep(0)
-            busy = bool(getattr(loop, "_ready", None))
+            busy = bool(ready)
             for idle in self._attached:
                 busy = await idle() or busy
+            quiet = 0 if busy else quiet + 1
 
     def _add(self, timer: _Timer) -> _Timer:
         self._timers.append(timer)
@@ -81,6 +85,11 @@ class VirtualClock:
 
     def _moment_of(self, when: int) -> float:
         return (when - self._wall_offset) / 1000
+
+
+def _ready_on(loop: Any) -> Collection[object] | None:
+    """What the loop will do in its next turn, where it can be seen: not in uvloop's."""
+    return getattr(loop, "_ready", None)
 
 
 class _Timer:

@@ -17,6 +17,7 @@ from cloister.engine import (
     WaitTimeout,
     WorkflowEntrypoint,
     observers,
+    virtual_clock,
 )
 from cloister.engine.testing import Mocks, crash_after_every_commit, until_status, until_step
 
@@ -279,3 +280,23 @@ async def test_a_test_that_forgets_to_advance_the_clock_is_told(
             await until_status(instance, "complete")
         with pytest.raises(AssertionError, match="stands still"):
             await until_step(instance, "any")
+
+
+async def test_time_passes_on_a_loop_that_does_not_show_what_it_has_to_do(
+    open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As uvloop's: a program that takes some turns from one step to the next is waited for there as well."""
+    monkeypatch.setattr(virtual_clock, "_ready_on", lambda loop: None)
+
+    class Slow(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> int:
+            for number in range(3):
+                for _ in range(20):
+                    await asyncio.sleep(0)
+                await step.sleep(f"s{number}", "1 hour")
+            return 3
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Slow).create()
+        await clock.advance(3 * 3600)
+        assert (await instance.status())["output"] == 3
