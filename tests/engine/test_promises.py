@@ -278,7 +278,7 @@ async def a_hoarder(path: Path, clock: VirtualClock) -> None:
 
 
 async def a_hoarder_by_other_ways(path: Path, clock: VirtualClock) -> None:
-    """Copies, failures and what it waits for are stored as well."""
+    """Copies, failures and what it waits for are stored as well. A run that goes on where nothing has room ends."""
 
     async def body(event: Any, step: Any) -> None:
         def fail() -> None:
@@ -296,7 +296,8 @@ async def a_hoarder_by_other_ways(path: Path, clock: VirtualClock) -> None:
         workflow = engine.workflow("w", Told, env=body, limits=WorkflowLimits(bytes_per_scope=100_000))
         first = await workflow.create()
         await clock.advance(3_600)
-        await first.result()
+        with pytest.raises(InstanceFailed, match="QuotaExceeded"):
+            await first.result()
         other = await workflow.create(scope="b", params="x" * 60_000)
         with pytest.raises(QuotaExceeded):
             await other.fork()
