@@ -35,6 +35,7 @@ from .rules import DELAY_SECONDS, check_size, describe
 if TYPE_CHECKING:
     from .clock import Clock
     from .protocol import Journal
+    from .replay import Replay
 
 
 _HOPELESS = (NonRetryableError, CodecError, PayloadTooLarge, QuotaExceeded, StreamError)
@@ -84,33 +85,45 @@ class _Recorded:
 
 
 async def performed(
-    journal: Journal, clock: Clock, name: str, count: int, record: StepRecord | None, config: object, body: Function
+    journal: Journal,
+    clock: Clock,
+    name: str,
+    count: int,
+    record: StepRecord | None,
+    config: object,
+    body: Function,
+    replay: Replay,
 ) -> Any:
     """Run a step's body until an attempt succeeds or none is left; its result as it was stored. `record` is of the
-    attempts that earlier runs have made.
+    attempts that earlier runs have made; the outcome takes its turn in `replay`.
     """
     signs = Signs()
     resolved = DEFAULT_CONFIG if config is None else await journal.configure(config)
     if record is not None:
         resolved = record.config or resolved
         signs.said = record.value
+    within = enclosing(journal)
     attempt = 1 if record is None else await journal.attempt(name, count)
     while True:
         outcome = await journal.begin(name, count) if journal.supervised else None
         if outcome is None:
             journal.started(name, count, attempt)
+            replay.skip(name, count, before=attempt)
             token = attempts.Attempt(*where(journal), name, count, attempt, journal.claims)
             details = None if signs.said is None else values.loads(signs.said, trusted=True)
             context = StepContext(name, count, attempt, resolved, token.token, details, journal, signs)
             outcome = await _attempted(journal, clock, body, context, config, token)
         else:
             outcome = dataclasses.replace(outcome, config=resolved)
+        outcome.within = within
         try:
             verdict = await journal.settle(outcome)
         except (PayloadTooLarge, QuotaExceeded) as refusal:  # as it will be next time
             error = describe(refusal)
             outcome = dataclasses.replace(outcome, value=None, size=None, error=error, retryable=False)
             verdict = await journal.settle(outcome)
+        if verdict.state != "retry":
+            await replay.arrived()
         if verdict.state == "done":
             return read_result(journal, name, count, outcome.value, outcome.size)
         if verdict.state == "failed" and verdict.error is not None:
@@ -194,6 +207,14 @@ async def _limits(clock: Clock, context: StepContext) -> AsyncIterator[None]:
             words = f"There was no heartbeat for {pulse}ms"
             context._signs.renew = await stack.enter_async_context(authors.limited(clock, pulse / 1000, words))
         yield
+
+
+def enclosing(journal: Journal) -> str | None:
+    """The attempt of a step of this run in whose body the code that runs now is, as its records call it."""
+    inside = attempts.current.get()
+    if inside is None or (inside.workflow_name, inside.scope, inside.instance_id, inside.run) != where(journal):
+        return None
+    return f"{inside.attempt} {inside.count} {inside.step}"
 
 
 def where(journal: Journal) -> tuple[str, str, str, int]:

@@ -83,7 +83,7 @@ async def rehearse(
     event = WorkflowEvent(claim.params, created, address.id, address.workflow, claim.schedule)
     step = WorkflowStep(journal, clock)
     context = WorkflowContext(*address, claim.run, None)
-    run = asyncio.ensure_future(entrypoint(context, env).run(event, step))
+    run = step.begin(entrypoint(context, env).run(event, step))
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
             await replayed(run, journal, step.unvisited)

@@ -1,40 +1,97 @@
-"""The order in which a replay hands out what is recorded, to a workflow in the host's own code: that of the records.
+"""The order in which a workflow in the host's own code learns how its steps ended: one outcome after the other, the
+same in every replay.
 
 A program that waits for several things at once goes on with whichever comes first. So that it is the same one again, an
-outcome is handed over only when the program has gone on with the one before. It knows nothing of what was recorded but
-the keys, and of the program but who waits.
+outcome is handed over only when the program has done all it can do with the one before; those that are recorded come in
+the order of their records, and whatever is new comes after them. The guest does the same for a tenant's program.
+
+It knows nothing of what was recorded but the keys, and of the program but who waits, and whether it has anything left
+to do at once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Final
+import contextvars
+import math
+import weakref
+from collections import deque
+from typing import TYPE_CHECKING, Any, Final
+
+from .clock import resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Awaitable, Iterable, Sequence
 
-    from .records import Key
+    from .records import Key, StepRecord
 
-_ALONE: Final = 3
-_REST: Final = 8
-"""Turns of the loop within which a program has gone on, if one outcome is waited for, and if several are."""
+_FEW: Final = 32
+"""What the loop may have to do for it to be looked through for a single outcome. Where it has more to do, all who wait
+are looked for at once."""
+_BLIND: Final = 8
+"""Turns of a loop that does not show what it has to do, within which a program has gone on."""
 _PATIENCE: Final = 64
-"""Turns after which nobody is taken to ask for the next one: the program is another, or waits for something else."""
+"""Turns in which a program rests, after which nobody is taken to ask for the next outcome: the program is another, or
+waits for something else."""
+_MOST_TURNS: Final = 1000
+"""Turns that a program may take to come to rest. One that never does is not waited for any longer."""
+_NOBODY: Final = contextvars.Context()
+
+_current: contextvars.ContextVar[Replay | None] = contextvars.ContextVar("replay", default=None)
+"""Whose program it is that goes on."""
+_lines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = weakref.WeakKeyDictionary()
 
 
 class Replay:
-    """One run's recorded outcomes, the first one first."""
+    """One run's. A step comes to `recorded` if its outcome is in the history, and to `arrived` if it is new."""
 
-    def __init__(self, keys: Iterable[Key]) -> None:
-        self._order = dict.fromkeys(keys)
+    def __init__(self, history: Sequence[StepRecord]) -> None:
+        ended = (each for each in history if each.state in {"done", "failed"} and each.kind != "undo")
+        self._order: dict[Key, None] = dict.fromkeys((each.kind, each.name, each.count) for each in ended)
+        self._history = history
+        self._inside: dict[tuple[str, int], list[tuple[int, Key]]] | None = None
+        self.skipped: set[Key] = set()
+        """Steps that were in such bodies as are not run again."""
+        self.unvisited = set(self._order)
         self._gates: dict[Key, asyncio.Future[None]] = {}
-        self._turns = 0
-        self._turning = False
+        self._new: deque[asyncio.Future[None]] = deque()
+        self._turns = self._still = 0
 
-    async def come(self, key: Key) -> None:
+    async def conduct(self, program: Awaitable[Any]) -> Any:
+        """Await what is to be looked at: this, and all that it begins."""
+        mark = _current.set(self)
+        try:
+            return await program
+        finally:
+            _current.reset(mark)
+
+    def clear(self) -> None:
+        """The program runs elsewhere, and its order is kept there."""
+        self._order.clear()
+        self.unvisited.clear()
+        self._history = ()
+
+    def skip(self, name: str, count: int, *, before: float = math.inf) -> None:
+        """The body of a step is not run again, or not its attempts before one: nobody will ask for what was recorded
+        in them.
+        """
+        if self._inside is None:
+            self._inside = _inside(self._history)
+        if (inside := self._inside.pop((name, count), None)) is None:
+            return
+        self._inside[name, count] = [inner for inner in inside if inner[0] >= before]
+        for attempt, key in inside:
+            if attempt < before:
+                self.skipped.add(key)
+                self.unvisited.discard(key)
+                self._order.pop(key, None)
+                if key[0] == "do":
+                    self.skip(key[1], key[2])
+
+    async def recorded(self, key: Key) -> None:
         """Wait until it is this outcome's turn."""
         if key not in self._order:
-            return await asyncio.sleep(0)
+            return
         gate = self._gates[key] = asyncio.get_running_loop().create_future()
         self._stir()
         try:
@@ -42,26 +99,92 @@ class Replay:
         finally:  # also if whoever waited has given up: the others must not wait for it
             self._gates.pop(key, None)
             self._order.pop(key, None)
-        return None
+
+    async def arrived(self) -> None:
+        """The same for an outcome that has just come. Mostly it is the only one, and is handed over at once."""
+        loop = asyncio.get_running_loop()
+        if not self._order and not self._new and self._rests(loop):
+            return
+        gate = loop.create_future()
+        self._new.append(gate)
+        self._stir()
+        await gate
+
+    def _rests(self, loop: Any) -> bool:
+        ready = getattr(loop, "_ready", None)
+        if ready is None or len(ready) > _FEW:
+            return False
+        return not any(handle._context.get(_current) is self for handle in ready)
 
     def _stir(self) -> None:
-        if not self._turning:
-            self._turning = True
-            asyncio.get_running_loop().call_soon(self._turn)
+        loop = asyncio.get_running_loop()
+        line = _lines.get(loop)
+        if line is None:
+            line = _lines[loop] = _Line()
+        line.join(self, loop)
 
-    def _turn(self) -> None:
-        self._turning = False
-        if not self._gates:
-            self._turns = 0
-            return
+    def turn(self, rests: bool | None) -> bool:
+        """Hand over the next outcome if the program rests, None where that cannot be seen; whether more are waited
+        for.
+        """
+        while self._new and self._new[0].done():  # whoever waited has given up
+            self._new.popleft()
+        if not self._gates and not self._new:
+            self._turns = self._still = 0
+            return False
         self._turns += 1
-        key = next(iter(self._order), None)
-        if key not in self._gates and self._turns >= _PATIENCE:
-            key = next(each for each in self._order if each in self._gates)
-        if key in self._gates and self._turns >= (_ALONE if len(self._gates) == 1 else _REST):
-            self._turns = 0
-            del self._order[key]
-            gate = self._gates.pop(key)
-            if not gate.done():
-                gate.set_result(None)
-        self._stir()
+        if rests is None:
+            rests = self._turns >= _BLIND
+        if rests or self._turns >= _MOST_TURNS:
+            self._hand_over()
+        return True
+
+    def _hand_over(self) -> None:
+        first = next(iter(self._order), None)
+        if first is not None and first not in self._gates:
+            self._still += 1
+            if self._still < _PATIENCE:
+                return
+            first = next((key for key in self._order if key in self._gates), None)
+        self._turns = self._still = 0
+        if first is None:
+            resolve(self._new.popleft())
+        else:
+            del self._order[first]
+            resolve(self._gates.pop(first))
+
+
+class _Line:
+    """All on one loop who wait for their programs to rest. Each turn looks through what the loop has to do once,
+    however many they are.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: dict[Replay, None] = {}
+
+    def join(self, replay: Replay, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._waiting:
+            loop.call_soon(self._turn, loop, context=_NOBODY)
+        self._waiting[replay] = None
+
+    def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
+        ready = getattr(loop, "_ready", None)
+        busy = None if ready is None else _busy(ready)
+        self._waiting = {each: None for each in self._waiting if each.turn(None if busy is None else each not in busy)}
+        if self._waiting:
+            loop.call_soon(self._turn, loop, context=_NOBODY)
+
+
+def _busy(ready: Iterable[Any]) -> set[Replay | None]:
+    """Whose programs go on in the loop's next turn."""
+    return {handle._context.get(_current) for handle in ready}
+
+
+def _inside(history: Iterable[StepRecord]) -> dict[tuple[str, int], list[tuple[int, Key]]]:
+    """By the name and count of a step, what is recorded of which of its attempts' bodies. See `bodies.enclosing`."""
+    found: dict[tuple[str, int], list[tuple[int, Key]]] = {}
+    for record in history:
+        if record.within is not None:
+            attempt, count, name = record.within.split(" ", 2)
+            found.setdefault((name, int(count)), []).append((int(attempt), (record.kind, record.name, record.count)))
+    return found

@@ -11,7 +11,7 @@ import contextlib
 import datetime as dt
 import random
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, overload
 
@@ -19,7 +19,7 @@ from cloister.ipc import values
 
 from . import attempt as attempts
 from . import authors
-from .bodies import StepContext, performed, read_result, where
+from .bodies import StepContext, enclosing, performed, read_result, where
 from .errors import (
     EngineError,
     InstanceAlreadyExists,
@@ -70,10 +70,8 @@ class WorkflowStep:
         self.elsewhere = False  # whether somebody took the journal, and runs the workflow there
         self._counts: dict[tuple[StepKind, str], int] = {}
         self._recorded: dict[Key, StepRecord] = {(r.kind, r.name, r.count): r for r in journal.history}
-        self.unvisited = {
-            key for key, record in self._recorded.items() if record.state in {"done", "failed"} and key[0] != "undo"
-        }
-        self._replay = Replay(key for key in self._recorded if key in self.unvisited)
+        self._replay = Replay(journal.history)
+        self.unvisited = self._replay.unvisited
         self._rollback = Rollback(journal, clock)
 
     @property
@@ -82,7 +80,7 @@ class WorkflowStep:
 
         Whoever takes it runs the workflow elsewhere, compares the replay with the history there, and takes steps back.
         """
-        self.unvisited.clear()
+        self._replay.clear()
         self.elsewhere = True
         return self._journal
 
@@ -148,8 +146,8 @@ class WorkflowStep:
             return values.loads(record.value, trusted=True)
         _look_for_refusal(record)
         value = make()
-        with _refused_for_good():
-            await self._journal.keep(name, count, values.dumps(value))
+        async with self._outcome():
+            await self._journal.keep(name, count, values.dumps(value), enclosing(self._journal))
         return value
 
     async def sleep(self, name: str, duration: object) -> None:
@@ -167,8 +165,8 @@ class WorkflowStep:
     ) -> None:
         _look_for_refusal(record)
         if record is None or record.state != "done":
-            with _refused_for_good():
-                await self._journal.sleep(name, count, duration=duration, until=until)
+            async with self._outcome():
+                await self._journal.sleep(name, count, duration=duration, until=until, within=enclosing(self._journal))
 
     async def wait_for_event(self, name: str, /, type: str, timeout: object = "24 hours") -> Event:  # noqa: A002
         """The next event of this type, sent before or after; `WaitTimeout` when none comes."""
@@ -179,8 +177,8 @@ class WorkflowStep:
         if record is not None and record.value is not None:
             event = EventRecord.decode(record.value)
         else:
-            with _refused_for_good():
-                event = await self._journal.wait_for_event(name, count, type, timeout)
+            async with self._outcome():
+                event = await self._journal.wait_for_event(name, count, type, timeout, within=enclosing(self._journal))
         return Event(event.type, values.loads(event.payload), event.timestamp_ms)
 
     async def child(
@@ -215,8 +213,8 @@ class WorkflowStep:
                 with journal.hold():
                     await workflow.allowed(child.scope)
             try:
-                with _refused_for_good():
-                    value = await journal.child(name, count, child, timeout)
+                async with self._outcome():
+                    value = await journal.child(name, count, child, timeout, enclosing(journal))
             except asyncio.CancelledError:
                 self._giving_up = asyncio.ensure_future(_give_up(journal, name, count))
                 raise
@@ -232,20 +230,29 @@ class WorkflowStep:
             )
 
     async def _visit(self, kind: StepKind, name: str) -> tuple[int, StepRecord | None]:
-        count = self._counts[kind, name] = self._counts.get((kind, name), 0) + 1
+        count = self._counts.get((kind, name), 0) + 1
+        while (kind, name, count) in self._replay.skipped:
+            count += 1
+        self._counts[kind, name] = count
         key = (kind, name, count)
         record = self._recorded.get(key)
         if record is not None:
             self.unvisited.discard(key)
-            await self._replay.come(key)  # gives way as a live step would, so that its siblings begin as well
+            if kind == "do" and record.state != "retrying":
+                self._replay.skip(name, count)
+            await self._replay.recorded(key)
         return count, record
+
+    def begin(self, run: Awaitable[Any]) -> asyncio.Task[Any]:
+        """A replay beside whoever watches it."""
+        return asyncio.ensure_future(self._replay.conduct(run))
 
     async def conduct(self, run: Awaitable[Any]) -> Any:
         """Await a run. When it fails, or is to be taken back, its steps are; then its error is raised."""
         journal = self._journal
         if journal.undoing is None:
             try:
-                output = await run
+                output = await self._replay.conduct(run)
                 self.check_replay()
                 return output
             except (RunInterrupted, RunOver):
@@ -255,7 +262,7 @@ class WorkflowStep:
                     await journal.undo(describe(error))
                     await self._rollback.run(describe(error), self._recorded, ())
                 raise
-        task = asyncio.ensure_future(run)
+        task = self.begin(run)
         try:
             await replayed(task, journal, self.unvisited)
             if self.elsewhere:
@@ -268,6 +275,25 @@ class WorkflowStep:
                 task.exception()
         raise revive(journal.undoing)
 
+    def _given_up(self, name: str, count: int) -> None:
+        """Nobody will settle an attempt, nor ask for what was recorded in its body."""
+        self._replay.skip(name, count)
+        with contextlib.suppress(RunOver):
+            self._journal.stopped(name, count)
+
+    @contextlib.asynccontextmanager
+    async def _outcome(self) -> AsyncIterator[None]:
+        """What comes is on record and waits for its turn; what was refused is raised as it will be in each replay."""
+        try:
+            yield
+        except _ON_RECORD as refusal:
+            await self._replay.arrived()
+            raise revive(describe(refusal)) from None
+        except WaitTimeout:
+            await self._replay.arrived()
+            raise
+        await self._replay.arrived()
+
     async def _do(self, name: str, config: object, body: Body, rollback: Body | None, rollback_config: object) -> Any:
         count, record = await self._visit("do", name)
         if rollback is not None:
@@ -278,7 +304,11 @@ class WorkflowStep:
         if record is not None and record.state == "done":
             result = read_result(self._journal, name, count, record.value, record.size)
         else:
-            result = await performed(self._journal, self._clock, name, count, record, config, body)
+            try:
+                result = await performed(self._journal, self._clock, name, count, record, config, body, self._replay)
+            except asyncio.CancelledError:
+                self._given_up(name, count)
+                raise
         if rollback is not None:
             self._rollback.succeeded(name, count, result)
         return result
@@ -291,15 +321,6 @@ def _look_for_refusal(record: StepRecord | None) -> None:
     """What was refused is refused again."""
     if record is not None and record.error is not None:
         raise revive(record.error)
-
-
-@contextlib.contextmanager
-def _refused_for_good() -> Iterator[None]:
-    """What is on record as refused is raised as it will be in each replay."""
-    try:
-        yield
-    except _ON_RECORD as refusal:
-        raise revive(describe(refusal)) from None
 
 
 def ending(value: bytes) -> Any:
