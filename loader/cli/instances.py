@@ -27,6 +27,7 @@ from cloister.engine.rules import step_key
 from cloister.engine.store.archive import search
 from cloister.engine.store.export import export
 from cloister.engine.store.steering import Steering, steering
+from cloister.ipc import CodecError, values
 
 from ..timeline import duration, plain, table
 from .describe import describe, moment
@@ -68,7 +69,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
             steered.add_argument("--from-step-type", default="do", choices=("do", "sleep", "wait"))
         elif name == "send-event":
             steered.add_argument("--type", required=True)
-            steered.add_argument("--payload", type=json.loads, metavar="JSON", help="null by default")
+            steered.add_argument("--payload", type=_payload, metavar="JSON", help="null by default")
             steered.add_argument("--id", dest="event_id", help="by which a repeated event is recognised and ignored")
 
 
@@ -82,7 +83,9 @@ def _verb(verbs: Any, name: str, help_: str) -> argparse.ArgumentParser:
 
 def _filters(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--status", action="append", help="only those that stand there; may be repeated")
-    parser.add_argument("--label", action="append", default=[], metavar="NAME=VALUE", help="only those that have it")
+    parser.add_argument(
+        "--label", action="append", default=[], type=_label, metavar="NAME=VALUE", help="only those that have it"
+    )
     parser.add_argument("--created-from", type=_moment, metavar="TIME", help="as in 2026-02-28T12:00; in UTC")
     parser.add_argument("--created-before", type=_moment, metavar="TIME")
 
@@ -126,7 +129,7 @@ def _list(given: argparse.Namespace) -> None:
 
 
 def _query(given: argparse.Namespace, cursor: str | None = None) -> Query:
-    labels = dict(label.partition("=")[::2] for label in given.label)
+    labels = dict(given.label)
     moments = {"created_from": given.created_from, "created_before": given.created_before}
     return Query.read(given.scope, status=given.status, labels=labels or None, cursor=cursor, **moments)
 
@@ -186,8 +189,32 @@ def _refused(given: argparse.Namespace, error: Exception) -> int:
 
 
 def _moment(words: str) -> dt.datetime:
-    found = dt.datetime.fromisoformat(words)
+    try:
+        found = dt.datetime.fromisoformat(words)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{words!r} is no time, as 2026-02-28T12:00 is one") from None
     return found if found.tzinfo else found.replace(tzinfo=dt.UTC)
+
+
+def _label(words: str) -> tuple[str, str]:
+    name, equals, value = words.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{words!r} is no label, as plan=pro is one")
+    return name, value
+
+
+def _payload(words: str) -> Any:
+    """What an event may carry: whatever JSON can say and a tenant's program can be given."""
+    try:
+        payload = json.loads(words, parse_constant=_no_number)
+        values.dumps(payload)
+    except (ValueError, CodecError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{words!r:.60} is no payload: {error}") from None
+    return payload
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number in JSON")
 
 
 def _now() -> int:

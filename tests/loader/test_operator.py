@@ -54,6 +54,13 @@ class Desk:
         assert "Traceback" not in errors
         return errors
 
+    def misunderstood(self, verb: str, *words: object) -> str:
+        """What is said of words that cannot be meant, in the last line after how it is used."""
+        code, _, errors = self._type(verb, "orders", words)
+        assert code == 2
+        assert "Traceback" not in errors
+        return errors.splitlines()[-1]
+
     def listed(self, *words: object) -> list[str]:
         """The ids that a list tells."""
         return [each["id"] for each in json.loads(self.ask("list", "--json", *words))["instances"]]
@@ -254,3 +261,15 @@ async def test_what_cannot_be_done_is_said_in_a_line(path: Path, desk: Desk, clo
     assert "no record of do 'nothing' number 1" in desk.refused("restart", "x", "--from-step", "nothing")
     assert "event type" in desk.refused("send-event", "x", "--type", "a\nb")
     assert path.read_bytes() == before  # noqa: ASYNC240
+
+
+@pytest.mark.parametrize("payload", [str(10**30), r'"\ud800"', "NaN", "{bad", "[" * 100_000])
+def test_what_no_event_can_carry_is_refused_in_a_line(desk: Desk, payload: str) -> None:
+    """Before any file is looked at: it is JSON, and of it what a tenant's program can be given."""
+    assert "is no payload: " in desk.misunderstood("send-event", "x", "--type", "a", "--payload", payload)
+
+
+def test_a_filter_that_is_none_selects_nothing(desk: Desk) -> None:
+    """A label without a value is a slip: it does not pass for a filter which nothing fits."""
+    assert "'plan' is no label" in desk.misunderstood("pause", "--label", "plan")
+    assert "'soon' is no time" in desk.misunderstood("list", "--created-from", "soon")
