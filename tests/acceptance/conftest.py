@@ -102,6 +102,10 @@ def loader(runner: asyncio.Runner) -> Iterator[Loader]:
     runner.run(loader.__aexit__(None, None, None))
 
 
+_MOMENT, _LONGER = 0.06, 1.01
+"""Seconds, a little more than a run that only waits is kept for; and by how much more each time."""
+
+
 class Stage:
     """One tenant, one engine on a clock of its own, and the shared loader: for programs that are looked at closely."""
 
@@ -132,9 +136,17 @@ class Stage:
         return self.loader.evict(self.name)
 
     async def until(self, holds: Callable[[], Awaitable[bool]], *, step: float = 600.0) -> None:
-        """Let virtual time pass, so many seconds at once, and the sandbox work, until something holds."""
+        """Let virtual time pass, so many seconds at once, and the sandbox work, until something holds.
+
+        While a program is at work time goes by in small pieces, which grow as long as nothing comes of it: what takes a
+        busy machine a moment is not to be seen to take an hour.
+        """
+        passed, commits = _MOMENT, -1
         while not await holds():
-            await self.clock.advance(step)
+            now = self.engine.statistics()
+            passed = _MOMENT if now.commits != commits else passed * _LONGER
+            commits = now.commits
+            await self.clock.advance(min(passed, step) if now.running else step)
             await asyncio.sleep(0.001)
 
     async def outcome(self, instance: Any, *, step: float = 600.0) -> Any:
@@ -150,7 +162,7 @@ class Stage:
     async def rests(self, instance: Any) -> None:
         """Wait, without letting time pass, until the instance only waits and its run has been dropped."""
         while (await instance.status())["status"] != "waiting":
-            await self.clock.advance(0.06)
+            await self.clock.advance(_MOMENT)
             await asyncio.sleep(0.001)
 
 

@@ -892,12 +892,10 @@ async def test_lengths_of_time_and_names_are_taken_in_either_form(stage: Any) ->
         async def run(self, event, step):
             config = {"retries": {"limit": 1, "delay": timedelta(seconds=5), "backoff": "constant"},
                       "timeout": timedelta(minutes=1)}
-            tries = []
             @step.do("timed", config=config)
             async def timed(ctx):
-                tries.append(ctx.attempt)
                 assert (ctx.config.timeout, ctx.config.retries.delay) == (60_000, 5_000)
-                if len(tries) < 2:
+                if ctx.attempt < 2:  # and not in how many tries this process knows of: it may be put aside between two
                     raise ValueError("again")
                 return ctx["attempt"]
             found = [await timed()]
