@@ -23,6 +23,8 @@ KEPT_PER_RECORD = 0.005
 """Seconds for each record of a run for which it is kept, if it goes on by then. To replay a record takes about a
 hundredth of that: however many deadlines a run has, its replays take a hundredth of the time between them.
 """
+KEPT_AT_MOST = 2.0
+"""Seconds; for longer than that nobody is to hold a sandbox who does nothing in it."""
 DRAIN_LOOKS, DRAIN_LOOK_SECONDS = 100, 0.01
 """How often a program that is to pause is asked whether it rests, and how long after the time before."""
 
@@ -109,9 +111,10 @@ class Parking(Recorder):
         if self.over is not None or self._running or not self._waits:
             return
         nearest = min(due for due, _ in self._waits.values())
+        kept = self._linger + min(len(self._known) * KEPT_PER_RECORD, KEPT_AT_MOST)
         if self._writes or self._holds or self._activity != seen:
             self._stir()
-        elif nearest - self._clock.now() > (self._linger + len(self._known) * KEPT_PER_RECORD) * 1000:
+        elif nearest - self._clock.now() > kept * 1000:
             self._asking = asyncio.ensure_future(self._park(seen))
 
     async def _park(self, seen: int) -> None:

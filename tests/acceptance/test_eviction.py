@@ -141,7 +141,7 @@ async def test_an_eviction_before_the_first_step_costs_nothing(
                 total = 0
                 for number in range(200):
                     total += await step.do("add", lambda: 1)
-                await step.sleep("apart", 300)
+                await step.sleep("apart", 3000)  # for less it would be kept
                 return total
     """)
     fetching, fetched = asyncio.Event(), asyncio.Event()
