@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from ..errors import StepNotFound
 from . import usage
 
 if TYPE_CHECKING:
+    from ..records import Key
     from .store import Store
 
 RECORD: Final = """
@@ -19,6 +21,16 @@ ON CONFLICT DO UPDATE SET state = excluded.state, attempts = excluded.attempts, 
                                   ELSE excluded.value END,
                           error = excluded.error, size = excluded.size, ended = excluded.ended,
                           finished = excluded.finished
+"""
+
+BEGAN_BEFORE: Final = """
+CASE WHEN steps.position > chosen.position AND steps.ended < chosen.started THEN 0
+     WHEN steps.position < chosen.position AND chosen.ended < steps.started THEN 1
+     ELSE (steps.started, steps.position) < (chosen.started, chosen.position) END
+"""
+"""Whether one of `steps` began before the `chosen` one of the same instance. Steps side by side are recorded in another
+order than they begin in. That one is recorded later and over before the other began, or the other way round, is so
+only where the clock was set back between them: then the order of the records is that in which they were.
 """
 
 
@@ -58,3 +70,13 @@ def chunk(store: Store, number: int, name: str, count: int, piece: int) -> bytes
         (number, name, count, piece),
     ).fetchone()
     return None if row is None else store.unseal(row[0])
+
+
+def check_recorded(store: Store, number: int, step: Key) -> None:
+    """`StepNotFound` if there is no record of it."""
+    kind, name, count = step
+    key = (number, kind, name, count)
+    if not store.execute(
+        "SELECT 1 FROM steps WHERE instance = ? AND kind = ? AND name = ? AND count = ?", key
+    ).fetchone():
+        raise StepNotFound(f"the instance has no record of {kind} {name!r} number {count}")

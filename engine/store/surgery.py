@@ -6,7 +6,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..errors import StepNotFound
 from ..records import Address, ErrorRecord, Key, Status
 from . import instances, steps, usage
 from .columns import unpack_error
@@ -19,8 +18,9 @@ _COLUMNS = (
     "kind, name, count, position, state, attempts, due, type, value, error, config, started, ended, finished, within,"
     " size"
 )
+_CHOSEN = "chosen.instance = ? AND chosen.kind = ? AND chosen.name = ? AND chosen.count = ?"
 _STEP = "instance = ? AND kind = ? AND name = ? AND count = ?"
-_BEFORE = f"(started, position) < (SELECT started, position FROM steps WHERE {_STEP})"
+_BEFORE = f"(SELECT {steps.BEGAN_BEFORE} FROM steps AS chosen WHERE {_CHOSEN})"
 _ENDED = "kind != 'undo' AND state IN ('done', 'failed')"
 
 
@@ -41,7 +41,7 @@ def fork(store: Store, address: Address, step: Key | None, creation: Creation, n
     """
     number, _ = instances.find(store, address)
     if step is not None:
-        _check_recorded(store, number, step)
+        steps.check_recorded(store, number, step)
     chosen, place = (_ENDED, ()) if step is None else (f"{_ENDED} AND {_BEFORE}", (number, *step))
     usage.check_copy(store, number, chosen, place)
     made = instances.insert(store, address.workflow, address.scope, creation, now)
@@ -79,7 +79,7 @@ def override(
     number, status = instances.unfinished(store, address)
     value, error = outcome
     value, words = None if value is None else store.seal(value), store.seal_text(error)
-    _check_recorded(store, number, step)
+    steps.check_recorded(store, number, step)
     usage.check_instance(store, number, sum(len(text or "") for text in (value, words, *account)))
     key = (number, *step)
     store.execute(
@@ -115,9 +115,3 @@ def interventions(store: Store, address: Address) -> list[Intervention]:
         )
         for at, author, reason, kind, name, count, value, error in rows
     ]
-
-
-def _check_recorded(store: Store, number: int, step: Key) -> None:
-    if store.execute(f"SELECT 1 FROM steps WHERE {_STEP}", (number, *step)).fetchone() is None:
-        kind, name, count = step
-        raise StepNotFound(f"the instance has no record of {kind} {name!r} number {count}")

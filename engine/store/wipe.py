@@ -8,9 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import StepNotFound
 from ..records import FINAL, Address, ErrorRecord, Key, Status
 from . import children, ending, instances
+from .steps import BEGAN_BEFORE, check_recorded
 
 if TYPE_CHECKING:
     from .store import Store
@@ -68,14 +68,13 @@ def restart(store: Store, address: Address, step: Key | None, now: int) -> None:
 
 
 def _wipe_from(store: Store, number: int, step: Key) -> None:
-    row = store.execute(
-        "SELECT started, position FROM steps WHERE instance = ? AND kind = ? AND name = ? AND count = ?",
-        (number, *step),
-    ).fetchone()
-    if row is None:
-        kind, name, count = step
-        raise StepNotFound(f"the instance has no record of {kind} {name!r} number {count}")
-    store.execute("DELETE FROM steps WHERE instance = ? AND (started, position) >= (?, ?)", (number, *row))
+    check_recorded(store, number, step)
+    store.execute(
+        "DELETE FROM steps WHERE instance = ? AND (kind, name, count) IN (SELECT steps.kind, steps.name, steps.count"
+        " FROM steps JOIN steps AS chosen ON chosen.instance = steps.instance AND chosen.kind = ? AND chosen.name = ?"
+        f" AND chosen.count = ? WHERE steps.instance = ? AND NOT {BEGAN_BEFORE})",
+        (number, *step, number),
+    )
     store.execute("DELETE FROM events WHERE instance = ?", (number,))
     store.execute("DELETE FROM event_ids WHERE instance = ?", (number,))
 

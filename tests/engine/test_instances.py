@@ -323,6 +323,38 @@ async def test_a_restart_from_a_step_keeps_what_began_before_it(open_engine: Ope
         assert (await instance.status())["run"] == 4
 
 
+@pytest.mark.parametrize(("step", "again"), [("before", ["before", "after"]), ("after", ["after"])])
+async def test_what_began_before_a_step_is_known_though_the_clock_was_set_back(
+    open_engine: OpenEngine, clock: VirtualClock, step: str, again: list[str]
+) -> None:
+    """By then the later one seems to have begun first."""
+    ran: list[str] = []
+
+    class Steps(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> None:
+            await step.do("before", lambda: ran.append("before"))
+            await step.wait_for_event("go", type="go")
+            await step.do("after", lambda: ran.append("after"))
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Steps).create()
+        await clock.advance(60)
+        clock.set_wall(-5 * 3600)
+        await instance.send_event(type="go", payload=None)
+        await clock.advance(60)
+        await instance.result()
+        fork = await instance.fork(from_step=step)
+        ran.clear()
+        await instance.restart(from_step=step)
+        for each in (instance, fork):
+            await clock.advance(1)
+            if step == "before":
+                await each.send_event(type="go", payload=None)
+            await clock.advance(60)
+            assert (await each.status())["status"] == "complete"
+    assert sorted(ran) == sorted(again * 2)
+
+
 async def test_a_restart_from_a_step_that_is_not_there_changes_nothing(
     open_engine: OpenEngine, clock: VirtualClock
 ) -> None:
