@@ -2,7 +2,9 @@
 
 Whoever keeps a core busy for a while loses nothing by waiting a moment longer, and its neighbours' answers would. What
 counts is CPU time as seen from outside. Whoever gives way and gets next to nothing is let on now and then: there may be
-more to do than cores for hours. Time, CPU and the way to give way come in as functions.
+more to do than cores for hours. Who gives way goes first again when it has been seen to rest, and before that for one
+call: calls can come without end, and each begins with work that was not seen yet. Who has a core because it answers so
+much does not compute. Time, CPU and the way to give way come in as functions.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ WINDOW: Final = 0.05
 """Seconds that are looked at together: who has used more than half of them gives way."""
 SOON: Final = 0.01
 """The same, for the first look after a call has begun."""
+BRIEF: Final = 0.001
+"""Seconds that it may want of a core for each call that it has answered, however many those are."""
 _STARVED: Final = 0.1
 """Part of a window that who gives way is to have of a core at least, or it is let on in the next one."""
 
@@ -30,7 +34,7 @@ class CallAt(Protocol):
 class Precedence:
     """That of one process. `busy` says whether a call is going on in it; `rank` is told each change. `on_look` sees
     to what else is to be looked at while it is at work. `cpu` counts the time for which it wanted a core, and `spent`
-    only that for which it had one."""
+    only that for which it had one; `waits` says whether it wants one now, in a wait that is counted when it is over."""
 
     def __init__(
         self,
@@ -42,14 +46,18 @@ class Precedence:
         rank: Callable[[Rank], None],
         on_look: Callable[[], None] = lambda: None,
         spent: Callable[[], float] | None = None,
+        waits: Callable[[], bool] = lambda: False,
     ) -> None:
         self._cpu, self._now, self._call_at, self._busy, self._tell = cpu, now, call_at, busy, rank
         self._on_look = on_look
-        self._spent = spent or cpu
+        self._spent, self._waits = spent or cpu, waits
         self._since = self._used = self._had = 0.0
         self._rank = Rank.FIRST
         self._computes = False
         self._looking = self._over = False
+        self._answers = 0
+        self._let_on = False  # by a call, and not seen to rest since
+        self._strays = False  # it was seen to compute unasked, and may do so whenever nobody looks
 
     @property
     def computes(self) -> bool:
@@ -57,12 +65,22 @@ class Precedence:
         return self._computes
 
     def begin(self) -> None:
-        """A call begins: whatever was before, it goes first until it is seen to compute."""
-        if self._rank is not Rank.FIRST:
+        """A call begins: it goes first until it is seen to compute."""
+        if self._rank is not Rank.FIRST and not self._let_on:
+            self._let_on = True
             self._decide(Rank.FIRST)
         if not self._looking:
             self._looking = True
             self._call_at(self._now(), self._look_from_now)  # once the call has been sent: it takes as long as that
+
+    def answered(self) -> None:
+        """A call has been answered."""
+        self._answers += 1
+
+    def look(self) -> None:
+        """It has used a core of late: see whether it does so unasked."""
+        if not self._looking and not self._over:
+            self._look_later(SOON)
 
     def stop(self) -> None:
         """It is to end, or has ended: at its own pace, since a process that gives way takes its time to die as well."""
@@ -75,7 +93,7 @@ class Precedence:
 
     def _look_later(self, seconds: float) -> None:
         self._looking = True
-        self._since, self._used, self._had = self._now(), self._cpu(), self._spent()
+        self._since, self._used, self._had, self._answers = self._now(), self._cpu(), self._spent(), 0
         self._call_at(self._since + seconds, self._look)
 
     def _look(self) -> None:
@@ -85,14 +103,22 @@ class Precedence:
             return
         passed = self._now() - self._since
         had = self._spent() - self._had
-        computes = self._cpu() - self._used > passed / 2
+        wanted = self._cpu() - self._used
+        if self._rank is not Rank.FIRST and self._waits():
+            wanted = max(wanted, passed)
+        computes, busy = wanted > passed / 2, self._busy()
+        behind = computes and wanted > self._answers * BRIEF
+        self._strays |= behind and not busy
+        self._let_on &= behind
         starved = self._rank is Rank.BEHIND and had < passed * _STARVED
-        self._decide((Rank.LITTLE if starved else Rank.BEHIND) if computes else Rank.FIRST)
+        self._decide((Rank.LITTLE if starved else Rank.BEHIND) if behind else Rank.FIRST)
         self._computes = computes and had > passed / 2
-        if computes or self._busy():
+        if computes or busy:
             self._look_later(WINDOW)
         else:
             self._looking = False
+            if self._strays:  # nobody looks until it is asked again
+                self._decide(Rank.BEHIND)
 
     def _decide(self, rank: Rank) -> None:
         if rank is not self._rank:

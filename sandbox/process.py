@@ -56,6 +56,8 @@ class Process:
         found = _PID.search(kernel.read(f"/proc/self/fdinfo/{pidfd}"))
         self.pid = int(found[1]) if found else 0
         self._cpu_clock = (~self.pid << 3) | 2
+        self._waits: dict[str, int] = {}
+        self._waited = 0
 
     def kill(self) -> None:
         """End it now. Harmless when it has ended, or is closed."""
@@ -91,12 +93,30 @@ class Process:
             return 0.0
 
     def wanted_seconds(self) -> float:
-        """The same, and the time for which its main thread could have gone on and had to wait for a core."""
+        """The same, and the time for which its threads could have gone on and had to wait for a core."""
+        waits: dict[str, int] = {}
+        for thread in self._threads():
+            with contextlib.suppress(OSError, IndexError):
+                waits[thread] = int(kernel.read(f"/proc/{self.pid}/task/{thread}/schedstat").split()[1])
+                self._waited += waits[thread] - self._waits.get(thread, 0)
+        self._waits = waits  # of those that have ended it is not taken off again
+        return self.cpu_seconds() + self._waited / 1e9 if waits else 0.0
+
+    def waits(self) -> bool:
+        """Whether a thread of its could go on now, if it had a core or since it has one."""
+        for thread in self._threads():
+            with contextlib.suppress(OSError):
+                if kernel.read(f"/proc/{self.pid}/task/{thread}/stat").rpartition(b") ")[2].startswith(b"R"):
+                    return True
+        return False
+
+    def _threads(self) -> list[str]:
+        if self.threads() == 1:  # most have no other, and this is asked often
+            return [str(self.pid)]
         try:
-            waited = int(kernel.read(f"/proc/{self.pid}/schedstat").split()[1]) / 1e9
-        except (OSError, IndexError):
-            waited = 0.0
-        return self.cpu_seconds() + waited
+            return os.listdir(f"/proc/{self.pid}/task")  # noqa: PTH208 - looked at often
+        except OSError:
+            return []
 
     def threads(self) -> int:
         """How many it has, 0 when it has ended."""

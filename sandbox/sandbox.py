@@ -54,6 +54,8 @@ _HELD_FOR = 10.0
 _NOTE = codec.MARKS[Note]
 _LINE = codec.encode(Note("log", b""))  # how the guest's own code begins a line of its log
 
+_A_LITTLE = 0.1
+"""Seconds of CPU that it may use between two looks of others at it without being looked at more closely."""
 _BLANK = Limits()  # what holds until there is code
 
 
@@ -114,9 +116,10 @@ class Sandbox:
             process.wanted_seconds,
             loop.time,
             loop.call_at,
-            busy=lambda: self._in_flight > 0,
+            busy=lambda: self._in_flight > 0 or self._watch.visited,
             rank=group.rank if group is not None and group.share else process.rank,
             spent=process.cpu_seconds,
+            waits=process.waits,
             on_look=self._count_threads,
         )
         self._ending = Ending(
@@ -146,6 +149,7 @@ class Sandbox:
             explain=self._explain,
             intake=self._intake,
             unread=link.unread,
+            on_visit=self._precedence.begin,
             hold=arguments.hold,
         )
         self._peer.on_streams_over = lambda: self.on_background()
@@ -344,7 +348,10 @@ class Sandbox:
 
     def tend(self) -> None:
         """Look at what it does while nothing is asked of it. To be called from time to time."""
+        before = self._watch.seen
         self._watch.look()
+        if self._watch.seen - before > _A_LITTLE:
+            self._precedence.look()
         self._count_threads()
         if self._link.unfinished_for() > UNFINISHED:
             words = f"the sandbox broke the protocol: a frame that was not finished within {UNFINISHED:.0f} s"
@@ -404,7 +411,9 @@ class Sandbox:
     async def _answered(self, method: str, payload: bytes, limits: Limits, charge: Charge) -> bytes:
         self._in_flight += 1
         try:
-            return await self._peer.call(WORKER, method, payload, timeout=_seconds(limits.wall_ms))
+            answer = await self._peer.call(WORKER, method, payload, timeout=_seconds(limits.wall_ms))
+            self._precedence.answered()
+            return answer
         except DeadlineExceeded as error:
             raise LimitExceeded(f"the call exceeded {limits.wall_ms:,} ms of time") from error
         except LimitExceeded as error:

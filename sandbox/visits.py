@@ -37,8 +37,9 @@ _PULL: Final = 2
 class VisitedPeer(Peer):
     """A guest that may be visited. `limits` gives those of its tenant; `overrun` ends it, of something in words; and
     `explain` waits for what it is dying of, when its connection is gone. `intake` hears of each visit, of each long
-    answer to a call of its own, and of those that came to nobody; `unread` says how many bytes are kept for it. Whoever
-    waits for an answer is told of its end by a `SandboxError`, whatever it was.
+    answer to a call of its own, and of those that came to nobody; `on_visit` hears of each visit too, before it is
+    sent; `unread` says how many bytes are kept for it. Whoever waits for an answer is told of its end by a
+    `SandboxError`, whatever it was.
     """
 
     def __init__(
@@ -50,11 +51,12 @@ class VisitedPeer(Peer):
         explain: Callable[[ConnectionClosed], Awaitable[SandboxError]],
         intake: Intake,
         unread: Callable[[], int],
+        on_visit: Callable[[], None] = lambda: None,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self._account, self._limits, self._overrun, self._explain = account, limits, overrun, explain
-        self._intake, self._unread = intake, unread
+        self._intake, self._unread, self._on_visit = intake, unread, on_visit
         self._left: dict[int, Charge] = {}
 
     def call(
@@ -65,6 +67,7 @@ class VisitedPeer(Peer):
         if target == WORKER:
             return call
         self._intake.visited(_PULL if method == "pull" else 1)
+        self._on_visit()
         return self._visit(call)
 
     async def _visit(self, call: Coroutine[Any, Any, bytes]) -> bytes:

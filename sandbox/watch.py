@@ -83,6 +83,11 @@ class Account:
         self._look_within(charge.limit, _SHORTEST, now)
         return charge
 
+    @property
+    def visited(self) -> bool:
+        """Whether a visit is going on."""
+        return bool(self._visits)
+
     def ask(self) -> bool:
         """The process calls the host: charged like CPU time. False if all that could have done it had their share."""
         charges = self._charges or self._visits

@@ -25,6 +25,7 @@ class Machine:
         self.now = self.cpu = self.spent = 0.0
         self.calls = 0
         self.told: list[Rank] = []
+        self.waits = False
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.precedence = Precedence(
             lambda: self.cpu,
@@ -33,6 +34,7 @@ class Machine:
             busy=lambda: self.calls > 0,
             rank=self.told.append,
             spent=lambda: self.spent,
+            waits=lambda: self.waits,
         )
 
     def call(self) -> None:
@@ -114,6 +116,76 @@ def test_a_new_call_goes_first_again() -> None:
     assert len(machine.timers) == 1
 
 
+def test_call_after_call_does_not_keep_anybody_first() -> None:
+    """Each is over before it would be seen, and the next one begins: that is work without a rest as well."""
+    machine = Machine()
+    for _ in range(50):
+        machine.call()
+        machine.pass_time(0.2, busy=1.0)
+    assert machine.told == [BEHIND, FIRST, BEHIND]
+    machine.pass_time(1, busy=0.0)
+    machine.pass_time(1, busy=1.0)
+    machine.call()
+    assert machine.told == [BEHIND, FIRST, BEHIND, FIRST, BEHIND, FIRST]
+
+
+def test_who_answers_much_has_a_core_for_that() -> None:
+    """However busy it is: each that is asked of it is short. With as few answers for as much, it computes."""
+    for answers, told in ((60, []), (40, [BEHIND, LITTLE])):
+        machine = Machine()
+        machine.call()
+        machine.pass_time(SOON / WINDOW, busy=0.1)
+        for _ in range(2):
+            for _ in range(answers):
+                machine.precedence.answered()
+            machine.pass_time(1, busy=1.0, had=0.05)
+        assert machine.told == told
+        machine.pass_time(1, busy=1.0)
+        assert machine.told[-1] is BEHIND, "what was answered before counts no more"
+
+
+def test_who_gives_way_and_waits_all_the_time_has_not_rested() -> None:
+    """The kernel counts a wait when it is over, and some last for longer than a window."""
+    machine = Machine()
+    machine.call()
+    machine.pass_time(1, busy=1.0)
+    machine.waits = True
+    machine.pass_time(3, busy=0.0)
+    assert machine.told == [BEHIND, LITTLE, BEHIND, LITTLE]
+    machine.waits = False
+    machine.pass_time(1, busy=0.0)
+    assert machine.told[-1] is FIRST
+
+
+def test_who_goes_first_is_not_put_behind_for_a_moment_at_work() -> None:
+    """It may have woken up just now."""
+    machine = Machine()
+    machine.waits = True
+    machine.call()
+    machine.pass_time(3, busy=0.1)
+    assert machine.told == []
+
+
+def test_who_was_seen_to_compute_unasked_goes_first_only_when_asked() -> None:
+    """While nothing is asked of it nobody looks, and it would only have to wait for that."""
+    machine = Machine()
+    machine.call()
+    machine.calls = 0
+    machine.pass_time(1, busy=0.0)
+    assert (machine.told, machine.timers) == ([], [])
+    machine.precedence.look()
+    machine.pass_time(2, busy=1.0)
+    assert machine.told == [BEHIND]
+    machine.pass_time(1, busy=0.0)
+    assert (machine.told[-1], machine.timers) == (BEHIND, [])
+    machine.call()
+    assert machine.told[-1] is FIRST
+    machine.precedence.stop()
+    machine.pass_time(1, busy=1.0)
+    machine.precedence.look()
+    assert machine.timers == []
+
+
 def test_what_computes_after_its_answer_gives_way_too() -> None:
     """It goes on being looked at while it does, though nothing is asked of it."""
     machine = Machine()
@@ -122,7 +194,7 @@ def test_what_computes_after_its_answer_gives_way_too() -> None:
     machine.pass_time(10, busy=1.0)
     assert machine.told == [BEHIND]
     machine.pass_time(1, busy=0.0)
-    assert (machine.told, machine.timers) == ([BEHIND, FIRST], [])
+    assert (machine.told[-1], machine.timers) == (BEHIND, [])
 
 
 def test_nothing_is_done_when_the_process_is_gone() -> None:
@@ -270,6 +342,63 @@ async def test_waiting_for_a_core_is_seen(tenant: Any, until: Until) -> None:
     process.kill()
     await until(lambda: tenant.sandbox.died.done())
     assert process.wanted_seconds() == 0.0
+
+
+BESIDE = """
+import asyncio, hashlib, threading
+def work():
+    while True:
+        hashlib.sha256(bytes(100_000))
+async def main():
+    for _ in range(2):
+        threading.Thread(target=work, daemon=True).start()
+    await asyncio.sleep(600)
+"""
+
+
+async def test_the_waiting_of_every_thread_is_seen(tenant: Any, until: Until) -> None:
+    """A program may work in threads beside its first one, which does nothing."""
+    process = tenant.sandbox._process
+    working = asyncio.ensure_future(tenant.do(BESIDE))
+    await until(lambda: process.threads() == 3)
+    core = min(os.sched_getaffinity(0))
+    for thread in process._threads():
+        os.sched_setaffinity(int(thread), {core})
+    await until(lambda: process.wanted_seconds() - process.cpu_seconds() > 0.05 and process.waits())
+    working.cancel()
+    await tenant.sandbox.close("enough")
+
+
+LATER = """
+import threading, time
+def work():
+    time.sleep(0.3)
+    while True: pass
+def main():
+    threading.Thread(target=work, daemon=True).start()
+"""
+
+
+async def test_who_computes_when_nobody_looks_is_found_out(tenant: Any, until: Until) -> None:
+    """It begins long after its answer; some look at all that live comes by now and then."""
+    sandbox, told = tenant.sandbox, list[Rank]()
+    await tenant.do(LATER)
+    sandbox._precedence._tell = told.append
+    await until(lambda: not sandbox._precedence._looking)
+    sandbox.tend()
+    assert not sandbox._precedence._looking
+    before = sandbox.cpu_seconds()
+    await until(lambda: sandbox.cpu_seconds() > before + 0.2)
+    sandbox.tend()
+    await until(lambda: told == [BEHIND])
+    await sandbox.close("enough")
+
+
+async def test_a_thread_that_has_ended_takes_nothing_of_it_along(tenant: Any) -> None:
+    """What was waited for has been waited for: a long life that ends would look like a rest."""
+    process = tenant.sandbox._process
+    process._waits, process._waited = {"1": 10**12}, 10**12
+    assert process.wanted_seconds() >= 1000
 
 
 async def test_nothing_is_done_to_a_process_that_has_ended(tenant: Any, monkeypatch: pytest.MonkeyPatch) -> None:

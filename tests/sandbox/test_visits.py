@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from cloister.sandbox import LimitExceeded, Limits, ProtocolViolation, SandboxDied
+from cloister.sandbox.lockdown.shares import Rank
 
 Boot = Callable[..., Any]
 Until = Callable[[Callable[[], object]], Any]
@@ -52,6 +53,16 @@ async def test_others_cannot_use_up_what_a_tenant_may(visited: Callable[..., Any
         assert await use(0.05) == 0.05
     assert tenant.sandbox.alive
     assert tenant.sandbox.cpu_seconds() > 0.5
+
+
+async def test_who_computes_for_others_gives_way_as_well(visited: Callable[..., Any], until: Until) -> None:
+    """A program that does all its work so would be looked at by nobody."""
+    tenant, use, _ = await visited()
+    precedence, told = tenant.sandbox._precedence, list[Rank]()
+    precedence._tell = told.append
+    await until(lambda: not precedence._looking)
+    await use(0.3)
+    assert Rank.BEHIND in told
 
 
 async def test_nor_by_giving_up(visited: Callable[..., Any]) -> None:
