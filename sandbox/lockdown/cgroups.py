@@ -210,15 +210,17 @@ class Groups:
 
     def close(self) -> bool:
         """Remove what is empty by now. Whether that is all; a group whose last process is still dying is not empty."""
+        ranked = {Path(group.share) for group in self._made if group.share}
         for group in self._made:
             group.unwatch()
+        for folder in ranked:
             with contextlib.suppress(OSError):
-                os.rmdir(group.share)  # noqa: PTH106 - as the other calls here
+                folder.rmdir()
         for root in self._roots:
             for folder in (*root.glob("*/"), root):
                 with contextlib.suppress(OSError):
                     folder.rmdir()
-        return not any(root.exists() for root in self._roots)
+        return not any(folder.exists() for folder in (*self._roots, *ranked))
 
 
 def _places() -> dict[str, Path]:

@@ -133,6 +133,18 @@ def test_ranked_groups_lie_beside_the_hosts_own(tree: Path, monkeypatch: pytest.
     assert [list((tree / name).iterdir()) for name in ("cpu", "memory", "pids")] == [[], [], []]
 
 
+def test_a_rank_whose_last_process_is_still_dying_is_removed_later(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever has become of the rest by then: not before is it all removed."""
+    monkeypatch.setattr("cloister.sandbox.lockdown.shares.known", lambda _: True)
+    groups = Groups()
+    share = Path(groups.acquire("7").share)
+    (share / "somebody").touch()
+    assert not groups.close()
+    (share / "somebody").unlink()
+    assert groups.close()
+    assert not share.exists()
+
+
 def test_a_host_of_real_time_has_no_ranks_to_give(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its sandboxes could not join: a fresh group has no real time."""
     monkeypatch.setattr("cloister.sandbox.lockdown.shares.known", lambda _: True)
