@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import datetime
 import json
+import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -29,6 +30,7 @@ MOST_KEY: Final = 1024
 _MOST_ABOUT: Final = 8192
 _PAGE: Final = 1000
 _COLUMNS: Final = "key, file, size, etag, uploaded, http, custom"
+_BYTES: Final = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 _HTTP: Final = "content_type content_language content_disposition content_encoding cache_control cache_expiry"
 
 
@@ -40,8 +42,8 @@ class Bucket(RpcTarget):
         self._store, self._scope = store, (owner(tenant), name)
 
     async def put(self, key: object, value: object, options: object = None, /, **more: object) -> Sent | None:
-        """Store text, bytes, or what a body or an asynchronous iterator yields. Options: `http_metadata`,
-        `custom_metadata`, `md5`, `only_if` as of `get`: None where that does not hold. `ValueError`,
+        """Store text, bytes, or what a body or an asynchronous iterator yields. Options: `http_metadata`, a map or
+        headers, `custom_metadata`, `md5`, `only_if` as of `get`: None where that does not hold. `ValueError`,
         `StorageQuotaExceeded`. Nothing changes in any of these cases."""
         found = given.options(options, more, "http_metadata custom_metadata md5 only_if", "put()")
         name = given.key(key, MOST_KEY)
@@ -66,9 +68,9 @@ class Bucket(RpcTarget):
         return _sent(row, None) if entered else None
 
     async def get(self, key: object, options: object = None, /, **more: object) -> Sent | None:
-        """An object with its content, None if there is none. Options: `range` (`offset`, `length`, `suffix`),
-        `only_if` (`etag_matches`, `etag_does_not_match`, `uploaded_before`, `uploaded_after`, or a request's headers:
-        without content where that does not hold)."""
+        """An object with its content, None if there is none. Options: `range` (`offset`, `length`, `suffix`), `only_if`
+        (`etag_matches`, `etag_does_not_match`, `uploaded_before`, `uploaded_after`: without content where that does not
+        hold); or a request's headers for either."""
         found = given.options(options, more, "range only_if", "get()")
         name, condition = given.key(key, MOST_KEY), conditions.read(found.get("only_if"))
         while (row := await self._row(name)) is not None:
@@ -215,7 +217,11 @@ class Bucket(RpcTarget):
 
 
 def _metadata(found: Mapping[str, Any]) -> tuple[str, str]:
-    http = json.dumps(given.options(found.get("http_metadata"), {}, _HTTP, "http_metadata"))
+    http_metadata = found.get("http_metadata")
+    if (told := given.headers(http_metadata)) is not None:
+        told["cache-expiry"] = told.get("expires", "")
+        http_metadata = {name: value for name in _HTTP.split() if (value := told.get(name.replace("_", "-")))}
+    http = json.dumps(given.options(http_metadata, {}, _HTTP, "http_metadata"))
     custom = given.as_json(found.get("custom_metadata", {}), "custom_metadata", _MOST_ABOUT)
     if len(http) > _MOST_ABOUT or not isinstance(json.loads(custom), dict):
         raise ValueError("metadata are maps of text, and no longer than 8 KiB")
@@ -242,12 +248,24 @@ def _camel(name: str) -> str:
 
 
 def _range(wanted: object, size: int) -> tuple[int, int]:
+    if (told := given.headers(wanted)) is not None:
+        wanted = _of_header(told.get("range", ""))
     found = given.options(wanted, {}, "offset length suffix", "range")
     if "suffix" in found:
         length = min(given.number(found, "suffix", 0, 0, 1 << 53), size)
         return size - length, length
     start = min(given.number(found, "offset", 0, 0, 1 << 53), size)
     return start, min(given.number(found, "length", size - start, 0, 1 << 53), size - start)
+
+
+def _of_header(header: str) -> dict[str, int]:
+    """One range of bytes; all of them for what is none, as HTTP has it."""
+    first, last = found.groups() if (found := _BYTES.fullmatch(header)) else ("", "")
+    if not first:
+        return {"suffix": int(last)} if last else {}
+    if last and int(last) < int(first):
+        return {}
+    return {"offset": int(first)} | ({"length": int(last) - int(first) + 1} if last else {})
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import datetime
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from typing import Any, Final
-
-from cloister.ipc import Stub
 
 from . import options as given
 
@@ -49,18 +47,18 @@ ANY: Final = Condition()
 
 def read(only_if: object) -> Condition:
     """What was given. `TypeError`, `ValueError`."""
-    if isinstance(only_if, Stub) and only_if._attributes.get("workers.class") == "Headers":
-        only_if = _of_headers(only_if._attributes.get("pairs"))
+    if (told := given.headers(only_if)) is not None:
+        only_if = _of_headers(told)
     found = given.options(only_if, {}, _NAMES, "only_if")
     return Condition(**{name: _READ[name](value) for name, value in found.items()})
 
 
-def _of_headers(pairs: object) -> dict[str, Any]:
+def _of_headers(told: Mapping[str, str]) -> dict[str, Any]:
+    """Dates that are none do not count, as HTTP has it: they are a client's, and the tenant cannot help them."""
     found: dict[str, Any] = {"seconds_granularity": True}
-    for pair in pairs if isinstance(pairs, list) else ():
-        match pair:
-            case [str(name), str(value)] if name.lower() in _HEADERS:
-                found[_HEADERS[name.lower()]] = value
+    for header, name in _HEADERS.items():
+        if header in told and (name.startswith("etag") or _date(told[header]) is not None):
+            found[name] = told[header]
     if "etag_does_not_match" in found:  # beside which HTTP has this one not count
         found.pop("uploaded_after", None)
     if "etag_matches" in found:
@@ -77,13 +75,17 @@ def _tags(value: object) -> frozenset[str]:
 
 def _moment(value: object) -> float:
     if isinstance(value, str):
-        try:
-            value = parsedate_to_datetime(value)
-        except ValueError:
-            value = None
+        value = _date(value)
     if not isinstance(value, datetime.datetime):
         raise TypeError("uploaded_before and uploaded_after are datetimes, or dates of HTTP")
     return (value if value.tzinfo else value.replace(tzinfo=datetime.UTC)).timestamp()
+
+
+def _date(text: str) -> datetime.datetime | None:
+    try:
+        return parsedate_to_datetime(text)
+    except (ValueError, OverflowError):
+        return None
 
 
 _READ: Final[dict[str, Callable[[object], Any]]] = {

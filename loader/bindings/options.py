@@ -9,6 +9,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from cloister.ipc import Stub
+
 _CAPITAL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 
@@ -21,6 +23,18 @@ def options(given: object, more: Mapping[str, Any], known: str, where: str) -> d
         if name not in known.split():
             raise TypeError(f"{where} has no option {name!r:.60}; it has {known.replace(' ', ', ') or 'none'}")
     return {name: value for name, value in found.items() if value is not None}
+
+
+def headers(given: object) -> dict[str, str] | None:
+    """A tenant's `Headers`, by names in small letters, the first of each; None for what is something else."""
+    if not isinstance(given, Stub) or given._attributes.get("workers.class") != "Headers":
+        return None
+    found: dict[str, str] = {}
+    for pair in given._attributes.get("pairs") or ():
+        match pair:
+            case [str(name), str(value)]:
+                found.setdefault(name.lower(), value)
+    return found
 
 
 def key(value: object, most: int) -> str:

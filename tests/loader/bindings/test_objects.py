@@ -208,6 +208,7 @@ async def test_a_condition_is_a_map_or_the_headers_of_a_request(worker: Make, st
                 {"uploadedBefore": after}, {"uploadedAfter": before}, {"etagMatches": "*"},
                 headers(If_Match=f'"0", {put.httpEtag}'), headers(if_none_match='"0"'), request.js_object.headers,
                 headers(if_none_match='"0"', if_modified_since=http(after)), Headers.new(),
+                headers(if_modified_since="soon"), headers(if_unmodified_since="Mon, 99 Jan 9999999 00:00:00 GMT"),
             ]
             failed = [
                 {"etagMatches": "0"}, {"etagDoesNotMatch": put.etag}, {"etagDoesNotMatch": "*"},
@@ -227,8 +228,35 @@ async def test_a_condition_is_a_map_or_the_headers_of_a_request(worker: Make, st
             return found
     """
     assert await worker(source, env={"BUCKET": Bucket(store, "t")}).get_entrypoint().go() == [
-        [False] * 11, [True] * 8, [None] * 8, [None] * 2, 6, 3,
+        [False] * 13, [True] * 8, [None] * 8, [None] * 2, 6, 3,
         "only_if takes its op", "an etag is text, or ", "uploaded_before and ", "only_if has no optio",
+    ]  # fmt: skip
+
+
+async def test_a_requests_headers_say_what_an_object_is_and_which_part_is_wanted(
+    worker: Make, store: ObjectStore
+) -> None:
+    """As R2 has it; what is no range of bytes is all of them."""
+    source = """
+    from js import Headers
+    from workers import Request, WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def go(self):
+            told = {"content-type": "text/x", "cache-control": "no-store", "expires": "Thu, 01 Dec 1994 16:00:00 GMT",
+                    "x-other": "1"}
+            await self.env.BUCKET.put("a", "0123456789", httpMetadata=Request("http://a.b", headers=told).headers)
+            headers = Headers.new()
+            (await self.env.BUCKET.head("a")).writeHttpMetadata(headers)
+            found = [dict(headers.items())]
+            for one in ("bytes=2-4", "bytes=7-", "bytes=-2", "bytes=8-99", "bytes=4-2", "bytes=-", "lines=1-2", ""):
+                asked = Request("http://a.b", headers={"range": one})
+                found.append(await (await self.env.BUCKET.get("a", {"range": asked.headers})).text())
+            return found
+    """
+    everything = "0123456789"
+    assert await worker(source, env={"BUCKET": Bucket(store, "t")}).get_entrypoint().go() == [
+        {"cache-control": "no-store", "content-type": "text/x", "expires": "Thu, 01 Dec 1994 16:00:00 GMT"},
+        "234", "789", "89", "89", everything, everything, everything, everything,
     ]  # fmt: skip
 
 
