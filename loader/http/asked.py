@@ -26,7 +26,8 @@ class HttpLimits:
     message_bytes: int = 1024 * 1024
     """Of one message on a web socket, either way."""
     idle_s: float = 60.0
-    """Seconds that the tenant may take for each next piece of its response, and the client to take it."""
+    """Seconds that the tenant may take for each next piece of its response, and the client to take it; on a web socket,
+    that the client may take for a message, and the tenant for its next one when it works on many, or for the end."""
 
 
 def request(

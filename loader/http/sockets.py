@@ -11,16 +11,18 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any, Final, NamedTuple, Self
 
-from cloister.ipc import CapabilityError, IpcError, Stub, values
+from cloister.ipc import CapabilityError, CodecError, IpcError, Stub, values
 from cloister.ipc.capabilities import end, spread
 from cloister.ipc.stubs import Channel
 from cloister.sandbox import SandboxError
 
+from ..errors import LoaderError
 from .bodies import Sent
 from .headers import UNSENDABLE
 
 MOST_BYTES: Final = 1024 * 1024
-_UNSENDABLE: Final = frozenset({1004, 1005, 1006, 1015})
+_CODES: Final = frozenset({*range(1000, 1004), *range(1007, 1015), *range(3000, 5000)})
+"""Those that a frame may have; a server sends no other."""
 _MOST_REASON: Final = 123
 _NORMAL, _PROTOCOL, _TOO_BIG, _RESTART = 1000, 1002, 1009, 1012
 Message = str | bytes
@@ -36,12 +38,13 @@ class Closed(NamedTuple):
 class WebSocket:
     """`response.web_socket`: `await socket.send("text")`, `async for message in socket`, `await socket.close()`.
 
-    A message of the tenant's with more than `most_bytes` ends it. It is open while its response is.
+    A message of the tenant's with more than `most_bytes` ends it. It is open while its response is. What the tenant
+    does when it is told of the end may take `idle_s` seconds; then it is cancelled.
     """
 
-    def __init__(self, stub: Stub, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, stub: Stub, most_bytes: int = MOST_BYTES, idle_s: float = 60.0) -> None:
         self._stub = stub
-        self.most_bytes = most_bytes
+        self.most_bytes, self.idle_s = most_bytes, idle_s
         self._line: asyncio.Future[Stub] | None = None
         self._arrived: asyncio.Queue[Message] = asyncio.Queue(1)
         self._told: Any = None
@@ -64,11 +67,14 @@ class WebSocket:
         return await asyncio.shield(self._line)
 
     async def send(self, message: Message) -> None:
-        """A message, until the tenant is done with it. `ConnectionResetError` if it is closed."""
+        """A message, until the tenant is done with it. `ConnectionResetError` if the web socket is closed, `CodecError`
+        for a message that cannot be sent."""
         if self.closed is not None:
             raise ConnectionResetError(f"the web socket is closed: {self.closed}")
         try:
             await (await self.open()).receive([message])
+        except CodecError:
+            raise  # it is none of the tenant's doing
         except (IpcError, SandboxError) as error:
             self.end(_RESTART, "the worker is gone")
             raise ConnectionResetError(f"the web socket was closed: {error}") from error
@@ -78,8 +84,9 @@ class WebSocket:
         if not self._over.done() and self._line is not None:
             self.end(code, reason)
             try:
-                await (await self.open()).close(code, reason)
-            except (IpcError, SandboxError):
+                async with asyncio.timeout(self.idle_s):
+                    await (await self.open()).close(code, reason)
+            except (IpcError, SandboxError, LoaderError, TimeoutError):
                 return  # it needs not be told
 
     def __aiter__(self) -> Self:
@@ -125,6 +132,7 @@ class WebSocket:
         self._stub.dispose()
         if self._line is not None:
             self._line.add_done_callback(_dispose)
+            self._line.cancel()  # if there is none yet, nobody waits for it
 
 
 class _Line:
@@ -161,8 +169,7 @@ class _Line:
                 for message in messages:
                     await self._socket.put(self._checked(message))
             case "close", [int(code), str(reason)]:
-                allowed = 1000 <= code < 5000 and code not in _UNSENDABLE
-                self._socket.end(code if allowed else _NORMAL, _reason(reason))
+                self._socket.end(code if code in _CODES else _NORMAL, _reason(reason))
             case _:
                 raise CapabilityError(f"a web socket is not told {method!r:.40}")
         return values.dumps(None)
@@ -172,7 +179,7 @@ class _Line:
             self._socket.end(_PROTOCOL, "a message is text or bytes")
             raise CapabilityError(f"a message is text or bytes, not {type(message).__name__}")
         most = self._socket.most_bytes
-        if len(message) > most or (isinstance(message, str) and len(message.encode("utf-8", "replace")) > most):
+        if not fits(message, most):
             self._socket.end(_TOO_BIG, f"a message of the worker's has more than {most:,} bytes")
             raise CapabilityError(f"a message has at most {most:,} bytes")
         return message.encode("utf-8", "replace").decode() if isinstance(message, str) else message
@@ -198,6 +205,13 @@ class SentSocket(Sent):
     def dropped(self) -> None:
         """Nobody over there wants it any longer."""
         asyncio.get_running_loop().create_task(self._response.aclose())
+
+
+def fits(message: Message, most: int) -> bool:
+    """Whether it has no more than so many bytes on the wire."""
+    if isinstance(message, str) and len(message) <= most < 4 * len(message):
+        return len(message.encode("utf-8", "replace")) <= most
+    return len(message) <= most
 
 
 def _reason(reason: str) -> str:

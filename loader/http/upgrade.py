@@ -1,6 +1,7 @@
 """A client's web socket, answered by a tenant: it accepts with a response of status 101, or says no with another one.
 
-Messages are heard in order; some may be worked on at once, and no more are read from the client meanwhile.
+Messages are heard in order; some may be worked on at once, and no more are read from the client meanwhile. Neither side
+can hold the other for ever: whoever is not done with anything for `idle_s` is left.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from .asked import HttpLimits
 from .headers import Pairs, find
 from .inbox import Receive, Refused
 from .messages import Request, Response
-from .sockets import WebSocket
+from .sockets import WebSocket, fits
 
 if TYPE_CHECKING:
     from .asgi import Fetches
@@ -30,7 +31,7 @@ _CONNECTION: Final = frozenset(
     " transfer-encoding upgrade".split()
 )
 """What is between the server and its client."""
-_NO_CODE, _REFUSED, _TOO_BIG = 1005, 1008, 1009
+_NO_CODE, _REFUSED, _TOO_BIG, _FAILED, _BUSY = 1005, 1008, 1009, 1011, 1013
 _PROTOCOL: Final = "sec-websocket-protocol"
 
 
@@ -76,6 +77,7 @@ class Upgrade:
                 return
             self._accepted = True
             response.web_socket.most_bytes = self._limits.message_bytes
+            response.web_socket.idle_s = self._limits.idle_s
             await self._accept(response.headers)
             await self._converse(response.web_socket, next_event)
 
@@ -99,23 +101,32 @@ class Upgrade:
         try:
             await asyncio.wait({hearing, speaking}, return_when=asyncio.FIRST_COMPLETED)
             if hearing.done():
-                await socket.close(*hearing.result())
-                if self._working:  # which may be about to end, since they were told
-                    await asyncio.wait(self._working, timeout=self._limits.idle_s)
+                await self._tell_end(socket, *hearing.result())
         finally:
             for task in (hearing, speaking, *self._working):
                 task.cancel()
             await asyncio.gather(hearing, speaking, *self._working, return_exceptions=True)
+
+    async def _tell_end(self, socket: WebSocket, code: int, reason: str) -> None:
+        """The client is gone. Let the tenant do what it does then, for a while."""
+        await socket.close(code, reason)
+        if self._working:  # which may be about to end, since they were told
+            await asyncio.wait(self._working, timeout=self._limits.idle_s)
 
     async def _hear(self, socket: WebSocket, next_event: asyncio.Future[Any]) -> tuple[int, str]:
         """What the client says, until it is gone: how."""
         while (event := await next_event)["type"] == "websocket.receive":
             text = event.get("text")
             message = event["bytes"] if text is None else text
-            if len(message) > self._limits.message_bytes:
+            if not fits(message, self._limits.message_bytes):
                 await self._close(_TOO_BIG, "The message is too long.")
                 return _TOO_BIG, "The message is too long."
-            await self._room.acquire()
+            try:
+                await asyncio.wait_for(self._room.acquire(), self._limits.idle_s)
+            except TimeoutError:  # nor would it be seen that the client has gone
+                _log.warning("the worker at %s is done with none of %d messages", self._scope["path"], _AT_ONCE)
+                await self._close(_BUSY, "The worker does not keep up.")
+                return _BUSY, "The worker does not keep up."
             work = asyncio.ensure_future(self._pass_on(socket, message))
             self._working.add(work)
             work.add_done_callback(self._done)
@@ -136,9 +147,20 @@ class Upgrade:
 
     async def _speak(self, socket: WebSocket) -> None:
         """What the tenant says."""
-        async for message in socket:
-            kind = "text" if isinstance(message, str) else "bytes"
-            await self._send({"type": "websocket.send", kind: message})
+        try:
+            async for message in socket:
+                kind = "text" if isinstance(message, str) else "bytes"
+                async with asyncio.timeout(self._limits.idle_s):
+                    await self._send({"type": "websocket.send", kind: message})
+        except TimeoutError:
+            _log.warning("the client of %s took nothing for %g s", self._scope["path"], self._limits.idle_s)
+            return
+        except Exception as error:
+            known = answers.to(error, self._scope["path"])
+            if known is None:
+                raise
+            await self._close(_FAILED, known[1])
+            return
         if (closed := socket.closed) is not None:
             await self._close(closed.code, closed.reason)
 

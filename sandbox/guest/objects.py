@@ -101,6 +101,8 @@ class State:
         """Those that were accepted and are open, or those of a tag."""
         return self._held.sockets.tagged(tag)
 
+    accept_websocket, get_websockets = acceptWebSocket, getWebSockets
+
     def getTags(self, socket: Any) -> list[str]:  # noqa: N802
         """With what one was accepted."""
         return self._held.sockets.tags(socket)

@@ -14,6 +14,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 from cloister.ipc.capabilities import RpcTarget
+from cloister.ipc.errors import LocalProtocolError
 from cloister.ipc.stubs import Stub
 
 from . import failure, scope
@@ -27,8 +28,7 @@ _AT_ONCE: Final = 64
 """Messages that one call takes along."""
 _ENOUGH: Final = 256 * 1024
 """Bytes of them after which no further one is."""
-_LOST: Final = 1006
-_NO_CODE: Final = 1005
+_NO_CODE, _LOST, _TOO_BIG = 1005, 1006, 1009
 
 
 class WebSocket:
@@ -210,8 +210,13 @@ class Outbox:
                     await self._line.close(event["code"], event["reason"])
                 else:
                     await self._line.receive([*self._messages()])
-        except Exception:  # nobody is there any longer, which is what the end hears
-            self._end.other.arrive(_closed(_LOST, "the other end is gone"))
+        except Exception as error:
+            self._kept.clear()
+            if isinstance(error, LocalProtocolError):
+                end = _closed(_TOO_BIG, "a message is longer than can be sent")
+            else:
+                end = _closed(_LOST, "the other end is gone")
+            self._end.other.arrive(end)
         finally:
             self._going = None
 
@@ -252,12 +257,17 @@ def _at_home(line: Any) -> Any:
 
 
 def _closed(code: int, reason: str) -> JsDict:
-    return JsDict(type="close", code=code, reason=reason, wasClean=code != _LOST)
+    return JsDict(type="close", code=code, reason=_text(reason), wasClean=code != _LOST)
+
+
+def _text(text: str) -> str:
+    """As it can be sent, with a sign in place of half a character."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _message(message: Any) -> str | Piece:
     if isinstance(message, str):
-        return message
+        return _text(message)
     if isinstance(message, bytes | bytearray | memoryview):
         return Piece(message)
     if isinstance(message, Blob):

@@ -13,7 +13,7 @@ import pytest
 import uvicorn
 import websockets
 
-from cloister.ipc import RpcTarget
+from cloister.ipc import CodecError, RpcTarget
 from cloister.loader import Loader, TenantError, WorkerCode, WorkerStub
 from cloister.loader.bindings import DurableObjects, Fetcher
 from cloister.loader.http import HttpLimits, asgi
@@ -21,9 +21,14 @@ from cloister.loader.http.sockets import Closed, WebSocket
 
 Make = Callable[..., WorkerStub]
 Code = Callable[..., WorkerCode]
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+)
 UPGRADE = {"headers": {"upgrade": "websocket"}}
 
 ECHO = """
+import asyncio
 from workers import Response, WorkerEntrypoint
 from js import WebSocketPair
 from pyodide.ffi import create_proxy
@@ -48,6 +53,18 @@ class Default(WorkerEntrypoint):
                         server.send(b"%d" % n + b"x" * 900_000)
                 case "long":
                     server.send("x" * 2_000_000)
+                case "longer":
+                    server.send(b"x" * 17_000_000)
+                case "half":
+                    server.send("a\\ud83d \\ud83d\\ude00")
+                    server.close(2999, "half \\ud83d")
+                case "stay":
+                    await asyncio.Event().wait()
+                case "linger":
+                    server.addEventListener("close", lambda event: asyncio.Event().wait())
+                case "pour":
+                    server.send("x" * 900_000)
+                    asyncio.get_running_loop().call_later(0.01, lambda: asyncio.ensure_future(heard(event)))
                 case "wait":
                     await self.env.GATE.wait()
                     server.send("waited")
@@ -192,6 +209,66 @@ async def test_much_that_is_sent_at_once_comes_in_order(echo: Any) -> None:
             assert (message[:2].rstrip(b"x"), len(message) > 900_000) == (b"%d" % number, True)
 
 
+async def test_what_no_frame_can_have_ends_it_all_the_same(echo: Any) -> None:
+    """However long a message is; half a character becomes a sign, and so does a code that no server sends."""
+    async with await echo.fetch("http://a.b/", **UPGRADE) as response:
+        await spoken_on(response).send("longer")
+        assert [message async for message in spoken_on(response)] == ["hello"]
+        assert spoken_on(response).closed == Closed(1009, "a message is longer than can be sent")
+    async with await echo.fetch("http://a.b/", **UPGRADE) as response:
+        await spoken_on(response).send("half")
+        assert [message async for message in spoken_on(response)] == ["hello", "a\ufffd \U0001f600"]
+        assert spoken_on(response).closed == Closed(1000, "half ?")
+
+
+async def test_a_message_of_the_hosts_that_cannot_be_sent_ends_nothing(echo: Any) -> None:
+    """It is none of the tenant's doing."""
+    async with await echo.fetch("http://a.b/", **UPGRADE) as response:
+        for message in ("\ud83d", b"x" * 17_000_000):
+            with pytest.raises(CodecError):
+                await spoken_on(response).send(message)
+        await spoken_on(response).send("tea")
+        assert [await anext(spoken_on(response)) for _ in range(2)] == ["hello", "tea"]
+
+
+async def test_who_is_told_of_the_end_holds_nobody(echo: Any) -> None:
+    """Whatever the tenant does about it."""
+    async with await echo.fetch("http://a.b/", **UPGRADE) as response:
+        await spoken_on(response).send("linger")
+        spoken_on(response).idle_s = 0.05
+
+
+@pytest.mark.parametrize(("words", "times"), [("linger", 1), ("stay", 1), ("stay", 70)])
+async def test_a_client_that_has_gone_is_let_go_of(
+    loader: Loader, echo: Any, eventually: Any, words: str, times: int
+) -> None:
+    """Whatever its tenant is doing, and with how many messages: nothing of it is left, and the sandbox may leave."""
+    application = asgi(echo, limits=HttpLimits(idle_s=0.05))
+    async with served(application) as url:
+        before = len(asyncio.all_tasks())
+        async with websockets.connect(url) as client:
+            assert await client.recv() == "hello"
+            for _ in range(times):
+                await client.send(words)
+        await eventually(lambda: len(asyncio.all_tasks()) <= before)
+        await asyncio.wait_for(loader.drain(echo._stub.tenant_id), 10)
+
+
+async def test_a_client_that_takes_nothing_is_let_go_of(
+    loader: Loader, echo: Any, eventually: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """And what its tenant sends it, too."""
+    async with served(asgi(echo, limits=HttpLimits(idle_s=0.1))) as url:
+        with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
+            client.setblocking(False)
+            loop = asyncio.get_running_loop()
+            await loop.sock_sendall(client, HANDSHAKE)
+            assert b" 101 " in await loop.sock_recv(client, 1000)
+            await loop.sock_sendall(client, b"\x81\x84\0\0\0\0pour")
+            await eventually(lambda: "took nothing" in caplog.text)
+            await asyncio.wait_for(loader.drain(echo._stub.tenant_id), 10)
+
+
 async def test_it_ends_with_its_sandbox(loader: Loader, echo: Any) -> None:
     """Which is told to whoever listens; and the sandbox stays while it is open."""
     async with await echo.fetch("http://a.b/", **UPGRADE) as response:
@@ -248,6 +325,22 @@ async def test_a_clients_message_that_is_too_long_ends_it(echo: Any) -> None:
             await client.recv()
         assert ended.value.rcvd is not None
         assert ended.value.rcvd.code == 1009
+    async with served(asgi(echo, limits=HttpLimits(message_bytes=1000))) as url, websockets.connect(url) as client:
+        assert await client.recv() == "hello"
+        await client.send("\u00e4" * 501)  # which are two bytes each
+        with pytest.raises(websockets.ConnectionClosed):
+            await client.recv()
+
+
+async def test_a_tenant_that_took_both_ends_is_blamed(worker: Make, caplog: pytest.LogCaptureFixture) -> None:
+    """The client hears that it failed, and the log has it."""
+    source = ECHO.replace("server.accept()", "server.accept(); client.accept()")
+    async with served(asgi(worker(source).get_entrypoint())) as url, websockets.connect(url) as client:
+        with pytest.raises(websockets.ConnectionClosed) as ended:
+            await client.recv()
+    assert ended.value.rcvd is not None
+    assert (ended.value.rcvd.code, ended.value.rcvd.reason) == (1011, "The worker raised an exception.")
+    assert "after calling accept()" in caplog.text
 
 
 async def test_who_did_not_ask_for_one_gets_none(worker: Make) -> None:
@@ -339,7 +432,7 @@ class Room(DurableObject):
     async def webSocketMessage(self, ws, message):
         count = await self.ctx.storage.get("count") or 0
         await self.ctx.storage.put("count", count + 1)
-        for one in self.ctx.getWebSockets("tea"):
+        for one in self.ctx.get_websockets("tea"):
             one.send(f"{ws.deserializeAttachment().n}: {message} {count} {self.ctx.getTags(ws)[0]}")
         if message == "fail":
             raise ValueError("no tea")
