@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import math
 import random
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -238,8 +239,8 @@ class WorkflowStep:
         record = self._recorded.get(key)
         if record is not None:
             self.unvisited.discard(key)
-            if kind == "do" and record.state != "retrying":
-                self._replay.skip(name, count)
+            if kind == "do":
+                self._replay.skip(name, count, before=record.attempts + 1 if record.state == "retrying" else math.inf)
             await self._replay.recorded(key)
         return count, record
 

@@ -278,7 +278,8 @@ class Step:
                 return _read(journal, name, count, value)
             case ["failed", _, _, error, *_]:
                 raise _error(error)
-            case ["retrying", _, said, _, config, *_]:  # whose recorded configuration holds
+            case ["retrying", made, said, _, config, *_]:  # whose recorded configuration holds
+                journal.begin(name, count, made + 1)  # now: nobody waits until then for what is not asked for again
                 attempt = await journal.ask("attempt", name, count)
             case _ if self._config is not None:
                 config, settings = await journal.configure(self._config)

@@ -138,6 +138,38 @@ class TenantWorkflow(WorkflowEntrypoint):
     assert await stage.outcome(instance) == 3
 
 
+async def test_nobody_waits_for_what_an_attempt_that_has_failed_did_inside(stage: Any) -> None:
+    """The step is tried again in an hour; what goes on beside it goes on meanwhile."""
+    binding = stage.bind(
+        HEAD
+        + """
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        async def outer(ctx):
+            inner = await step.do("inner", lambda: ctx["attempt"])
+            if ctx["attempt"] == 1:
+                raise ConnectionError("not yet")
+            return inner
+        async def beside():
+            await step.sleep("a while", "10 minutes")
+            await step.do("beside", lambda: self.env.LEDGER.note("beside"))
+        again = {"retries": {"limit": 2, "delay": "365 days"}}
+        found, _ = await asyncio.gather(step.do("outer", again, outer), beside())
+        return found
+"""
+    )
+    instance = await binding.create()
+    await stage.rests(instance)
+
+    async def noted() -> bool:
+        return bool(stage.ledger.entries)
+
+    before = stage.clock.now()
+    await stage.until(noted, step=60)
+    assert stage.clock.now() - before < 300 * 86_400_000
+    assert await stage.outcome(instance, step=86_400 * 20) == 2
+
+
 async def test_random_programs_end_the_same_with_and_without_evictions(path: Any) -> None:
     """Branches of sleeps, steps and events in any nesting, on a real clock, with a sandbox that is taken away."""
     seed = random.randrange(2**32)

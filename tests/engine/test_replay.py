@@ -189,3 +189,33 @@ async def test_steps_in_the_body_of_a_step_are_not_asked_for_again(
         await clock.advance(9 * 3600)
         assert await instance.result() == ["inside 2", "outside"]
     assert tries == [1, 2]
+
+
+async def test_nobody_waits_for_what_an_attempt_that_has_failed_did_inside(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """The step is tried again in an hour; what goes on beside it goes on meanwhile, in its order."""
+    ticks: list[int] = []
+
+    async def body(event: Any, step: Any) -> Any:
+        async def outer(context: Any) -> Any:
+            inner = await step.do("inner", lambda: context.attempt)
+            if context.attempt == 1:
+                raise ConnectionError
+            return inner
+
+        async def beside() -> None:
+            for _ in range(3):
+                await step.sleep("a while", "10 minutes")
+                await step.do("tick", lambda: ticks.append(clock.now()))
+
+        again = {"retries": {"limit": 2, "delay": "1 hour"}}
+        return (await asyncio.gather(step.do("outer", again, outer), beside()))[0]
+
+    async with open_engine() as engine:
+        began = clock.now()
+        instance = await engine.workflow("w", workflow_of(body)).create()
+        await clock.advance(31 * 60)
+        assert [round((tick - began) / 600_000) for tick in ticks] == [1, 2, 3]
+        await clock.advance(3600)
+        assert await instance.result() == 2
