@@ -34,7 +34,8 @@ class CallAt(Protocol):
 class Precedence:
     """That of one process. `busy` says whether a call is going on in it; `rank` is told each change. `on_look` sees
     to what else is to be looked at while it is at work. `cpu` counts the time for which it wanted a core, and `spent`
-    only that for which it had one; `waits` says whether it wants one now, in a wait that is counted when it is over."""
+    only that for which it had one; `waits` says whether it wants one now, in a wait that is counted when it is over.
+    `soon` is how long it is looked at first."""
 
     def __init__(
         self,
@@ -47,10 +48,11 @@ class Precedence:
         on_look: Callable[[], None] = lambda: None,
         spent: Callable[[], float] | None = None,
         waits: Callable[[], bool] = lambda: False,
+        soon: float = SOON,
     ) -> None:
         self._cpu, self._now, self._call_at, self._busy, self._tell = cpu, now, call_at, busy, rank
         self._on_look = on_look
-        self._spent, self._waits = spent or cpu, waits
+        self._spent, self._waits, self._soon = spent or cpu, waits, soon
         self._since = self._used = self._had = 0.0
         self._rank = Rank.FIRST
         self._computes = False
@@ -80,7 +82,7 @@ class Precedence:
     def look(self) -> None:
         """It has used a core of late: see whether it does so unasked."""
         if not self._looking and not self._over:
-            self._look_later(SOON)
+            self._look_later(self._soon)
 
     def stop(self) -> None:
         """It is to end, or has ended: at its own pace, since a process that gives way takes its time to die as well."""
@@ -89,7 +91,7 @@ class Precedence:
 
     def _look_from_now(self) -> None:
         if not self._over:
-            self._look_later(SOON)
+            self._look_later(self._soon)
 
     def _look_later(self, seconds: float) -> None:
         self._looking = True

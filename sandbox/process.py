@@ -10,6 +10,7 @@ import contextlib
 import errno
 import os
 import re
+import resource
 import select
 import signal
 import time
@@ -28,6 +29,10 @@ FROM_OUTSIDE: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, 
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
 _GIVES_WAY: Final = 10
 """Its nice value: a tenth of the time of those with 0, when there is not enough for all."""
+
+
+_NICE_FOR_ALL: Final = 20
+"""From which limit on everybody may have a nice value of 0 again; below 0 there is none."""
 
 
 def require_handles() -> None:
@@ -76,6 +81,12 @@ class Process:
                 os.setpriority(os.PRIO_PGRP, self.pid, nice)
             with contextlib.suppress(OSError):  # where each session has its share, the session has to give way too
                 kernel.write(f"/proc/{self.pid}/autogroup", b"%d" % nice)
+
+    @staticmethod
+    def may_rise() -> bool:
+        """Whether a nice value can be taken back."""
+        limit, _ = resource.getrlimit(resource.RLIMIT_NICE)
+        return os.geteuid() == 0 or not 0 <= limit < _NICE_FOR_ALL
 
     def alive(self) -> bool:
         """Whether the kernel says that it lives."""

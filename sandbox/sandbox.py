@@ -36,7 +36,7 @@ from .errors import LimitExceeded, ProtocolViolation, SandboxClosed, SandboxDied
 from .intake import ANSWERS, MESSAGE, Intake
 from .lockdown.cgroups import Group
 from .policy import Limits
-from .precedence import Precedence
+from .precedence import SOON, WINDOW, Precedence
 from .process import Process, describe
 from .tail import Tail
 from .visits import LATE_GRACE, WORKER, VisitedPeer
@@ -112,14 +112,17 @@ class Sandbox:
         self._intake = Intake(self.limits.bytes_per_second, loop.time, hold=link.hold, end=self._flooded)
         self.tail = Tail(self.limits.output_bytes_per_second, loop.time)
         self._watch = Account(process.cpu_seconds, loop.time, loop.call_at)
+        share = group if group is not None and group.share else None
+        reversible = share is not None or process.may_rise()
         self._precedence = Precedence(
             process.wanted_seconds,
             loop.time,
             loop.call_at,
             busy=lambda: self._in_flight > 0 or self._watch.visited,
-            rank=group.rank if group is not None and group.share else process.rank,
+            rank=process.rank if share is None else share.rank,
             spent=process.cpu_seconds,
             waits=process.waits,
+            soon=SOON if reversible else WINDOW,  # a first import takes so long, and it would be for good
             on_look=self._count_threads,
         )
         self._ending = Ending(

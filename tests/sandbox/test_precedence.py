@@ -335,6 +335,27 @@ def test_who_would_compute_if_it_could_gives_way_too() -> None:
     assert machine.told == [BEHIND]
 
 
+@pytest.mark.parametrize(("user", "limit", "may"), [(0, 0, True), (1000, 0, False), (1000, 20, True), (1000, -1, True)])
+async def test_it_is_known_whether_a_nice_value_can_be_taken_back(
+    tenant: Any, monkeypatch: pytest.MonkeyPatch, user: int, limit: int, may: bool
+) -> None:
+    """By root, or where the limit lets everybody."""
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    monkeypatch.setattr("resource.getrlimit", lambda _: (limit, limit))
+    assert tenant.sandbox._process.may_rise() is may
+
+
+async def test_what_is_for_good_is_not_said_of_a_first_import(
+    open_spawner: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is looked at for a whole window first, where there is only a nice value and no way back."""
+    monkeypatch.setattr("cloister.sandbox.lockdown.cgroups.Groups._share", lambda *_: "")
+    async with open_spawner() as spawner:
+        for may, soon in ((True, SOON), (False, WINDOW)):
+            monkeypatch.setattr("cloister.sandbox.process.Process.may_rise", lambda _, may=may: may)
+            assert (await spawner.take())._precedence._soon == soon
+
+
 async def test_waiting_for_a_core_is_seen(tenant: Any, until: Until) -> None:
     """From outside, by what the kernel knows of the process."""
     process = tenant.sandbox._process
