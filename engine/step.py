@@ -26,6 +26,7 @@ from .errors import (
     InstanceAlreadyExists,
     MomentTooFar,
     NonDeterminismError,
+    NonRetryableError,
     QueueFull,
     QuotaExceeded,
     RunInterrupted,
@@ -298,6 +299,11 @@ class WorkflowStep:
     async def _do(self, name: str, config: object, body: Body, rollback: Body | None, rollback_config: object) -> Any:
         count, record = await self._visit("do", name)
         if rollback is not None:
+            if enclosing(self._journal) is not None:
+                raise NonRetryableError(
+                    f"step {name!r} is in the body of another one, which no replay runs again, so that nobody could"
+                    " take it back: give `rollback` to that one"
+                )
             context = StepContext(name, count, 1 if record is None else max(record.attempts, 1), DEFAULT_CONFIG)
             self._rollback.begun(Undo(name, count, rollback, rollback_config, context))
         if record is not None and record.error is not None and record.state == "failed":

@@ -243,6 +243,11 @@ class Step:
             arguments = await dependencies.arguments(self)
         count = self._owner._count("do", self._step_name)
         if self._undo[0] is not None:
+            if scope.inside.get() is not None:
+                raise NonRetryableError(
+                    f"step {self._step_name!r} is in the body of another one, which no replay runs again, so that"
+                    " nobody could take it back: give `rollback` to that one"
+                )
             undo = [self._step_name, count, *self._undo, None]
             self._owner._journal.undos.append(undo)
         result = await self._perform(count, arguments)

@@ -94,3 +94,19 @@ async def test_the_first_handler_that_fails_for_good_ends_it(stage: Any) -> None
     assert error == {"name": "ValueError", "message": "enough"}
     assert status["rollback"] == "step 'flight' number 1 was not taken back: ConnectionError: try later"
     assert stage.ledger.entries.count("cancel flight FLIGHT for ValueError") == 3
+
+
+async def test_a_step_in_the_body_of_another_one_is_taken_back_by_that(stage: Any) -> None:
+    """No replay would know how to: its own handler is refused before it has done anything, and at once."""
+    program = """
+            async def outer():
+                return await self.book(step, "inner")
+            async def cancel():
+                await self.env.LEDGER.note("cancel outer")
+            await step.do("outer", outer, rollback=cancel)
+    """
+    instance = await stage.bind(trip(program.strip())).create()
+    error = await stage.outcome(instance)
+    assert error["name"] == "NonRetryableError"
+    assert "give `rollback` to that one" in error["message"]
+    assert stage.ledger.entries == ["book flight", "cancel outer", "cancel flight FLIGHT for NonRetryableError"]

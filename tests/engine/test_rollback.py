@@ -294,3 +294,24 @@ async def test_an_instance_that_never_ran_is_terminated_with_nothing_to_take_bac
         await clock.advance(60)
         assert await ended(waiting) == ("terminated", "Terminated", None)
     assert trip.log == []
+
+
+async def test_a_step_in_the_body_of_another_one_is_taken_back_by_that(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """No replay would know how to: its own handler is refused before it has done anything, and at once."""
+    ran: list[str] = []
+
+    async def body(event: Any, step: Any) -> None:
+        async def outer() -> None:
+            await step.do("inner", lambda: ran.append("inner"), rollback=lambda: ran.append("never"))
+
+        await step.do("outer", outer, rollback=lambda: ran.append("taken back"))
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", workflow_of(body)).create()
+        await clock.advance(1)
+        status = await instance.status()
+        assert status["error"]["name"] == "NonRetryableError"
+        assert "give `rollback` to that one" in status["error"]["message"]
+        assert (status["rollback"], ran) == ("complete", ["taken back"])
