@@ -35,6 +35,24 @@ def test_where_all_hold_too_much_who_holds_little_is_served() -> None:
     assert not arguments.hold(1, 2 * MUCH)
 
 
+def test_a_few_that_hold_all_of_it_do_not_keep_others_from_a_part() -> None:
+    """The more of them hold something, the less that is, and it is bounded for all."""
+    arguments = Arguments(most=256 * MUCH)
+    for _ in range(4):
+        assert arguments.hold(64 * MUCH, 64 * MUCH)
+    assert arguments.hold(12 * MUCH, 12 * MUCH), "a fifth of what is kept"
+    assert not arguments.hold(MUCH, 13 * MUCH)
+    arguments.hold(-MUCH, 12 * MUCH)
+    assert not arguments.hold(12 * MUCH, 12 * MUCH), "a sixth is less"
+    arguments.hold(-12 * MUCH, 0)
+    assert arguments.hold(0, 12 * MUCH), "those that hold nothing any more have no part"
+    for _ in range(1000):
+        arguments.hold(MUCH, MUCH)
+    assert arguments._bytes < 1300 * MUCH
+    assert not arguments.hold(2 * MUCH, 2 * MUCH)
+    assert arguments.hold(-MUCH, MUCH)
+
+
 class Slow:
     """Answers when it is told to, with how much it was given."""
 
