@@ -31,6 +31,8 @@ _GIVES_WAY: Final = 10
 """Its nice value: a tenth of the time of those with 0, when there is not enough for all."""
 
 
+_ASLEEP: Final = 0.0005
+"""Seconds of CPU that a process with many threads uses before they are all looked at again: it may have them sleep."""
 _NICE_FOR_ALL: Final = 20
 """From which limit on everybody may have a nice value of 0 again; below 0 there is none."""
 
@@ -63,6 +65,7 @@ class Process:
         self._cpu_clock = (~self.pid << 3) | 2
         self._waits: dict[str, int] = {}
         self._waited = 0
+        self._waits_at = 0.0
 
     def kill(self) -> None:
         """End it now. Harmless when it has ended, or is closed."""
@@ -104,14 +107,19 @@ class Process:
             return 0.0
 
     def wanted_seconds(self) -> float:
-        """The same, and the time for which its threads could have gone on and had to wait for a core."""
+        """The same, and the time for which its threads could have gone on and had to wait for a core. 0 when it has
+        ended."""
+        cpu, threads = self.cpu_seconds(), self.threads()
+        if threads > 1 and abs(cpu - self._waits_at) < _ASLEEP:
+            return cpu + self._waited / 1e9
+        self._waits_at = cpu
         waits: dict[str, int] = {}
         for thread in self._threads():
             with contextlib.suppress(OSError, IndexError):
                 waits[thread] = int(kernel.read(f"/proc/{self.pid}/task/{thread}/schedstat").split()[1])
                 self._waited += waits[thread] - self._waits.get(thread, 0)
         self._waits = waits  # of those that have ended it is not taken off again
-        return self.cpu_seconds() + self._waited / 1e9 if waits else 0.0
+        return cpu + self._waited / 1e9 if waits else 0.0
 
     def waits(self) -> bool:
         """Whether a thread of its could go on now, if it had a core or since it has one."""

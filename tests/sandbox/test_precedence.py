@@ -415,6 +415,26 @@ async def test_who_computes_when_nobody_looks_is_found_out(tenant: Any, until: U
     await sandbox.close("enough")
 
 
+async def test_threads_that_sleep_are_not_all_looked_at(tenant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program may have dozens, and the host looks every few milliseconds; one that uses a core is seen."""
+    process, looked = tenant.sandbox._process, list[int]()
+    cpu = 1.0
+    monkeypatch.setattr(process, "cpu_seconds", lambda: cpu)
+    monkeypatch.setattr(process, "threads", lambda: 30)
+
+    def threads() -> list[str]:
+        looked.append(1)
+        return [str(process.pid)]
+
+    monkeypatch.setattr(process, "_threads", threads)
+    for _ in range(5):
+        assert process.wanted_seconds() >= 1.0
+    assert len(looked) == 1
+    cpu = 1.001
+    assert process.wanted_seconds() >= 1.001
+    assert len(looked) == 2
+
+
 async def test_a_thread_that_has_ended_takes_nothing_of_it_along(tenant: Any) -> None:
     """What was waited for has been waited for: a long life that ends would look like a rest."""
     process = tenant.sandbox._process
