@@ -67,7 +67,8 @@ class Replay:
 
     def clear(self) -> None:
         """The program runs elsewhere, and its order is kept there."""
-        self._order.clear()
+        for key in list(self._order):
+            self._let_go(key)
         self.unvisited.clear()
         self._history = ()
 
@@ -84,7 +85,7 @@ class Replay:
             if attempt < before:
                 self.skipped.add(key)
                 self.unvisited.discard(key)
-                self._order.pop(key, None)
+                self._let_go(key)  # what goes on of a body that was given up is held up by nothing
                 if key[0] == "do":
                     self.skip(key[1], key[2])
 
@@ -97,8 +98,7 @@ class Replay:
         try:
             await gate
         finally:  # also if whoever waited has given up: the others must not wait for it
-            self._gates.pop(key, None)
-            self._order.pop(key, None)
+            self._let_go(key)
 
     async def arrived(self) -> None:
         """The same for an outcome that has just come. Mostly it is the only one, and is handed over at once."""
@@ -150,8 +150,13 @@ class Replay:
         if first is None:
             resolve(self._new.popleft())
         else:
-            del self._order[first]
-            resolve(self._gates.pop(first))
+            self._let_go(first)
+
+    def _let_go(self, key: Key) -> None:
+        """Nobody waits behind this outcome any longer, nor before it: who waits in a gate is always in the order."""
+        self._order.pop(key, None)
+        if (gate := self._gates.pop(key, None)) is not None:
+            resolve(gate)
 
 
 class _Line:

@@ -219,3 +219,48 @@ async def test_nobody_waits_for_what_an_attempt_that_has_failed_did_inside(
         assert [round((tick - began) / 600_000) for tick in ticks] == [1, 2, 3]
         await clock.advance(3600)
         assert await instance.result() == 2
+
+
+async def test_what_goes_on_of_a_body_that_was_given_up_holds_up_nobody(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """Neither its own run, nor another one on the same loop."""
+
+    async def body(event: Any, step: Any) -> Any:
+        told: list[int] = []
+        given_up = asyncio.Event()
+        kept: list[asyncio.Future[None]] = []
+
+        async def inner() -> int:
+            await given_up.wait()
+            return 1
+
+        async def keep() -> None:
+            told.append(await step.do("inner", inner))
+
+        async def outer() -> None:
+            kept.append(asyncio.ensure_future(keep()))
+            await asyncio.sleep(3600)
+
+        slow = asyncio.ensure_future(step.do("outer", outer))
+        await step.sleep("a moment", 10)
+        slow.cancel()
+        await asyncio.wait({slow})
+        given_up.set()
+        await kept[0]
+        await step.sleep("night", "8 hours")
+        return [told, await step.do("last", lambda: list(told))]
+
+    async def beside(event: Any, step: Any) -> int:
+        await step.do("first", lambda: 1)
+        await step.sleep("night", "9 hours")
+        return 2
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", workflow_of(body)).create()
+        other = await engine.workflow("beside", workflow_of(beside)).create()
+        await clock.advance(60)
+        assert (await instance.status())["status"] == "waiting"
+        await clock.advance(10 * 3600)
+        assert (await instance.status())["output"] == [[1], [1]]
+        assert (await other.status())["output"] == 2
