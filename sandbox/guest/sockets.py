@@ -8,6 +8,7 @@ line when it is gone, so each hears of the other's end. Kept with the standard l
 from __future__ import annotations
 
 import asyncio
+import copy
 import sys
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator
@@ -96,12 +97,12 @@ class WebSocket:
             self._listeners[kind].remove(listener)
 
     def serializeAttachment(self, value: Any) -> None:  # noqa: N802
-        """Keep a value with it."""
-        self._attachment = value
+        """Keep a value with it, as it is now."""
+        self._attachment = copy.deepcopy(value)
 
     def deserializeAttachment(self) -> Any:  # noqa: N802
-        """The value that was kept with it."""
-        return self._attachment
+        """The value that was kept with it, which is whoever's it is given to."""
+        return copy.deepcopy(self._attachment)
 
     # What arrives
 

@@ -412,6 +412,25 @@ async def test_misuse_is_answered_in_javascripts_words(worker: Make) -> None:
     assert found[7].startswith("NotImplementedError: a worker in a sandbox answers web sockets, and opens none by an")
 
 
+async def test_an_attachment_is_what_it_was_when_it_was_made(worker: Make) -> None:
+    """What becomes of the value afterwards is not kept, whoever has it."""
+    source = """
+    from js import WebSocketPair
+    from pyodide.ffi import to_js
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def go(self):
+            one, found = WebSocketPair.new()[0], []
+            for value in ({"n": [1]}, to_js({"n": [1]})):
+                one.serializeAttachment(value)
+                value["n"].append(2)
+                one.deserializeAttachment()["n"].append(3)
+                found.append(one.deserializeAttachment()["n"])
+            return [len(one) for one in found]
+    """
+    assert await worker(source).get_entrypoint().go() == [1, 1]
+
+
 ROOM = """
 import json
 from js import WebSocketPair, WebSocketRequestResponsePair, Object

@@ -51,7 +51,7 @@ class Counter(DurableObject):
         ctx.blockConcurrencyWhile(self.begin)
 
     async def fetch(self, request: Request) -> Response:
-        client, server = WebSocketPair.new()
+        client, server = WebSocketPair.new().object_values()
         self.ctx.acceptWebSocket(server, ["tea"])
         server.serializeAttachment({"n": len(self.ctx.getWebSockets("tea"))})
         return Response(None, status=101, web_socket=client)

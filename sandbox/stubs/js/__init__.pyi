@@ -1,13 +1,17 @@
 """As much of JavaScript's global names as there is. See `cloister check` for which."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from workers import Request, Response
 from workers import WebSocket as WebSocket
 
-class WebSocketPair(dict[str, WebSocket]):
+class WebSocketPair:
     @classmethod
-    def new(cls) -> tuple[WebSocket, WebSocket]: ...
+    def new(cls) -> WebSocketPair: ...
+    def object_values(self) -> tuple[WebSocket, WebSocket]: ...
+    def __getitem__(self, name: str | int) -> WebSocket: ...
+    def __iter__(self) -> Iterator[WebSocket]: ...
 
 class Cache:
     async def match(self, request: Request | str, options: Any = None, **more: Any) -> Response | None: ...
