@@ -46,6 +46,7 @@ class WebSocket:
         self._stub = stub
         self.most_bytes, self.idle_s = most_bytes, idle_s
         self._line: asyncio.Future[Stub] | None = None
+        self._turn = asyncio.Lock()
         self._arrived: asyncio.Queue[Message] = asyncio.Queue(1)
         self._told: Any = None
         self._over: asyncio.Future[Closed] = asyncio.get_running_loop().create_future()
@@ -72,7 +73,9 @@ class WebSocket:
         if self.closed is not None:
             raise ConnectionResetError(f"the web socket is closed: {self.closed}")
         try:
-            await (await self.open()).receive([message])
+            async with self._turn:  # so that none overtakes those that waited for the line
+                line = await self.open()
+            await line.receive([message])
         except CodecError:
             raise  # it is none of the tenant's doing
         except (IpcError, SandboxError) as error:

@@ -247,6 +247,9 @@ def test_the_command_writes_one_file(write: Write, tmp_path: Path) -> None:
         ("from workers import Nothing", "workers has no Nothing"),
         ("import subprocess; subprocess.run([])", "no process can be started"),
         ("import socket; socket.socket()", "no socket can be opened"),
+        ("from js import WebSocket; WebSocket.new('wss://a.b')", "no web socket is opened by an address"),
+        ("import js; js.WebSocket.new('wss://a.b')", "no web socket is opened by an address"),
+        ("import_from_javascript('cloudflare:sockets')", "there are no modules of JavaScript"),
         ("x = (", "it does not compile"),
     ],
 )

@@ -177,6 +177,19 @@ async def test_one_message_waits_for_another(echo: Any) -> None:
         assert await anext(talk) == "waited"
 
 
+async def test_no_message_overtakes_those_that_wait_for_the_beginning(echo: Any) -> None:
+    """However early it comes after."""
+    async with await echo.fetch("http://a.b/", **UPGRADE) as response:
+        talk = spoken_on(response)
+        first = asyncio.ensure_future(talk.send("first"))
+        opening = asyncio.ensure_future(talk.open())
+        while talk._line is None or not talk._line.done():  # noqa: ASYNC110 - in each turn of the loop
+            await asyncio.sleep(0)
+        await talk.send("second")
+        await asyncio.gather(first, opening)
+        assert [await anext(talk) for _ in range(3)] == ["hello", "first", "second"]
+
+
 async def test_what_a_listener_raises_is_logged_and_the_next_message_heard(
     worker: Make, gate: Gate, eventually: Any
 ) -> None:
