@@ -84,8 +84,9 @@ class Replay:
         for attempt, key in inside:
             if attempt < before:
                 self.skipped.add(key)
-                self.unvisited.discard(key)
-                self._let_go(key)  # what goes on of a body that was given up is held up by nothing
+                if key in self.unvisited:  # else what goes on of a body that was given up has asked for it
+                    self.unvisited.discard(key)
+                    self._order.pop(key, None)
                 if key[0] == "do":
                     self.skip(key[1], key[2])
 
