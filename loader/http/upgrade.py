@@ -122,7 +122,8 @@ class Upgrade:
                 await self._close(_TOO_BIG, "The message is too long.")
                 return _TOO_BIG, "The message is too long."
             try:
-                await asyncio.wait_for(self._room.acquire(), self._limits.idle_s)
+                async with asyncio.timeout(self._limits.idle_s):
+                    await self._room.acquire()
             except TimeoutError:  # nor would it be seen that the client has gone
                 _log.warning("the worker at %s is done with none of %d messages", self._scope["path"], _AT_ONCE)
                 await self._close(_BUSY, "The worker does not keep up.")
