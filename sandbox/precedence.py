@@ -114,7 +114,8 @@ class Precedence:
         self._let_on &= behind
         starved = self._rank is Rank.BEHIND and had < passed * _STARVED
         self._decide((Rank.LITTLE if starved else Rank.BEHIND) if behind else Rank.FIRST)
-        self._computes = computes and had > passed / 2
+        if passed > WINDOW / 2:  # sooner, it may only have begun, and another process would do no more than the same
+            self._computes = computes and had > passed / 2
         if computes or busy:
             self._look_later(WINDOW)
         else:

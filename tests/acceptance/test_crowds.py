@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cloister.loader import Limits
+from cloister.loader import Limits, Loader, LoaderConfig
 
 HEAD = "import asyncio\nfrom workers import WorkflowEntrypoint\n"
 MOST = 9_999
@@ -132,17 +132,19 @@ GO = []
 
 async def test_a_pause_waits_for_all_that_is_in_flight(stage: Any, eventually: Any) -> None:
     """The outcomes that it keeps back are in nobody's way."""
-    head = HEAD.replace("WorkflowEntrypoint", "WorkerEntrypoint, WorkflowEntrypoint")
-    instance = await stage.bind(head + PAUSED).create()
-    await eventually(lambda: "all" in stage.ledger.entries)
-    pausing = await instance.pause()
-    assert pausing is None
-    await stage.loader.get(stage.name, stage.code).get_entrypoint().go()
+    one = LoaderConfig(sandboxes_per_tenant=1)  # who says that they may go on is to find them
+    async with Loader(max_sandboxes=2, spares=1, config=one) as stage.loader:
+        head = HEAD.replace("WorkflowEntrypoint", "WorkerEntrypoint, WorkflowEntrypoint")
+        instance = await stage.bind(head + PAUSED).create()
+        await eventually(lambda: "all" in stage.ledger.entries)
+        pausing = await instance.pause()
+        assert pausing is None
+        await stage.loader.get(stage.name, stage.code).get_entrypoint().go()
 
-    async def paused() -> bool:
-        return bool((await instance.status())["status"] == "paused")
+        async def paused() -> bool:
+            return bool((await instance.status())["status"] == "paused")
 
-    await eventually(paused)
-    await instance.resume()
-    assert await stage.outcome(instance, step=0.1) == sum(range(300))  # no attempt's time runs out meanwhile
-    assert stage.ledger.entries.count("began") == 300
+        await eventually(paused)
+        await instance.resume()
+        assert await stage.outcome(instance, step=0.1) == sum(range(300))  # no attempt's time runs out meanwhile
+        assert stage.ledger.entries.count("began") == 300

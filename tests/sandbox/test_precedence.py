@@ -219,6 +219,16 @@ def test_a_call_is_looked_at_only_once_it_has_been_sent() -> None:
     assert (read, len(machine.timers)) == ([0.0], 1)
 
 
+def test_who_has_just_begun_is_not_said_to_keep_a_core_busy() -> None:
+    """It gives way at the first look; but its tenant gets another process only for what a whole window shows."""
+    machine = Machine()
+    machine.call()
+    machine.pass_time(SOON / WINDOW, busy=1.0)
+    assert (machine.told, machine.precedence.computes) == ([Rank.BEHIND], False)
+    machine.pass_time(1, busy=1.0)
+    assert machine.precedence.computes
+
+
 def test_what_is_seen_at_a_look_may_be_its_end() -> None:
     """Then it goes first again, and nobody looks any more."""
     machine = Machine()
