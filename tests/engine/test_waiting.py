@@ -73,6 +73,22 @@ async def test_a_run_with_much_on_record_is_not_replayed_for_each_of_its_deadlin
         assert most // 2 < engine.statistics().started <= most
 
 
+async def test_however_much_is_on_record_nobody_is_kept_for_long(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """Six hundred records would be kept for three seconds; who sleeps for that long holds nothing, and says so."""
+
+    async def run(event: Any, step: Any) -> None:
+        await asyncio.gather(*(step.sleep(f"s{n}", 1) for n in range(600)))
+        await step.sleep("last", event.payload)
+
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", workflow_of(run))
+        near, far = await workflow.create(params=1_500), await workflow.create(params=2_900)
+        await clock.advance(1)
+        assert [(await each.status())["status"] for each in (near, far)] == ["running", "waiting"]
+        await clock.advance(10)
+        assert [(await each.status())["status"] for each in (near, far)] == ["complete", "complete"]
+
+
 async def test_a_sleep_over_downtime_ends_when_the_engine_is_back(open_engine: OpenEngine, clock: VirtualClock) -> None:
     """Deadlines are absolute: time passes while nobody runs."""
     async with open_engine() as engine:
