@@ -212,7 +212,11 @@ async def test_what_waits_to_be_taken_comes_whole_and_in_order(boot: Boot) -> No
 
 
 async def test_as_much_is_kept_of_what_is_sent_as_twice_its_size(boot: Boot) -> None:
-    """Forty-eight MiB at once leave a tenant of 128 MiB alive, and what has no room is an error that says so."""
+    """Forty-eight MiB at once leave a tenant of 128 MiB alive, and what has no room is an error that says so.
+
+    With its last byte taken it is chance where the next is wanted: in the call, in what gathers the answers, or in the
+    interpreter, which calls it a `SystemError`. It may end of it too; but nobody is told anything else.
+    """
 
     async def count(piece: bytes) -> int:
         return len(piece)
@@ -227,4 +231,9 @@ async def test_as_much_is_kept_of_what_is_sent_as_twice_its_size(boot: Boot) -> 
     """
     assert await tenant.do(source, 48) == [1 << 20] * 48
     told: Any = (await asyncio.gather(tenant.do(source, 400), return_exceptions=True))[0]
-    assert {*told} <= {1 << 20, "MemoryError"} if isinstance(told, list) else "memory" in str(told)
+    if isinstance(told, list):
+        assert {*told} <= {1 << 20, "MemoryError", "SystemError"} and told.count(1 << 20) >= 48
+    elif isinstance(told, RemoteError):
+        assert told.name in ("MemoryError", "SystemError")
+    else:
+        assert isinstance(told, LimitExceeded) and "memory" in str(told)
