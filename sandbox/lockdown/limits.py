@@ -27,6 +27,10 @@ OPEN_FILES: Final = 64
 STACK: Final = 2 << 20
 """What each thread sets aside of the address space: enough for recursion to end in an error of Python's, and a quarter
 of what the C library would take."""
+_ROOM: Final = 4 << 20
+"""Address space that a guest has beyond what it inherited and its tenant may use: for its own part, and so that who
+takes one small piece after the other is ended by the group that counts what is used. Refused again and again by this
+fuse alone, it could hold all of it for as long as it has CPU time."""
 _inherited = ctypes.c_uint64()
 _bounds = (ctypes.c_uint64 * 2)()  # laid out before the fork, like all that a child hands to the kernel
 
@@ -46,8 +50,8 @@ def bound_tasks(count: int) -> None:
 
 
 def address_space() -> int:
-    """How many bytes of address space this process has: what it inherited is not the tenant's doing."""
-    _inherited.value = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    """How many bytes of address space a child has that is not the tenant's doing: what it inherits, and some room."""
+    _inherited.value = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize() + _ROOM
     return _inherited.value
 
 

@@ -283,6 +283,26 @@ async def test_the_kernel_ends_what_uses_more_than_its_group_may(boot: Boot, spa
     assert await after.do("def main(): return len(bytearray(50 << 20))") == 50 * MIB
 
 
+async def test_who_takes_small_pieces_and_catches_every_error_is_ended_for_its_memory(
+    boot: Boot, spawner: Spawner
+) -> None:
+    """It crosses its limit before it is refused anything, and does not go on for as long as it has CPU time."""
+    if spawner.layers["cgroups"] != "active":
+        pytest.skip(f"cgroups: {spawner.layers['cgroups']}")
+    source = """
+    import os
+    def main(size):
+        kept, refused = [], 0
+        while refused < 1000:
+            try: kept.append(bytearray(os.urandom(size)))
+            except MemoryError: refused += 1
+    """
+    for size in (1 << 12, 1 << 16):
+        tenant = await boot(limits=Limits(memory_bytes=32 * MIB, cpu_ms=None))
+        with pytest.raises(LimitExceeded, match=r"^the sandbox exceeded 32 MiB of memory$"):
+            await tenant.do(source, size)
+
+
 async def test_threads_are_bounded(boot: Boot, spawner: Spawner) -> None:
     """Starting one after the other comes to an error, and the sandbox lives."""
     if "active" not in (spawner.layers["cgroups"], spawner.layers["identity"]):
