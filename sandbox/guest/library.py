@@ -32,7 +32,7 @@ from typing import Any, Final, NamedTuple
 from cloister.ipc import values
 
 from ..lockdown import limits
-from . import disguise, files, native, resources
+from . import disguise, files, native, resources, sqlite
 from .importer import run
 from .native import ABSENT
 from .profile import Package
@@ -107,7 +107,8 @@ def preload() -> None:
         except ImportError:
             continue  # this build of Python does not have it, so neither will the guest
     _forget_the_host()
-    _keep_to_memory()
+    _write_in_pieces()
+    sqlite.keep_apart()
 
 
 def _forget_the_host() -> None:
@@ -130,24 +131,12 @@ def _forget_the_host() -> None:
     os.sysconf = sysconf
 
 
-def _keep_to_memory() -> None:
-    """What goes another way only when there is much: SQLite would sort in a file, and streams would write with a call
-    that can pass descriptors, which is refused. They then write as in 3.11: the other way of 3.12 loses bytes."""
+def _write_in_pieces() -> None:
+    """Streams with much to write would do it by a call that can pass descriptors, which is refused. So they write as in
+    3.11: the other way of 3.12 loses bytes."""
     setattr(asyncio.selector_events, "_HAS_SENDMSG", False)  # noqa: B010
     transport: Any = getattr(asyncio.selector_events, "_SelectorSocketTransport")  # noqa: B009
     transport.writelines = asyncio.WriteTransport.writelines
-    database = sys.modules.get("_sqlite3")
-    if database is None:
-        return
-    connect = database.connect
-
-    @functools.wraps(connect)
-    def connect_in_memory(*arguments: Any, **options: Any) -> Any:
-        connection = connect(*arguments, **options)
-        database.Connection.execute(connection, "PRAGMA temp_store = MEMORY").close()
-        return connection
-
-    database.connect = connect_in_memory  # type: ignore[attr-defined]
 
 
 def build(packages: Sequence[Package] = ()) -> Archive:

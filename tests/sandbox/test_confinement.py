@@ -393,9 +393,11 @@ async def test_corners_of_the_kernel_that_nothing_needs_are_closed(tenant: Any) 
 async def test_twins_draw_different_numbers(boot: Callable[..., Any]) -> None:
     """They were forked from one process, and share no generator's state."""
     source = """
-    import hashlib, os, random, secrets, tempfile, uuid
+    import hashlib, os, random, secrets, sqlite3, tempfile, uuid
     def main():
-        return [random.random(), random.Random().random(), random.SystemRandom().random(), secrets.token_hex(),
+        database = sqlite3.connect(":memory:")
+        return [*database.execute("SELECT random(), hex(randomblob(16))").fetchone(),
+                random.random(), random.Random().random(), random.SystemRandom().random(), secrets.token_hex(),
                 os.urandom(8).hex(), str(uuid.uuid4()), str(uuid.uuid1())[24:] + str(uuid.uuid1()), uuid.getnode(),
                 next(tempfile._get_candidate_names())]
     """

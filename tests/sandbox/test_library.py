@@ -397,7 +397,7 @@ FOLDERS = {
     " zmtp",
     "cloister.sandbox": "exits guest lockdown zygote",
     "cloister.sandbox.guest": "crossing disguise entrypoints failure files heap importer library main mappings"
-    " moments native outcomes output profile questions rehearsal resources scope steps values worker workers",
+    " moments native outcomes output profile questions rehearsal resources scope sqlite steps values worker workers",
     "cloister.sandbox.guest.workers": "workflows",
     "cloister.sandbox.lockdown": "identity kernel landlock limits namespaces seccomp sequence syscalls",
 }
