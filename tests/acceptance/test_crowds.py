@@ -115,8 +115,7 @@ class TenantWorkflow(WorkflowEntrypoint):
         async def body(n):
             if await self.env.LEDGER.note("began") == 300:
                 await self.env.LEDGER.note("all")
-            while not GO:
-                await asyncio.sleep(0.01)
+            await GO.wait()
             return n
         async def go():
             await step.wait_for_event("go", "go", "2 hours")
@@ -125,8 +124,8 @@ class TenantWorkflow(WorkflowEntrypoint):
 
 class Default(WorkerEntrypoint):
     async def go(self):
-        GO.append(1)
-GO = []
+        GO.set()
+GO = asyncio.Event()
 """
 
 

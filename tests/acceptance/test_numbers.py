@@ -108,7 +108,9 @@ async def live(folder: Path) -> None:
 def read(folder: Path) -> dict[str, list[int]]:
     """The tokens of the attempts of each step that began."""
     begun: dict[str, list[int]] = defaultdict(list)
-    for line in (folder / "book").read_bytes().splitlines():
+    for line in (folder / "book").read_bytes().splitlines(keepends=True):
+        if not line.endswith(b"\n"):
+            break  # it is being written
         key, token = json.loads(line)
         begun[key].append(token)
     return begun

@@ -57,11 +57,14 @@ async def host(path: str, first: int) -> None:
         await asyncio.gather(*(client(number) for number in range(4)))
 
 
-def kill_a_host(path: Path, first: int, seconds: float) -> list[list[Any]]:
-    """Run a host, kill it after so long, and return what it told."""
+def kill_a_host(path: Path, first: int, acked: int, seconds: float) -> list[list[Any]]:
+    """Run a host, kill it so long after so many steps were acknowledged, and return what it told."""
     with subprocess.Popen([sys.executable, HOST, path, str(first)], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         told = [process.stdout.readline()]
+        while sum(line.startswith(b'["acked"') for line in told) < acked:
+            told.append(process.stdout.readline())
+            assert told[-1], "it ended by itself"
         time.sleep(seconds)
         process.send_signal(signal.SIGKILL)
         told += process.stdout.readlines()
@@ -100,12 +103,11 @@ def test_what_was_acknowledged_survives_kill_9_at_random_instants(path: Path) ->
     print("seed", seed)
     chance = random.Random(seed)
     told: list[list[Any]] = []
-    for first in range(4):
-        told += [line for line in kill_a_host(path, first, chance.uniform(0.02, 0.4)) if len(line) == 3]
+    for first, acked in enumerate(chance.sample(range(0, 200, 10), 4)):  # sixty in all, or more
+        told += [line for line in kill_a_host(path, first, acked, chance.uniform(0, 0.05)) if len(line) == 3]
         database = sqlite3.connect(path)
         assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
         database.close()
-    assert sum(what == "acked" for what, _, _ in told) > 20, "the hosts were killed before they did anything"
     asyncio.run(finish(path, told))
 
 

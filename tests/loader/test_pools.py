@@ -34,6 +34,7 @@ from cloister.sandbox import Sandbox
 
 Code = Callable[..., WorkerCode]
 Eventually = Callable[[Callable[[], Any]], Awaitable[None]]
+PassTime = Callable[[Loader, float], None]
 SOURCE = """
     import time
     from workers import WorkerEntrypoint
@@ -49,8 +50,8 @@ SOURCE = """
             await gate.enter()
             return await self.count()
         async def spin(self, seconds):
-            end = time.perf_counter() + seconds
-            while time.perf_counter() < end:
+            end = time.process_time() + seconds
+            while time.process_time() < end:
                 pass
         async def die(self):
             import os
@@ -319,7 +320,20 @@ async def test_a_tenant_gets_no_further_sandbox_beyond_its_own_memory(code: Code
 # Failures
 
 
-async def test_code_that_does_not_load_is_left_alone_for_longer_and_longer(code: Code) -> None:
+@pytest.fixture
+def pass_time(monkeypatch: pytest.MonkeyPatch) -> Callable[[Loader, float], None]:
+    """Of a loader, as far as it leaves tenants alone: time stands still for it but for the seconds of such calls."""
+    passed = 0.0
+
+    def go_on(loader: Loader, seconds: float) -> None:
+        nonlocal passed
+        passed += seconds
+        monkeypatch.setattr(loader._boots, "_now", lambda: passed)
+
+    return go_on
+
+
+async def test_code_that_does_not_load_is_left_alone_for_longer_and_longer(code: Code, pass_time: PassTime) -> None:
     """A call waits for a try that is due in a moment, and is refused otherwise: with the cause, and when to come."""
     asked = 0
 
@@ -331,18 +345,23 @@ async def test_code_that_does_not_load_is_left_alone_for_longer_and_longer(code:
     loader, _ = house(code, backoff_s=0.02, backoff_wait_s=0.1, backoff_most_s=30.0)
     async with loader:
         entrypoint = loader.get("t", get_code).get_entrypoint()
-        for number in range(1, 5):  # after 0, 20, 40 and 80 ms
+        for number, seconds in enumerate((0.0, 0.02, 0.04, 0.08), 1):
+            pass_time(loader, 0.9 * seconds)
+            trying = asyncio.ensure_future(entrypoint.who())
+            await asyncio.sleep(seconds)
+            assert asked == number - 1 or not seconds
+            pass_time(loader, 0.1 * seconds)
             with pytest.raises(LoadFailed, match=f"failure {number}"):
-                await entrypoint.who()
+                await trying
         with pytest.raises(
-            LoadBackedOff, match=r"'t' failed to load 4 times in a row.*again in 0\.1.*failure 4"
+            LoadBackedOff, match=r"'t' failed to load 4 times in a row.*again in 0\.16.*failure 4"
         ) as caught:
             await entrypoint.who()
         assert asked == 4
         assert isinstance(caught.value.__cause__, LoadFailed)
         assert isinstance(caught.value.__cause__.__cause__, OSError)
         assert (caught.value.failures, caught.value.tenant_id) == (4, "t")
-        assert 0.1 < caught.value.retry_after_s <= 0.16
+        assert caught.value.retry_after_s == pytest.approx(0.16)
         assert loader.statistics().failing == 1
 
 
@@ -403,22 +422,23 @@ async def test_one_tenants_failures_hold_up_nobody_else(code: Code) -> None:
         assert await entrypoint("u").who() == "u"
 
 
-async def test_whose_sandboxes_keep_being_ended_waits_for_the_next(code: Code) -> None:
+async def test_whose_sandboxes_keep_being_ended_waits_for_the_next(code: Code, pass_time: PassTime) -> None:
     """The first ends cost nothing; further ones are waited for, and then refused: why, and when to come again."""
     loader, entrypoint = house(code, restarts_free=2, restart_s=0.02, backoff_wait_s=0.05, restart_most_s=600.0)
     async with loader:
-        now = asyncio.get_running_loop().time
-        for number in range(1, 10):
-            began = now()
-            try:
-                await entrypoint("t").die()
-            except SandboxDied:
-                assert now() - began >= {3: 0.02, 4: 0.04}.get(number - 1, 0.0)
-            except RestartBackedOff as error:
-                refusal = error
-                break
-        assert (number, refusal.ends, refusal.tenant_id) == (6, 5, "t")
-        assert 0 < refusal.retry_after_s <= 0.08
+        for number, seconds in enumerate((0.0, 0.0, 0.0, 0.02, 0.04), 1):
+            pass_time(loader, 0.9 * seconds)
+            dying = asyncio.ensure_future(entrypoint("t").die())
+            await asyncio.sleep(seconds)
+            assert loader.statistics().boots == number - 1 or not seconds
+            pass_time(loader, 0.1 * seconds)
+            with pytest.raises(SandboxDied):
+                await dying
+        with pytest.raises(RestartBackedOff) as caught:
+            await entrypoint("t").die()
+        refusal = caught.value
+        assert (refusal.ends, refusal.tenant_id) == (5, "t")
+        assert refusal.retry_after_s == pytest.approx(0.08)
         assert isinstance(refusal.__cause__, SandboxDied)
         assert "were ended 5 times by what it did" in str(refusal)
         assert "SandboxDied: the sandbox exited with 3" in str(refusal)
@@ -523,9 +543,10 @@ async def test_a_noisy_tenant_is_told_so_by_name(code: Code) -> None:
         with pytest.raises(TenantThrottled, match="'queue' has 1 calls that wait") as caught:
             await entrypoint("queue").who()
         assert caught.value.quota == "queue"
-        assert [await entrypoint("rate").who() for _ in range(2)] == ["rate", "rate"]
-        with pytest.raises(TenantThrottled, match="2 times a second; try again in"):
-            await entrypoint("rate").who()
+        *answers, refusal = await asyncio.gather(*(entrypoint("rate").who() for _ in range(3)), return_exceptions=True)
+        assert answers == ["rate", "rate"]
+        assert isinstance(refusal, TenantThrottled)
+        assert "2 times a second; try again in" in str(refusal)
         with pytest.raises(TenantThrottled, match="'slow' had 1 calls in flight") as caught:
             await entrypoint("slow").who()
         assert caught.value.quota == "concurrency"
@@ -541,12 +562,12 @@ async def test_a_tenant_that_has_used_up_its_share_of_the_cpu_is_refused(code: C
     """A thousandth of a core averaged over ten seconds is ten milliseconds; what it used beyond is waited for."""
     loader, entrypoint = house(code, quotas=lambda name: Quota(cpu_share=0.001) if name == "busy" else None)
     async with loader:
-        await entrypoint("busy").spin(0.5)
+        await entrypoint("busy").spin(0.1)
         with pytest.raises(TenantThrottled, match=r"more CPU time than 0\.001 of a core") as caught:
             await entrypoint("busy").who()
         assert caught.value.retry_after_s is not None
         assert caught.value.retry_after_s > 1.0
-        await entrypoint("other").spin(0.5)
+        await entrypoint("other").spin(0.1)
         assert await entrypoint("other").who() == "other"
         loader.evict("busy")  # which is no way to get rid of it
         with pytest.raises(TenantThrottled):
@@ -697,9 +718,15 @@ async def test_a_sandbox_is_in_use_while_a_stream_of_its_is_open(code: Code, eve
         with pytest.raises(NoCapacity, match="were in use for"):
             await other.hello()
         assert [await anext(stream) for _ in range(2)] == [3, 4]
-        waiting = asyncio.ensure_future(other.hello())
         await stream.aclose()
-        assert await waiting == "hello"
+
+        async def answered() -> bool:
+            try:
+                return bool(await other.hello() == "hello")
+            except NoCapacity:  # the other sandbox is not seen to rest within so short a time on a busy machine
+                return False
+
+        await eventually(answered)
         assert loader.statistics().evictions == 1
 
 
