@@ -88,6 +88,8 @@ class Peer:
         self._waiting: dict[int, Answer] = {}
         self._answering: dict[int, asyncio.Task[None]] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._leaving: collections.deque[tuple[int | None, tuple[bytes, ...]]] = collections.deque()
+        self._releasing = False
         self.streams: dict[int, int] = {}
         """Streams of the other side that are open here, and how often each is held."""
         self.on_streams_over: Callable[[], None] = lambda: None
@@ -216,7 +218,15 @@ class Peer:
         """Drop one reference to a capability of the other side, and what is in values that nobody will read. Safe from
         any thread, and after the end."""
         if self._closed is None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._release, target, unread)
+            self._leaving.append((target, unread))
+            if not self._releasing:  # the loop is woken once, however many are let go of together
+                self._releasing = True
+                self._loop.call_soon_threadsafe(self._release_all)
+
+    def _release_all(self) -> None:
+        self._releasing = False  # first: who comes from here on either is among them or wakes the loop again
+        while self._leaving:
+            self._release(*self._leaving.popleft())
 
     def _release(self, target: int | None, unread: tuple[bytes, ...]) -> None:
         for payload in unread:

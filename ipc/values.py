@@ -34,6 +34,8 @@ Adopt = Callable[[bytes], object]
 """The other direction: given such a reference, the object that stands for the remote one here."""
 Hook = Callable[[dict[str, Any]], Any]
 
+_BY_ITSELF: Final = 15
+"""What a set or a capability counts beside its elements: each is read by a call of its own, and has to be let go of."""
 _REFERENCE_DEPTH: Final = 3  # how deep the reference to a capability with plain attributes is itself
 _AS_IT_IS = frozenset({type(None), bool, float, str, bytes})
 _SCALARS = _AS_IT_IS | {int}
@@ -142,15 +144,23 @@ def join(parts: Mapping[str, bytes]) -> bytes:
     return head + b"".join([_pack(key) + part for key, part in parts.items()])
 
 
-def scan(data: bytes, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_ELEMENTS, extensions: bool = True) -> int:
+def scan(
+    data: bytes,
+    *,
+    max_depth: int = MAX_DEPTH,
+    max_elements: int = MAX_ELEMENTS,
+    extensions: bool = True,
+    before: int = 0,
+) -> int:
     """Walk encoded bytes without building anything, and raise `PayloadError` at the first thing that is not allowed.
 
-    Returns the number of elements. What is inside a set or a capability's reference counts like everything else, and
-    may be neither of the two again: each level would be read by a call of its own, and the sender choose how many.
+    Returns the number of elements, with those `before` it. A set or a capability counts sixteen, and what is inside
+    like everything else; it may be neither of the two again: each level would be read by a call of its own, and the
+    sender choose how many.
     """
-    if len(data) <= _SHORT and max_depth > 0 and 0 < (elements := _flat(data)) <= max_elements:
-        return elements
-    size, at, elements = len(data), 0, 0
+    if len(data) <= _SHORT and max_depth > 0 and 0 < (elements := _flat(data)) <= max_elements - before:
+        return before + elements
+    size, at, elements = len(data), 0, before
     left, keys = 1, None  # values still to come at this level; the keys seen, when this level is a map
     outer: list[tuple[int, set[bytes] | None]] = []
     key_next = False
@@ -197,8 +207,13 @@ def scan(data: bytes, *, max_depth: int = MAX_DEPTH, max_elements: int = MAX_ELE
         if kind == _EXT:
             code = data[body - 1]
             if code in {SET, CAPABILITY} and extensions:
-                rest = max_depth - len(outer), max_elements - elements
-                elements += scan(data[body:end], max_depth=rest[0], max_elements=rest[1], extensions=False)
+                elements = scan(
+                    data[body:end],
+                    max_depth=max_depth - len(outer),
+                    max_elements=max_elements,
+                    extensions=False,
+                    before=elements + _BY_ITSELF,
+                )
             elif code != DATETIME:
                 nested = code in {SET, CAPABILITY}
                 raise PayloadError(

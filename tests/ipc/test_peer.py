@@ -349,6 +349,27 @@ async def test_a_duplicate_outlives_the_call(open_pair: OpenPair, until: Until) 
         await second()
 
 
+async def test_many_are_let_go_of_at_the_cost_of_one(
+    open_pair: OpenPair, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The loop is woken once for all that are disposed of together, and again for what comes later."""
+    loop, woken = asyncio.get_running_loop(), []
+    wake = loop.call_soon_threadsafe
+
+    def wake_and_count(*call: Any, **more: Any) -> asyncio.Handle:
+        woken.append(call)
+        return wake(*call, **more)
+
+    monkeypatch.setattr(loop, "call_soon_threadsafe", wake_and_count)
+    pair = open_pair()
+    for again in (1, 2):
+        stubs = [pair.host.decode(pair.guest.encode(lambda: None))[0] for _ in range(100)]
+        for stub in stubs:
+            stub.dispose()
+        assert len(woken) == again
+        await until(lambda: not len(pair.guest.exports))
+
+
 async def test_a_result_lives_until_it_is_disposed_of(open_pair: OpenPair, until: Until) -> None:
     """By hand, or at the end of a `with`."""
     pair = open_pair()

@@ -181,6 +181,18 @@ def test_elements_inside_sets_and_references_count_too(code: int) -> None:
         values.loads(b"\xdc\x03\xe8" + part * 1000, adopt=lambda _: None)
 
 
+@pytest.mark.parametrize("code", [values.SET, values.CAPABILITY])
+def test_what_takes_a_call_of_its_own_to_read_counts_sixteen(code: int) -> None:
+    """And the words of the refusal are those of the whole, wherever in it the limit was crossed."""
+    part = msgpack.packb(msgpack.ExtType(code, msgpack.packb([0, 1])))
+    assert values.scan(b"\x91" + part) == 1 + 16 + 3
+    fitting, crossing = (count.to_bytes(2, "big") + part * count for count in (3449, 3450))
+    assert values.scan(b"\xdc" + fitting) == 1 + 3449 * 19
+    for data in (b"\xdc" + crossing, b"\xdc" + (65_520).to_bytes(2, "big") + b"\xc0" * 65_519 + part):
+        with pytest.raises(PayloadError, match="more than 65,536 elements"):
+            values.scan(data)
+
+
 def test_references_in_references_are_no_way_to_any_depth() -> None:
     """The depth inside an extension is part of the depth of the whole."""
     data = b"\x90"
