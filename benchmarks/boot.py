@@ -160,5 +160,5 @@ def paint(axes: Any, bars: dict[str, dict[str, float]]) -> None:
 
 
 if __name__ == "__main__":
-    asked = options(__doc__, boots=100)
+    asked = options(__doc__, drawn=True, boots=100)
     main(lambda: benchmark(count=asked.boots, plot=asked.plot))

@@ -212,5 +212,5 @@ def _groups() -> Iterator[Path]:
 
 
 if __name__ == "__main__":
-    asked = options(__doc__, boots=3_000, together=4, warm=16, killed=0, rotate=10_000)
+    asked = options(__doc__, drawn=True, boots=3_000, together=4, warm=16, killed=0, rotate=10_000)
     main(lambda: benchmark(**vars(asked)))

@@ -100,11 +100,14 @@ def stacked(rows: Mapping[str, Mapping[str, float]], *, unit: str, width: int = 
         console.print(f"{'':{wide}} {told}", soft_wrap=True)
 
 
-def options(description: str | None, *, rows: Iterable[str] = (), **numbers: int) -> argparse.Namespace:
-    """What was asked for on the command line: `--plot FILE.png`, a whole number for each name, and with `--only` some
-    of the rows."""
-    parser = argparse.ArgumentParser(description=(description or "").partition("\n")[0])
-    parser.add_argument("--plot", metavar="FILE.png", help="draw it too, with matplotlib")
+def options(
+    description: str | None, *, drawn: bool = False, rows: Iterable[str] = (), **numbers: int
+) -> argparse.Namespace:
+    """What was asked for on the command line: a whole number for each name, `--plot FILE.png` where it can be drawn,
+    and with `--only` some of the rows."""
+    parser = argparse.ArgumentParser(description=(description or "").partition("\n\n")[0])
+    if drawn:
+        parser.add_argument("--plot", metavar="FILE.png", help="draw it too, with matplotlib")
     for name, number in numbers.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=number, metavar="N", help=f"[{number:,}]")
     if rows:

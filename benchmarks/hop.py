@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator
 from typing import Literal
 
 import zmq
-from harness import ROUNDS, Row, main, rates, report, rounds, tenant
+from harness import ROUNDS, Row, main, options, rates, report, rounds, tenant
 
 from cloister.loader import Loader, RpcTarget, WorkerCode
 
@@ -164,6 +164,7 @@ async def call_together(loader: Loader) -> float:
 
 async def benchmark() -> None:
     """Everything above, in rounds."""
+    options(__doc__)
     warm, at_once = await calls("sockets")
     asked = await bindings()
     with_libzmq, at_once_with_libzmq = await calls("libzmq")

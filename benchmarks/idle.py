@@ -177,5 +177,5 @@ def paint(axes: Any, found: list[Level]) -> None:
 
 
 if __name__ == "__main__":
-    asked = options(__doc__, tenants=LEVELS[-1], seconds=10)
+    asked = options(__doc__, drawn=True, tenants=LEVELS[-1], seconds=10)
     main(lambda: benchmark(most=asked.tenants, seconds=asked.seconds, plot=asked.plot))

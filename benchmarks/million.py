@@ -56,7 +56,7 @@ FULL: Final = {
 
 def asked() -> argparse.Namespace:
     """What was asked for on the command line."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--quick", action="store_true", help="a minute, with 20,000 tenants")
     for name, number in FULL.items():
         words = f"[{number:,}; {QUICK[name]:,} with --quick]"

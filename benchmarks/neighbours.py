@@ -248,5 +248,5 @@ def paint(axes: Any, reports: dict[bool, Report]) -> None:
 
 
 if __name__ == "__main__":
-    asked = options(__doc__, rows=(*ABUSERS, LIMIT), seconds=4)
+    asked = options(__doc__, drawn=True, rows=(*ABUSERS, LIMIT), seconds=4)
     main(lambda: benchmark(seconds=asked.seconds, only=asked.only, plot=asked.plot))

@@ -169,5 +169,5 @@ def paint(axes: Any, hits: list[float], misses: list[float], boots: list[float])
 
 
 if __name__ == "__main__":
-    asked = options(__doc__, calls=8_000, tenants=10_000, warm=64, queued=10_000)
+    asked = options(__doc__, drawn=True, calls=8_000, tenants=10_000, warm=64, queued=10_000)
     main(lambda: benchmark(**vars(asked)))

@@ -320,5 +320,5 @@ async def benchmark(*, tenants: int, runs: int, steps: int, plot: str | None) ->
 
 
 if __name__ == "__main__":
-    asked = options(__doc__, tenants=1_000_000, runs=10_000, steps=10_000)
+    asked = options(__doc__, drawn=True, tenants=1_000_000, runs=10_000, steps=10_000)
     main(lambda: benchmark(**vars(asked)))

@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from harness import ROUNDS, Row, main, rates, report, rounds, tenant
+from harness import ROUNDS, Row, main, options, rates, report, rounds, tenant
 
 from cloister.engine import Engine, WorkflowEntrypoint
 from cloister.loader import Host
@@ -94,6 +94,7 @@ async def creates(path: Path) -> float:
 
 async def benchmark() -> None:
     """Everything above, in rounds."""
+    options(__doc__)
     found: dict[str, list[float]] = {}
     bare: list[list[float]] = []
     with tempfile.TemporaryDirectory(dir=os.environ.get("BENCHMARK_FOLDER")) as name:

@@ -260,10 +260,10 @@ def table(compared: Sequence[System], asked: Sequence[str], found: Found) -> lis
 
 def main() -> None:
     """Ask everybody who is here, in turn."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n\n")[0])
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="[3]")
     parser.add_argument(
-        "--only", nargs="+", choices=WORKLOADS, default=WORKLOADS, metavar="WORKLOAD", help=str(WORKLOADS)
+        "--only", nargs="+", choices=WORKLOADS, default=WORKLOADS, metavar="WORKLOAD", help=", ".join(WORKLOADS)
     )
     parser.add_argument("--json", metavar="FILE", help="keep what was measured, round by round")
     asked = parser.parse_args()
