@@ -118,8 +118,9 @@ class Entrypoint:
         special: dict[str, Callable[..., Any]] = {"fetch": self._fetched, "scheduled": self._scheduled}
         return special.get(name) or RemoteMethod(self, name)
 
-    async def _fetched(self, resource: object, **options: object) -> Sent:
-        return (await self.fetch(Request.received(resource, options))).sent()
+    async def _fetched(self, resource: object, options: object = None, /, **more: object) -> Sent:
+        given = {**(options if isinstance(options, dict) else {}), **more}
+        return (await self.fetch(Request.received(resource, given))).sent()
 
     async def _scheduled(self, options: object = None, **more: object) -> Any:
         given = {**(options if isinstance(options, dict) else {}), **more}

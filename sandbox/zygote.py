@@ -26,7 +26,7 @@ from typing import Final, NoReturn
 import msgpack
 
 from . import exits, lockdown
-from .guest import heap, library, mappings, profile, rehearsal
+from .guest import archive, heap, library, mappings, profile, rehearsal
 from .guest import main as guest
 from .lockdown import kernel, limits
 from .lockdown.sequence import CONNECTION, Jail, Slot, confine, enter_jail
@@ -51,7 +51,7 @@ def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoRe
         os._exit(1)
     mappings.merge()
     mappings.enlarge_code()
-    library.install(library.build(packages))
+    library.install(archive.build(packages))
     del folders, packages  # which say how the host is installed
     gc.collect()
     code = [*_own_code(), *rehearsal.prepare()]

@@ -206,7 +206,7 @@ def test_the_store_alone_holds_sql() -> None:
     files = [file for file in sources(*MAY_IMPORT) if file not in bindings | opened]
     holders = {file for file in files for text in texts(file) if SQL.search(text)}
     assert {ROOT / "engine/store/instances.py"} < holders <= set(ROOT.glob("engine/store/*.py"))
-    settings = {ROOT / "engine/database.py", ROOT / "sandbox/guest/library.py"}
+    settings = {ROOT / "engine/database.py", ROOT / "sandbox/guest/sqlite.py"}
     assert {file for file in files for text in texts(file) if PRAGMA.search(text)} == settings
     scripts = {file.relative_to(ROOT).as_posix() for folder in MAY_IMPORT for file in (ROOT / folder).rglob("*.sql")}
     assert "engine/schema.sql" in scripts

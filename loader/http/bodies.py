@@ -18,7 +18,7 @@ from .headers import Malformed
 
 INLINE: Final = 256 * 1024
 """Bytes of a body that travel with its head."""
-_CLASS: Final = "workers.class"
+CLASS: Final = "workers.class"
 Body = bytes | AsyncIterator[bytes] | None
 Whole = bytes | None
 
@@ -32,7 +32,7 @@ class Sent:
     def __init__(self, kind: str, head: Mapping[str, Any], body: Body) -> None:
         if isinstance(body, bytes) and len(body) > INLINE:
             body = pieces(body)
-        self.attributes = {_CLASS: kind, **head}
+        self.attributes = {CLASS: kind, **head}
         if not hasattr(body, "__aiter__"):
             self.attributes["body"] = body
         self._body = body
@@ -60,7 +60,7 @@ async def pieces(body: bytes) -> AsyncIterator[bytes]:
 
 def opened(value: object, kind: str) -> tuple[Mapping[str, Any], Body]:
     """The attributes of what crossed as a capability, and its body. `Malformed`."""
-    if not isinstance(value, Stub) or value._attributes.get(_CLASS) != kind:
+    if not isinstance(value, Stub) or value._attributes.get(CLASS) != kind:
         raise Malformed(f"a {kind} was expected, not {type(value).__name__}")
     whole = value._attributes.get("body", ...)
     if whole is None or isinstance(whole, bytes):

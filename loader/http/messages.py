@@ -15,7 +15,9 @@ from contextlib import AsyncExitStack
 from typing import Any, Final, Self
 from urllib.parse import urlsplit
 
-from .bodies import Body, Sent, Whole, close, opened
+from cloister.ipc import Stub
+
+from .bodies import CLASS, Body, Sent, Whole, close, opened
 from .headers import TOKEN, UNSENDABLE, Malformed
 from .headers import headers as checked
 from .sockets import SentSocket, WebSocket
@@ -90,6 +92,8 @@ class Request(Message):
         """What a sandbox asked for: a request, or a URL and options as of `fetch`. `Malformed`."""
         if isinstance(value, str):
             known = {name: options[name] for name in ("method", "headers", "redirect") if options.get(name) is not None}
+            if isinstance(given := known.get("headers"), Stub) and given._attributes.get(CLASS) == "Headers":
+                known["headers"] = given._attributes.get("pairs")
             body = options.get("body")
             if body is not None and not isinstance(body, str | bytes):
                 raise Malformed(f"a body of {type(body).__name__}; wrap it in a Request")

@@ -33,12 +33,37 @@ async def arguments(step: Step) -> list[Any]:
             raise TypeError(
                 f"Step declares {len(wanted)} non-ctx parameter(s) but 'depends' has {len(sources)} item(s)"
             )
+        for name, source in zip(wanted, sources, strict=True):
+            if not isinstance(source, Step):
+                raise TypeError(f"'depends' entry for parameter {name!r} is not a function decorated with step.do")
     if step._concurrent:
-        results = await asyncio.gather(*(source._resolve() for source in sources))
+        results = await asyncio.gather(*(_result(source) for source in sources))
     else:
-        results = [await source._resolve() for source in sources]
+        results = [await _result(source) for source in sources]
     found = dict(zip(wanted, results, strict=True))
     return [found.get(name, _CONTEXT) for name in names]
+
+
+async def _result(step: Step) -> Any:
+    """Of a call that is over, or under way, or made for it."""
+    if step._result:
+        return step._result[0]
+    if step._memo is None or step._memo.done():
+        step._memo = asyncio.get_running_loop().create_future()
+        if not step._calls:
+            return await step._run()
+    return await step._memo
+
+
+def failed(step: Step, error: BaseException) -> None:
+    """What steps wait for that depend on this one has failed; whoever asks later has it tried anew."""
+    memo, step._memo = step._memo, None
+    if memo is not None and not memo.done():
+        if isinstance(error, asyncio.CancelledError):
+            memo.cancel()
+        else:
+            memo.set_exception(error)
+            memo.exception()  # if nobody waits for it, nobody has to be told
 
 
 def _is_ours(parameter: inspect.Parameter, declared: Mapping[str, Step]) -> bool:

@@ -14,7 +14,7 @@ import sys
 import tempfile
 from typing import IO, Any, NoReturn
 
-_open = io.open
+_open, _stat, _lstat, _listdir, _scandir = io.open, os.stat, os.lstat, os.listdir, os.scandir
 _INSTEAD = (
     "no file can be opened in a sandbox: write to io.BytesIO or io.StringIO, "
     "read what came with the code through importlib.resources"
@@ -38,10 +38,46 @@ def open(file: Any, *args: Any, **kwargs: Any) -> IO[Any]:  # noqa: A001 - it is
         raise PermissionError(error.errno, _INSTEAD, os.fspath(file)) from None
 
 
+def stat(path: Any, **options: Any) -> os.stat_result:
+    """As ever, and of what came along with the code."""
+    return _seen("status", _stat, path, **options)  # type: ignore[no-any-return]
+
+
+def lstat(path: Any, **options: Any) -> os.stat_result:
+    """The same: there are no links."""
+    return _seen("status", _lstat, path, **options)  # type: ignore[no-any-return]
+
+
+def listdir(path: Any = ".") -> list[Any]:
+    """The names in a folder that came along with the code."""
+    return _seen("names", _listdir, path)  # type: ignore[no-any-return]
+
+
+def scandir(path: Any = ".") -> Any:
+    """What is in such a folder."""
+    return _seen("entries", _scandir, path)
+
+
+def _seen(what: str, look: Any, path: Any, **options: Any) -> Any:
+    try:
+        return look(path, **options)
+    except OSError:
+        if isinstance(path, int):
+            raise
+        from . import reading
+
+        if (found := getattr(reading, what)(os.fspath(path))) is None:
+            raise
+        return found
+
+
 def install() -> None:
     """Take the places of what is there."""
     open.__module__ = "io"
     builtins.open = io.open = open  # type: ignore[assignment]
+    os.stat, os.lstat, os.listdir, os.scandir = stat, lstat, listdir, scandir
+    if "tokenize" in sys.modules:  # by which tracebacks find lines
+        vars(sys.modules["tokenize"])["_builtin_open"] = open
     tempfile._get_default_tempdir = _no_folder  # type: ignore[attr-defined]
     for module in map(vars, filter(None, map(sys.modules.get, ("pathlib", "pathlib._abc")))):
         if "_IGNORED_ERRNOS" in module:  # what `Path.exists` takes for a no

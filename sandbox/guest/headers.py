@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
+from . import scope
+
 TOKEN: Final = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 UNSENDABLE: Final = re.compile(r"[\r\n\x00]")
 Pairs = list[tuple[str, str]]
@@ -19,7 +21,7 @@ class Headers:
 
     def __init__(self, given: Any = None) -> None:
         self.pairs: Pairs = []
-        items = given.items() if isinstance(given, Mapping | Headers) else given or ()
+        items = given.items() if isinstance(given, Mapping) else given or ()
         if not isinstance(items, Iterable) or isinstance(items, str | bytes):
             raise TypeError("Received unexpected type for headers argument")
         for name, value in items:
@@ -38,8 +40,10 @@ class Headers:
         return default if not found else found[0] if name.lower() == "set-cookie" else ", ".join(found)
 
     def get_all(self, name: str, default: Any = None) -> Any:
-        """Each value of that name."""
-        return [value for other, value in self.pairs if other.lower() == name.lower()] or default
+        """Each value of that name; joined to one, but for `Set-Cookie`, where the compatibility date says so."""
+        found = [value for other, value in self.pairs if other.lower() == name.lower()]
+        whole = name.lower() == "set-cookie" or "python_request_headers_preserve_commas" not in scope.flags
+        return (found if whole else [", ".join(found)] if found else []) or default
 
     def __capability__(self) -> Any:
         """What they cross as: names and values to be read, and nothing to call."""
@@ -89,6 +93,9 @@ class Headers:
 
     def __repr__(self) -> str:
         return f"Headers({dict(self.items())!r})"
+
+
+Mapping.register(Headers)  # which is what web frameworks ask for
 
 
 def _text(value: Any) -> str:

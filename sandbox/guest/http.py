@@ -60,7 +60,8 @@ class Request(Bodied):
             raise TypeError(f"{method!r:.40} is not a valid HTTP method.")
         self.method: Any = _METHODS.get(method, method)
         self.redirect = str(options.get("redirect") or "follow")
-        self.cf = JsDict(options["cf"]) if options.get("cf") else None
+        cf = options.get("cf") or None
+        self.cf = cf if cf is None or isinstance(cf, JsDict) else JsDict(cf)
         for name, usual in _USUAL.items():
             setattr(self, name, usual if options.get(name) is None else options[name])
         self._headers = Headers(options.get("headers"))

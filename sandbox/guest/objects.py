@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import re
 import secrets
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
@@ -183,6 +184,9 @@ async def call(
     if held is None or held.storage is None or held.storage._stub._target != storage._target:
         held = _here[key] = _make(kind, key, about, storage.dup())
     await held.turn()
+    if method == "alarm" and not hasattr(kind, "alarm"):
+        print(f"the alarm of {about['name'] or about['id']} rang, and {kind.__name__} has no alarm()", file=sys.stderr)
+        return None
     function = entrypoints.method(held.subject, method)
     if method in _RELAXED:
         args = wanted(function, args)
@@ -197,7 +201,7 @@ async def call(
 
 def _make(kind: type[Any], key: tuple[str, str], about: Mapping[str, Any], storage: Stub) -> _Held:
     held = _Held(key)
-    held.storage = Storage(storage, alarms=hasattr(kind, "alarm"))
+    held.storage = Storage(storage)
     state = State(held, DurableObjectId(about["id"], about["name"]), held.storage, about["props"])
     held.subject = kind(state, scope.env())
     return held

@@ -180,7 +180,9 @@ class WorkflowStep:
 
         def declare(function: Body) -> Step:
             step = Step(self, name or function.__name__, function, depends, concurrent, config, **undo)
-            self._declared[step._step_name] = self._declared[function.__name__] = step
+            self._declared[step._step_name] = step
+            if self._declared.setdefault(function.__name__, step)._step_name != function.__name__:
+                self._declared[function.__name__] = step  # a step that has this for its own name goes before it
             return step
 
         return declare
@@ -229,7 +231,10 @@ class Step:
         self._concurrent = concurrent
         self._config = config
         self._undo = rollback, rollback_config
+        self._calls = 0
+        """Those that are under way."""
         self._memo: asyncio.Future[Any] | None = None
+        """What steps that depend on this one wait for, if one does."""
         self._result: list[Any] = []  # none as long as there is none
 
     def __call__(self) -> Awaitable[Any]:
@@ -237,6 +242,23 @@ class Step:
         return self._run()
 
     async def _run(self) -> Any:
+        self._calls += 1
+        try:
+            result = await self._ran()
+        except BaseException as error:
+            if self._memo is not None:
+                from . import dependencies
+
+                dependencies.failed(self, error)
+            raise
+        finally:
+            self._calls -= 1
+        self._result = [result]
+        if self._memo is not None and not self._memo.done():
+            self._memo.set_result(result)
+        return result
+
+    async def _ran(self) -> Any:
         if (arguments := self._plain_arguments()) is None:
             from . import dependencies
 
@@ -253,15 +275,7 @@ class Step:
         result = await self._perform(count, arguments)
         if self._undo[0] is not None:
             undo[-1] = result
-        self._result = [result]
         return result
-
-    async def _resolve(self) -> Any:
-        if self._result:
-            return self._result[0]
-        if self._memo is None:
-            self._memo = asyncio.ensure_future(self._run())
-        return await self._memo
 
     def _plain_arguments(self) -> list[Any] | None:
         """What the body is called with. For most that is soon said; for the others see `dependencies`."""

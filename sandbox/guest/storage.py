@@ -57,8 +57,8 @@ class Storage:
 
     __module__ = "workers"
 
-    def __init__(self, stub: Stub, *, alarms: bool) -> None:
-        self._stub, self._alarms = stub, alarms
+    def __init__(self, stub: Stub) -> None:
+        self._stub = stub
         self._made = False
         self.sql = Sql(self)
         self.kv = Keys(self)
@@ -146,8 +146,6 @@ class Storage:
         return Done(lambda: self._waited(self._stub.set_alarm(None)))
 
     def _set_alarm(self, when: Any) -> None:
-        if not self._alarms:
-            raise TypeError("Your Durable Object class must have an alarm() handler in order to call setAlarm()")
         self._waited(self._stub.set_alarm(_moment(when)))
 
     delete_all, set_alarm, get_alarm, delete_alarm = deleteAll, setAlarm, getAlarm, deleteAlarm

@@ -86,7 +86,8 @@ class Pipe:
 
     def __init__(self, scheme: str, host: str, port: int | None, timeout: Any) -> None:
         http.outbound()  # without one the connection fails, as it would without a network
-        self._origin = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port or (80, 443)[scheme == 'https']}"
+        usual = port in {None, (80, 443)[scheme == "https"]}
+        self._origin = f"{scheme}://{f'[{host}]' if ':' in host else host}{'' if usual else f':{port}'}"
         self._sent = bytearray()
         self.settimeout(timeout)
 

@@ -325,6 +325,55 @@ async def test_dependencies_by_list_are_bound_by_position(stage: Any) -> None:
     assert "nothing_of_that_name" in unknown
 
 
+async def test_a_dependency_that_is_under_way_is_waited_for_and_a_failed_one_is_tried_anew(stage: Any) -> None:
+    """Whoever called it; a step goes by its own name before it goes by that of its function."""
+    binding = stage.bind("""
+        import asyncio
+        from workers import WorkflowEntrypoint
+        from workers.workflows import NonRetryableError
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                @step.do("root")
+                async def begin():
+                    await self.env.LEDGER.note("root")
+                    await asyncio.sleep(0.01)
+                    return 1
+                @step.do("other")
+                async def root():
+                    return 100
+                @step.do()
+                async def leaf(root):
+                    return root + 1
+                @step.do()
+                async def frail(ctx):
+                    if ctx.step.count < 3:
+                        raise NonRetryableError("no tea")
+                    return 7
+                @step.do()
+                async def of_frail(frail):
+                    return frail
+                @step.do("undecorated", depends=[lambda: 5])
+                async def undecorated(five):
+                    return five
+                both = await asyncio.gather(begin(), leaf())
+                errors = []
+                for attempt in range(2):
+                    try:
+                        await of_frail()
+                    except NonRetryableError as error:
+                        errors.append(str(error))
+                try:
+                    await undecorated()
+                except TypeError as error:
+                    errors.append(str(error))
+                return [*both, len(errors), await of_frail(), errors[-1]]
+    """)
+    *found, words = await stage.outcome(await binding.create())
+    assert found == [1, 2, 3, 7]
+    assert words == "'depends' entry for parameter 'five' is not a function decorated with step.do"
+    assert stage.ledger.entries == ["root"]
+
+
 async def test_a_dependency_that_fails_keeps_its_dependents_from_starting(stage: Any) -> None:
     """Its error reaches whoever awaits them."""
     binding = stage.bind("""

@@ -70,8 +70,29 @@ async def endless(scope, receive, send):
         await env.LOG.note(f"{error} {(await receive())['type']}")
         raise
 
+async def fails_to_stop(scope, receive, send):
+    if scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200})
+        return await send({"type": "http.response.body", "body": b"x"})
+    await receive()
+    await send({"type": "lifespan.startup.complete"})
+    await receive()
+    await send({"type": "lifespan.shutdown.failed", "message": "still open"})
+
 async def silent(scope, receive, send):
     pass
+
+async def echo(scope, receive, send):
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.accept"})
+        await send({"type": "websocket.send", "text": (await receive())["text"]})
+    elif scope["type"] == "http":
+        await send({"type": "http.response.start", "status": 200})
+        await send({"type": "http.response.body", "body": b"x"})
+
+Echo = asgi.entrypoint(echo, options=asgi.Options())
+Echo.__name__ = "Echo"
 
 async def fails_to_start(scope, receive, send):
     await receive()
@@ -231,7 +252,12 @@ async def test_a_wsgi_application_is_closed_when_nobody_reads_on(
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("silent", "did not generate a response"), ("fails_to_start", "no database"), ("raises", "before the answer")],
+    [
+        ("silent", "did not generate a response"),
+        ("fails_to_stop", "still open"),
+        ("fails_to_start", "no database"),
+        ("raises", "before the answer"),
+    ],
 )
 async def test_what_an_asgi_application_does_wrong_is_raised(apps: Any, name: str, words: str) -> None:
     """Before it has answered."""
@@ -426,7 +452,7 @@ DJANGO = """
 
     settings.configure(DEBUG=False, SECRET_KEY="x", ROOT_URLCONF=__name__, ALLOWED_HOSTS=["*"], MIDDLEWARE=[
         "django.middleware.common.CommonMiddleware"], INSTALLED_APPS=[], TEMPLATES=[
-        {"BACKEND": "django.template.backends.django.DjangoTemplates"}])
+        {"BACKEND": "django.template.backends.django.DjangoTemplates"}], LANGUAGE_CODE="de")
     django.setup()
 
     def hello(request, name):
@@ -435,7 +461,9 @@ DJANGO = """
 
     def page(request):
         from django.template import Template, Context
-        return HttpResponse(Template("{% for n in ns %}{{ n }};{% endfor %}").render(Context({"ns": [1, 2]})))
+        from django.utils.translation import gettext
+        words = Template("{% for n in ns %}{{ n }};{% endfor %}").render(Context({"ns": [1, 2]}))
+        return HttpResponse(words + gettext("yes,no,maybe"))
 
     from django.views.decorators.csrf import csrf_exempt
     urlpatterns = [path("hello/<name>", csrf_exempt(hello)), path("page", page)]
@@ -490,6 +518,17 @@ async def pieces(*parts: bytes) -> AsyncIterator[bytes]:
         yield part
 
 
+async def test_an_entrypoint_of_an_application_serves_its_web_sockets_too(worker: Make, log: Log) -> None:
+    """Whoever asks for one."""
+    entry = worker(APPS, env={"LOG": log, "PLAN": ""}).get_entrypoint("Echo")
+    assert await (await entry.fetch("http://a.b/")).text() == "x"
+    async with await entry.fetch("http://a.b/", headers={"upgrade": "websocket"}) as response:
+        socket = response.web_socket
+        assert socket is not None
+        await socket.send("tea")
+        assert await anext(socket) == "tea"
+
+
 async def test_starlette_serves(framework: Any) -> None:
     """Routes, forms, streams."""
     entry = framework("starlette", STARLETTE)
@@ -540,5 +579,5 @@ async def test_django_serves(framework: Any, entrypoint: str | None) -> None:
     headers = [("content-type", "application/x-www-form-urlencoded"), ("content-length", "3")]
     response = await entry.fetch("http://a.b/hello/you", method="POST", body=b"a=1", headers=headers)
     assert await response.json() == {"hello": "you", "env": "pro", "posted": "1"}
-    assert await (await entry.fetch("http://a.b/page")).text() == "1;2;"
+    assert await (await entry.fetch("http://a.b/page")).text() == "1;2;Ja,Nein,Vielleicht"
     assert (await entry.fetch("http://a.b/none")).status == 404

@@ -97,6 +97,48 @@ async def test_headers_are_gone_through_as_fetch_has_it(holds: Any) -> None:
     """)
 
 
+async def test_headers_are_a_map_and_repeated_ones_as_the_date_has_it(holds: Any) -> None:
+    """Web frameworks ask whether they are one. Commas are kept in a value from 2026-02-17 on."""
+    body = """
+        from collections.abc import Mapping
+        given = [("X-A", "1, 2"), ("x-a", "3"), ("Set-Cookie", "a=1"), ("Set-Cookie", "b=2")]
+        headers = Response("x", headers=given).headers
+        assert isinstance(headers, Mapping) and dict(headers.items())["x-a"] == "1, 2, 3"
+        assert headers.get_all("set-cookie") == ["a=1", "b=2"] and headers.get_all("x-b") is None
+        assert headers.get_all("X-a") == EXPECTED
+    """
+    await holds(body.replace("EXPECTED", '["1, 2", "3"]'), compatibility_date="2026-02-16")
+    await holds(body.replace("EXPECTED", '["1, 2, 3"]'), compatibility_date="2026-02-17")
+
+
+async def test_what_adapters_are_told_is_checked(holds: Any) -> None:
+    """Both know the same options."""
+    await holds("""
+        from workers import asgi, gateway, wsgi
+        for adapter in (asgi, wsgi):
+            assert issubclass(adapter.Options, gateway.BaseOptions) and adapter.Options().response_init() == {}
+            assert adapter.Options(encode_body="manual").response_init() == {"encodeBody": "manual"}
+            raises(ValueError, "encode_body must be one of ('automatic', 'manual'), got 'gzip'",
+                   adapter.Options, encode_body="gzip")
+    """)
+
+
+async def test_programs_can_ask_what_the_sdk_wraps(worker: Make, code: Callable[..., WorkerCode]) -> None:
+    """Its own ask whether something is a binding, a function of another worker's, or the bindings themselves."""
+    source = """
+    from workers import WorkerEntrypoint, env
+    from workers.rpc import _BindingWrapper, _EnvWrapper, _FetcherWrapper, _RpcStubWrapper
+    class Default(WorkerEntrypoint):
+        def go(self):
+            assert isinstance(self.env, _EnvWrapper) and isinstance(env, _EnvWrapper) and _EnvWrapper(env) is env
+            assert isinstance(self.env.OTHER, _FetcherWrapper) and isinstance(self.env.OTHER, _BindingWrapper)
+            assert isinstance(self.env.CALL, _RpcStubWrapper) and not isinstance(self.env, _BindingWrapper)
+            return True
+    """
+    other = worker("from workers import *\nclass Default(WorkerEntrypoint): ...").get_entrypoint()
+    assert await worker(source, env={"OTHER": other, "CALL": print}).get_entrypoint().go()
+
+
 async def test_values_answer_as_those_of_javascript_would(holds: Any) -> None:
     """Programs convert what they are given, whether or not it needs to be."""
     await holds("""

@@ -82,7 +82,7 @@ async def test_values_are_converted_there_and_back(holds: Any) -> None:
         assert made.params.list.to_py() == [1, [2, 3]] and made.to_py() == made and type(made.to_py()) is dict
         assert to_js({"a": 1}).a == 1 and to_js(b"ab").to_bytes() == b"ab" and to_js("text") == "text"
         assert to_js([1, 2]).length == 2 and jsnull is None and create_proxy(given) is given
-        assert not isinstance(made, JsProxy) and not isinstance(self.env, JsProxy)
+        assert isinstance(made, JsProxy) and not isinstance(self.env, JsProxy)
         from js import Error
         error = Error.new("words")
         assert (error.name, error.message, str(error)) == ("Error", "words", "Error: words")
@@ -179,9 +179,81 @@ async def test_the_web_has_its_names(holds: Any) -> None:
     """)
 
 
+async def test_numbers_in_bytes_have_their_names(holds: Any) -> None:
+    """Each is the bytes themselves, whatever it is looked at as."""
+    await holds("""
+        import js
+        from pyodide.ffi import to_js
+        words = js.Int16Array.new(to_js([1, -2]))
+        assert words == b"\\x01\\x00\\xfe\\xff" and list(words) == [1, -2] and words[1] == -2
+        assert (words.length, words.byteLength, words.subarray(1).to_bytes()) == (2, 4, b"\\xfe\\xff")
+        assert js.Uint8Array.new(words.buffer, 1, 2) == b"\\x00\\xfe" and js.Uint8Array.new(2) == b"\\0\\0"
+        assert list(js.Uint8ClampedArray.of(-1, 300, 7)) == [0, 255, 7] and js.Uint8Array.new([257]) == b"\\1"
+        assert list(js.Float64Array.new([1.5, 2])) == [1.5, 2.0] and js.Float64Array.new(2).byteLength == 16
+        assert js.DataView.new(words.buffer).byteOffset == 0 and js.Int8Array.new([-1]) == b"\\xff"
+        raises(OverflowError, "", js.Int8Array.new, [200])
+        assert await Response(js.Uint32Array.new([1])).bytes() == b"\\1\\0\\0\\0"
+    """)
+
+
+async def test_streams_are_made_as_javascript_makes_them(holds: Any) -> None:
+    """Put in at the start or when it is asked for, written to, and made something else of on the way."""
+    await holds("""
+        import asyncio
+        from js import Object, ReadableStream, Response, TextEncoder, TransformStream, WritableStream
+        from pyodide.ffi import create_proxy, to_js
+        def start(controller):
+            controller.enqueue(to_js(b"a"))
+            controller.enqueue("b")
+            controller.close()
+        stream = ReadableStream.new(to_js({"start": create_proxy(start)}, dict_converter=Object.fromEntries))
+        assert await Response.new(stream).text() == "ab" and stream.locked
+        left = [3, 2, 1]
+        def pull(controller):
+            controller.enqueue(str(left.pop()))
+            left or controller.close()
+        one, other = ReadableStream.new(pull=pull).tee()
+        assert await Response.new(one).text() == await Response.new(other).text() == "123"
+        pipe = TransformStream.new()
+        writer = pipe.writable.getWriter()
+        async def write():
+            for number in range(100):
+                await writer.ready
+                await writer.write(TextEncoder.new().encode(f"{number} "))
+            await writer.close()
+        writing = asyncio.ensure_future(write())
+        await asyncio.sleep(0.01)
+        assert not writing.done()  # until somebody reads
+        assert (await Response.new(pipe.readable).text()).split() == [str(number) for number in range(100)]
+        await writing
+        louder = TransformStream.new(
+            transform=lambda piece, controller: controller.enqueue(bytes(piece).upper()),
+            flush=lambda controller: controller.enqueue("!"),
+        )
+        said = []
+        source = ReadableStream.new(start=lambda controller: (controller.enqueue("tea"), controller.close()))
+        sink = WritableStream.new(write=lambda piece, controller: said.append(bytes(piece)))
+        await source.pipeThrough(louder).pipeTo(sink)
+        assert said == [b"TEA", b"!"]
+        gone = []
+        endless = ReadableStream.new(pull=lambda controller: controller.enqueue("x"), cancel=gone.append)
+        reader = endless.getReader()
+        assert (await reader.read()).value == b"x"
+        await reader.cancel()
+        assert gone == [None]
+        broken = ReadableStream.new(start=lambda controller: 1 / 0)
+        try:
+            await Response.new(broken).text()
+        except ZeroDivisionError:
+            pass
+        else:
+            raise AssertionError("nothing was told")
+    """)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("ReadableStream", "an asynchronous generator"), ("eval", "no JavaScript here")],
+    [("WebAssembly", "has to be in the runtime profile"), ("eval", "no JavaScript here")],
 )
 async def test_what_has_no_place_here_says_so(holds: Any, name: str, words: str) -> None:
     """When it is used, and what to use instead. It can be imported, so that the rest of the program runs."""

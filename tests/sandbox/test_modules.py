@@ -142,6 +142,42 @@ async def test_files_beside_modules_are_resources(boot: Boot, body: str, result:
     assert await files(boot, line) == result
 
 
+@pytest.mark.parametrize(
+    ("expression", "result"),
+    [
+        (
+            "[os.path.isdir(one) for one in ('shop', 'shop/pages/', './shop', '.', 'none', '/')]",
+            [True] * 4 + [False] * 2,
+        ),
+        ("[os.path.isfile(one) for one in ('motd.txt', '/motd.txt', 'shop', 'none')]", [True, True, False, False]),
+        ("[os.path.getsize('motd.txt'), os.stat('shop/logo.bin').st_size, os.stat('motd.txt').st_mtime]", [7, 2, 0.0]),
+        ("sorted(os.listdir('shop/pages'))", ["front.html", "sample.py"]),
+        (
+            "sorted(one.name for one in (pathlib.Path(__file__).parent / 'shop').iterdir())[:2]",
+            ["__init__.py", "logo.bin"],
+        ),
+        (
+            "[(one.name, one.is_dir(), one.stat().st_size) for one in os.scandir('shop') if one.name == 'pages']",
+            [["pages", True, 0]],
+        ),
+        ("(pathlib.Path(__file__).resolve().parent / 'shop/pages/front.html').read_text()", "<p>"),
+        ("os.path.realpath('shop/../motd.txt')", "/motd.txt"),
+        ("(pathlib.Path('shop') / 'none').exists()", False),
+        ("os.path.exists('<library>/tzdata/zoneinfo/Europe/Berlin')", True),
+    ],
+)
+async def test_files_beside_modules_are_where_programs_look_for_them(boot: Boot, expression: str, result: Any) -> None:
+    """By their paths, from the folder that the main module is in, as web frameworks look for templates."""
+    assert await files(boot, f"        import os, pathlib; return {expression}") == result
+
+
+async def test_what_cannot_be_looked_at_is_an_error_as_ever(boot: Boot) -> None:
+    """There are other files, and they are nobody's business."""
+    for call in ("os.stat('/etc/passwd')", "os.listdir('/')", "os.lstat('none')", "os.stat(99)", "os.listdir('/proc')"):
+        with pytest.raises(RemoteError, match=r"PermissionError|FileNotFoundError|Bad file descriptor"):
+            await files(boot, f"        import os; return {call}")
+
+
 async def test_a_resource_cannot_become_a_file(boot: Boot) -> None:
     """There is nowhere to put it."""
     with pytest.raises(RemoteError, match=r"^FileNotFoundError: there is no folder for temporary files"):

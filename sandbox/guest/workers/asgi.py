@@ -18,10 +18,16 @@ from cloister.sandbox.guest import scope
 from cloister.sandbox.guest.entrypoints import WorkerEntrypoint
 from cloister.sandbox.guest.http import Response
 
+from .gateway import BaseOptions
+
 logger = logging.getLogger("asgi")
 ASGI: Final = {"version": "3.0", "spec_version": "2.0"}
 _NO_BODY: Final = frozenset({101, 103, 204, 205, 304})
 _background: set[asyncio.Future[Any]] = set()
+
+
+class Options(BaseOptions):
+    """How an application is served."""
 
 
 def request_to_scope(req: Any, env: Any, ws: bool = False, state: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -61,7 +67,7 @@ def run_in_background(coro: Awaitable[Any]) -> asyncio.Future[Any]:
     return task
 
 
-async def fetch(app: Any, req: Any, env: Any, ctx: Any = None) -> Response:
+async def fetch(app: Any, req: Any, env: Any, ctx: Any = None, *, options: Options | None = None) -> Response:
     """The application's answer. What it raises before it has answered is raised; afterwards it is logged."""
     lifespan = Lifespan(app)
     state = await lifespan.start()
@@ -84,12 +90,14 @@ async def fetch(app: Any, req: Any, env: Any, ctx: Any = None) -> Response:
     return response
 
 
-def entrypoint(app: Any) -> type[WorkerEntrypoint]:
-    """An entrypoint that has an application answer everything: `Default = asgi.entrypoint(app)`."""
+def entrypoint(app: Any, *, options: Options | None = None) -> type[WorkerEntrypoint]:
+    """An entrypoint that has an application answer everything, web sockets too: `Default = asgi.entrypoint(app)`."""
 
     class Default(WorkerEntrypoint):
         async def fetch(self, request: Any) -> Response:
-            return await fetch(app, request, self.env, self.ctx)
+            if (request.headers.get("upgrade") or "").lower() == "websocket":
+                return await websocket(app, request, self.env)
+            return await fetch(app, request, self.env, options=options)
 
     return Default
 
@@ -223,7 +231,7 @@ class Lifespan:
         return self._state
 
     async def stop(self) -> None:
-        """Tell it, and wait for what it does about it."""
+        """Tell it, and wait for what it does about it. `RuntimeError` if it says that it cannot stop."""
         if self._started.done() and self._started.exception() is None and self._started.result():
             self._events.put_nowait({"type": "lifespan.shutdown"})
             await self._stopped
@@ -236,7 +244,10 @@ class Lifespan:
             if self._started.done():
                 logger.exception("Exception in ASGI lifespan application")
             else:
-                logger.debug("the application has no lifespan", exc_info=error)
+                logger.debug(
+                    "ASGI lifespan task raised before reporting startup; treating the app as not supporting lifespan",
+                    exc_info=error,
+                )
         if not self._started.done():
             self._started.set_result(False)
         if not self._stopped.done():
@@ -249,11 +260,9 @@ class Lifespan:
             return
         if kind == "complete":
             done.set_result(True)
-        elif done is self._started:
-            done.set_exception(RuntimeError(event.get("message") or "ASGI lifespan startup failed"))
         else:
-            logger.error("%s", event.get("message") or "ASGI lifespan shutdown failed")
-            done.set_result(None)
+            what = "startup" if done is self._started else "shutdown"
+            done.set_exception(RuntimeError(event.get("message") or f"ASGI lifespan {what} failed"))
 
 
 def _pairs(request: Any) -> list[tuple[str, str]]:

@@ -4,5 +4,6 @@ from __future__ import annotations
 
 from cloister.sandbox.guest.entrypoints import WorkerEntrypoint, WorkflowEntrypoint
 from cloister.sandbox.guest.objects import DurableObject
+from cloister.sandbox.guest.objects import ObjectAborted as DurableObjectAbort
 
-__all__ = ["DurableObject", "WorkerEntrypoint", "WorkflowEntrypoint"]
+__all__ = ["DurableObject", "DurableObjectAbort", "WorkerEntrypoint", "WorkflowEntrypoint"]

@@ -19,8 +19,14 @@ from cloister.sandbox.guest.entrypoints import WorkerEntrypoint
 from cloister.sandbox.guest.http import Response
 from cloister.sandbox.guest.nesting import run_sync
 
+from .gateway import BaseOptions
+
 logger = logging.getLogger("wsgi")
 _NO_BODY: Final = frozenset({101, 103, 204, 205, 304})
+
+
+class Options(BaseOptions):
+    """How an application is served."""
 
 
 def build_environ(req: Any, env: Any, body: Any) -> dict[str, Any]:
@@ -53,7 +59,7 @@ def build_environ(req: Any, env: Any, body: Any) -> dict[str, Any]:
     return environ
 
 
-async def fetch(app: Any, req: Any, env: Any, ctx: Any = None) -> Response:
+async def fetch(app: Any, req: Any, env: Any, ctx: Any = None, *, options: Options | None = None) -> Response:
     """The application's answer. What it raises is logged, and raised."""
     body: Any = b""
     if req.body is not None:  # a short one has a length, whether or not its sender said it
@@ -65,12 +71,12 @@ async def fetch(app: Any, req: Any, env: Any, ctx: Any = None) -> Response:
         raise
 
 
-def entrypoint(app: Any) -> type[WorkerEntrypoint]:
+def entrypoint(app: Any, *, options: Options | None = None) -> type[WorkerEntrypoint]:
     """An entrypoint that has an application answer everything: `Default = wsgi.entrypoint(app)`."""
 
     class Default(WorkerEntrypoint):
         async def fetch(self, request: Any) -> Response:
-            return await fetch(app, request, self.env, self.ctx)
+            return await fetch(app, request, self.env, options=options)
 
     return Default
 

@@ -9,20 +9,20 @@ import importlib
 from typing import Any, Final
 
 _LATER: Final = {
-    "plain": "Array Boolean Error JSON Map Math Number Object Promise Set String TypeError Uint8Array ArrayBuffer"
-    " console undefined clearTimeout setTimeout queueMicrotask structuredClone performance",
+    "plain": "Array Boolean Error JSON Map Math Number Object Promise Set String TypeError console"
+    " undefined clearTimeout setTimeout queueMicrotask structuredClone performance",
+    "buffers": "ArrayBuffer DataView Float32Array Float64Array Int16Array Int32Array Int8Array Uint16Array Uint32Array"
+    " Uint8Array Uint8ClampedArray",
     "markup": "HTMLRewriter",
     "web": "AbortController Blob File FormData Headers Request Response fetch",
     "addresses": "URL URLSearchParams",
     "dates": "Date",
     "cache": "caches",
+    "streams": "FixedLengthStream IdentityTransformStream ReadableStream TransformStream WritableStream",
     "sockets": "WebSocket WebSocketPair WebSocketRequestResponsePair",
     "text": "TextDecoder TextEncoder atob btoa crypto decodeURI decodeURIComponent encodeURI encodeURIComponent",
 }
 _ABSENT: Final = {
-    "ReadableStream": "give Response an asynchronous generator instead",
-    "TransformStream": "give Response an asynchronous generator instead",
-    "WritableStream": "give Response an asynchronous generator instead",
     "WebAssembly": "there is no WebAssembly here; what is not written in Python has to be in the runtime profile",
     "eval": "there is no JavaScript here",
     "Function": "there is no JavaScript here",

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from cloister.sandbox.guest.conversions import JsArray, JsException, JsMap, to_js
-from cloister.sandbox.guest.readers import Piece
 
 undefined = None
 
@@ -103,20 +102,6 @@ def _from(items: Iterable[Any], function: Callable[[Any], Any] | None = None) ->
 
 
 setattr(Array, "from", staticmethod(_from))  # which is no name of Python's
-
-
-class Uint8Array:
-    """Bytes."""
-
-    @staticmethod
-    def new(given: Any = b"", *_: Any) -> Any:
-        """Of bytes, numbers, or so many zeros."""
-        return Piece(given)
-
-    of = staticmethod(lambda *items: Piece(items))
-
-
-ArrayBuffer = Uint8Array
 
 
 class JSON:

@@ -20,14 +20,14 @@ __all__ = ["ConversionError", "JsArray", "JsException", "JsMap", "JsNull", "JsPr
 
 class _Kind(type):
     def __instancecheck__(cls, instance: object) -> bool:
-        return type(instance).__module__.partition(".")[0] == "js"
+        return type(instance).__module__.partition(".")[0] == "js" or isinstance(instance, JsArray | JsMap)
 
     def __subclasscheck__(cls, subclass: type) -> bool:
         return type.__subclasscheck__(cls, subclass)
 
 
 class JsProxy(metaclass=_Kind):
-    """What objects of the module `js` are. Values that came over the wire are Python's."""
+    """What objects of the module `js` are, and what `to_js` gives. Values that came over the wire are Python's."""
 
 
 class ConversionError(Exception):
