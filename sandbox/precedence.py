@@ -18,6 +18,9 @@ WINDOW: Final = 0.05
 """Seconds that are looked at together: who has used more than half of them gives way."""
 SOON: Final = 0.01
 """The same, for the first look after a call has begun."""
+GLANCE: Final = 0.003
+"""The same, for what is seen before that at next to no cost: who has had a core for so long computes, and most calls
+have been answered, so that it need not be looked at."""
 BRIEF: Final = 0.001
 """Seconds that it may want of a core for each call that it has answered, however many those are."""
 _STARVED: Final = 0.1
@@ -35,7 +38,7 @@ class Precedence:
     """That of one process. `busy` says whether a call is going on in it; `rank` is told each change. `on_look` sees
     to what else is to be looked at while it is at work. `cpu` counts the time for which it wanted a core, and `spent`
     only that for which it had one; `waits` says whether it wants one now, in a wait that is counted when it is over.
-    `soon` is how long it is looked at first."""
+    `soon` is how long it is looked at first; as long as a window, where it is to be sure."""
 
     def __init__(
         self,
@@ -90,8 +93,28 @@ class Precedence:
         self._decide(Rank.FIRST)
 
     def _look_from_now(self) -> None:
-        if not self._over:
+        if self._over:
+            return
+        if self._soon < WINDOW:
+            self._since, self._had, self._answers = self._now(), self._spent(), 0
+            self._call_at(self._since + GLANCE, self._glance)
+        else:
             self._look_later(self._soon)
+
+    def _glance(self) -> None:
+        if not self._over:
+            self._on_look()
+        if self._over:
+            return
+        passed, had, busy = self._now() - self._since, self._spent() - self._had, self._busy()
+        if had > passed / 2 and had > self._answers * BRIEF:
+            self._strays |= not busy
+            self._decide(Rank.BEHIND)
+            self._look_later(WINDOW)
+        elif busy or self._let_on or self._rank is not Rank.FIRST or self._waits():
+            self._look_later(self._soon)
+        else:
+            self._rest()
 
     def _look_later(self, seconds: float) -> None:
         self._looking = True
@@ -119,9 +142,13 @@ class Precedence:
         if computes or busy:
             self._look_later(WINDOW)
         else:
-            self._looking = False
-            if self._strays:  # nobody looks until it is asked again
-                self._decide(Rank.BEHIND)
+            self._rest()
+
+    def _rest(self) -> None:
+        """Nobody looks until it is asked again."""
+        self._looking = False
+        if self._strays:
+            self._decide(Rank.BEHIND)
 
     def _decide(self, rank: Rank) -> None:
         if rank is not self._rank:

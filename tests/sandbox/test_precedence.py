@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from cloister.sandbox.lockdown.shares import Rank
-from cloister.sandbox.precedence import SOON, WINDOW, Precedence
+from cloister.sandbox.precedence import GLANCE, SOON, WINDOW, Precedence
 
 Until = Callable[[Callable[[], object]], Any]
 FIRST, BEHIND, LITTLE = Rank.FIRST, Rank.BEHIND, Rank.LITTLE
@@ -211,7 +211,7 @@ def test_a_call_is_looked_at_only_once_it_has_been_sent() -> None:
     calls that begin together."""
     machine = Machine()
     read: list[float] = []
-    machine.precedence._cpu = lambda: read.append(machine.now) or 0.0  # type: ignore[func-returns-value]
+    machine.precedence._spent = lambda: read.append(machine.now) or 0.0  # type: ignore[func-returns-value]
     machine.precedence.begin()
     machine.precedence.begin()
     assert (read, len(machine.timers)) == ([], 1)
@@ -239,17 +239,47 @@ def test_what_is_seen_at_a_look_may_be_its_end() -> None:
 
 
 def test_who_computes_is_seen_soon() -> None:
-    """The first look is not a whole window away: of a tenant that was never seen, nothing else is known."""
+    """At a glance, where it had a core; where it had to wait, at the first look. Of a tenant that was never seen,
+    nothing else is known."""
     machine = Machine()
     machine.call()
-    machine.pass_time(SOON / WINDOW, busy=1.0)
+    machine.pass_time(GLANCE / WINDOW, busy=1.0)
     assert machine.told == [BEHIND]
+    machine = Machine()
+    machine.call()
+    machine.pass_time(GLANCE / WINDOW, busy=1.0, had=0.3)
+    assert machine.told == []
+    machine.pass_time(SOON / WINDOW, busy=1.0, had=0.3)
+    assert machine.told == [BEHIND]
+
+
+def test_who_has_answered_by_then_is_not_looked_at_closely() -> None:
+    """Which costs the host as much as sending does; but for one that could go on, or was put behind before."""
+    looks: list[float] = []
+    machine = Machine()
+    machine.precedence._cpu = lambda: looks.append(machine.now) or 0.0  # type: ignore[func-returns-value]
+    machine.call()
+    machine.calls = 0
+    machine.pass_time(GLANCE / WINDOW, busy=0.3)
+    assert (machine.told, machine.timers, looks) == ([], [], [])
+    machine.call()
+    machine.calls, machine.waits = 0, True
+    machine.pass_time(GLANCE / WINDOW, busy=0.3)
+    assert looks
+    machine = Machine()
+    machine.call()
+    machine.pass_time(3, busy=1.0)
+    machine.call()
+    machine.calls = 0
+    machine.pass_time(GLANCE / WINDOW, busy=0.0)
+    assert machine.timers
 
 
 def test_who_gives_way_and_gets_nothing_is_let_on_now_and_then() -> None:
     """Every other window: a machine may have more to do than cores for hours, and its call is to end one day."""
     machine = Machine()
     machine.call()
+    machine.pass_time(GLANCE / WINDOW, busy=1.0, had=0.0)
     machine.pass_time(5, busy=1.0, had=0.0)
     assert machine.told == [BEHIND, LITTLE, BEHIND, LITTLE, BEHIND]
     machine.pass_time(1, busy=0.0)
