@@ -1,7 +1,7 @@
 """Streams: what an asynchronous iterator yields, handed over piece by piece as fast as it is read.
 
-Whoever reads asks for more, and gets what there is by then: nothing is made before it is first asked for, and no more
-is made ahead than `AHEAD` items. So one that is never read costs an entry in a table, and none can flood its reader.
+Whoever reads asks for more, and gets what there is by then: nothing is made before it is first asked for, and little
+is made ahead (`supply`). So one that is never read costs an entry in a table, and none can flood its reader.
 The end of either side ends the other: a reader that lets go closes the iterator, wherever it waits.
 """
 
@@ -19,9 +19,8 @@ from typing import Any, Final, Self
 from . import values
 from .errors import CapabilityError, CodecError, PayloadError
 from .stubs import Channel, Stub, _Share
+from .supply import Supply
 
-AHEAD: Final = 16
-"""Items that are made before they are asked for."""
 BATCH_ITEMS: Final = 64
 BATCH_BYTES: Final = 256 * 1024
 MAX_ITEM: Final = values.MAX_BYTES - 2 * BATCH_BYTES
@@ -39,7 +38,8 @@ class Outlet:
         self._source = source.dup() if stub else source
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()
-        self._items: deque[Any] = deque()
+        self._ready = Supply()
+        self._awaited = 0
         self._end: BaseException | None = None
         self._trace: types.TracebackType | None = None
         self._pump: asyncio.Task[None] | None = None
@@ -57,12 +57,13 @@ class Outlet:
         if method != "pull":
             raise CapabilityError(f"a stream has no method {method!r}; it is read with `async for`")
         async with self._turn:
+            self._ready.read_over(channel.base)
             await self._some()
             pieces: list[bytes] = []
             size = 0
-            while self._items and len(pieces) < BATCH_ITEMS and size < BATCH_BYTES:
+            while self._ready and len(pieces) < BATCH_ITEMS and size < BATCH_BYTES:
                 try:
-                    piece = channel.encode(self._items[0])
+                    piece = channel.encode(self._ready.first)
                     if len(piece) > MAX_ITEM:
                         raise CodecError(f"it takes {len(piece):,} bytes, and {MAX_ITEM:,} are the most")
                 except CodecError as error:
@@ -70,11 +71,11 @@ class Outlet:
                         break  # those before it are handed over first
                     self.close()
                     raise CodecError(f"an item of the stream cannot be sent: {error}") from error
-                self._items.popleft()
+                self._ready.take()
                 pieces.append(piece)
                 size += len(piece)
             self._notify()
-            return values.dumps([bool(self._items) or not isinstance(self._end, StopAsyncIteration), *pieces])
+            return values.dumps([bool(self._ready) or not isinstance(self._end, StopAsyncIteration), *pieces])
 
     def __described__(self) -> str:
         """What makes it."""
@@ -86,14 +87,15 @@ class Outlet:
     async def __anext__(self) -> Any:
         if not await self._some():
             raise StopAsyncIteration
+        item = self._ready.take()
         self._notify()
-        return self._items.popleft()
+        return item
 
     def fail(self, error: Exception) -> None:
         """End it with an error, at once. Harmless where all of it has been handed over."""
-        if self._items or not isinstance(self._end, StopAsyncIteration):
+        if self._ready or not isinstance(self._end, StopAsyncIteration):
             self._end = error
-        self._items.clear()
+        self._ready.clear()
         if self._pump is not None:
             self._pump.cancel()
         elif isinstance(self._source, Stub):  # any other has not begun, so there is nothing to end
@@ -118,19 +120,30 @@ class Outlet:
         """Wait for an item or the end; False at the end. Raises what the iterator raised."""
         if self._pump is None and self._end is None:
             self._pump = self._loop.create_task(self._run(), context=self._context)
-        while not self._items and self._end is None:
-            await self._change()
-        if not self._items and self._end is not None and not isinstance(self._end, StopAsyncIteration):
+        if not self._ready and self._end is None:
+            await self._wait()
+        if not self._ready and self._end is not None and not isinstance(self._end, StopAsyncIteration):
             raise self._end.with_traceback(self._trace)  # which would grow each time, and hold all that was called
-        return bool(self._items)
+        return bool(self._ready)
+
+    async def _wait(self) -> None:
+        self._awaited += 1
+        self._notify()  # it may have as much as is to be ready, elsewhere
+        try:
+            while not self._ready and self._end is None:
+                await self._change()
+        finally:
+            self._awaited -= 1
 
     async def _run(self) -> None:
         iterator = _stepped(self._source) if inspect.isgenerator(self._source) else aiter(self._source)
         try:
             async for item in iterator:
-                self._items.append(item)
+                if self._end is not None:  # it did not mind being cancelled
+                    break
+                self._ready.put(item)
                 self._notify()
-                while len(self._items) >= AHEAD:
+                while self._ready.full and (self._ready or not self._awaited):
                     await self._change()
             self._end = self._end or StopAsyncIteration()
         except BaseException as error:

@@ -97,7 +97,10 @@ def _all(packages: Sequence[Package]) -> Iterator[tuple[str, bytes, bool]]:
     yield from _compiled(library, library)
     for folder, top in packages:
         yield from _compiled(folder, folder / top)
-    for beside, package, names in ((__file__, __package__, _OURS), (values.__file__, "cloister.ipc", ("streams",))):
+    for beside, package, names in (
+        (__file__, __package__, _OURS),
+        (values.__file__, "cloister.ipc", ("streams", "supply")),
+    ):
         for name in names:
             code = _code(Path(beside).with_name(f"{name}.py"))
             if code is not None:

@@ -24,7 +24,8 @@ from cloister.ipc import (
     values,
 )
 from cloister.ipc.messages import Call, Release, Result
-from cloister.ipc.streams import AHEAD, BATCH_BYTES, BATCH_ITEMS
+from cloister.ipc.streams import BATCH_BYTES, BATCH_ITEMS
+from cloister.ipc.supply import AHEAD, AHEAD_BYTES, AHEAD_IN_ALL
 
 OpenPair = Callable[..., Any]
 Until = Callable[[Callable[[], object]], Any]
@@ -99,6 +100,57 @@ async def test_nothing_is_made_before_it_is_asked_for_and_little_ahead(open_pair
         await settle()
         assert source.made <= n + 2 * AHEAD + BATCH_ITEMS
     assert source.ended == ""
+
+
+async def test_what_is_large_is_made_with_less_ahead(open_pair: OpenPair) -> None:
+    """Counted in bytes, whatever form they come in."""
+    for item in (lambda _: bytes(100_000), lambda _: {"a": "x" * 100_000}, lambda _: ["x" * 50_000, bytes(50_000)]):
+        source = Source(item=item)
+        stream = cross(open_pair(), source.items())
+        await anext(stream)
+        await settle()
+        assert source.made <= 2 * (AHEAD_BYTES // 100_000 + 1)
+
+
+async def test_however_many_streams_are_begun_little_is_ready_for_one_connection(open_pair: OpenPair) -> None:
+    """A hostile reader begins them all and leaves them there. Each still goes on when it is read, to its end; and what
+    is read over another connection is no slower for it."""
+    pair, other = open_pair(), open_pair()
+    sources = [Source(20, item=lambda _: bytes(100_000)) for _ in range(200)]
+    streams = [cross(pair, source.items()) for source in sources]
+    nothing = values.dumps([[], {}])
+    answers = [await pair.guest.call(stream._target, "pull", nothing) for stream in streams]
+    pieces = [len(values.loads(answer)) - 1 for answer in answers]
+    await settle()
+    ready = sum(source.made for source in sources) - sum(pieces)
+    assert ready * 100_000 <= AHEAD_IN_ALL + 100_000
+    elsewhere = Source(item=lambda _: bytes(100_000))
+    await anext(cross(other, elsewhere.items()))
+    await settle()
+    assert elsewhere.made > 3
+    for stream, had in zip(streams, pieces, strict=True):
+        assert len([item async for item in stream]) == 20 - had
+    await settle()
+    assert len(pair.host.exports) == 0
+    more = Source(item=lambda _: bytes(100_000))  # all of it was given back
+    await anext(cross(pair, more.items()))
+    await settle()
+    assert more.made > 3
+
+
+async def test_what_is_ready_of_a_stream_that_is_let_go_of_counts_no_longer(open_pair: OpenPair) -> None:
+    """Nor of one that was taken back."""
+    pair = open_pair()
+    for _ in range(200):
+        stream = cross(pair, Source(item=lambda _: bytes(100_000)).items())
+        await anext(stream)
+        await settle(5)
+        stream.dispose()
+        await settle(5)
+    source = Source(item=lambda _: bytes(100_000))
+    await anext(cross(pair, source.items()))
+    await settle()
+    assert source.made > 3
 
 
 async def test_what_is_ready_goes_together(open_pair: OpenPair) -> None:
