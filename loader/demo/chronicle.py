@@ -16,7 +16,7 @@ from ..timeline import plain
 from .forge import Repository
 from .process import DemoFailed, limit
 
-_PATIENCE: Final = 60.0
+_PATIENCE: Final = 150.0  # of a busy machine
 _RULERS: Final = re.compile(r"[-=]{10,}")
 _FINAL: Final = frozenset({"complete", "errored", "terminated"})
 

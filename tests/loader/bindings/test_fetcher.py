@@ -403,7 +403,7 @@ async def test_a_response_that_is_held_unread_is_given_up_at_the_deadline(server
     server.answer = lambda method, target, body: ok(b"x" * 1_000_000)
     over: asyncio.Queue[Egress] = asyncio.Queue()
     allow = [Rule(origin=server.url, private=True)]
-    async with Fetcher(allow=allow, limits=FetchLimits(at_once=1, total_s=0.2), log=over.put_nowait) as fetcher:
+    async with Fetcher(allow=allow, limits=FetchLimits(at_once=1, total_s=1.0), log=over.put_nowait) as fetcher:
         held = await fetcher.fetch(f"{server.url}/held")
         assert "not read to its end in time" in (await over.get()).error
         with pytest.raises(TimeoutError):
