@@ -117,7 +117,7 @@ class Tails:
         self._streaming = [Courier(tail, _plain, as_it_happens=True) for tail in streaming]
         self._count = 0
         self._open: dict[int, _Lines] = {}
-        self._tailing: deque[int] = deque(maxlen=AT_ONCE)
+        self._tailing: deque[int] | None = None  # which takes as much as all the rest, and few are tails
         """The latest invocations in which it was a tail itself."""
 
     def hear(self, line: LogLine) -> None:
@@ -145,6 +145,7 @@ class Tails:
         began, cpu, now = time.perf_counter(), self._cpu_seconds(), int(time.time() * 1000)
         self._open[number] = lines
         if tailing:
+            self._tailing = self._tailing or deque(maxlen=AT_ONCE)
             self._tailing.append(number)
         about: dict[str, Any] = {
             "tenant_id": self._tenant_id, "sandbox": self._sandbox, "invocation": number, "entrypoint": entrypoint,
@@ -176,7 +177,7 @@ class Tails:
 
     def _stream(self, told: Told) -> None:
         for courier in self._streaming:
-            if courier.direct or told.invocation not in self._tailing:
+            if courier.direct or told.invocation not in (self._tailing or ()):
                 courier.take(told)
 
 

@@ -42,6 +42,9 @@ class VisitedPeer(Peer):
     `SandboxError`, whatever it was.
     """
 
+    # Beside what it has of `Peer`: with more than thirty attributes in its dictionary, each would have names of its own
+    __slots__ = ("_account", "_explain", "_intake", "_left", "_limits", "_on_visit", "_overrun", "_unread")
+
     def __init__(
         self,
         *arguments: Any,
