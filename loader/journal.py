@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from cloister.engine import (
     Attempt,
@@ -80,7 +80,9 @@ class JournalTarget:
         if (function or beside) is None or not isinstance(arguments, list):
             raise CapabilityError(f"a journal has no method {method!r}")
         if beside is not None:
-            return await beside(self, channel, *arguments)
+            if len(arguments) != beside.takes:
+                raise PayloadError(f"{method} takes {beside.takes} arguments, not {len(arguments)}")
+            return await beside.function(self, channel, *arguments)
         self._asking += 1
         try:
             result = await function(self, *arguments)  # type: ignore[misc]
@@ -90,7 +92,7 @@ class JournalTarget:
                 self._count(method, *arguments[:2])
             return result  # type: ignore[no-any-return]
         except TypeError as error:
-            raise PayloadError(f"{method} takes other arguments: {error}") from error
+            raise PayloadError(f"{method} takes other arguments") from error
         finally:
             self._asking -= 1
             self._heard = self._now()
@@ -310,9 +312,16 @@ _QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
     "undo": JournalTarget._undo,
     "undone": JournalTarget._undone,
 }
-_OF_THE_CALL: Final[dict[str, Callable[..., Awaitable[bytes]]]] = {
-    "through": JournalTarget._through,
-    "later": JournalTarget._later,
-    "forget": JournalTarget._forget,
+
+
+class _OfTheCall(NamedTuple):
+    function: Callable[..., Awaitable[bytes]]
+    takes: int
+
+
+_OF_THE_CALL: Final = {
+    "through": _OfTheCall(JournalTarget._through, 4),
+    "later": _OfTheCall(JournalTarget._later, 3),
+    "forget": _OfTheCall(JournalTarget._forget, 1),
 }
 """Those which need the connection that they came by, and are nothing that the run waits for."""

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 from cloister.engine import Engine, WorkflowEntrypoint, current_attempt
-from cloister.ipc import values
+from cloister.ipc import PayloadError, values
 from cloister.loader.journal import JournalTarget
 
 if TYPE_CHECKING:
@@ -44,3 +46,21 @@ async def test_a_step_that_takes_long_gives_each_instance_that_it_creates_anothe
     async with Engine(tmp_path / "app.db", synchronous="normal") as engine:
         first, second = await (await engine.workflow("w", Asking).create()).result()
         assert first != second
+
+
+@pytest.mark.parametrize("method", ["through", "later", "forget", "sleep", "attempt"])
+async def test_a_question_of_another_form_is_refused_in_words_of_the_questions(method: str, tmp_path: Path) -> None:
+    """Whatever a sandbox sends: nothing is told of how the host is written."""
+
+    class Asking(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> list[str]:
+            target, found = JournalTarget(step.journal), []
+            for arguments in ([], [None] * 9):
+                with pytest.raises(PayloadError, match=f"^{method} takes ") as refused:
+                    await target.answer(method, values.dumps(arguments), Line())  # type: ignore[arg-type]
+                found.append(str(refused.value))
+            return found
+
+    async with Engine(tmp_path / "app.db", synchronous="normal") as engine:
+        for words in await (await engine.workflow("w", Asking).create()).result():
+            assert "JournalTarget" not in words
