@@ -13,6 +13,8 @@ from typing import Final, NamedTuple
 from .meter import Meter
 
 LINES_PER_SECOND: Final = 1000
+_FEW: Final = LINES_PER_SECOND // 20
+"""So many are taken together once some were dropped: each time it is told how many, which costs as much as a line."""
 LINE_LENGTH: Final = 9000
 """Characters of a line that are taken. The guest cuts earlier, and says how much was cut."""
 _LEVELS: Final = 16  # characters of a level's name
@@ -47,7 +49,8 @@ class Tail:
 
     def admit(self) -> bool:
         """Whether one more line is taken now. To be asked before it is read, which costs more than this."""
-        self._admitted = self._lines.take(1) or self._drop()
+        none = self._untold and self._lines.refill() < _FEW
+        self._admitted = (not none and self._lines.take(1)) or self._drop()
         return self._admitted
 
     def hear(self, level: str, text: str, invocation: int, time_ms: int) -> None:

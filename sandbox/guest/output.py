@@ -18,8 +18,9 @@ from cloister.ipc import values
 
 MAX_LINE = 8192
 MAX_BACKLOG = 4 << 20
-MAX_LINES = 2000  # in a second; the host takes fewer, and ends whoever sends many times more
-LONG = 2048  # a line counts as another one for each so many bytes
+MAX_LINES = 1000  # in a second, or at once after a rest: what the host takes, which ends who sends many times more
+LONG = 1024  # a line counts as another one for each so many bytes
+FEW = MAX_LINES // 20  # so many go together once there was no room: all of a second's would hold the host up
 invocation: contextvars.ContextVar[int] = contextvars.ContextVar("invocation", default=0)
 """The number of the call that is being answered, 0 outside of any."""
 
@@ -85,8 +86,8 @@ class Output:
     def __init__(self) -> None:
         self.note: Say = lambda _topic, _payload: None
         self.backlog: Callable[[], int] = lambda: 0
-        self._dropped = self._said = 0
-        self._since = 0.0
+        self._dropped = 0
+        self._room = self._since = 0.0
         self._streams = Lines(self.say, "stdout"), Lines(self.say, "stderr")
 
     def install(self) -> None:
@@ -105,12 +106,12 @@ class Output:
     def say(self, level: str, text: str) -> None:
         """Say one line."""
         now = time.monotonic()
-        if now - self._since >= 1.0:
-            self._since, self._said = now, 0
-        self._said += 1 + len(text) // LONG
-        if self._said > MAX_LINES or self.backlog() > MAX_BACKLOG:
+        self._room = min(self._room + (now - self._since) * MAX_LINES, MAX_LINES)
+        self._since = now
+        if self._room < (FEW if self._dropped else 1) or self.backlog() > MAX_BACKLOG:
             self._dropped += 1
             return
+        self._room -= 1 + min(len(text), MAX_LINE) // LONG
         if self._dropped:
             dropped, self._dropped = self._dropped, 0
             self.say("warning", f"{dropped:,} lines were printed faster than they could be taken, and are lost")

@@ -74,6 +74,19 @@ def test_lines_are_taken_at_a_rate_and_what_is_dropped_is_told() -> None:
     assert (len(heard), tail.dropped) == (LINES_PER_SECOND + 4, 8)
 
 
+def test_what_is_dropped_of_a_flood_is_told_now_and_then() -> None:
+    """And not before each line that is taken, which would be two for one."""
+    now = [0.0]
+    heard: list[LogLine] = []
+    tail = Tail(1 << 30, lambda: now[0])
+    tail.listener = heard.append
+    for _ in range(5 * LINES_PER_SECOND):
+        now[0] += 0.4 / LINES_PER_SECOND
+        tail.hear("stdout", "x", 1, 2)
+    assert sum(line.level == "warning" for line in heard) <= 40
+    assert len(heard) == pytest.approx(3 * LINES_PER_SECOND, rel=0.05)
+
+
 def test_a_line_may_be_refused_before_it_is_read() -> None:
     """Asked first or not, each line counts once."""
     heard: list[LogLine] = []

@@ -8,6 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import pytest
+
+from cloister.sandbox.guest.output import FEW, LONG, MAX_LINE, MAX_LINES, Output
 from cloister.sandbox.tail import LINE_LENGTH, LINES_PER_SECOND
 
 Boot = Callable[..., Any]
@@ -211,6 +214,29 @@ async def test_a_flood_is_bounded_and_counted(boot: Boot) -> None:
     assert all(re.match(r"[0-9,]+ lines (came|were printed) faster than they ", text) for text in told)
     assert neighbour.lines == []
     assert await flooder.do("def main(): return 'alive'") == "alive"
+
+
+def test_a_flood_is_said_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second's lines may come at once after a rest, and then never again: each time they would hold up the host, and
+    whoever else waits for it. Long ones count as many."""
+    now = [100.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+    for length, weight in ((10, 1), (MAX_LINE, 1 + MAX_LINE // LONG), (3_000_000, 1 + MAX_LINE // LONG)):
+        said: list[bytes] = []
+        output = Output()
+        output.note = lambda _topic, payload, said=said: said.append(payload)  # type: ignore[misc]
+        at_once: list[int] = []
+        for _ in range(200):
+            now[0] += 0.01
+            before = len(said)
+            for _ in range(MAX_LINES + 1):
+                output.say("stdout", "x" * length)
+            at_once.append(len(said) - before)
+        assert at_once[0] == -(-MAX_LINES // weight)
+        assert max(at_once[1:]) * weight <= FEW + MAX_LINES // 100 + 2 * weight
+        assert sum(at_once[100:]) * weight == pytest.approx(MAX_LINES, rel=0.1)
+        assert sum(b"printed faster" in payload for payload in said) <= 2 * MAX_LINES / FEW
+        now[0] += 10.0
 
 
 async def test_printing_in_threads_does_not_break_the_wire(tenant: Any) -> None:
