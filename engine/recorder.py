@@ -125,7 +125,7 @@ class Recorder:
         self._draining: asyncio.Future[None] | None = None
         self.only_waits: Callable[[], Awaitable[bool]] = _always
         self.over: str | None = None
-        self.progressed = False
+        self.progressed = claim.woken
 
     def running(self) -> dict[Key, int]:
         """The steps in progress, and when the attempt began."""

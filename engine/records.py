@@ -208,6 +208,8 @@ class Claim(NamedTuple):
     claims: int = 1
     undoing: ErrorRecord | None = None
     schedule: Fired | None = None
+    woken: bool = False
+    """Whether a sleep was over, and is on record with the claim: a run that is lost after that has come further."""
 
 
 @dataclass(frozen=True, slots=True)

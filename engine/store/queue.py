@@ -25,6 +25,7 @@ WAKE_CHUNK = 1_024
 CLAIM_CHUNK = 64
 SCOPE_CHUNK = 64
 
+_ENDED = frozenset({"done", "failed"})
 _HISTORY = "SELECT kind, name, count, state, attempts, value, error, due, config, within, size, finished FROM steps"
 _PROGRESS = "(SELECT coalesce(sum(1 + attempts + (ended IS NOT NULL)), 0) FROM steps WHERE instance = ?)"
 
@@ -135,7 +136,28 @@ def _claim(store: Store, workflow: str, number: int, now: int) -> Claim:
         f" claims = claims + 1, progress = {_PROGRESS} WHERE number = ?",
         (now, number, number),
     )
-    return claim
+    return _wake(store, claim, now)
+
+
+def _wake(store: Store, claim: Claim, now: int) -> Claim:
+    """Sleeps that are over are on record with the claim, in the order in which they ended, so that the run has nothing
+    to ask. Those that something else was to come before are left to the run, and so are all while steps are undone.
+    """
+    ended = [record for record in claim.history if record.state in _ENDED]
+    pending = [record for record in claim.history if record.state not in _ENDED]
+    first = min((record.due_ms or 0 for record in pending if record.kind != "sleep"), default=now)
+    over = [record for record in pending if record.kind == "sleep" and (record.due_ms or 0) <= min(first, now)]
+    if not over or claim.undoing is not None:
+        return claim
+    over.sort(key=lambda record: record.due_ms or 0)
+    for record in over:
+        store.execute(
+            "UPDATE steps SET state = 'done', ended = ?, finished = ?"
+            " WHERE instance = ? AND kind = 'sleep' AND name = ? AND count = ?",
+            (now, store.next_number(), claim.number, record.name, record.count),
+        )
+    awake = [replace(record, state="done") for record in over]
+    return claim._replace(history=(*ended, *awake, *(record for record in pending if record not in over)), woken=True)
 
 
 def release(store: Store, number: int, keys: tuple[Key, ...], now: int) -> Standing:

@@ -207,8 +207,53 @@ async def test_the_history_of_a_run_is_what_the_earlier_ones_recorded(
         assert history[1:] == (
             StepRecord("do", "b", 1, "done", 1, b"\x01", config=StepConfig()),
             StepRecord("do", "a", 1, "failed", 1, error=ErrorRecord("E", "m", "trace"), config=StepConfig()),
-            StepRecord("sleep", "s", 1, "waiting", due_ms=sent + 60_000),
+            StepRecord("sleep", "s", 1, "done", due_ms=sent + 60_000),
         )
+
+
+async def asleep(desk: Desk, *work: Any) -> tuple[StepRecord, ...]:
+    """What a run finds on record that waits for all of this and is woken ten minutes later."""
+    pending = [asyncio.create_task(each) for each in work]
+    await desk.clock.advance(1)
+    for each in pending:
+        await refuses(RunOver, each)
+    desk.clock.set_wall(600)
+    await desk.clock.advance(1)
+    assert len(desk.runs) == 2
+    return desk.runs[-1][0].history
+
+
+async def test_sleeps_that_are_over_are_on_record_in_the_order_in_which_they_ended(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """Before the run goes on, which so has nothing to ask; what is not over is waited for as before."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        _, journal = await desk.create()
+        sleeps = {"late": "3 minutes", "long": "1 hour", "early": "2 minutes"}
+        history = await asleep(desk, *(journal.sleep(name, 1, duration=duration) for name, duration in sleeps.items()))
+        assert [(step.name, step.state) for step in history] == [
+            ("early", "done"), ("late", "done"), ("long", "waiting")
+        ]  # fmt: skip
+        assert await desk.recorded() == [
+            ("sleep", "late", 1, "done"), ("sleep", "long", 1, "waiting"), ("sleep", "early", 1, "done")
+        ]  # fmt: skip
+
+
+async def test_no_sleep_is_over_before_what_was_to_come_first(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """A wait that gives up earlier does so first, though the host comes to both late."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        _, journal = await desk.create()
+        history = await asleep(
+            desk,
+            journal.sleep("first", 1, duration="1 minute"),
+            journal.wait_for_event("second", 1, "t", "2 minutes"),
+            journal.sleep("third", 1, duration="3 minutes"),
+        )
+        assert [(step.name, step.state) for step in history] == [
+            ("first", "done"), ("second", "waiting"), ("third", "waiting")
+        ]  # fmt: skip
 
 
 async def test_code_is_pinned_before_whatever_is_recorded_after_it(

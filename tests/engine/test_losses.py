@@ -87,6 +87,25 @@ async def test_progress_between_losses_forgives_them(open_engine: OpenEngine, cl
         assert fragile["calls"] == list(range(40))
 
 
+async def test_a_night_slept_through_is_progress(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """Whose every second run is lost right after a sleep goes on for as many nights as there are."""
+
+    class Restless(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> str:
+            for night in range(event.payload):
+                await step.sleep("night", "8 hours")
+                if night not in self.env:
+                    self.env.add(night)
+                    raise RunInterrupted("killed by SIGKILL")
+            return "rested"
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Restless, env=set()).create(params=30)
+        for _ in range(30):
+            await clock.advance(8 * 3600)
+        assert await instance.result() == "rested"
+
+
 async def test_losses_do_not_use_up_the_retries_of_a_step(open_engine: OpenEngine, clock: VirtualClock) -> None:
     """With limit 0 there is one attempt; nine lost ones are none."""
     losses = 9
