@@ -103,7 +103,7 @@ async def level(loader: Loader, tenants: int, already: int, before: Host, second
     after = Host.now()
     first_call = await call_each(loader, tenants)
     everybody = weigh.descendants()
-    await asyncio.sleep(1)  # until what the boots left behind has settled
+    await asyncio.sleep(4)  # until what the boots left behind has settled
     host, others = time.process_time(), cpu_seconds(everybody)
     began = time.perf_counter()
     await asyncio.sleep(seconds)

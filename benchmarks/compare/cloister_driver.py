@@ -37,7 +37,7 @@ class TenantWorkflow(WorkflowEntrypoint):
         return total
 """
 
-SETTLED = 2.0  # seconds after which the last of them has come to rest
+SETTLED = 4.0  # seconds after which the last of them has come to rest
 
 what, folder = asked()
 turns = itertools.count()

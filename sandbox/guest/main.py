@@ -24,7 +24,7 @@ from cloister.ipc.connection import Connection
 from cloister.ipc.peer import Peer
 
 from .. import exits
-from . import failure, scope
+from . import failure, heap, scope
 from .crossing import dress, lend
 from .output import Output
 from .questions import Questions
@@ -33,6 +33,9 @@ from .worker import Worker
 
 _ACCEPT_WITHIN = 10.0
 """Seconds after which a guest that no host has connected to ends."""
+_AT_REST = 3.0
+"""Seconds after which whoever came for code that was imported has been served, and the compiler has done its work. Who
+is evicted before that need not tidy up."""
 _CHUNK = 32 * 1024  # below what the C library takes from the kernel anew each time
 
 
@@ -287,8 +290,8 @@ class Stage:
         self.loop.call_soon(self._open, wire, dict(account))
         self.loop.run_forever()
 
-    def peer(self, send: Callable[[bytes], None]) -> GuestPeer:
-        """The other end of a conversation, whose frames go to `send`."""
+    def peer(self, send: Callable[[bytes], None], imported: Callable[[], object] = lambda: None) -> GuestPeer:
+        """The other end of a conversation, whose frames go to `send`. `imported` is told when there is code."""
         connection = Connection(greeted=True)
         peer = GuestPeer(
             connection,
@@ -303,7 +306,7 @@ class Stage:
             on_note=lambda _topic, _payload: self.stretch(),
             on_closed=lambda _: self.loop.stop(),
         )
-        peer.exports.grant(Worker(self.output, connection))
+        peer.exports.grant(Worker(self.output, connection, imported))
         return peer
 
     def _open(self, wire: Wire, account: dict[str, int]) -> None:
@@ -312,7 +315,7 @@ class Stage:
 
     def _greet(self, wire: Wire, account: dict[str, int]) -> None:
         loop, output = self.loop, self.output
-        peer = wire.peer = self.peer(wire.send)
+        peer = wire.peer = self.peer(wire.send, lambda: loop.call_later(_AT_REST, heap.give_back))
         output.note, output.backlog = peer.note, wire.backlog
         background = scope.Background(
             lambda count: peer.note("background", values.dumps(count)),

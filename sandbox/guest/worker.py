@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import types
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from cloister.ipc import values
@@ -26,22 +26,20 @@ from cloister.ipc.connection import Connection
 from cloister.ipc.stubs import Channel, Stub
 
 from ..lockdown import limits
-from . import entrypoints, failure, heap, importer, scope
+from . import entrypoints, failure, importer, scope
 from .outcomes import NonDeterminismError
 from .output import Output, invocation
 from .steps import Journal, WorkflowStep
 from .values import JsDict
 
-_SETTLED = 1.0
-"""Seconds after which whoever came for code that was imported has been served, and the compiler has done its work."""
-
 
 class Worker:
-    """The tenant's program in this sandbox."""
+    """The tenant's program in this sandbox. `imported` is told when its code has been."""
 
-    def __init__(self, output: Output, connection: Connection) -> None:
+    def __init__(self, output: Output, connection: Connection, imported: Callable[[], object]) -> None:
         self._output = output
         self._connection = connection
+        self._imported = imported
         self._entrypoints: dict[str, type[Any]] = {}
         self._main = ""
         self._invocations = 0
@@ -108,7 +106,7 @@ class Worker:
             self._output.flush()
         self._main = main
         self._entrypoints = entrypoints.discover(module)
-        asyncio.get_running_loop().call_later(_SETTLED, heap.give_back)
+        self._imported()
 
     def _make(self, name: str | None, props: Any) -> Any:
         return entrypoints.find(self._entrypoints, name, self._main)(scope.Context(props, self._make), scope.env())
