@@ -680,7 +680,7 @@ async def test_a_call_that_takes_too_long_is_ended_and_its_sandbox_lives(
                 calls += 1
                 return calls
     """
-    monkeypatch.setattr("cloister.sandbox.sandbox.LATE_GRACE", 1.0)  # on a busy machine nobody stops so soon
+    monkeypatch.setattr("cloister.sandbox.sandbox.LATE_GRACE", 1.0)  # on a busy machine nobody stops within 60 ms
     entrypoint = worker(source).get_entrypoint
     assert await entrypoint().count() == 1
     with pytest.raises(LimitExceeded, match="50 ms of time"):

@@ -80,8 +80,11 @@ async def test_nor_by_giving_up(visited: Callable[..., Any]) -> None:
     assert tenant.sandbox.cpu_seconds() > 0.5
 
 
-async def test_a_call_beyond_the_limit_is_ended_and_nothing_else(visited: Callable[..., Any]) -> None:
+async def test_a_call_beyond_the_limit_is_ended_and_nothing_else(
+    visited: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It can be told to stop."""
+    monkeypatch.setattr("cloister.sandbox.visits.LATE_GRACE", 100.0)  # on a busy machine nobody stops within 60 ms
     tenant, use, work = await visited(cpu_ms=200)
     with pytest.raises(LimitExceeded, match=r"^the call exceeded 200 ms of CPU$"):
         await work()
