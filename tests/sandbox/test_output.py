@@ -234,7 +234,7 @@ def test_a_flood_is_said_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
             at_once.append(len(said) - before)
         assert at_once[0] == -(-MAX_LINES // weight)
         assert max(at_once[1:]) * weight <= FEW + MAX_LINES // 100 + 2 * weight
-        assert sum(at_once[100:]) * weight == pytest.approx(MAX_LINES, rel=0.1)
+        assert sum(at_once[100:]) * weight == pytest.approx(MAX_LINES, rel=0.2)
         assert sum(b"printed faster" in payload for payload in said) <= 2 * MAX_LINES / FEW
         now[0] += 10.0
 
