@@ -5,10 +5,12 @@ How what is said is written, and waited for, is the recorder's business.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from .errors import (
+    EngineError,
     JournalBreach,
     PayloadTooLarge,
     QuotaExceeded,
@@ -34,10 +36,15 @@ from .rules import (
     check_outcome,
     check_size,
     check_within,
+    is_result,
     step_config,
 )
 from .store import codes, steps, undoing
 from .waits import Waits
+from .writes import Write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 _VERDICTS: Final[dict[str, Literal["done", "retry", "failed"]]] = {
     "done": "done",
@@ -47,6 +54,8 @@ _VERDICTS: Final[dict[str, Literal["done", "retry", "failed"]]] = {
 
 
 _DONE: Final = Verdict("done")
+_RESULT: Final = Known("done", 1, None, DEFAULT_CONFIG)
+"""What is known of a step that came to its result at once."""
 
 
 class LiveJournal(Waits):
@@ -175,6 +184,46 @@ class LiveJournal(Waits):
         if not self._next:
             await self._turn(key)
         return _DONE if verdict.state == "done" else Verdict(_VERDICTS[verdict.state], error)
+
+    def record_result(
+        self, name: str, count: int, value: bytes, within: str | None, told: Callable[[BaseException | None], object]
+    ) -> bool:
+        key: Key = ("do", name, count)
+        if self.over is not None or self.frozen or self._mocks is not None or not is_result(name, count, value, within):
+            return False
+        if key in self._known or self._of_kind["do"] >= self._most_steps or not self._room.has(len(value)):
+            return False
+        now = self._clock.now()
+        place, started = (key, _RESULT, None), self._running.get(key, now)
+        write = Write(self, lambda _, error: self._result_recorded(key, error, told), True, place)
+        self._room.take(len(value), name)
+        number, _, _, position = self._place(key, _RESULT)
+        self._begin(
+            write, steps.record, now, number, "do", name, count, position, "done", 1, None, None, value, None, None,
+            within, None, started, now,
+        )  # fmt: skip
+        return True
+
+    def _result_recorded(
+        self, key: Key, error: BaseException | None, told: Callable[[BaseException | None], object]
+    ) -> None:
+        self._running.pop(key, None)
+        self._stir()
+        if error is None and not self._next:
+            self._turns.join(key)
+            self._returning.add(task := asyncio.ensure_future(self._return(key, told)))
+            task.add_done_callback(self._returning.discard)
+        else:
+            told(error)
+
+    async def _return(self, key: Key, told: Callable[[BaseException | None], object]) -> None:
+        """Tell it when all that was recorded before has returned to the run."""
+        try:
+            await self._turn(key)
+        except EngineError as error:
+            told(error)
+        else:
+            told(None)
 
     def _check_attempt(self, key: Key, attempt: object) -> None:
         expected = self._next_attempt(key)

@@ -82,6 +82,16 @@ class Journal(Protocol):
         """Record how an attempt ended; returns once that is durable. After "retry", call `attempt`."""
         ...
 
+    def record_result(
+        self, name: str, count: int, value: bytes, within: str | None, told: Callable[[BaseException | None], object]
+    ) -> bool:
+        """The same for a step that has come to its result at once, by the default configuration, as nearly all do.
+
+        False, and nothing has happened, if it is not so simple: then `settle` says what there is to say. Else `told` is
+        called, from the loop and once: when the result is durable, or with what went wrong.
+        """
+        ...
+
     async def put_chunk(self, name: str, count: int, attempt: int, number: int, data: bytes) -> None:
         """Record a piece of a step's result, from number 0. An attempt's first one replaces those of earlier ones."""
         ...

@@ -19,6 +19,7 @@ from .rules import MAX_STEPS, check_count, check_name
 from .store import steps as recorded
 from .store.columns import pack_config, pack_error
 from .turns import Turns
+from .writes import Write, settle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -62,6 +63,10 @@ class Known(NamedTuple):
     config: StepConfig
 
 
+Replaced = tuple[Key, Known, Known | None]
+"""What is about to be recorded of a step, and what was known of it before."""
+
+
 async def _always() -> bool:
     return True
 
@@ -75,8 +80,9 @@ class Recorder:
     __slots__ = (  # tens of thousands may be live at once, and a dict for so many attributes takes 1.5 KiB
         "_activity", "_arrived", "_asking", "_claim", "_clock", "_draining", "_gate", "_holds", "_host", "_known",
         "_linger", "_linger_timer", "_mocks", "_most_steps", "_number", "_occupied", "_of_kind", "_refusal", "_refused",
-        "_room", "_running", "_turns", "_waits", "_writer", "_writes", "claims", "code_digest", "frozen", "history",
-        "instance_id", "only_waits", "over", "progressed", "run", "scope", "supervised", "undoing", "workflow_name",
+        "_returning", "_room", "_running", "_turns", "_waits", "_writer", "_writes", "claims", "code_digest", "frozen",
+        "history", "instance_id", "only_waits", "over", "progressed", "run", "scope", "supervised", "undoing",
+        "workflow_name",
     )  # fmt: skip
 
     def __init__(
@@ -114,6 +120,7 @@ class Recorder:
         self._running: dict[Key, int] = {}
         self._refusal: asyncio.Event | None = None
         self._refused: set[asyncio.Future[None]] = set()
+        self._returning: set[asyncio.Future[None]] = set()
         self._occupied: set[Key] = set()
         self._waits: dict[Key, tuple[int, asyncio.Future[bytes | None]]] = {}
         self._arrived: dict[Key, bytes] = {}
@@ -256,26 +263,42 @@ class Recorder:
         verb: Callable[..., T],
         *args: Any,
         progress: bool = True,
-        replaces: tuple[Key, Known, Known | None] | None = None,
+        replaces: Replaced | None = None,
     ) -> T:
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        def told(result: T, error: BaseException | None) -> None:
+            if not settle(future, result, error):
+                self._stir()  # for which whoever waited has not waited
+
+        self._begin(Write(self, told, progress, replaces), verb, *args)
+        return await future
+
+    def _begin(self, write: Write, verb: Callable[..., Any], *args: Any) -> None:
         if self.over is not None:
             self._check_open()
+        self._writer.submit_for(write, verb, *args)
         self._writes += 1
-        try:
-            result = await self._writer.submit(verb, *args)
-        except StorageError as error:
+
+    def wrote(self, write: Write) -> None:
+        """See `Bookkeeper`."""
+        self._writes -= 1
+        self._activity += 1
+        self.progressed |= write.progress
+
+    def failed(self, write: Write, error: BaseException) -> None:
+        """See `Bookkeeper`."""
+        self._writes -= 1
+        self._activity += 1
+        if isinstance(error, StorageError):
             self._host.on_lost(str(error))
-            raise
-        except QuotaExceeded:
-            if replaces is not None:  # it stands where it stood, and may end otherwise
-                key, known, before = replaces
-                if self._known[key] is known:
-                    self._known[key] = before or Known("retrying", 0, None, known.config)
-                    if before is None and key[0] not in {"do", "undo"}:
-                        self._forget(key)
-            raise
-        finally:
-            self._writes -= 1
-            self._activity += 1
-        self.progressed |= progress
-        return result
+        elif isinstance(error, QuotaExceeded) and write.replaces is not None:
+            key, known, before = write.replaces  # it stands where it stood, and may end otherwise
+            if self._known[key] is known:
+                self._known[key] = before or Known("retrying", 0, None, known.config)
+                if before is None and key[0] not in {"do", "undo"}:
+                    self._forget(key)
+
+    def _stir(self) -> None:
+        """Something has begun or ended. What is to come of it is for whoever knows more."""
+        raise NotImplementedError

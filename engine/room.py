@@ -28,6 +28,10 @@ class Room:
         self._stored = sum(len(record.value or b"") + (record.size or 0) for record in history)
         self._streams: dict[Key, _Stream] = {}
 
+    def has(self, size: int) -> bool:
+        """Whether a result of so many bytes can be taken, and none is being recorded in pieces."""
+        return not self._streams and self._stored + size <= MAX_STATE
+
     def take(self, size: int, name: str) -> None:
         """A result of so many bytes is stored. `PayloadTooLarge`."""
         if self._stored + size > MAX_STATE:

@@ -114,6 +114,19 @@ def check_within(mark: object) -> None:
         raise JournalBreach("what is said of the enclosing step is not a short text")
 
 
+def is_result(name: object, count: object, value: object, within: object) -> bool:
+    """Whether this is a step's result of which `check_outcome` has nothing to say."""
+    return (
+        type(name) is str
+        and _NAME.fullmatch(name) is not None
+        and type(count) is int
+        and 0 < count <= MOST_STEPS
+        and type(value) is bytes
+        and len(value) <= MAX_PAYLOAD
+        and (within is None or (type(within) is str and _MARK.fullmatch(within) is not None))
+    )
+
+
 def check_outcome(outcome: object) -> Outcome:
     """The outcome as given, if it could be one; whether it fits the step's history is not asked here."""
     if not isinstance(outcome, Outcome):

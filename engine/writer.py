@@ -27,6 +27,7 @@ from .store.brief import brief
 
 if TYPE_CHECKING:
     from .store.store import News, Store
+    from .writes import Write
 
 MAX_BATCH = 512
 TIDY_COMMITS = 128
@@ -38,7 +39,7 @@ PATIENCE_SECONDS, NAP_SECONDS = 1.0, 0.002
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_Operation = tuple[Callable[..., Any], tuple[Any, ...], "asyncio.Future[Any]"]
+_Operation = tuple[Callable[..., Any], tuple[Any, ...], "asyncio.Future[Any] | Write"]
 
 log = logging.getLogger(__name__)
 
@@ -98,6 +99,13 @@ class Writer:
         """The same for what nobody waits for: it shares the commit of what comes next, or has its own before long."""
         return self._submit(self._handover.put_unhurried, verb, args, kwargs)
 
+    def submit_for(self, write: Write, verb: Callable[..., Any], *args: Any) -> None:
+        """Queue a verb of which `write` is to hear, at once, what came of it."""
+        if self._closing:
+            raise EngineClosed
+        self.pending += 1
+        self._handover.put((verb, args, write))
+
     def _submit(
         self, put: Callable[[_Operation], None], verb: Callable[..., T], args: tuple[Any, ...], none: dict[str, Any]
     ) -> asyncio.Future[T]:
@@ -126,6 +134,8 @@ class Writer:
         self.pending -= len(batch)
         self.operations += len(batch)
         self.commits += 1
+        if len(batch) > 1:
+            self._loop.call_soon(_nothing)  # by which a transport sees that there is more to come in this turn
         for (_, _, future), result in zip(batch, results, strict=True):
             if future.done():
                 continue
@@ -265,6 +275,9 @@ class Writer:
             self._alarm = 2 * size
         elif size <= LOG_BYTES:
             self._alarm = LOG_BYTES
+
+
+def _nothing() -> None: ...
 
 
 def _succeed(future: asyncio.Future[None]) -> None:

@@ -26,7 +26,9 @@ class Capability(Protocol):
     """What stands behind a number: it answers encoded calls with encoded results.
 
     It may also have `subject`, the object that it makes callable; `key`, by which two of the same are known to be; and
-    `dropped()`, which is called when nobody over there holds it any longer, or the connection ends.
+    `dropped()`, which is called when nobody over there holds it any longer, or the connection ends; and `pledge()`,
+    which takes what `answer` does and gives an `Answer` that will be settled, with nobody's task waiting meanwhile. If
+    it gives None, or raises, nothing has happened, and `answer` is asked. Nobody counts what was pledged.
     """
 
     @property

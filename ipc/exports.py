@@ -6,14 +6,17 @@ stale one is an error and nothing else.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
-from typing import Any, Final
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, Final
 
 from . import values
 from .capabilities import Capability, RpcTarget, serve
 from .codec import MAX_NUMBER
 from .errors import CapabilityError, CodecError, PayloadError, RemoteProtocolError
 from .stubs import Channel, RemoteCall, RemoteMethod, Stub
+
+if TYPE_CHECKING:
+    from .answer import Answer
 
 MAX_GRANTS: Final = 65_536
 _MINE, _YOURS, _STREAM = range(3)
@@ -55,6 +58,11 @@ class Exports:
         if entry is None:
             raise CapabilityError(f"capability {number} is not granted on this connection")
         return entry[0]  # type: ignore[no-any-return]
+
+    def pledging(self, number: int) -> Callable[[str, bytes, Channel], Answer | None] | None:
+        """How the capability of a number, if there is one, gives its word for an answer: see `Capability`."""
+        entry = self._granted.get(number)
+        return None if entry is None else getattr(entry[0], "pledge", None)
 
     def release(self, number: int, count: int) -> None:
         """The other side let go. `RemoteProtocolError` if it did not hold that many."""

@@ -30,7 +30,7 @@ from .errors import (
 )
 from .exports import Exports, refer, resolve, take_back
 from .messages import Call, Cancel, Failure, Goodbye, Hello, Message, Note, Release, Result
-from .stubs import MAX_LINKS, Stub, dispose
+from .stubs import MAX_LINKS, Channel, Stub, dispose
 
 _log = logging.getLogger("cloister.ipc")
 
@@ -286,17 +286,46 @@ class Peer:
             answer.fail(error)
 
     def _answer(self, call: Call) -> None:
+        if (pledge := self.exports.pledging(call.target)) is not None and self._pledged(call, pledge):
+            return
         task = _start(self._respond(call), self._loop)
         if not task.done():
             self._answering[call.call] = task
             if self._closed is not None:  # by what it has done so far
                 task.cancel()
 
+    def _pledged(self, call: Call, pledge: Callable[[str, bytes, Channel], Answer | None]) -> bool:
+        number, method, size, answer = call.call, call.method, len(call.payload), None
+        if self._take(size):
+            with contextlib.suppress(Exception):  # which is raised again, and told, by what is asked then
+                answer = pledge(method, call.payload, self)
+        if answer is None:
+            self._let(size)
+            return False
+        answer.add_done_callback(lambda came: self._kept(number, method, size, came), context=contextvars.Context())
+        return True
+
+    def _kept(self, number: int, method: str, size: int, answer: Answer) -> None:
+        """What was pledged has come."""
+        self._let(size)
+        try:
+            self._reply(Result(number, answer.result()))
+        except BaseException as error:  # noqa: BLE001 - whatever is raised is the answer
+            self._reply(self._failure(number, method, error))
+
+    def _take(self, size: int) -> bool:
+        """Arguments of so many bytes are held; whether they may be."""
+        self._held += size
+        return self._hold(size, self._held)
+
+    def _let(self, size: int) -> None:
+        self._held -= size
+        self._hold(-size, self._held)
+
     async def _respond(self, call: Call) -> None:
         answer: Result | Failure
-        self._held += len(call.payload)
         try:
-            if not self._hold(len(call.payload), self._held):
+            if not self._take(len(call.payload)):
                 self._discard(call.payload)
                 most = f"more than {MAX_HELD >> 20} MiB of arguments, or those of all sandboxes too much"
                 raise TooManyCalls(f"calls that wait for an answer hold {most}")
@@ -304,19 +333,24 @@ class Peer:
         except BaseException as error:  # whatever is raised is the answer
             if isinstance(error, self._fatal):
                 raise
-            with contextlib.suppress(Exception):  # of a class whose tracebacks cannot be asked for
-                _log.info("%r raised when the other side called it", call.method, exc_info=error)
-            answer = Failure(call.call, failures.tell(error, self._trace))
+            answer = self._failure(call.call, call.method, error)
         finally:
-            self._held -= len(call.payload)
-            self._hold(-len(call.payload), self._held)
+            self._let(len(call.payload))
             self._answering.pop(call.call, None)
+        self._reply(answer)
+
+    def _failure(self, number: int, method: str, error: BaseException) -> Failure:
+        with contextlib.suppress(Exception):  # of a class whose tracebacks cannot be asked for
+            _log.info("%r raised when the other side called it", method, exc_info=error)
+        return Failure(number, failures.tell(error, self._trace))
+
+    def _reply(self, answer: Result | Failure) -> None:
         if self._closed is None:
             try:
                 frame = self.connection.answer(answer)
             except (IpcError, MemoryError) as error:
                 self._take_back(answer.payload)
-                frame = self.connection.answer(Failure(call.call, failures.tell(error)))
+                frame = self.connection.answer(Failure(answer.call, failures.tell(error)))
             if frame is not None:
                 self._send_answer(answer, frame)
 

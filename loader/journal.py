@@ -22,6 +22,7 @@ from cloister.engine import (
 )
 from cloister.engine.attempt import current
 from cloister.ipc import CapabilityError, PayloadError, values
+from cloister.ipc.answer import Answer
 from cloister.ipc.stubs import Channel
 
 from .binding import DynamicWorkflowBinding
@@ -35,6 +36,8 @@ _RECORDS: Final = {"sleep": "sleep", "wait_for_event": "wait", "keep": "value", 
 _LONGEST_MARK: Final = 300
 _LONGEST_TIMEOUT: Final = StepConfig().timeout_ms / 1000  # of steps that say nothing
 _DONE: Final = values.dumps(["done", None])
+_RECORDED: Final = Verdict("done")
+_SHORT: Final = 65_536
 _MOST_ATTEMPTS: Final = 1000
 """Attempts under way of which it is remembered how many instances they have created."""
 
@@ -51,7 +54,8 @@ class JournalTarget:
         self._asking = 0
         timeouts = [record.config.timeout_ms / 1000 for record in journal.history if record.config is not None]
         self._longest = max([_LONGEST_TIMEOUT, *timeouts])
-        self._now = asyncio.get_running_loop().time
+        self._loop = asyncio.get_running_loop()
+        self._now = self._loop.time
         self._heard = self._now()
         self._records: dict[tuple[str, str, int], StepRecord] = {
             (record.kind, record.name, record.count): record for record in journal.history
@@ -96,6 +100,33 @@ class JournalTarget:
         finally:
             self._asking -= 1
             self._heard = self._now()
+
+    def pledge(self, method: str, payload: bytes, channel: Channel) -> Answer | None:
+        """See `Capability`. For the commonest question of all: that a step has come to its result."""
+        if method != "settle" or len(payload) > _SHORT:
+            return None
+        channel.scan(payload)
+        match values.loads(payload, trusted=True):
+            case [name, count, 1 as attempt, None, value, None, True, None, within] if type(attempt) is int:
+                pass
+            case _:
+                return None
+        answer = Answer(self._loop)
+        self._asking += 1
+        if self._journal.record_result(
+            name, count, value, within, lambda error: self._told(answer, name, count, error)
+        ):
+            return answer
+        self._asking -= 1
+        return None
+
+    def _told(self, answer: Answer, name: str, count: int, error: BaseException | None) -> None:
+        self._asking -= 1
+        self._heard = self._now()
+        if error is None:
+            answer.settle(self._settled(_RECORDED, name, count, 1))
+        else:
+            answer.fail(error)
 
     def _count(self, method: str, name: str, count: int) -> None:
         """A record forgives what the run has used so far: each does it once."""

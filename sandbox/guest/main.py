@@ -19,8 +19,9 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from cloister.ipc import values, zmtp
+from cloister.ipc import codec, values, zmtp
 from cloister.ipc.connection import Connection
+from cloister.ipc.messages import Call
 from cloister.ipc.peer import Peer
 
 from .. import exits
@@ -36,6 +37,8 @@ _ACCEPT_WITHIN = 10.0
 _AT_REST = 3.0
 """Seconds after which whoever came for code that was imported has been served, and the compiler has done its work. Who
 is evicted before that need not tidy up."""
+_CALL = codec.MARKS[Call]
+_SHORT = 1024  # bytes of a call that waits for others to go with
 _CHUNK = 32 * 1024  # below what the C library takes from the kernel anew each time
 
 
@@ -99,15 +102,23 @@ class Wire:
         self._unsent: collections.deque[bytes | bytearray | memoryview] = collections.deque()
         self._backlog = 0
         self._early = bytearray()
+        self._reading = False
+        self._together = bytearray()
         self._socket.setblocking(False)
         self.peer: GuestPeer
 
     def send(self, frame: bytes) -> None:
-        """Send a frame, or keep it until the host can take it."""
-        if self._reader.ready:
-            self.write(zmtp.message(frame))
+        """Send a frame, or keep it until the host can take it. Calls that come of several frames which have arrived
+        together go together as well: each by itself would be a system call, and wake the host. Answers wait for none.
+        """
+        data = zmtp.message(frame)
+        if not self._reader.ready:
+            self._early += data
+        elif self._reading and frame[0] == _CALL and len(data) <= _SHORT:
+            with self._writing:
+                self._together += data
         else:
-            self._early += zmtp.message(frame)
+            self.write(data)
 
     def write(self, data: bytes) -> None:
         """Send bytes in order. Without memory to keep them in there is nothing left but to end, and to say why."""
@@ -118,6 +129,8 @@ class Wire:
 
     def _write(self, data: bytes) -> None:
         with self._writing:
+            if self._together:
+                data, self._together = bytes(self._together) + data, bytearray()
             if self._unsent:
                 self._keep(data)
                 return
@@ -174,13 +187,23 @@ class Wire:
         if self._early and self._reader.ready:
             early, self._early = bytes(self._early), bytearray()
             self.write(early)
-        for frame in frames:
-            self.peer.deliver(frame)
-        self.peer.stir()
+        self._reading = len(frames) > 1
+        try:
+            for frame in frames:
+                self.peer.deliver(frame)
+            self.peer.stir()
+        finally:
+            self._send_together()
         return True
+
+    def _send_together(self) -> None:
+        self._reading = False
+        if self._together:
+            self.write(b"")
 
     def pump(self, timeout: float | None) -> None:
         """Wait for something to read, and read it, while the loop is held up."""
+        self._send_together()
         poll = select.poll()
         poll.register(self.descriptor, select.POLLIN | (select.POLLOUT if self._unsent else 0))
         for _, what in poll.poll(None if timeout is None else max(timeout, 0) * 1000):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -25,8 +26,10 @@ from cloister.engine import (
     StepConfig,
     StepLimitExceeded,
     StepRecord,
+    StorageError,
     WorkflowEntrypoint,
 )
+from cloister.engine.store.store import Store
 from cloister.ipc import values
 
 if TYPE_CHECKING:
@@ -370,3 +373,109 @@ async def test_a_run_that_writes_when_its_time_to_be_parked_comes_is_parked_late
         await idles(clock)
         assert engine.statistics().parked == 1
         await refuses(RunOver, sleeping)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+async def test_a_write_that_fails_when_nobody_waits_for_it_any_longer_loses_the_run(
+    open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, at_once: bool
+) -> None:
+    """Its step was cancelled meanwhile: what the run has in memory would not be what is on record."""
+    real, failing = Store.commit, list[None]()
+
+    def commit(store: Store) -> None:
+        if failing:
+            failing.pop()
+            raise OSError("disk full")
+        real(store)
+
+    monkeypatch.setattr(Store, "commit", commit)
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        instance, journal = await desk.create()
+        failing.append(None)
+        if at_once:
+            told: list[BaseException | None] = []
+            assert journal.record_result("a", 1, b"\x01", None, told.append)
+        else:
+            settling = asyncio.create_task(journal.settle(Outcome("a", 1, 1, value=b"\x01")))
+            await asyncio.sleep(0)
+            settling.cancel()
+        await clock.run_until_idle()
+        await refuses(RunOver, journal.settle(Outcome("b", 1, 1, value=b"\x02")))
+        if at_once:
+            assert [type(error) for error in told] == [StorageError]
+        assert engine.statistics().lost == 1
+        again, over = desk.runs[-1]
+        assert again.history == ()
+        assert (await again.settle(Outcome("a", 1, 1, value=b"\x03"))).state == "done"
+        over.set_result("end")
+        assert await instance.result() == "end"
+        assert await desk.recorded() == [("do", "a", 1, "done")]
+
+
+async def test_a_cancelled_step_whose_result_was_on_its_way_keeps_the_run_from_being_put_aside(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """Until it is known to be on record the run is in the midst of something: a pause waits for it."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        instance, journal = await desk.create()
+        settling = asyncio.create_task(journal.settle(Outcome("a", 1, 1, value=b"\x01")))
+        await asyncio.sleep(0)
+        settling.cancel()
+        await instance.pause()
+        await clock.run_until_idle()
+        assert (await instance.status())["status"] == "paused"
+        assert await desk.recorded() == [("do", "a", 1, "done")]
+
+
+async def test_a_result_that_is_recorded_at_once_is_told_of_when_it_is_durable(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """Once, in order, and the record is the one that `settle` makes."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        instance, journal = await desk.create()
+        told: list[tuple[str, BaseException | None]] = []
+        for name in ("a", "b"):
+            told_of = functools.partial(lambda name, error: told.append((name, error)), name)
+            assert journal.record_result(name, 1, b"\x01", "1 1 outer", told_of)
+        assert told == []
+        await journal.settle(Outcome("c", 1, 1, value=b"\x01", within="1 1 outer"))
+        assert told == [("a", None), ("b", None)]
+        assert not journal.record_result("a", 1, b"\x02", None, lambda error: told.append(("again", error)))
+        await refuses(JournalBreach, journal.settle(Outcome("a", 1, 1, value=b"\x02")))
+        steps = (await instance.status())["steps"]
+        first, *others = ({**step, "name": "", "started": 0, "ended": 0} for step in steps)
+        assert [first] * 2 == others
+        desk.runs[-1][1].set_result("end")
+        assert await instance.result() == "end"
+        assert not journal.record_result("d", 1, b"\x01", None, lambda error: told.append(("over", error)))
+        assert told == [("a", None), ("b", None)]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "value", "within"),
+    [
+        (1, 1, b"\x01", None),
+        ("x" * 257, 1, b"\x01", None),
+        ("line\n", 1, b"\x01", None),
+        ("a", 0, b"\x01", None),
+        ("a", True, b"\x01", None),
+        ("a", 10**9, b"\x01", None),
+        ("a", 1, "text", None),
+        ("a", 1, b"x" * 1_048_577, None),
+        ("a", 1, b"\x01", 5),
+        ("a", 1, b"\x01", "x" * 301),
+    ],
+)
+async def test_what_could_not_be_settled_is_not_recorded_at_once(
+    open_engine: OpenEngine, clock: VirtualClock, name: Any, count: Any, value: Any, within: Any
+) -> None:
+    """Whatever `settle` has an error for is left to it, and nothing has happened."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        _, journal = await desk.create()
+        assert not journal.record_result(name, count, value, within, lambda _: None)
+        await refuses(EngineError, journal.settle(Outcome(name, count, 1, value=value, within=within)))
+        assert await desk.recorded() == []

@@ -30,6 +30,7 @@ from cloister.ipc import (
     codec,
     values,
 )
+from cloister.ipc.answer import Answer
 from cloister.ipc.messages import Call, Cancel, Failure, Goodbye, Message, Note, Release, Result
 from cloister.ipc.peer import MAX_HELD
 
@@ -924,3 +925,89 @@ async def test_a_call_that_is_given_up_in_any_turn_keeps_nothing(open_pair: Open
             task.result().dispose()
         await until(functools.partial(only_the_first, pair))
         assert pair.guest.connection.calls_in_flight == 0
+
+
+class Pledging(Echo):
+    """Gives its word for answers, which a test keeps when it likes."""
+
+    def __init__(self) -> None:
+        self.pledged: list[Answer] = []
+
+    def pledge(self, method: str, payload: bytes, channel: Any) -> Answer | None:
+        if method == "raise":
+            raise PayloadError("not this way")
+        if method != "wait":
+            return None
+        self.pledged.append(Answer(asyncio.get_running_loop()))
+        return self.pledged[-1]
+
+
+async def test_what_is_pledged_is_answered_when_it_comes(open_pair: OpenPair, until: Until) -> None:
+    """Without a task that waits meanwhile, in whichever order, by a result or by what was raised."""
+    pair, pledging = open_pair(), Pledging()
+    pair.host.exports.grant(pledging)
+    calls = [asyncio.ensure_future(pair.guest.call(0, "wait", b"\x90")) for _ in range(3)]
+    await until(lambda: len(pledging.pledged) == 3)
+    assert not pair.host._answering
+    pledging.pledged[1].settle(b"second")
+    pledging.pledged[2].fail(TooManyCalls("no more"))
+    assert await calls[1] == b"second"
+    with pytest.raises(IpcError, match="no more"):
+        await calls[2]
+    pledging.pledged[0].settle(b"first")
+    assert await calls[0] == b"first"
+
+
+@pytest.mark.parametrize("method", ["raise", "say"])
+async def test_what_is_not_pledged_is_answered_as_ever(open_pair: OpenPair, method: str) -> None:
+    """Whether the capability says so or fails at it."""
+    pair = open_pair()
+    pair.host.exports.grant(Pledging())
+    answer = await pair.guest.call(0, method, pair.guest.encode([["x"], {}]))
+    assert values.loads(answer) == ("x" if method == "say" else 1)
+
+
+async def test_a_pledged_call_that_is_given_up_is_still_answered(open_pair: OpenPair, until: Until) -> None:
+    """So that its number is free again; nobody hears it."""
+    pair, pledging = open_pair(), Pledging()
+    pair.host.exports.grant(pledging)
+    call = asyncio.ensure_future(pair.guest.call(0, "wait", b"\x90"))
+    await until(lambda: pledging.pledged)
+    call.cancel()
+    await until(lambda: pair.count(Cancel))
+    pledging.pledged[0].settle(b"\x90")
+    await until(lambda: pair.count(Result))
+    assert not pair.closed
+
+
+async def test_what_is_pledged_when_the_connection_ends_is_told_to_nobody(open_pair: OpenPair, until: Until) -> None:
+    """It comes all the same, and harms nobody."""
+    pair, pledging = open_pair(), Pledging()
+    pair.host.exports.grant(pledging)
+    call = asyncio.ensure_future(pair.guest.call(0, "wait", b"\x90"))
+    await until(lambda: pledging.pledged)
+    pair.host.close(ConnectionClosed("over"))
+    pledging.pledged[0].settle(b"\x90")
+    await asyncio.sleep(0)
+    assert not pair.count(Result)
+    call.cancel()
+
+
+async def test_arguments_of_pledged_calls_are_held_until_they_are_answered(open_pair: OpenPair, until: Until) -> None:
+    """They count with all others, and what is too much is refused in the same words."""
+    held: list[tuple[int, int]] = []
+
+    def hold(more: int, all_of_it: int) -> bool:
+        held.append((more, all_of_it))
+        return all_of_it <= 10
+
+    pair, pledging = open_pair(hold=hold), Pledging()
+    pair.host.exports.grant(pledging)
+    first = asyncio.ensure_future(pair.guest.call(0, "wait", b"\xa7pledged"))
+    await until(lambda: pledging.pledged)
+    with pytest.raises(IpcError, match="hold more than"):
+        await pair.guest.call(0, "wait", b"\xa7refused")
+    pledging.pledged[0].settle(b"\x90")
+    assert await first == b"\x90"
+    assert held[-1] == (-8, 0)
+    assert len(pledging.pledged) == 1

@@ -1,12 +1,135 @@
-"""The guest's end of the wire, on a socket that the test holds the other end of."""
+"""The guest's end of the wire: what goes together, and what waits for nothing. The other end is a socket that keeps
+apart what was sent apart."""
 
 from __future__ import annotations
 
+import _socket
 import asyncio
 import socket
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from cloister.ipc import zmtp
+import pytest
+
+from cloister.ipc import codec, values, zmtp
+from cloister.ipc.messages import Call, Message, Result
 from cloister.sandbox.guest.main import Wire
+
+
+class Wired:
+    """A wire, the host's end of it, and what is done for each frame that arrives."""
+
+    def __init__(self) -> None:
+        self.host, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.host.setblocking(False)
+        self.on_frame: Callable[[bytes], object] = lambda frame: None
+        self.wire = Wire(_socket.socket(fileno=theirs.detach()), asyncio.new_event_loop())
+        self.wire.peer = self  # type: ignore[assignment] # as far as a wire asks anything of it
+        self.arrive(zmtp.OPENING_OF_A_ROUTER)
+
+    def deliver(self, frame: bytes) -> None:
+        self.on_frame(frame)
+
+    def stir(self) -> None: ...
+
+    def arrive(self, data: bytes) -> None:
+        self.host.send(data)
+        assert self.wire.readable()
+
+    def say(self, *messages: Message) -> None:
+        self.arrive(b"".join(zmtp.message(codec.encode(message)) for message in messages))
+
+    def sent(self) -> list[list[Message]]:
+        """What has come, each time that something was sent."""
+        reader, found = zmtp.Reader(), list[list[Message]]()
+        reader.feed(zmtp.OPENING)
+        while True:
+            try:
+                frames, _ = reader.feed(self.host.recv(65536))
+            except BlockingIOError:
+                return found
+            found.append([codec.decode(frame) for frame in frames])
+
+
+@pytest.fixture
+def wired() -> Iterator[Wired]:
+    made = Wired()
+    yield made
+    made.host.close()
+    made.wire._socket.close()
+    made.wire._loop.close()
+
+
+def answer(number: int) -> Result:
+    return Result(number, values.dumps(number))
+
+
+def ask(number: int, size: int = 1) -> Call:
+    return Call(number, 1, "settle", b"\xc0" * size)
+
+
+def asking(wired: Wired, make: Callable[[int], Message]) -> Callable[[bytes], None]:
+    """For each answer, the next question."""
+
+    def on_frame(frame: bytes) -> None:
+        message: Any = codec.decode(frame)
+        wired.wire.send(codec.encode(make(message.call)))
+
+    return on_frame
+
+
+def test_calls_that_come_of_frames_that_arrived_together_go_together(wired: Wired) -> None:
+    """In one system call, in order; the next time there is nothing left of it."""
+    wired.on_frame = asking(wired, ask)
+    wired.say(answer(1), answer(2), answer(3))
+    assert wired.sent() == [[ask(1), ask(2), ask(3)]]
+    wired.say(answer(4))
+    assert wired.sent() == [[ask(4)]]
+
+
+def test_an_answer_waits_for_nothing(wired: Wired) -> None:
+    """Whoever asked for it may be somebody else than who computes next. What waits goes before it, in order."""
+    wired.on_frame = asking(wired, lambda number: answer(number) if number == 2 else ask(number))
+    wired.say(answer(1), answer(2), answer(3))
+    assert wired.sent() == [[ask(1), answer(2)], [ask(3)]]
+
+
+def test_a_long_call_waits_for_nothing(wired: Wired) -> None:
+    """It is worth a system call of its own."""
+    wired.on_frame = asking(wired, lambda number: ask(number, 5000 if number == 1 else 1))
+    wired.say(answer(1), answer(2))
+    assert wired.sent() == [[ask(1, 5000)], [ask(2)]]
+
+
+def test_who_waits_for_the_host_in_the_midst_of_it_has_asked_before(wired: Wired) -> None:
+    """The loop is held up, and what was said so far is what is waited for."""
+
+    def on_frame(frame: bytes) -> None:
+        asking(wired, ask)(frame)
+        if codec.decode(frame) == answer(2):
+            seen.extend(wired.sent())
+            wired.wire.pump(0)
+            seen.extend(wired.sent())
+
+    seen: list[list[Message]] = []
+    wired.on_frame = on_frame
+    wired.say(answer(1), answer(2), answer(3))
+    assert seen == [[ask(1), ask(2)]]
+    assert wired.sent() == [[ask(3)]]
+
+
+def test_what_goes_together_is_sent_whatever_is_raised(wired: Wired) -> None:
+    """A program may end the interpreter's loop; what it has asked before is asked."""
+
+    def on_frame(frame: bytes) -> None:
+        asking(wired, ask)(frame)
+        if codec.decode(frame) == answer(2):
+            raise KeyboardInterrupt
+
+    wired.on_frame = on_frame
+    with pytest.raises(KeyboardInterrupt):
+        wired.say(answer(1), answer(2), answer(3))
+    assert wired.sent() == [[ask(1), ask(2)]]
 
 
 async def test_what_was_sent_while_the_loop_was_held_up_is_not_waited_for() -> None:
