@@ -11,7 +11,8 @@ from typing import Any
 from cloister.ipc import values
 from cloister.ipc.stubs import Stub
 
-from .steps import WorkflowStep, _error, _span
+from .journal import exception
+from .steps import WorkflowStep, _span
 from .values import JsDict
 
 
@@ -29,7 +30,7 @@ async def child(
         case ["done", _, value, *_]:
             told = values.loads(value, hook=JsDict, trusted=True)
         case ["failed", _, _, error, *_]:
-            raise _error(error)
+            raise exception(error)
         case _:
             if not isinstance(binding, Stub):
                 raise TypeError(f"step.child() takes a workflow binding, such as env.WORKFLOWS, not {binding!r:.80}")
@@ -44,4 +45,4 @@ async def child(
                 raise
     if told["status"] == "complete":
         return told["output"]
-    raise _error(told["error"] or ["Error", "", ""])
+    raise exception(told["error"] or ["Error", "", ""])

@@ -17,7 +17,8 @@ from typing import Any, Final
 
 from cloister.ipc import values
 
-from .steps import WorkflowStep, _error, _span
+from .journal import exception
+from .steps import WorkflowStep, _span
 from .values import JsDict
 
 
@@ -42,11 +43,11 @@ async def wait_for_event(
         case ["done", _, value, *_]:
             got = values.loads(value, hook=JsDict, trusted=True)
         case ["failed", _, _, error, *_]:
-            raise _error(error)
+            raise exception(error)
         case _:
             got = await step._journal.record("wait_for_event", name, count, kind, _span(timeout))
             if "error" in got:
-                raise _error(got["error"])
+                raise exception(got["error"])
     moment = datetime.datetime.fromtimestamp(got["timestamp"] / 1000, datetime.UTC).replace(tzinfo=None)
     return JsDict(payload=got["payload"], timestamp=moment, type=got["type"])
 
@@ -74,7 +75,7 @@ async def _kept(step: WorkflowStep, name: str, make: Callable[[], Any]) -> Any:
         case ["done", _, value, *_]:
             return values.loads(value, trusted=True)
         case ["failed", _, _, error, *_]:
-            raise _error(error)
+            raise exception(error)
     value = make()
     await step._journal.record("keep", name, count, values.dumps(value))
     return value

@@ -14,7 +14,7 @@ from cloister.ipc import values
 
 from . import failure, scope
 from .attempts import by_name, told
-from .steps import Journal
+from .journal import Journal
 from .values import JsDict
 from .workers.workflows import NonRetryableError
 

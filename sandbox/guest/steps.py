@@ -15,144 +15,17 @@ from typing import Any
 
 from cloister.ipc import values
 from cloister.ipc.errors import CodecError, IpcError, RemoteError
-from cloister.ipc.stubs import Stub
 
-from . import failure, scope
-from .outcomes import Key, Outcomes
+from . import scope
+from .journal import Journal, exception
+from .patience import Patience, begin
 from .values import JsDict
 from .workers.workflows import NonRetryableError
 
-_NOTE_AFTER = 0.02  # seconds: a body that is done sooner is not announced
-_ON_RECORD = {"InstanceAlreadyExists", "MomentTooFar", "QueueFull", "QuotaExceeded"}
-"""What is refused once and for all, and comes in the order of records. Everything else is refused in each run anew."""
-_OVER = "this run was parked or ended; if it goes on, it does so from its records"
-_DONE: list[Any] = ["done", None]
-_DONE_SENT = values.dumps(_DONE)
 _WHOLE = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict, JsDict})
 Body = Callable[..., Any]
 Attempted = tuple[bytes, list[str] | None, bool, dict[str, Any] | None]
 """What came of an attempt: the encoded value, or the error and whether another one makes sense; what is rarely said."""
-
-
-class Journal:
-    """The host's record of this run: what is there already, and how to add to it. All in encoded values."""
-
-    def __init__(
-        self, stub: Stub, history: list[Any], defaults: dict[str, Any], run: scope.Run, state: JsDict | None = None
-    ) -> None:
-        self.state = state or JsDict()
-        self.undos: list[list[Any]] = []
-        self._ask = stub._channel.questions.ask  # type: ignore[attr-defined]
-        self._telling: set[asyncio.Future[Any]] = set()
-        self._target = run.journal = stub._target
-        self._configs: dict[bytes, dict[str, Any]] = {}
-        self._outcomes = Outcomes(history, run)
-        self.records = {(kind, name, count): rest for kind, name, count, *rest in history}
-        self.defaults = defaults
-        self.run = run
-
-    @property
-    def unvisited(self) -> set[Key]:
-        """Steps with a recorded outcome that the run has not come to."""
-        return self._outcomes.unvisited
-
-    async def ask(self, method: str, *arguments: object, encode: Any = values.dumps) -> Any:
-        """One round trip."""
-        if self.run.over:
-            raise scope.Suspended(_OVER)
-        self.run.asking += 1
-        try:
-            answer = await self._ask(self._target, method, encode, arguments)
-        except RemoteError as error:
-            if error.name == "RunOver":
-                self.run.over = True
-                raise scope.Suspended(_OVER) from None
-            raise
-        finally:
-            self.run.asking -= 1
-        return _DONE if answer == _DONE_SENT else values.loads(answer, hook=JsDict, trusted=True)
-
-    async def record(self, method: str, *arguments: object, **more: Any) -> Any:
-        """A round trip whose answer is an outcome, which waits its turn among the others."""
-        try:
-            answer = await self.ask(method, *arguments, scope.inside.get(), **more)
-        except RemoteError as error:
-            if error.name not in _ON_RECORD or method == "settle":
-                raise
-            await self._outcomes.arrived()
-            raise _error([error.name, error.message]) from None
-        if not self._outcomes.next:
-            await self._outcomes.arrived()
-        return answer
-
-    def started(self, name: str, count: int, attempt: int) -> None:
-        """Tell the host what is being worked on, and do not wait for what it says."""
-        self._tell("started", name, count, attempt)
-
-    def stopped(self, name: str, count: int, *, told: bool) -> None:
-        """An attempt was given up: nobody will settle it, nor ask for what was recorded in its body."""
-        self._outcomes.skip(name, count)
-        if told and not self.run.over:
-            self._tell("stopped", name, count)
-
-    def _tell(self, method: str, *arguments: object) -> None:
-        task = asyncio.ensure_future(self.ask(method, *arguments))
-        self._telling.add(task)
-        task.add_done_callback(self._told)
-
-    def _told(self, task: asyncio.Future[Any]) -> None:
-        self._telling.discard(task)
-        if not task.cancelled():
-            task.exception()  # a host that does not want to hear it says so where it matters
-
-    def begin(self, name: str, count: int, attempt: int) -> str:
-        """An attempt of a step begins: what its body does is marked with what is returned."""
-        self._outcomes.skip(name, count, before=attempt)
-        return f"{attempt} {count} {name}"
-
-    def taken(self, key: Key) -> bool:
-        """Whether a step belongs to a body that is not run again, so that nobody else's may have its number."""
-        return key in self._outcomes.skipped
-
-    async def visit(self, kind: str, name: str, count: int) -> list[Any] | None:
-        """The record of a step, if there is one: state, attempts, value, error, config. An outcome waits its turn."""
-        key = (kind, name, count)
-        record: list[Any] | None = self.records.get(key)
-        if record is None or key not in self.unvisited:
-            return record
-        if kind == "do":
-            self._outcomes.skip(name, count)
-        await self._outcomes.recorded(key)
-        if isinstance(record[2], int):  # too large to have come along
-            self.run.busy += 1
-            try:
-                record[2], record[3] = await self.ask("recall", kind, name, count)
-            finally:
-                self.run.busy -= 1
-        return record
-
-    async def configure(self, config: Any) -> tuple[dict[str, Any], Any]:
-        """A config as the host understands it, and as it can be sent. The same one is asked for once in a run."""
-        if (
-            isinstance(config, dict)
-            and isinstance(retries := config.get("retries"), dict)
-            and callable(retries.get("delay"))
-        ):
-            config = {**config, "retries": {**retries, "delay": "dynamic"}}
-        try:
-            key = values.dumps(config)
-        except CodecError:
-            from . import moments
-
-            config = moments.in_milliseconds(config)
-            key = values.dumps(config)
-        if key not in self._configs:
-            self.run.busy += 1  # who only waits is not waiting for this
-            try:
-                self._configs[key] = await self.ask("configure", config)
-            finally:
-                self.run.busy -= 1
-        return self._configs[key], config
 
 
 class WorkflowStep:
@@ -212,7 +85,7 @@ class WorkflowStep:
             case ["done", *_]:
                 pass
             case ["failed", _, _, error, *_]:
-                raise _error(error)
+                raise exception(error)
             case _:
                 await self._journal.record("sleep", name, count, duration, until)
 
@@ -296,7 +169,7 @@ class Step:
             case ["done", _, value, *_]:
                 return _read(journal, name, count, value)
             case ["failed", _, _, error, *_]:
-                raise _error(error)
+                raise exception(error)
             case ["retrying", made, said, _, config, *_]:  # whose recorded configuration holds
                 journal.begin(name, count, made + 1)  # now: nobody waits until then for what is not asked for again
                 attempt = await journal.ask("attempt", name, count)
@@ -317,7 +190,7 @@ class Step:
             if verdict[0] == "done":
                 return _read(journal, name, count, [more["size"]] if more else value)
             if verdict[0] == "failed":
-                raise _error(verdict[1])
+                raise exception(verdict[1])
             attempt = await journal.ask("attempt", name, count)
 
     def _context(self, count: int, attempt: int, hidden: dict[str, Any]) -> Context:
@@ -338,18 +211,20 @@ class Step:
         mark = scope.inside.set(journal.begin(self._step_name, count, attempt))
         run.busy += 1
         try:
-            result = None if beats else self._call(context, arguments)
-            if type(result) in _WHOLE and not beats:  # there is nothing to wait for
-                return values.dumps(result), None, True, None
-            patience = Patience(journal, (self._step_name, count, attempt), hidden["resolved"]["timeout"], beats)
+            waits, result, began = False, None, asyncio.get_running_loop().time()
+            if not beats:
+                waits, result = begin(self._call(context, arguments))
+                if not waits and type(result) in _WHOLE:
+                    return values.dumps(result), None, True, None
+            patience = Patience(journal, (self._step_name, count, attempt), began, hidden["resolved"]["timeout"], beats)
             async with patience as timer:
                 if beats and context is not None:
                     from . import attempts
 
                     await attempts.watched(context, timer)
-                    result = self._call(context, arguments)
-                if inspect.isawaitable(result):
-                    result = await result
+                    waits, result = begin(self._call(context, arguments))
+                if waits:
+                    result = await result  # type: ignore[misc] # as `begin` says
                 if type(result) not in _WHOLE and (hasattr(result, "__aiter__") or inspect.isgenerator(result)):
                     from . import streams
 
@@ -370,31 +245,6 @@ class Step:
 
     def _call(self, context: Context | None, arguments: list[Any]) -> Any:
         return self._body(*[context if argument is _CONTEXT else argument for argument in arguments])
-
-
-class Patience:
-    """How long an attempt may take that is waited for, and from when on the host is told of it. Most are done before
-    the second, so the first has a timer only from then on."""
-
-    def __init__(self, journal: Journal, attempt: tuple[str, int, int], milliseconds: float, at_once: bool) -> None:
-        self._journal, self._attempt = journal, attempt
-        self._end = asyncio.get_running_loop().time() + milliseconds / 1000
-        self.noted = attempt[2] > 1  # the host has told the number of this one, and counts it
-        self.timer = asyncio.timeout_at(self._end if at_once or milliseconds / 1000 <= _NOTE_AFTER else None)
-
-    async def __aenter__(self) -> asyncio.Timeout:
-        self._noting = asyncio.get_running_loop().call_later(_NOTE_AFTER, self._note)
-        return await self.timer.__aenter__()
-
-    async def __aexit__(self, *error: object) -> None:
-        self._noting.cancel()
-        await self.timer.__aexit__(*error)  # type: ignore[arg-type] # as it came
-
-    def _note(self) -> None:
-        self.noted = True
-        self._journal.started(*self._attempt)
-        if self.timer.when() is None:
-            self.timer.reschedule(self._end)
 
 
 class Context(JsDict):
@@ -426,19 +276,6 @@ def _refused(error: IpcError) -> tuple[str, str]:
 
 _CONTEXT = object()
 _STARS = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
-
-
-def _error(error: list[str]) -> Exception:
-    """A recorded error, as an exception to raise in the tenant's `run`."""
-    name, message, *_ = error
-    if name == "NonRetryableError":
-        return NonRetryableError(message)
-    rebuilt = failure.rebuild(name, f"{name}: {message}")
-    if type(rebuilt).__name__ == name:
-        return rebuilt
-    from . import revival
-
-    return revival.revive(name, message) or failure.StepError(name, message)
 
 
 def _span(duration: Any) -> Any:

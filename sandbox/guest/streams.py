@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from .attempts import StreamError
 
 if TYPE_CHECKING:
-    from .steps import Context, Journal
+    from .journal import Journal
+    from .steps import Context
 
 _PIECE: Final = 256 * 1024
 _MOST_AT_ONCE: Final = 16 * 1024 * 1024

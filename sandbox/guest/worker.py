@@ -27,9 +27,10 @@ from cloister.ipc.stubs import Channel, Stub
 
 from ..lockdown import limits
 from . import entrypoints, failure, importer, scope
+from .journal import Journal
 from .outcomes import NonDeterminismError
 from .output import Output, invocation
-from .steps import Journal, WorkflowStep
+from .steps import WorkflowStep
 from .values import JsDict
 
 
