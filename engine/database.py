@@ -32,7 +32,7 @@ EXAMINE_SECONDS = 0.5
 Synchronous = Literal["full", "normal"]
 
 
-VERSION = 9
+VERSION = 10
 MIGRATIONS = ("schema.sql", *(f"schema_{number}.sql" for number in range(2, VERSION + 1)))
 """The n-th script brings a database from version n to n + 1. Add one and count it; never edit one that landed."""
 

@@ -100,7 +100,7 @@ class LiveJournal(Waits):
             raise JournalBreach(f"step {name!r} is at attempt {expected}, not {attempt!r:.20}")
         if len(self._running) >= self._most_steps:
             raise StepLimitExceeded(f"a run may have {self._most_steps:,} steps in progress")
-        self._running.setdefault(key, self._clock.now())
+        self._beginning(key, self._clock.now())
         self._activity += 1
 
     def stopped(self, name: str, count: int) -> None:
@@ -160,12 +160,12 @@ class LiveJournal(Waits):
         if self._mocks is not None and self._mocks.skip_retry_delays and verdict.due is not None:
             verdict = verdict._replace(due=now)
         error = None if verdict.error is None else bounded_error(verdict.error)
-        started = self._running.get(key, now)
+        began = self._running.get(key)
         try:
             if self._room.end(key) and error is not None:
                 self._writer.submit(steps.drop_chunks, self._number, *key[1:]).add_done_callback(self._check_stored)
             row = Known(verdict.state, outcome.attempt, verdict.due, config)
-            more: dict[str, Any] = {"now": now, "started": started, "within": outcome.within}
+            more: dict[str, Any] = {"now": now, "began": began, "within": outcome.within}
             try:
                 await self._record(key, row, outcome.value, error, size=outcome.size, **more)
             except QuotaExceeded:
@@ -194,13 +194,14 @@ class LiveJournal(Waits):
         if key in self._known or self._of_kind["do"] >= self._most_steps or not self._room.has(len(value)):
             return False
         now = self._clock.now()
-        place, started = (key, _RESULT, None), self._running.get(key, now)
+        place = key, _RESULT, None
         write = Write(self, lambda _, error: self._result_recorded(key, error, told), True, place)
         self._room.take(len(value), name)
         number, _, _, position = self._place(key, _RESULT)
+        started, began = self._running.get(key) or (now, position)
         self._begin(
             write, steps.record, now, number, "do", name, count, position, "done", 1, None, None, value, None, None,
-            within, None, started, now,
+            within, None, started, began, now,
         )  # fmt: skip
         return True
 
@@ -240,9 +241,9 @@ class LiveJournal(Waits):
         known = self._known.get(key)
         now = self._clock.now()
         row = Known("retrying", attempt - 1, now, known.config if known is not None else config or StepConfig())
-        since = self._running.setdefault(key, now)
+        began = self._beginning(key, now)
         # No progress: a step that takes its process down with it may well give signs of life before.
-        await self._record(key, row, details, started=since, progress=False)
+        await self._record(key, row, details, began=began, progress=False)
         return self._gate is None
 
     # Results in pieces, and values
@@ -253,7 +254,7 @@ class LiveJournal(Waits):
         if self.frozen:
             await self._refuse()
         self._room.add(key, attempt, number, data)
-        self._running.setdefault(key, self._clock.now())
+        self._beginning(key, self._clock.now())
         await self._write(steps.put_chunk, self._number, name, count, number, data, progress=False)
 
     async def chunk(self, name: str, count: int, number: int) -> bytes | None:

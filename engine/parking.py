@@ -110,22 +110,34 @@ class Parking(Recorder):
         self._linger_timer = None
         if self.over is not None or self._running or not self._waits:
             return
-        nearest = min(due for due, _ in self._waits.values())
-        kept = self._linger + min(len(self._known) * KEPT_PER_RECORD, KEPT_AT_MOST)
         if self._writes or self._holds or self._activity != seen:
             self._stir()
-        elif nearest - self._clock.now() > kept * 1000:
+        else:
             self._asking = asyncio.ensure_future(self._park(seen))
 
     async def _park(self, seen: int) -> None:
-        """Ask whoever runs the program whether it really only waits, and have it put aside if nothing came between."""
+        """Ask whoever runs the program whether it really only waits, and have it put aside if nothing came between and
+        it does not go on soon.
+        """
+        kept = self._linger + min(len(self._known) * KEPT_PER_RECORD, KEPT_AT_MOST)
+        soon = self._nearest - self._clock.now() <= kept * 1000
         idle = await self.only_waits()
         if self.over is not None or self._running or not self._waits:
             return
-        if idle and not (self._writes or self._holds) and self._activity == seen:
-            self._host.on_parkable(tuple(self._waits))
-        else:
+        if not idle or self._writes or self._holds or self._activity != seen:
             self._stir()
+        elif soon:
+            self._resting = seen
+        else:
+            self._host.on_parkable(tuple(self._waits))
+
+    @property
+    def _nearest(self) -> int:
+        return min(due for due, _ in self._waits.values())
+
+    def rests_until(self) -> int | None:
+        """The nearest deadline, if the run was found to do nothing but wait and has not gone on since."""
+        return self._nearest if self._resting == self._activity and self._waits else None
 
     async def _drained(self) -> None:
         """Say that nothing is in progress, when whoever runs the program says so as well: bodies that have only just

@@ -63,6 +63,8 @@ class Known(NamedTuple):
     config: StepConfig
 
 
+Beginning = tuple[int, int]
+"""Of an attempt: the time, and how many steps were on record."""
 Replaced = tuple[Key, Known, Known | None]
 """What is about to be recorded of a step, and what was known of it before."""
 
@@ -80,9 +82,9 @@ class Recorder:
     __slots__ = (  # tens of thousands may be live at once, and a dict for so many attributes takes 1.5 KiB
         "_activity", "_arrived", "_asking", "_claim", "_clock", "_draining", "_gate", "_holds", "_host", "_known",
         "_linger", "_linger_timer", "_mocks", "_most_steps", "_number", "_occupied", "_of_kind", "_refusal", "_refused",
-        "_returning", "_room", "_running", "_turns", "_waits", "_writer", "_writes", "claims", "code_digest", "frozen",
-        "history", "instance_id", "only_waits", "over", "progressed", "run", "scope", "supervised", "undoing",
-        "workflow_name",
+        "_resting", "_returning", "_room", "_running", "_turns", "_waits", "_writer", "_writes", "claims",
+        "code_digest", "frozen", "history", "instance_id", "only_waits", "over", "progressed", "run", "scope",
+        "supervised", "undoing", "workflow_name",
     )  # fmt: skip
 
     def __init__(
@@ -117,7 +119,7 @@ class Recorder:
             known = Known(record.state, record.attempts, record.due_ms, record.config or DEFAULT_CONFIG)
             self._known[record.kind, record.name, record.count] = known
             self._of_kind[record.kind] += 1
-        self._running: dict[Key, int] = {}
+        self._running: dict[Key, Beginning] = {}
         self._refusal: asyncio.Event | None = None
         self._refused: set[asyncio.Future[None]] = set()
         self._returning: set[asyncio.Future[None]] = set()
@@ -126,6 +128,7 @@ class Recorder:
         self._arrived: dict[Key, bytes] = {}
         self._turns = Turns()
         self._writes = self._holds = self._activity = 0
+        self._resting = -1  # the activity at which it was found to rest
         self._linger_timer: Timer | None = None
         self._gate: asyncio.Event | None = None
         self._asking: asyncio.Future[None] | None = None
@@ -136,7 +139,7 @@ class Recorder:
 
     def running(self) -> dict[Key, int]:
         """The steps in progress, and when the attempt began."""
-        return dict(self._running)
+        return {key: since for key, (since, _) in self._running.items()}
 
     @property
     def refused(self) -> asyncio.Event:
@@ -225,6 +228,10 @@ class Recorder:
         self._known[key] = known
         return self._number, key[1], key[2], position
 
+    def _beginning(self, key: Key, now: int) -> Beginning:
+        """When the attempt in progress began, or that it does now."""
+        return self._running.setdefault(key, (now, len(self._known)))
+
     def _forget(self, key: Key) -> None:
         """It was not recorded after all."""
         self._of_kind[key[0]] -= 1
@@ -238,7 +245,7 @@ class Recorder:
         error: ErrorRecord | None = None,
         *,
         now: int | None = None,
-        started: int | None = None,
+        began: Beginning | None = None,
         within: str | None = None,
         size: int | None = None,
         progress: bool = True,
@@ -254,7 +261,7 @@ class Recorder:
         settings = None if config is DEFAULT_CONFIG else pack_config(config)
         return self._write(
             recorded.record, now, number, key[0], name, count, position, state, attempts, due, None, value, failure,
-            settings, within, size, now if started is None else started, ended, progress=progress,
+            settings, within, size, *(began or (now, position)), ended, progress=progress,
             replaces=(key, known, before),
         )  # fmt: skip
 

@@ -182,12 +182,12 @@ def _candidates(workflow: str, query: Query) -> tuple[str, tuple[Any, ...]]:
     """The numbers to look at, newest first, by the narrowest index there is for the query."""
     key = "(SELECT number FROM workflows WHERE name = ?)"
     before = query.before if query.before is not None else 2**63 - 1
+    if query.labels:
+        among, scope = ("", ()) if query.scope is None else (" AND scope = ?", (query.scope,))
+        source = f"SELECT instance FROM labels WHERE workflow = {key}{among} AND name = ? AND value = ?"
+        return f"{source} AND instance < ? ORDER BY instance DESC", (workflow, *scope, *query.labels[0], before)
     if query.scope is None:
         return "SELECT number FROM instances WHERE number < ? ORDER BY number DESC", (before,)
-    if query.labels:
-        source = f"SELECT instance FROM labels WHERE workflow = {key} AND scope = ? AND name = ? AND value = ?"
-        source += " AND instance < ? ORDER BY instance DESC"
-        return source, (workflow, query.scope, *query.labels[0], before)
     source = f"SELECT number FROM instances INDEXED BY instances_of_scope WHERE workflow = {key} AND scope = ?"
     return f"{source} AND number < ? ORDER BY number DESC", (workflow, query.scope, before)
 

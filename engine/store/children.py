@@ -52,6 +52,7 @@ def begin(store: Store, number: int, row: tuple[Any, ...], child: Child, now: in
         within,
         None,
         now,
+        position,
         None,
     )
     store.kin.queued.add(child.workflow)

@@ -37,11 +37,11 @@ def take_event(
         (number, event_type),
     ).fetchone()
     if row is None:
-        rest: Row = (event_type, None, None, None, within, None, now, None)
+        rest: Row = (event_type, None, None, None, within, None, now, position, None)
         steps.record(store, now, number, "wait", name, count, position, "waiting", 0, due, *rest)
         return None
     event = store.unseal(row[1])
-    rest = (event_type, event, None, None, within, None, now, now)
+    rest = (event_type, event, None, None, within, None, now, position, now)
     steps.record(store, now, number, "wait", name, count, position, "done", 0, due, *rest)
     store.execute("DELETE FROM events WHERE number = ?", (row[0],))
     return event

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 RECORD: Final = """
 INSERT INTO steps
     (instance, kind, name, count, position, state, attempts, due, type, value, error, config, within, size, started,
-     ended, finished)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+     began, ended, finished)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 ON CONFLICT DO UPDATE SET state = excluded.state, attempts = excluded.attempts, due = excluded.due,
                           value = CASE excluded.state WHEN 'retrying' THEN coalesce(excluded.value, value)
                                   ELSE excluded.value END,
@@ -24,13 +24,16 @@ ON CONFLICT DO UPDATE SET state = excluded.state, attempts = excluded.attempts, 
 """
 
 BEGAN_BEFORE: Final = """
-CASE WHEN steps.position > chosen.position AND steps.ended < chosen.started THEN 0
+CASE WHEN steps.began IS NOT NULL AND chosen.began IS NOT NULL
+          THEN (steps.began, steps.position) < (chosen.began, chosen.position)
+     WHEN steps.position > chosen.position AND steps.ended < chosen.started THEN 0
      WHEN steps.position < chosen.position AND chosen.ended < steps.started THEN 1
      ELSE (steps.started, steps.position) < (chosen.started, chosen.position) END
 """
-"""Whether one of `steps` began before the `chosen` one of the same instance. Steps side by side are recorded in another
-order than they begin in. That one is recorded later and over before the other began, or the other way round, is so
-only where the clock was set back between them: then the order of the records is that in which they were.
+"""Whether one of `steps` began before the `chosen` one of the same instance, so that it knows nothing of what came of
+that. Steps side by side are recorded in another order than they begin in. How many were on record when one began was
+not kept by earlier versions: of theirs the times are asked. That one is recorded later and over before the other began,
+or the other way round, is so only where the clock was set back between them: then it is the order of the records.
 """
 
 

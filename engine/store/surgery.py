@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from .store import Store
 
 _COLUMNS = (
-    "kind, name, count, position, state, attempts, due, type, value, error, config, started, ended, finished, within,"
-    " size"
+    "kind, name, count, position, state, attempts, due, type, value, error, config, started, began, ended, finished,"
+    " within, size"
 )
 _CHOSEN = "chosen.instance = ? AND chosen.kind = ? AND chosen.name = ? AND chosen.count = ?"
 _STEP = "instance = ? AND kind = ? AND name = ? AND count = ?"

@@ -23,6 +23,7 @@ from cloister.engine import (
     Workflow,
     WorkflowEntrypoint,
 )
+from cloister.engine.store.catalogue import Catalogue
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -194,6 +195,32 @@ async def test_a_list_is_filtered_by_status_labels_and_time(open_engine: OpenEng
         assert (await (await workflow.get("b")).status())["labels"] == {"name": "b", "parity": "odd"}
 
 
+async def test_labels_are_found_in_all_scopes(open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By their index: what has other labels, or none, is not looked at, however much of it there is."""
+    looks: list[object] = []
+    search = Catalogue.search
+
+    def look(*args: Any) -> Any:
+        looks.append(args)
+        return search(*args)
+
+    monkeypatch.setattr("cloister.engine.store.catalogue.SCAN_CHUNK", 7)
+    monkeypatch.setattr(Catalogue, "search", look)
+    async with open_engine() as engine:
+        workflow, other = engine.workflow("w", Sleeper), engine.workflow("other", Sleeper)
+        for n in range(60):
+            labels = {"kind": "rare" if n % 20 == 0 else "common", "n": str(n)}
+            await workflow.create(id=f"i{n}", scope=f"s{n % 3}", labels=labels if n % 2 == 0 else None)
+        await other.create(id="x", scope="s0", labels={"kind": "rare"})
+        assert ids(await workflow.list(labels={"kind": "rare"})) == ["i40", "i20", "i0"]
+        assert ids(await workflow.list(labels={"kind": "rare", "n": "20"})) == ["i20"]
+        assert ids(await workflow.list(labels={"kind": "nobody's"})) == []
+        assert len(looks) == 3
+        page = await workflow.list(labels={"kind": "rare"}, limit=2)
+        rest = await workflow.list(labels={"kind": "rare"}, limit=2, cursor=page.cursor)
+        assert (ids(page), ids(rest)) == (["i40", "i20"], ["i0"])
+
+
 async def test_bad_filters_cursors_and_labels_are_refused(open_engine: OpenEngine) -> None:
     """By name, before anything is read or written."""
     async with open_engine() as engine:
@@ -353,6 +380,76 @@ async def test_what_began_before_a_step_is_known_though_the_clock_was_set_back(
             await clock.advance(60)
             assert (await each.status())["status"] == "complete"
     assert sorted(ran) == sorted(again * 2)
+
+
+@pytest.mark.parametrize(("step", "again"), [("first", ["first", "second"]), ("second", ["second"])])
+async def test_what_began_before_a_step_is_known_though_the_clock_was_set_back_for_less_time_than_it_took(
+    open_engine: OpenEngine, clock: VirtualClock, step: str, again: list[str]
+) -> None:
+    """Both took so long that neither seems to be over before the other began."""
+    ran: list[str] = []
+
+    async def long(name: str) -> None:
+        ran.append(name)
+        await clock.sleep(300)
+
+    class Steps(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> None:
+            await step.do("first", lambda: long("first"))
+            await step.do("second", lambda: long("second"))
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Steps).create()
+        await clock.advance(200)
+        clock.set_wall(-400)
+        await clock.advance(500)
+        await instance.result()
+        fork = await instance.fork(from_step=step)
+        ran.clear()
+        await instance.restart(from_step=step)
+        for each in (instance, fork):
+            await clock.advance(700)
+            assert (await each.status())["status"] == "complete"
+    assert sorted(ran) == sorted(again * 2)
+
+
+@pytest.mark.parametrize(
+    ("step", "again"),
+    [
+        ("quick", ["quick", "next", "long", "last"]),
+        ("next", ["next", "last"]),
+        ("long", ["long", "next", "last"]),
+        ("last", ["last"]),
+    ],
+)
+async def test_what_began_before_a_step_is_kept_though_it_was_recorded_later(
+    open_engine: OpenEngine, clock: VirtualClock, step: str, again: list[str]
+) -> None:
+    """Steps side by side: of two that began with the same on record, the first to be recorded counts as the first."""
+    ran: list[str] = []
+
+    async def body(name: str, seconds: float) -> None:
+        ran.append(name)
+        await clock.sleep(seconds)
+
+    class Steps(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> None:
+            long = asyncio.ensure_future(step.do("long", lambda: body("long", 60)))
+            await asyncio.sleep(0)
+            for name in ("quick", "next"):
+                await step.do(name, lambda name=name: body(name, 1))
+            await long
+            await step.do("last", lambda: body("last", 1))
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Steps).create()
+        await clock.advance(100)
+        await instance.result()
+        ran.clear()
+        await instance.restart(from_step=step)
+        await clock.advance(100)
+        await instance.result()
+    assert sorted(ran) == sorted(again)
 
 
 async def test_a_restart_from_a_step_that_is_not_there_changes_nothing(

@@ -14,7 +14,7 @@ from cloister.engine import Engine
 from cloister.engine.database import MIGRATIONS
 from cloister.engine.testing import VirtualClock
 
-FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("version_*.sql"))
+FIXTURES = sorted((Path(__file__).parent / "fixtures").glob("version_*.sql"), key=lambda file: (len(file.stem), file))
 SHAPE = "SELECT type, name, tbl_name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%' ORDER BY 1, 2"
 
 

@@ -74,7 +74,7 @@ async def test_a_run_with_much_on_record_is_not_replayed_for_each_of_its_deadlin
 
 
 async def test_however_much_is_on_record_nobody_is_kept_for_long(open_engine: OpenEngine, clock: VirtualClock) -> None:
-    """Six hundred records would be kept for three seconds; who sleeps for that long holds nothing, and says so."""
+    """Six hundred records would be kept for three seconds; who sleeps for that long holds nothing."""
 
     async def run(event: Any, step: Any) -> None:
         await asyncio.gather(*(step.sleep(f"s{n}", 1) for n in range(600)))
@@ -84,7 +84,8 @@ async def test_however_much_is_on_record_nobody_is_kept_for_long(open_engine: Op
         workflow = engine.workflow("w", workflow_of(run))
         near, far = await workflow.create(params=1_500), await workflow.create(params=2_900)
         await clock.advance(1)
-        assert [(await each.status())["status"] for each in (near, far)] == ["running", "waiting"]
+        assert [(await each.status())["status"] for each in (near, far)] == ["waiting", "waiting"]
+        assert engine.statistics().parked == 1
         await clock.advance(10)
         assert [(await each.status())["status"] for each in (near, far)] == ["complete", "complete"]
 
@@ -373,3 +374,41 @@ async def test_a_replay_does_not_wait_for_a_step_that_its_program_asks_for_later
         instance = await engine.workflow("w", workflow_of(work)).create()
         await clock.advance(100_000)
         assert await instance.result() == ["b", "a"]
+
+
+async def test_a_run_that_is_kept_for_a_moment_is_shown_to_wait(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """It has much on record and goes on soon, so it is not put aside; what it does is to wait, until when is told, and
+    a step in progress beside it is none of that.
+    """
+    going_on: list[str] = []
+
+    class Long(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> str:
+            for n in range(400):
+                await step.do(f"s{n}", lambda: None)
+            await step.sleep("short", "1 second")
+            going_on.append("alone")
+            beside = asyncio.ensure_future(step.do("beside", lambda: clock.sleep(0.5)))
+            await step.sleep("shorter", "1 second")
+            await beside
+            return "done"
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Long).create()
+        await clock.run_until_idle()
+        began = clock.now()
+        await clock.advance(0.2)
+        status = await instance.status()
+        assert (status["status"], status["wakes"]) == ("waiting", began + 1000)
+        assert engine.statistics().parked == 0
+        await clock.advance(0.81)
+        assert going_on == ["alone"]
+        await clock.advance(0.2)
+        status = await instance.status()
+        assert (status["status"], status["wakes"]) == ("running", None)
+        await clock.advance(0.5)
+        status = await instance.status()
+        assert (status["status"], status["wakes"]) == ("waiting", began + 2000)
+        await clock.advance(1)
+        assert await instance.result() == "done"
+        assert engine.statistics().parked == 0
