@@ -396,15 +396,15 @@ FOLDERS = {
     "cloister.ipc": "answer capabilities codec connection errors exports failures messages packer peer stubs values"
     " zmtp",
     "cloister.sandbox": "exits guest lockdown zygote",
-    "cloister.sandbox.guest": "archive crossing disguise entrypoints failure files heap importer journal library main mappings"
-    " moments native outcomes output patience profile questions reading rehearsal resources scope sqlite steps values worker"
-    " workers",
+    "cloister.sandbox.guest": "archive crossing disguise entrypoints failure files heap importer journal library main"
+    " mappings moments native outcomes output patience profile questions reading rehearsal resources scope sqlite steps"
+    " values worker workers",
     "cloister.sandbox.guest.workers": "workflows",
     "cloister.sandbox.lockdown": "identity kernel landlock limits namespaces seccomp sequence syscalls",
 }
 """What the guest imports for itself: the modules of each folder."""
 GUEST = sorted(f"{folder}.{name}".strip(".") for folder, names in FOLDERS.items() for name in names.split())
-MOST_LINES = 7320
+MOST_LINES = 7400
 MOST_MODULES = 320
 
 
