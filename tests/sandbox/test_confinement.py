@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import socket
+import stat
 import struct
 import subprocess
 import sys
@@ -151,28 +152,46 @@ async def test_a_sandbox_is_in_a_control_group_of_its_own(spawner: Spawner, boot
 # From inside
 
 
-@pytest.mark.parametrize(
-    "path", ["/", ".", "/etc/passwd", "/proc/self/maps", "/proc/1/environ", "/dev/null", "/tmp/x", "x"]
-)
+WAYS = """
+import os
+def ways(path):
+    return {
+        "open": lambda: open(path), "write": lambda: open(path, "w"), "raw": lambda: os.open(path, os.O_RDWR),
+        "create": lambda: os.open(path, os.O_CREAT | os.O_WRONLY), "list": lambda: os.listdir(path),
+        "stat": lambda: os.stat(path), "lstat": lambda: os.lstat(path), "scan": lambda: list(os.scandir(path)),
+        "chdir": lambda: os.chdir(path), "mkdir": lambda: os.mkdir(path + "d"), "unlink": lambda: os.unlink(path),
+        "rename": lambda: os.rename(path, path + "2"), "link": lambda: os.symlink(path, path + "3"),
+        "chmod": lambda: os.chmod(path, 0o777), "statvfs": lambda: os.statvfs(path),
+        "readlink": lambda: os.readlink(path), "xattr": lambda: os.listxattr(path),
+        "truncate": lambda: os.truncate(path, 0), "utime": lambda: os.utime(path), "fifo": lambda: os.mkfifo(path),
+    }
+"""
+REFUSED = {"PermissionError", "OSError", "FileNotFoundError"}
+
+
+@pytest.mark.parametrize("path", ["/", "/etc/passwd", "/proc/self/maps", "/proc/1/environ", "/dev/null", "/tmp/x", "x"])
 async def test_no_path_can_be_opened_listed_looked_at_or_made(tenant: Any, path: str) -> None:
     """Of the host or of its own, to read or to write."""
-    source = """
-    import os
-    def main(path):
-        ways = {
-            "open": lambda: open(path), "write": lambda: open(path, "w"), "raw": lambda: os.open(path, os.O_RDWR),
-            "create": lambda: os.open(path, os.O_CREAT | os.O_WRONLY), "list": lambda: os.listdir(path),
-            "stat": lambda: os.stat(path), "lstat": lambda: os.lstat(path), "scan": lambda: list(os.scandir(path)),
-            "chdir": lambda: os.chdir(path), "mkdir": lambda: os.mkdir(path + "d"), "unlink": lambda: os.unlink(path),
-            "rename": lambda: os.rename(path, path + "2"), "link": lambda: os.symlink(path, path + "3"),
-            "chmod": lambda: os.chmod(path, 0o777), "statvfs": lambda: os.statvfs(path),
-            "readlink": lambda: os.readlink(path), "xattr": lambda: os.listxattr(path),
-            "truncate": lambda: os.truncate(path, 0), "utime": lambda: os.utime(path), "fifo": lambda: os.mkfifo(path),
-        }
-        return {name: attempt(way) for name, way in ways.items()}
-    """
+    source = WAYS + "def main(path): return {name: attempt(way) for name, way in ways(path).items()}"
     outcomes = await tenant.do(source, path)
-    assert set(outcomes.values()) <= {"PermissionError", "OSError", "FileNotFoundError"}, outcomes
+    assert set(outcomes.values()) <= REFUSED, outcomes
+
+
+async def test_where_it_seems_to_be_there_is_what_came_along_and_nothing_else(tenant: Any) -> None:
+    """Its own modules, from memory: no folder of the host's, and none to write into."""
+    source = (
+        WAYS
+        + """
+def main():
+    seen = {name: way for name, way in ways(".").items() if name in ("list", "stat", "lstat", "scan")}
+    looks = [seen["list"](), [each.name for each in seen["scan"]()], list(seen["stat"]()), list(seen["lstat"]())]
+    return looks, [attempt(way) for name, way in ways(".").items() if name not in seen]
+"""
+    )
+    looks, others = await tenant.do(source)
+    nothing = [stat.S_IFDIR | 0o555, 0, 0, 1, 0, 0, 0, 0, 0, 0]
+    assert looks == [["main.py"], ["main.py"], nothing, nothing]
+    assert set(others) <= REFUSED
 
 
 async def test_no_socket_can_be_made_and_the_one_it_has_leads_nowhere_else(tenant: Any) -> None:
