@@ -162,6 +162,8 @@ class Entrypoint:
                 response = Response.received(await self._event(worker, "fetch", asked.sent()))
             except Malformed as error:
                 raise TenantError("Malformed", f"fetch() gave {error}") from error
+            if response.web_socket is not None and (most := worker.code.limits.lower_of(self._limits).wall_ms):
+                response.web_socket.wall_s = most / 1000
             if response.lasts:
                 response.hold(use.pop_all())
         return response

@@ -7,12 +7,12 @@ longer.
 
 from __future__ import annotations
 
-import asyncio
+import dataclasses
+import functools
 import hashlib
 import os
 import re
 import time
-import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -21,23 +21,21 @@ from typing import TYPE_CHECKING, Any, Final, Self
 
 from cloister.ipc import CapabilityError, RpcTarget
 from cloister.ipc.stubs import Link, RemoteCall, RemoteMethod
-from cloister.ipc.values import Encoded
 
 from ..http.messages import Request, Response
-from ..http.sockets import WebSocket
 from .alarms import Alarm, Alarms
-from .databases import DatabaseLimits, Databases, checked
+from .databases import DatabaseLimits, Databases
 from .lines import StoreClosed
 from .shelf import owner
+from .stays import Home
 from .storage import Storage, StorageQuotaExceeded
 
 if TYPE_CHECKING:
     from ..entrypoint import WorkerStub
-    from ..worker import Worker
 
 LoadTenant = Callable[[str], "WorkerStub"]
 _ID: Final = re.compile(r"[0-9a-f]{64}")
-_RESERVED: Final = frozenset({"alarm", "fetch"})
+_RESERVED: Final = frozenset({"alarm", "fetch", "webSocketMessage", "webSocketClose", "webSocketError"})
 _MOST_NAME: Final = 1024
 
 
@@ -69,7 +67,7 @@ class DurableObjects:
         self._alarm_retry_s, self._now = alarm_retry_s, now
         self._alarms: Alarms | None = None
         self._most_objects, self._most_known = most_objects, most_known
-        self._homes: OrderedDict[tuple[str, str, str], _Home] = OrderedDict()
+        self._homes: OrderedDict[tuple[str, str, str], Home] = OrderedDict()
         self._counts: dict[str, int] = {}
         """How many databases a tenant has, once that was asked."""
 
@@ -90,8 +88,8 @@ class DurableObjects:
         alarms, self._alarms = self._alarms, None
         if alarms is not None:
             await alarms.__aexit__()
-        for home in self._homes.values():
-            home.leave()
+        for home in list(self._homes.values()):
+            home.end("the host is closing")
         self._homes.clear()
         await self._databases.__aexit__()
 
@@ -106,7 +104,7 @@ class DurableObjects:
     async def drop(self, tenant: str) -> None:
         """Delete a tenant's objects, with their alarms."""
         for key in [key for key in self._homes if key[0] == tenant]:
-            self._homes.pop(key).leave()
+            self._homes.pop(key).end("the object was deleted")
         self._counts.pop(tenant, None)
         await self.alarms.forget(tenant)
         await self._databases.drop(tenant)
@@ -123,13 +121,13 @@ class DurableObjects:
             raise StorageQuotaExceeded(f"{count:,} objects store something; at most {self._most_objects:,} may")
         self._counts[tenant] = count + 1
 
-    def home(self, key: tuple[str, str, str], name: str | None) -> _Home:
+    def home(self, key: tuple[str, str, str], name: str | None) -> Home:
         """Where an object is."""
         home = self._homes.get(key)
         if home is None:
-            home = self._homes[key] = _Home(self, key, name)
+            home = self._homes[key] = Home(self, key, name)
             if len(self._homes) > self._most_known:
-                idle = next((other for other, one in self._homes.items() if one is not home and not one.inside), None)
+                idle = next((other for other, one in self._homes.items() if one is not home and one.idle), None)
                 if idle is not None:
                     self._homes.pop(idle).leave()
         self._homes.move_to_end(key)
@@ -180,16 +178,30 @@ class DurableObjectNamespace(RpcTarget):
 
     async def _fetched(self, id_: str, name: str | None, request: Request) -> Response:
         async with AsyncExitStack() as use:
-            response = Response.received(await self._ask(use, id_, name, "fetch", [request.sent()], {}))
+            answer = await self._ask(use, id_, name, "fetch", [request.sent()], {})
+            response = Response.received(answer)
             if response.web_socket is not None:
-                self._objects.home((self._tenant, self._class, id_), name).sockets.add(response.web_socket)
+                home = self._objects.home((self._tenant, self._class, id_), name)
+                if (number := answer._attributes.get("accepted")) is not None:
+                    response.web_socket.dispose()
+                    call = functools.partial(self._told, id_, name, home)
+                    response.web_socket = home.accepted.of(number).bind(call)
+                    return response
+                home.sockets.add(response.web_socket)
             if response.lasts:
                 response.hold(use.pop_all())
         return response
 
+    async def _told(self, id_: str, name: str | None, home: Home, method: str, args: list[Any]) -> Any:
+        """Call it for one of its web sockets."""
+        most = home.accepted.event_ms
+        async with AsyncExitStack() as use:
+            return await self._ask(use, id_, name, method, args, {}, most)
+
     async def _ask(
-        self, use: AsyncExitStack, id_: object, name: object, method: str, args: list[Any], kwargs: dict[str, Any]
-    ) -> Any:
+        self, use: AsyncExitStack, id_: object, name: object, method: str, args: list[Any], kwargs: dict[str, Any],
+        wall_ms: int | None = None,
+    ) -> Any:  # fmt: skip
         if not isinstance(id_, str) or not _ID.fullmatch(id_):
             raise TypeError("the id of an object is 64 hex digits")
         if name is not None and (not isinstance(name, str) or len(name) > _MOST_NAME):
@@ -197,8 +209,11 @@ class DurableObjectNamespace(RpcTarget):
         key = self._tenant, self._class, id_
         home = self._objects.home(key, name)
         worker, storage = await home.enter(use)
+        limits = worker.code.limits
+        if wall_ms is not None and (limits.wall_ms is None or wall_ms < limits.wall_ms):
+            limits = dataclasses.replace(limits, wall_ms=wall_ms)
         about = {"class": self._class, "id": id_, "name": home.name, "props": self._props}
-        return await worker.object(about, method, [storage, args, kwargs], worker.code.limits)
+        return await worker.object(about, method, [storage, args, kwargs], limits)
 
 
 class ObjectStub:
@@ -229,93 +244,3 @@ class ObjectStub:
         """Have a request answered."""
         asked = request if isinstance(request, Request) else Request(request, **options)
         return await self._namespace._fetched(self._id, self._name, asked)
-
-
-class ObjectStorage(RpcTarget):
-    """The storage of one object, for one stay in a sandbox."""
-
-    def __init__(self, objects: DurableObjects, key: tuple[str, str, str], name: str | None) -> None:
-        self._objects, self._key, self._name = objects, key, name
-        self._admitted = False
-        self.over = False
-
-    async def batch(self, statements: object, keep: object = True) -> Encoded:
-        """Statements with their parameters as one transaction: the result of each. If not to be kept, all is undone."""
-        self._check()
-        tenant, class_name, id_ = self._key
-        name = f"{class_name}\n{id_}"
-        if not self._admitted:
-            await self._objects.admit(tenant, name)
-            self._admitted = True
-        return await self._objects._databases.run(tenant, name, checked(statements), keep=keep is not False)
-
-    async def size(self) -> int:
-        """Bytes on disk."""
-        self._check()
-        tenant, class_name, id_ = self._key
-        return await self._objects._databases.size_of(tenant, f"{class_name}\n{id_}")
-
-    async def set_alarm(self, at_ms: object) -> None:
-        """Set the alarm, in milliseconds since 1970, or take it back."""
-        self._check()
-        if at_ms is not None and (not isinstance(at_ms, int | float) or not abs(at_ms) < 1e15):
-            raise TypeError("an alarm is at a number of milliseconds since 1970")
-        await self._objects.alarms.set(Alarm(*self._key, self._name, 0), at_ms)
-
-    async def get_alarm(self) -> float | None:
-        """When it is."""
-        self._check()
-        return await self._objects.alarms.get(*self._key)
-
-    def _check(self) -> None:
-        if self.over:
-            raise CapabilityError("this object is over: another one of its id was made in another sandbox")
-
-
-class _Home:
-    """Where one object is."""
-
-    def __init__(self, objects: DurableObjects, key: tuple[str, str, str], name: str | None) -> None:
-        self._objects, self._key, self.name = objects, key, name
-        self._moving = asyncio.Lock()
-        self.inside = 0
-        """Calls that it has, or is about to have."""
-        self._worker: Worker | None = None
-        self._storage: ObjectStorage | None = None
-        self.sockets: weakref.WeakSet[WebSocket] = weakref.WeakSet()
-        """Those that it has answered with, and that are open."""
-
-    async def enter(self, use: AsyncExitStack) -> tuple[Worker, ObjectStorage]:
-        """The sandbox that the object is in, used until the block ends, and its storage there."""
-        self.inside += 1
-        use.callback(self._one_less)
-        async with self._moving:
-            stub = self._objects._load(self._key[0])
-            desk = stub._desk
-            worker = self._worker
-            if worker is None or not await desk.rejoin(worker):
-                self.leave()
-                worker = desk.take(stub._key) or await desk.obtain(stub._key, stub._get_code)
-                worker.over.add_done_callback(lambda _: self._left(worker))
-                self._worker, self._storage = worker, ObjectStorage(self._objects, self._key, self.name)
-            use.callback(desk.give_back, worker)
-            assert self._storage is not None
-            return worker, self._storage
-
-    def _one_less(self) -> None:
-        self.inside -= 1
-
-    def leave(self) -> None:
-        """It is there no longer."""
-        if self._storage is not None:
-            self._storage.over = True
-        self._worker = self._storage = None
-        sockets, self.sockets = self.sockets, weakref.WeakSet()
-        for socket in sockets:
-            socket.cut_off("the object was made anew")
-
-    def _left(self, worker: Worker) -> None:
-        if self._worker is worker:
-            self.leave()
-            if not self.inside and self._objects._homes.get(self._key) is self:
-                del self._objects._homes[self._key]

@@ -176,6 +176,8 @@ class Response(Message):
     def hold(self, resources: AsyncExitStack) -> None:
         """What is closed when the body was read, or closed, or when nobody has the response any longer."""
         self._held = resources
+        if self.web_socket is not None:
+            self.web_socket.needs = resources
         loop = asyncio.get_running_loop()
         weakref.finalize(self, _close_later, loop, resources)
 

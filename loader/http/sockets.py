@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple, Self
 
 from cloister.ipc import CapabilityError, CodecError, IpcError, Stub, values
 from cloister.ipc.capabilities import end, spread
 from cloister.ipc.stubs import Channel
-from cloister.sandbox import SandboxError
+from cloister.sandbox import LimitExceeded, SandboxError
 
 from ..errors import LoaderError
 from .bodies import Sent
@@ -42,13 +43,17 @@ class WebSocket:
     does when it is told of the end may take `idle_s` seconds; then it is cancelled.
     """
 
-    def __init__(self, stub: Stub, most_bytes: int = MOST_BYTES, idle_s: float = 60.0) -> None:
+    def __init__(self, stub: Stub | None, most_bytes: int = MOST_BYTES, idle_s: float = 60.0) -> None:
         self._stub = stub
         self.most_bytes, self.idle_s = most_bytes, idle_s
+        self.wall_s: float | None = None
+        """Seconds that the tenant may take for one message."""
         self._line: asyncio.Future[Stub] | None = None
         self._turn = asyncio.Lock()
         self._arrived: asyncio.Queue[Message] = asyncio.Queue(1)
         self._told: Any = None
+        self.needs = AsyncExitStack()
+        """What keeps the tenant where it is, for as long as it has to be there."""
         self._over: asyncio.Future[Closed] = asyncio.get_running_loop().create_future()
 
     @property
@@ -56,26 +61,41 @@ class WebSocket:
         """How it ended, None while it is open."""
         return self._over.result() if self._over.done() else None
 
-    async def connect(self, line: Any) -> Stub:
+    async def connect(self, line: Any) -> Any:
         """Pass it on to whoever is at the end of a line, and not use it here."""
         self._told = line
-        return await self._stub.connect(line)  # type: ignore[no-any-return]
+        assert self._stub is not None
+        return await self._stub.connect(line)
 
-    async def open(self) -> Stub:
+    async def open(self) -> Any:
         """Have the tenant begin, if it has not. Where its messages go."""
         if self._line is None:
-            self._line = asyncio.ensure_future(self.connect(_Line(self)))
+            self._line = asyncio.ensure_future(self._begin())
         return await asyncio.shield(self._line)
+
+    async def _begin(self) -> Any:
+        line = await self.connect(Line(self))
+        if not isinstance(line, Stub):  # it was passed on, and whoever did that is needed no longer
+            await self.needs.aclose()
+        return line
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is none the worse for it when nobody wants the response that it came with."""
+        return False
 
     async def send(self, message: Message) -> None:
         """A message, until the tenant is done with it. `ConnectionResetError` if the web socket is closed, `CodecError`
-        for a message that cannot be sent."""
+        for a message that cannot be sent, `LimitExceeded` where the tenant has taken too long and was cancelled."""
         if self.closed is not None:
             raise ConnectionResetError(f"the web socket is closed: {self.closed}")
         try:
             async with self._turn:  # so that none overtakes those that waited for the line
                 line = await self.open()
-            await line.receive([message])
+            async with asyncio.timeout(self.wall_s):
+                await line.receive([message])
+        except TimeoutError:
+            raise LimitExceeded(f"a message of a web socket was worked on for {self.wall_s:g} s") from None
         except CodecError:
             raise  # it is none of the tenant's doing
         except (IpcError, SandboxError) as error:
@@ -112,7 +132,7 @@ class WebSocket:
 
     def cut_off(self, reason: str) -> None:
         """What answered is no longer what it was: whoever speaks on it had better begin anew."""
-        if isinstance(self._told, _Line):
+        if isinstance(self._told, Line):
             self._told.end(reason)
 
     async def put(self, message: Message) -> None:
@@ -132,13 +152,14 @@ class WebSocket:
     def dispose(self) -> None:
         """Nobody wants it any longer."""
         self.end(_NORMAL, "")
-        self._stub.dispose()
+        if self._stub is not None:
+            self._stub.dispose()
         if self._line is not None:
             self._line.add_done_callback(_dispose)
             self._line.cancel()  # if there is none yet, nobody waits for it
 
 
-class _Line:
+class Line:
     """What a tenant tells of what it sends: `receive(messages)` and `close(code, reason)`."""
 
     uncounted = True
@@ -169,13 +190,21 @@ class _Line:
         end(stubs, None)
         match method, spread(arguments)[0]:
             case "receive", [list(messages)]:
-                for message in messages:
-                    await self._socket.put(self._checked(message))
+                await self.receive(messages)
             case "close", [int(code), str(reason)]:
-                self._socket.end(code if code in _CODES else _NORMAL, _reason(reason))
+                await self.close(code, reason)
             case _:
                 raise CapabilityError(f"a web socket is not told {method!r:.40}")
         return values.dumps(None)
+
+    async def receive(self, messages: list[Any]) -> None:
+        """Messages, until they were taken."""
+        for message in messages:
+            await self._socket.put(self._checked(message))
+
+    async def close(self, code: int, reason: str) -> None:
+        """There are no more."""
+        self._socket.end(code if code in _CODES else _NORMAL, _reason(reason))
 
     def _checked(self, message: object) -> Message:
         if not isinstance(message, str | bytes):
@@ -207,7 +236,8 @@ class SentSocket(Sent):
 
     def dropped(self) -> None:
         """Nobody over there wants it any longer."""
-        asyncio.get_running_loop().create_task(self._response.aclose())
+        if not self._response.web_socket.stays:
+            asyncio.get_running_loop().create_task(self._response.aclose())
 
 
 def fits(message: Message, most: int) -> bool:
@@ -222,5 +252,5 @@ def _reason(reason: str) -> str:
 
 
 def _dispose(line: asyncio.Future[Stub]) -> None:
-    if not line.cancelled() and line.exception() is None:
-        line.result().dispose()
+    if not line.cancelled() and line.exception() is None and isinstance(stub := line.result(), Stub):
+        stub.dispose()

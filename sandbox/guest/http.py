@@ -187,7 +187,7 @@ class FetchResponse(Bodied):
 
     def rpc_attributes(self) -> Mapping[str, Any]:
         """The head, and a short body."""
-        socket = {} if self.web_socket is None else {"web_socket": True}
+        socket = {} if self.web_socket is None else self.web_socket.sent()
         return self._sent("Response", status=self.status, status_text=self.status_text, headers=self._headers.pairs,
                           url=self.url, redirected=self.redirected, **socket)  # fmt: skip
 

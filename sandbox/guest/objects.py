@@ -19,7 +19,7 @@ from cloister.ipc.stubs import Stub
 
 from . import entrypoints, scope
 from .handlers import wanted
-from .hibernation import Sockets
+from .hibernation import EVENTS, Sockets
 from .storage import Storage
 from .worker import result
 
@@ -95,7 +95,8 @@ class State:
         raise ObjectAborted(str(reason or "the object was aborted"))
 
     def acceptWebSocket(self, socket: Any, tags: Any = ()) -> None:  # noqa: N802
-        """Have `webSocketMessage(ws, message)` and `webSocketClose(ws, code, reason, wasClean)` called."""
+        """Have `webSocketMessage(ws, message)` called, `webSocketClose(ws, code, reason, wasClean)`, and
+        `webSocketError(ws, error)` if the connection breaks; also if this object has left meanwhile."""
         self._held.sockets.accept(socket, tags)
 
     def getWebSockets(self, tag: str | None = None) -> list[Any]:  # noqa: N802
@@ -121,10 +122,12 @@ class State:
         return self._held.sockets.answered(socket)
 
     def setHibernatableWebSocketEventTimeout(self, milliseconds: int | None = None) -> None:  # noqa: N802
-        """The limits of a call hold for each message, whatever this says."""
+        """How long one event may take, where that is less than a call may."""
+        self._held.sockets.event_ms = milliseconds
 
-    def getHibernatableWebSocketEventTimeout(self) -> None:  # noqa: N802
-        """None was set."""
+    def getHibernatableWebSocketEventTimeout(self) -> int | None:  # noqa: N802
+        """That, None if it was not set."""
+        return self._held.sockets.event_ms
 
 
 class _Held:
@@ -136,7 +139,7 @@ class _Held:
         self.broken: BaseException | None = None
         self.subject: Any = None
         self.storage: Storage | None = None
-        self.sockets = Sockets(self._told)
+        self.sockets: Sockets
 
     def block(self, function: Callable[[], Any]) -> asyncio.Future[Any]:
         work = asyncio.ensure_future(result(function))
@@ -156,7 +159,7 @@ class _Held:
         if _here.get(self._key) is self:
             del _here[self._key]
 
-    async def _told(self, method: str, *args: Any) -> None:
+    async def told(self, method: str, *args: Any) -> None:
         if not hasattr(self.subject, method):
             return
         await self.turn()
@@ -184,6 +187,8 @@ async def call(
     if held is None or held.storage is None or held.storage._stub._target != storage._target:
         held = _here[key] = _make(kind, key, about, storage.dup())
     await held.turn()
+    if method in EVENTS:
+        return await held.sockets.event(method, *args)
     if method == "alarm" and not hasattr(kind, "alarm"):
         print(f"the alarm of {about['name'] or about['id']} rang, and {kind.__name__} has no alarm()", file=sys.stderr)
         return None
@@ -201,7 +206,7 @@ async def call(
 
 def _make(kind: type[Any], key: tuple[str, str], about: Mapping[str, Any], storage: Stub) -> _Held:
     held = _Held(key)
-    held.storage = Storage(storage)
+    held.storage, held.sockets = Storage(storage), Sockets(held.told, storage)
     state = State(held, DurableObjectId(about["id"], about["name"]), held.storage, about["props"])
     held.subject = kind(state, scope.env())
     return held

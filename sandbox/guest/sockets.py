@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any, Final
 
 from cloister.ipc.capabilities import RpcTarget
-from cloister.ipc.errors import LocalProtocolError
+from cloister.ipc.errors import LocalProtocolError, RemoteError
 from cloister.ipc.stubs import Stub
 
 from . import failure, scope
@@ -51,6 +51,8 @@ class WebSocket:
         self._listeners: dict[str, list[Any]] = {}
         self._attachment: Any = None
         self._from: Stub | None = None
+        self._kept: Any = None
+        """How the host keeps it, if it is a durable object's own. See `hibernation`."""
 
     @classmethod
     def new(cls, *_: Any, **__: Any) -> WebSocket:
@@ -85,7 +87,7 @@ class WebSocket:
         if code is not None and (not 1000 <= code <= 4999 or code in _UNSENDABLE):
             raise TypeError("Invalid WebSocket close code.")
         self.readyState = self.CLOSING
-        self.other.arrive(_closed(_NO_CODE if code is None else code, reason or ""))
+        self.other.arrive(closed(_NO_CODE if code is None else code, reason or ""))
 
     def addEventListener(self, kind: str, listener: Any, *_: Any, **__: Any) -> None:  # noqa: N802 - JavaScript's names
         """Have a function called with each `message`, `close` or `error`."""
@@ -99,6 +101,8 @@ class WebSocket:
     def serializeAttachment(self, value: Any) -> None:  # noqa: N802
         """Keep a value with it, as it is now."""
         self._attachment = copy.deepcopy(value)
+        if self._kept is not None:
+            self._kept.attach(value)
 
     def deserializeAttachment(self) -> Any:  # noqa: N802
         """The value that was kept with it, which is whoever's it is given to."""
@@ -129,10 +133,13 @@ class WebSocket:
         if event["type"] == "close":
             if self.readyState == self.CLOSED:
                 return
+            if not event["wasClean"]:
+                error = RemoteError("Error", event["reason"])
+                await result(self._hears, JsDict(type="error", message=event["reason"], error=error, target=self))
             answers = self.readyState == self.OPEN
             self.readyState = self.CLOSED
             if answers:
-                self.other.arrive(_closed(event["code"], event["reason"]))
+                self.other.arrive(closed(event["code"], event["reason"]))
         await result(self._hears, event)
 
     async def _tell(self, event: JsDict) -> None:
@@ -150,10 +157,21 @@ class WebSocket:
         """Whoever got it is at the end of a line; another one leads to the end that was kept."""
         if self._from is not None:
             return await self._from.connect(line)
-        if self._hears is not None:
-            raise TypeError("Can't return WebSocket in a Response after calling accept().")
+        self._go_out()
         self.lead_to(Outbox(self, line.dup() if isinstance(line, Stub) else line))
         return Line(self.other)
+
+    def sent(self) -> dict[str, Any]:
+        """What is said of it where it goes out with a response."""
+        if self._from is not None or self.other._kept is None:
+            return {"web_socket": True}
+        self._go_out()
+        self.lead_to(Outbox(self, self.other._kept))
+        return {"web_socket": True, "accepted": self.other._kept.number}
+
+    def _go_out(self) -> None:
+        if self._hears is not None:
+            raise TypeError("Can't return WebSocket in a Response after calling accept().")
 
 
 class Line(RpcTarget):
@@ -170,7 +188,7 @@ class Line(RpcTarget):
 
     async def close(self, code: int, reason: str) -> None:
         """There are no more."""
-        await self._end.take(_closed(code, reason))
+        await self._end.take(closed(code, reason))
 
     def rpc_disposed(self) -> None:
         """Whoever spoke is gone, unless it is here: which is known when what brought it here was read."""
@@ -178,7 +196,7 @@ class Line(RpcTarget):
 
     def _lose(self) -> None:
         if not self.home:
-            self._end.arrive(_closed(_LOST, "WebSocket disconnected without sending Close frame."))
+            self._end.arrive(closed(_LOST, "WebSocket disconnected without sending Close frame."))
 
 
 class Outbox:
@@ -214,9 +232,9 @@ class Outbox:
         except Exception as error:
             self._kept.clear()
             if isinstance(error, LocalProtocolError):
-                end = _closed(_TOO_BIG, "a message is longer than can be sent")
+                end = closed(_TOO_BIG, "a message is longer than can be sent")
             else:
-                end = _closed(_LOST, "the other end is gone")
+                end = closed(_LOST, "the other end is gone")
             self._end.other.arrive(end)
         finally:
             self._going = None
@@ -257,7 +275,7 @@ def _at_home(line: Any) -> Any:
     return line
 
 
-def _closed(code: int, reason: str) -> JsDict:
+def closed(code: int, reason: str) -> JsDict:
     return JsDict(type="close", code=code, reason=_text(reason), wasClean=code != _LOST)
 
 

@@ -14,10 +14,11 @@ import uvicorn
 import websockets
 
 from cloister.ipc import CodecError, RpcTarget
-from cloister.loader import Loader, TenantError, WorkerCode, WorkerStub
+from cloister.loader import Limits, Loader, TenantError, WorkerCode, WorkerStub
 from cloister.loader.bindings import DurableObjects, Fetcher
 from cloister.loader.http import HttpLimits, asgi
 from cloister.loader.http.sockets import Closed, WebSocket
+from cloister.sandbox import LimitExceeded
 
 Make = Callable[..., WorkerStub]
 Code = Callable[..., WorkerCode]
@@ -517,16 +518,144 @@ async def test_a_durable_object_is_called_for_each_message(rooms: Any, gate: Gat
         assert await gate.ends.get() == [4001, "gone", True, 1]
 
 
-async def test_an_object_that_is_made_anew_lets_go_of_its_sockets(loader: Loader, rooms: Any, gate: Gate) -> None:
-    """What is left of it has no storage any longer: clients had better come again, and find the new one."""
-    async with await rooms.fetch("http://a.b/tea", **UPGRADE) as one:
-        await spoken_on(one).open()
-        assert await loader.redeploy(rooms._stub.tenant_id)
-        async with await rooms.fetch("http://a.b/tea", **UPGRADE) as two:
-            assert [message async for message in spoken_on(one)] == []
-            assert spoken_on(one).closed == Closed(1012, "the object was made anew")
-            await spoken_on(two).send("hi")
-            assert await anext(spoken_on(two)) == "1: hi 0 tea"
+@pytest.mark.parametrize("way", ["evict", "redeploy"])
+async def test_an_object_may_leave_while_its_sockets_are_open(
+    loader: Loader, rooms: Any, gate: Gate, way: str, eventually: Any
+) -> None:
+    """It is made anew for the next message, and finds them with their tags and what it has kept with each. What it has
+    answered in advance does not wake it."""
+    tenant = rooms._stub.tenant_id
+    async with (
+        await rooms.fetch("http://a.b/tea", **UPGRADE) as one,
+        await rooms.fetch("http://a.b/coffee", **UPGRADE) as two,
+    ):
+        first, second = spoken_on(one), spoken_on(two)
+        await asyncio.gather(first.open(), second.open())
+        await second.send("hi")
+        assert await anext(first) == "2: hi 0 coffee"
+        for number in range(1, 3):
+            if way == "evict":
+                await eventually(lambda: loader.evict(tenant))  # nobody uses it
+                boots = loader.statistics().boots
+                await first.send("ping")
+                assert await anext(first) == "pong"
+                assert loader.statistics().boots == boots
+            else:
+                assert await loader.redeploy(tenant)
+            await second.send("still")
+            assert await anext(first) == f"2: still {2 * number - 1} coffee"
+            await first.send("there")
+            assert await anext(first) == f"1: there {2 * number} tea"
+        assert (first.closed, second.closed) == (None, None)
+        loader.evict(tenant)
+        await second.close(4002, "home")
+        assert await gate.ends.get() == [4002, "home", True, 1]
+
+
+HOTEL = """
+from js import WebSocketPair
+from workers import DurableObject, Response, WorkerEntrypoint
+
+class Room(DurableObject):
+    async def fetch(self, request):
+        client, server = WebSocketPair.new()
+        self.ctx.acceptWebSocket(server, ["a"])
+        server.serializeAttachment({"n": [1]})
+        server.send("early")
+        if request.url.endswith("/brief"):
+            self.ctx.setHibernatableWebSocketEventTimeout(300)
+        return Response(None, status=101, web_socket=client)
+
+    async def webSocketMessage(self, ws, message):
+        if message == "stay":
+            import asyncio
+            await asyncio.Event().wait()
+        if message == "large":
+            try:
+                ws.serializeAttachment("x" * 20_000)
+            except TypeError as error:
+                ws.send(str(error))
+        if message == "leave":
+            ws.close(3000, "enough")
+
+    async def webSocketError(self, ws, error):
+        await self.env.GATE.told(["error", str(error), ws.deserializeAttachment(), self.ctx.getTags(ws)])
+
+    async def webSocketClose(self, ws, code, reason, wasClean):
+        await self.env.GATE.told([code, reason, wasClean])
+
+    def open(self):
+        return [self.ctx.getHibernatableWebSocketEventTimeout(), *(ws.readyState for ws in self.ctx.getWebSockets())]
+
+class Default(WorkerEntrypoint):
+    async def fetch(self, request):
+        return await self.env.ROOMS.getByName("a").fetch(request)
+    async def open(self):
+        return await self.env.ROOMS.getByName("a").open()
+    async def intrude(self):
+        return await self.env.ROOMS.getByName("a").webSocketMessage(1, "x")
+"""
+
+
+@pytest.fixture
+def hotel(runner: asyncio.Runner, loader: Loader, code: Code, gate: Gate, tmp_path: Path) -> Iterator[Any]:
+    """A tenant with an object that does odd things."""
+    tenant_id = f"hotel-{tmp_path.name}"
+    objects = DurableObjects(tmp_path / "objects", lambda tenant: loader.get(tenant, lambda: made))
+    made = code(HOTEL, env={"ROOMS": objects.namespace(tenant_id, "Room"), "GATE": gate})
+    runner.run(objects.__aenter__())
+    yield loader.get(tenant_id, lambda: made).get_entrypoint()
+    runner.run(objects.__aexit__())
+
+
+async def test_a_connection_that_breaks_is_told_to_its_object(loader: Loader, hotel: Any, gate: Gate) -> None:
+    """As an error, and as an end that nobody has said; also to one that has left meanwhile."""
+    async with await hotel.fetch("http://a.b/", **UPGRADE) as response:
+        assert await anext(spoken_on(response)) == "early"
+        loader.evict(hotel._stub.tenant_id)
+        await spoken_on(response).close(1006, "")  # as servers say it of whoever has not closed
+        words = "WebSocket disconnected without sending Close frame."
+        assert await gate.ends.get() == ["error", f"Error: {words}", {"n": [1]}, ["a"]]
+        assert await gate.ends.get() == [1006, words, False]
+        assert await hotel.open() == [None]
+
+
+async def test_an_object_that_is_not_done_with_a_message_is_cancelled(hotel: Any, gate: Gate) -> None:
+    """Within the time that it has said itself; its client hears of it, and it goes on for others."""
+    async with (
+        await hotel.fetch("http://a.b/brief", **UPGRADE) as one,
+        await hotel.fetch("http://a.b/brief", **UPGRADE) as two,
+    ):
+        await asyncio.gather(spoken_on(one).open(), spoken_on(two).open())
+        await spoken_on(one).send("stay")
+        assert [message async for message in spoken_on(one)] == ["early"]
+        assert spoken_on(one).closed == Closed(1011, "the object was not done with a message")
+        assert (await gate.ends.get())[::2] == [1011, True]
+        await spoken_on(two).send("large")
+        assert await anext(spoken_on(two)) == "early"
+        assert await anext(spoken_on(two)) == "what is attached to a web socket has at most 16,384 bytes"
+        assert await hotel.open() == [300, 1]
+        await spoken_on(two).send("leave")
+        assert [message async for message in spoken_on(two)] == []
+        assert spoken_on(two).closed == Closed(3000, "enough")
+        assert await gate.ends.get() == [3000, "enough", True]
+        assert await hotel.open() == [300]
+
+
+async def test_only_the_host_tells_an_object_of_its_sockets(hotel: Any) -> None:
+    """Not whoever has a stub."""
+    with pytest.raises(TenantError, match="no method 'webSocketMessage' may be called from outside"):
+        await hotel.intrude()
+
+
+async def test_a_worker_that_is_not_done_with_a_message_is_cancelled(worker: Make, gate: Gate) -> None:
+    """Within the time that one call may take; the web socket stays, and so does whatever else it does."""
+    stub = worker(ECHO, env={"GATE": gate}, limits=Limits(wall_ms=200))
+    async with await stub.get_entrypoint().fetch("http://a.b/", **UPGRADE) as response:
+        with pytest.raises(LimitExceeded, match=r"was worked on for 0\.2 s"):
+            await spoken_on(response).send("stay")
+        await spoken_on(response).send("tea")
+        assert [await anext(spoken_on(response)) for _ in range(2)] == ["hello", "tea"]
 
 
 async def test_a_worker_speaks_to_a_durable_object_itself(rooms: Any, gate: Gate) -> None:

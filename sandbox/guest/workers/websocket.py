@@ -68,7 +68,7 @@ class Conversation:
     def _heard(self, event: Any) -> None:
         if event["type"] == "close":
             self._events.put_nowait({"type": "websocket.disconnect", "code": event.code, "reason": event.reason})
-        else:
+        elif event["type"] == "message":
             data = event["data"]
             known: dict[str, Any] = {"text": data} if isinstance(data, str) else {"bytes": bytes(data)}
             self._events.put_nowait({"type": "websocket.receive", **known})
