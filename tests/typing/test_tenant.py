@@ -92,7 +92,7 @@ class Default(WorkerEntrypoint):
 async def app(scope: Any, receive: Any, send: Any) -> None: ...
 
 
-Whole = asgi.entrypoint(app)
+Whole = asgi.entrypoint(app, options=asgi.Options(encode_body="manual"))
 """
 
 
@@ -132,6 +132,7 @@ def test_a_program_that_is_right_is_not_complained_of(folder: Path) -> None:
         (f"{STEPS}    s.do('a', config={{'timeouts': 1}})", "No overload variant"),
         (f"{FETCHES}    return (await fetch('x')).status_text", "Incompatible return"),
         (f"{FETCHES}    return await fetch('x', {{}})", "Too many positional arguments"),
+        ("import asgi\nasgi.Options(encode_body='gzip')", 'Argument "encode_body" to "Options"'),
     ],
 )  # fmt: skip
 def test_what_is_wrong_with_a_program_is_found(folder: Path, source: str, words: str) -> None:

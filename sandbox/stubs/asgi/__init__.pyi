@@ -1,3 +1,4 @@
+from workers.asgi import Options as Options
 from workers.asgi import entrypoint as entrypoint
 from workers.asgi import env as env
 from workers.asgi import fetch as fetch
