@@ -41,6 +41,8 @@ class House:
         self.lobby = Lobby(self.room.refusal)
         self.closed: str | None = "use the loader inside `async with Loader(...) as loader`"
         self._tasks: dict[Worker, asyncio.Task[None]] = {}
+        self._leaving: set[Worker] = set()
+        """Who has left for another one, and ends in a moment."""
 
     def __iter__(self) -> Iterator[Worker]:
         """Everybody, idle or not."""
@@ -102,7 +104,11 @@ class House:
         """End all sandboxes of a tenant at once; how many there were."""
         self._boots.forgive(tenant_id)
         tenant = self._tenants.known(tenant_id)
-        return self.remove([] if tenant is None else [w for pool in tenant.pools for w in pool.all], "evicted")
+        found = self.remove([] if tenant is None else [w for pool in tenant.pools for w in pool.all], "evicted")
+        leaving = [worker for worker in self._leaving if worker.tenant_id == tenant_id]
+        for worker in leaving:
+            self._end_leaving(worker, "evicted")
+        return found + len(leaving)
 
     def remove(self, workers: Iterable[Worker], reason: str) -> int:
         """End these at once; how many there were."""
@@ -270,12 +276,18 @@ class House:
         self.register.evicted(worker, reason)
         boot = self._tasks.get(worker)
         if after and boot is None:
-            asyncio.get_running_loop().call_later(after, worker.end, reason)
+            self._leaving.add(worker)
+            asyncio.get_running_loop().call_later(after, self._end_leaving, worker, reason)
             return
         worker.end(reason)
         if boot is not None:
             worker.fail(SandboxClosed(f"the sandbox was {reason} while it was booting"))
             boot.cancel()
+
+    def _end_leaving(self, worker: Worker, reason: str) -> None:
+        if worker in self._leaving:
+            self._leaving.discard(worker)
+            worker.end(reason)
 
     def _forget(self, worker: Worker) -> bool:
         """It belongs to its pool no more, which may be the end of that; False if it did not."""

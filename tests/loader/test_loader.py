@@ -443,6 +443,24 @@ async def test_one_that_leaves_for_another_ends_a_moment_later(code: Code, monke
     assert not first.alive, "the end of the loader is everybody's"
 
 
+async def test_one_that_is_about_to_leave_is_evicted_like_any_other(
+    code: Code, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its process is there until then; once."""
+    loader, entrypoint = house(code, max_sandboxes=1)
+    monkeypatch.setattr("cloister.loader.house._NEWCOMER_FIRST", 3600.0)
+    async with loader:
+        assert await entrypoint("a").who() == "a"
+        worker = loader.warm(Key("a"))
+        assert worker is not None
+        assert await entrypoint("b").who() == "b"
+        assert worker.sandbox.alive
+        assert loader.evict("a")
+        assert await worker.sandbox.died == "was evicted"
+        assert not loader.evict("a")
+        assert await entrypoint("b").who() == "b"
+
+
 async def test_evicting_a_tenant_that_is_booting_fails_its_call_with_the_reason(code: Code) -> None:
     """Even before it has any code."""
     loader = Loader(spares=1)
