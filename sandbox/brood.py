@@ -7,12 +7,8 @@ the last of its sandboxes.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
 from collections.abc import Callable, Iterator
-
-from cloister.ipc import IpcError
-from cloister.ipc.link import Link
 
 from .errors import SandboxClosed, SandboxUnavailable
 from .lockdown.sequence import ACTIVE
@@ -20,7 +16,7 @@ from .nursery import Nursery, discard
 from .process import Process
 from .sandbox import Sandbox, Usage
 from .slots import Slots
-from .wires import Wires
+from .wires import Wire, Wires
 
 HELLO_TIMEOUT = 10.0
 _KILLED = -9
@@ -76,7 +72,7 @@ class Brood:
         self._expected += 1
         try:
             with self._wires.lay() as wire:
-                sandbox = await self._fork(wire.end, wire.connect, urgent=urgent)
+                sandbox = await self._fork(wire, urgent=urgent)
                 await self._greeted(sandbox)
                 self.borne += 1
         finally:
@@ -84,7 +80,7 @@ class Brood:
             self._end_if_done()
         return sandbox
 
-    async def _fork(self, end: int, connect: Callable[[], Link], *, urgent: bool) -> Sandbox:
+    async def _fork(self, wire: Wire, *, urgent: bool) -> Sandbox:
         slot = self._slots.take()
         entrances: tuple[int, ...] = ()
         asked = False
@@ -94,14 +90,13 @@ class Brood:
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # one that no sibling shares, flags and all
             entrances = null, *entrances
             asked = True
-            pidfd = await self.nursery.fork(slot, self._slots.uid(slot), [end, *entrances], urgent=urgent)
+            pidfd = await self.nursery.fork(slot, self._slots.uid(slot), [wire.end, *entrances], urgent=urgent)
         except BaseException as error:
+            wire.link.close()
             if isinstance(error, SandboxUnavailable) or not asked:
                 self._slots.give_back(slot)
-            else:  # the child comes all the same, and the slot is free when it has gone
+            else:  # the child comes all the same, finds itself left, and the slot is free when it has gone
                 self._abandoned.add(slot)
-                if isinstance(error, OSError):
-                    _turn_away(connect)
             raise
         finally:
             for entrance in entrances:
@@ -109,13 +104,16 @@ class Brood:
         try:
             alone = self.nursery.layers.get("processes") == ACTIVE
             sandbox = Sandbox(
-                slot, Process(pidfd), connect(), group, self.nursery.address_space, self._wires.arguments, alone=alone
+                slot, Process(pidfd), wire.link, group, self.nursery.address_space, self._wires.arguments, alone=alone
             )
         except BaseException:
+            wire.link.close()
             self._abandoned.add(slot)
             discard(pidfd)
             raise
+        wire.given()
         self._sandboxes[slot] = sandbox
+        wire.listened_to()
         if slot in self._stillborn:
             self._died(slot, *self._stillborn.pop(slot))
         return sandbox
@@ -176,9 +174,3 @@ class Brood:
             self._slots.give_back(slot)
         self._abandoned.clear()
         self._on_lost(self)
-
-
-def _turn_away(connect: Callable[[], Link]) -> None:
-    """A child that was forked, and that the host has no descriptor to hold: it ends when it has been met and left."""
-    with contextlib.suppress(OSError, IpcError):
-        connect().close()

@@ -24,16 +24,30 @@ _PREFIX: Final = "cloister-sockets-"
 
 
 class Wire:
-    """One that is being laid: `end` is the descriptor that the guest is to be given."""
+    """One that is being laid: `end` is the descriptor that the guest is to be given, `link` the host's own end.
+
+    The host connects and greets before there is a guest, which so finds everything there when it looks, and need not
+    wait for it.
+    """
 
     def __init__(self, listener: socket.socket, path: str, transport: Transport) -> None:
-        self._listener, self._path, self._transport = listener, path, transport
+        self._listener = listener
+        self._early: list[Callable[[], None]] = []
         self.end = listener.fileno()
+        self.link: Link = transport.connect(
+            path,
+            lambda frame: self._early.append(lambda: self.link.on_frame(frame)),
+            lambda error: self._early.append(lambda: self.link.on_lost(error)),
+        )
 
-    def connect(self) -> Link:
-        """The host's end, when the guest has its own."""
+    def given(self) -> None:
+        """The guest has its end."""
         self._listener.close()
-        return self._transport.connect(self._path, lambda _: None, lambda _: None)
+
+    def listened_to(self) -> None:
+        """Somebody listens to the link from now on, and is told what it has said before."""
+        for tell in self._early:
+            tell()
 
 
 class Wires:
