@@ -288,6 +288,44 @@ def test_scan_passes_nothing_that_msgpack_refuses(data: bytes) -> None:
     assert well_formed(data)
 
 
+class Counted(list[tuple[int, int, int]]):
+    """Counts how often it is looked at."""
+
+    looks = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.looks += 1
+        return super().__getitem__(index)
+
+
+@pytest.mark.parametrize("item", [7, -3, 2.5, None, True, 1 << 40, "short"])
+def test_long_lists_of_what_is_short_are_passed_quickly(item: object, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each element by itself would take the loop ten times as long, for all that there may be twenty milliseconds."""
+    heads = Counted(values._HEADS)
+    monkeypatch.setattr(values, "_HEADS", heads)
+    assert values.scan(values.dumps([[item] * 60_000, {"key": [item] * 5000}])) == 65_005
+    assert heads.looks < 20
+    with pytest.raises(PayloadError, match="more than 65,536 elements"):
+        values.scan(values.dumps([[item] * 65_530, [item] * 20]))
+
+
+@given(st.binary(max_size=80), st.integers(0, 20))
+def test_passing_quickly_comes_to_the_same(data: bytes, most: int) -> None:
+    """Whatever the bytes are, wherever they end, and however many elements there may be."""
+
+    def told() -> object:
+        try:
+            return values.scan(bytes([0xDC, 0, 9]) + data, max_elements=most)
+        except PayloadError as error:
+            return str(error)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(values, "_SHORT", 0)
+        quickly = told()
+        patch.setattr(values, "_STEPS", bytes(256))
+        assert told() == quickly
+
+
 @given(PLAIN)
 def test_scan_passes_everything_that_is_sent(value: Any) -> None:
     """And counts at least one element for it."""
