@@ -6,14 +6,15 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from cloister.sandbox import nursery
+from cloister.sandbox import brood, nursery
 
 
 @pytest.fixture(scope="session", autouse=True)
 def patience() -> Iterator[None]:
-    """A zygote that does not come up is given up later than a host would: many tests may be starting theirs."""
+    """A process that does not come up is given up later than a host would: many tests may be starting theirs."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(nursery, "START_TIMEOUT", 250.0)
+        for module, name in ((nursery, "START_TIMEOUT"), (nursery, "FORK_TIMEOUT"), (brood, "HELLO_TIMEOUT")):
+            patch.setattr(module, name, 250.0)
         yield
 
 

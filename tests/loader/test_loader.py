@@ -33,6 +33,7 @@ from cloister.loader import (
 from cloister.loader.loader import Key
 from cloister.sandbox import Sandbox
 
+LONG = 100.0  # for a call to wait for room: on a busy machine each boot takes a while
 Code = Callable[..., WorkerCode]
 MakeWorker = Callable[..., WorkerStub]
 Eventually = Callable[[Callable[[], Any]], Awaitable[None]]
@@ -81,7 +82,7 @@ async def arrivals(gate: Gate, number: int) -> None:
 
 def house(code: Code, **options: Any) -> tuple[Loader, Callable[[str], Any]]:
     """A loader, and a function from a tenant's name to its default entrypoint."""
-    loader = Loader(**{"spares": 1, **options})
+    loader = Loader(**{"spares": 1, "admission_timeout": LONG, **options})
 
     def entrypoint(name: str) -> Any:
         return loader.get(name, lambda: code(WHO, env={"NAME": name})).get_entrypoint()

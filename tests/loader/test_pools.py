@@ -32,6 +32,7 @@ from cloister.loader import (
 from cloister.loader.pool import Key
 from cloister.sandbox import Sandbox
 
+LONG = 100.0  # for a call to wait for room: on a busy machine each boot takes a while
 Code = Callable[..., WorkerCode]
 Eventually = Callable[[Callable[[], Any]], Awaitable[None]]
 PassTime = Callable[[Loader, float], None]
@@ -89,7 +90,9 @@ class Gate(RpcTarget):
 def house(code: Code, **options: Any) -> tuple[Loader, Callable[[str], Any]]:
     """A loader with these numbers, and a function from a tenant's name to its default entrypoint."""
     quotas = options.pop("quotas", None)
-    loader = Loader(config=LoaderConfig(**{"spares": 1, "max_sandboxes": 16, **options}), quotas=quotas)
+    loader = Loader(
+        config=LoaderConfig(**{"spares": 1, "max_sandboxes": 16, "admission_timeout": LONG, **options}), quotas=quotas
+    )
 
     def entrypoint(name: str) -> Any:
         return loader.get(name, lambda: code(SOURCE, env={"NAME": name})).get_entrypoint()
