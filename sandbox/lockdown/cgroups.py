@@ -114,7 +114,7 @@ class Group:
     def _open_all(self) -> tuple[int, ...]:
         opened: list[int] = []
         try:
-            entrances = (f"{folder}/{_ENTRANCE[self.version]}" for folder in self._all)
+            entrances = (f"{folder}/{_ENTRANCE[self.version]}" for folder in self.all)
             opened.extend(os.open(entrance, os.O_WRONLY | os.O_CLOEXEC) for entrance in entrances)
         except OSError:
             for descriptor in opened:
@@ -125,7 +125,7 @@ class Group:
     def _make_anew(self) -> None:
         """Somebody else has removed it, or a part."""
         self.unwatch()
-        for folder in self._all:
+        for folder in self.all:
             Path(folder).mkdir(parents=True, exist_ok=True)
         limits, self._limits, self._kills = self._limits, (0, 0), 0
         self.limit(*limits)
@@ -133,12 +133,13 @@ class Group:
     def close(self) -> None:
         """Remove the group. Harmless while a process is still in it: `Groups.close` removes what is left."""
         self.unwatch()
-        for folder in self._all:
+        for folder in self.all:
             with contextlib.suppress(OSError):
                 os.rmdir(folder)  # noqa: PTH106 - as the other calls here
 
     @property
-    def _all(self) -> tuple[str, ...]:
+    def all(self) -> tuple[str, ...]:
+        """All its folders."""
         return self.folders if self.share in ("", *self.folders) else (*self.folders, self.share)
 
     def charged_bytes(self) -> int:
@@ -164,21 +165,17 @@ class Groups:
         places = _places()
         self.version, parents = _parents(places)
         self._name = f"{_PREFIX}{os.getpid()}-{_began(os.getpid())}-{next(_numbers)}"
-        self._roots = tuple(parent / self._name for parent in parents)
-        self._beside = places.get("cpu") if self.version == 1 else self._roots[0]
+        self._parent = parents[0]
+        self._roots = tuple(parent / self._name for parent in parents) if self.version == 1 else ()
+        self._beside = places.get("cpu") if self.version == 1 else self._parent  # version 2 has one tree for all
         if os.sched_getscheduler(0) not in _SHARES_CORES:
             self._beside = None
         self._made: list[Group] = []
         try:
-            for parent, root in zip(parents, self._roots, strict=True):
+            for parent in {*parents, self._beside or self._parent}:
                 _sweep(parent)
+            for root in self._roots:
                 root.mkdir()
-            if self.version == 2:
-                (self._roots[0] / "cgroup.subtree_control").write_text("+memory +pids")
-                with contextlib.suppress(OSError):
-                    (self._roots[0] / "cgroup.subtree_control").write_text("+cpu")
-            elif self._beside is not None:
-                _sweep(self._beside)
             self.acquire("probe").close()
         except OSError as error:
             self.close()
@@ -188,7 +185,7 @@ class Groups:
 
     def acquire(self, name: str) -> Group:
         """A group for one slot."""
-        folders = tuple(root / name for root in self._roots)
+        folders = tuple(root / name for root in self._roots) or (self._parent / f"{self._name}-{name}",)
         for folder in folders:
             folder.mkdir(exist_ok=True)
         self._made.append(Group(self.version, tuple(map(str, folders)), self._share(name)))
@@ -198,7 +195,7 @@ class Groups:
         """The folder of its rank, and nothing once it was found that there is none to be had."""
         if self._beside is None:
             return ""
-        folder = self._beside / (name if self.version == 2 else f"{self._name}-{name}")
+        folder = self._beside / f"{self._name}-{name}"
         with contextlib.suppress(OSError):
             folder.mkdir(exist_ok=True)
             if shares.known(folder):
@@ -210,17 +207,14 @@ class Groups:
 
     def close(self) -> bool:
         """Remove what is empty by now. Whether that is all; a group whose last process is still dying is not empty."""
-        ranked = {Path(group.share) for group in self._made if group.share}
         for group in self._made:
-            group.unwatch()
-        for folder in ranked:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+            group.close()
         for root in self._roots:
             for folder in (*root.glob("*/"), root):
                 with contextlib.suppress(OSError):
                     folder.rmdir()
-        return not any(folder.exists() for folder in (*self._roots, *ranked))
+        made = (Path(folder) for group in self._made for folder in group.all)
+        return not any(folder.exists() for folder in (*self._roots, *made))
 
 
 def _places() -> dict[str, Path]:
@@ -246,10 +240,10 @@ def _parents(places: Mapping[str, Path]) -> tuple[int, tuple[Path, ...]]:
     if {"memory", "pids"} <= places.keys():
         return 1, (places["memory"], places["pids"])
     if "" in places:
-        group = places[""]
-        with contextlib.suppress(OSError):
-            if {"memory", "pids"} <= set((group / "cgroup.subtree_control").read_text().split()):
-                return 2, (group,)
+        for group in (places[""], places[""].parent):  # who has processes may have no controllers: then it is a leaf
+            with contextlib.suppress(OSError):
+                if {"memory", "pids"} <= set((group / "cgroup.subtree_control").read_text().split()):
+                    return 2, (group,)
         raise LayerMissing("the memory and pids controllers are not delegated to this service's control group")
     raise LayerMissing("no control group hierarchy with memory and pids is mounted")
 

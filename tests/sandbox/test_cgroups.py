@@ -133,6 +133,40 @@ def test_ranked_groups_lie_beside_the_hosts_own(tree: Path, monkeypatch: pytest.
     assert [list((tree / name).iterdir()) for name in ("cpu", "memory", "pids")] == [[], [], []]
 
 
+@pytest.mark.parametrize("leaf", ["", "host"])
+def test_groups_of_version_2_lie_beside_the_hosts_own(
+    leaf: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each by itself, as its rank holds among those of one folder only: in the host's own group, where that may have
+    others in it, and beside it, where it is a leaf."""
+    (tmp_path / leaf).mkdir(exist_ok=True)
+    (tmp_path / leaf / "cgroup.subtree_control").write_text("\n")
+    (tmp_path / "cgroup.subtree_control").write_text("cpu memory pids\n")
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setattr(cgroups, "_places", lambda: {"": tmp_path / leaf})
+    monkeypatch.setattr("cloister.sandbox.lockdown.shares.known", lambda _: True)
+    (tmp_path / "cloister-999999999-1-0-7").mkdir()
+    groups = Groups()
+    assert sorted(tmp_path.iterdir()) == before, "what others have left is removed, and what was tried"
+    group = groups.acquire("7")
+    assert (groups.version, group.folders) == (2, (group.share,))
+    assert Path(group.share).parent == tmp_path
+    assert groups.close()
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_where_version_2_shares_no_cores_its_groups_count_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory and threads; and who computes gives way by a nice value."""
+    (tmp_path / "cgroup.subtree_control").write_text("memory pids\n")
+    monkeypatch.setattr(cgroups, "_places", lambda: {"": tmp_path})
+    groups = Groups()
+    group = groups.acquire("7")
+    assert (group.share, len(group.folders), Path(group.folders[0]).is_dir()) == ("", 1, True)
+    assert groups.close()
+
+
 def test_a_rank_whose_last_process_is_still_dying_is_removed_later(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever has become of the rest by then: not before is it all removed."""
     monkeypatch.setattr("cloister.sandbox.lockdown.shares.known", lambda _: True)

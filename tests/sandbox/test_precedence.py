@@ -451,7 +451,8 @@ async def test_who_computes_when_nobody_looks_is_found_out(tenant: Any, until: U
     before = sandbox.cpu_seconds()
     await until(lambda: sandbox.cpu_seconds() > before + 0.2)
     sandbox.tend()
-    await until(lambda: told == [BEHIND])
+    await until(lambda: told)
+    assert told[0] is BEHIND, "and on a busy machine a little from time to time"
     await sandbox.close("enough")
 
 
