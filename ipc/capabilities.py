@@ -110,6 +110,7 @@ class Served:
 async def respond(capability: Any, method: str, payload: bytes, channel: Channel) -> bytes:
     """Answer a call, or a chain of them, of what can be invoked."""
     arguments, stubs = channel.decode(payload)
+    del payload  # of which there is a second copy now
     result = None
     try:
         if "." in method or arguments == _READ:

@@ -36,6 +36,21 @@ _log = logging.getLogger("cloister.ipc")
 
 MAX_HELD: Final = 64 << 20
 """Bytes that the arguments of calls which are being answered may take together."""
+_ELEMENT: Final = 64
+"""So many of them each element of a value is taken to be, once it is read: an empty list is one byte on the wire."""
+_FREE_ELEMENTS: Final = 16
+
+
+class _Held:
+    """What a call that is being answered holds, and the arguments that are about to be read for it."""
+
+    __slots__ = ("bytes", "payload")
+
+    def __init__(self, size: int) -> None:
+        self.bytes, self.payload = size, b""
+
+
+_answered: Final[contextvars.ContextVar[_Held]] = contextvars.ContextVar("answered")
 
 
 class Peer:
@@ -210,9 +225,16 @@ class Peer:
         """Look whether a value that arrived may be read, which `on_read` hears of. If it then closes the peer, nothing
         is read for it any longer."""
         closed = self._closed
-        self._on_read(values.scan(payload))
+        elements = values.scan(payload)
+        self._on_read(elements)
         if self._closed is not None and self._closed is not closed:
             raise self._closed
+        held = _answered.get(None)
+        if held is not None and held.payload is payload:
+            held.payload = b""
+            if elements > _FREE_ELEMENTS:
+                held.bytes += (more := (elements - _FREE_ELEMENTS) * _ELEMENT)
+                self._hold_more(more, payload)
 
     def let_go(self, target: int | None, unread: tuple[bytes, ...] = ()) -> None:
         """Drop one reference to a capability of the other side, and what is in values that nobody will read. Safe from
@@ -324,19 +346,21 @@ class Peer:
 
     async def _respond(self, call: Call) -> None:
         answer: Result | Failure
+        number, target, method, payload = call
+        held = _Held(len(payload))
+        _answered.set(held)
         try:
-            if not self._take(len(call.payload)):
-                self._discard(call.payload)
-                most = f"more than {MAX_HELD >> 20} MiB of arguments, or those of all sandboxes too much"
-                raise TooManyCalls(f"calls that wait for an answer hold {most}")
-            answer = Result(call.call, await self.forward(call.target, call.method, call.payload))
+            self._hold_more(held.bytes, payload)
+            work = self.forward(target, method, payload)
+            del call, payload  # which may be large, and the answer far away
+            answer = Result(number, await work)
         except BaseException as error:  # whatever is raised is the answer
             if isinstance(error, self._fatal):
                 raise
-            answer = self._failure(call.call, call.method, error)
+            answer = self._failure(number, method, error)
         finally:
-            self._let(len(call.payload))
-            self._answering.pop(call.call, None)
+            self._let(held.bytes)
+            self._answering.pop(number, None)
         self._reply(answer)
 
     def _failure(self, number: int, method: str, error: BaseException) -> Failure:
@@ -353,6 +377,12 @@ class Peer:
                 frame = self.connection.answer(Failure(answer.call, failures.tell(error)))
             if frame is not None:
                 self._send_answer(answer, frame)
+
+    def _hold_more(self, size: int, payload: bytes) -> None:
+        if not self._take(size):
+            self._discard(payload)
+            most = f"more than {MAX_HELD >> 20} MiB of arguments, or those of all sandboxes too much"
+            raise TooManyCalls(f"calls that wait for an answer hold {most}")
 
     def _send_answer(self, answer: Result | Failure, frame: bytes) -> bool:
         """Whether it was sent. One that there is no room for, or no memory to send it with, is replaced by one that
@@ -382,6 +412,8 @@ class Peer:
         except Exception:
             self._discard(payload)
             raise
+        if (held := _answered.get(None)) is not None:
+            held.payload = payload
         return capability.answer(method, payload, self)
 
     def _give_up(self, call: int, *, late: bool = False) -> None:

@@ -825,6 +825,47 @@ async def test_what_calls_hold_is_let_go_of_when_they_are_answered(open_pair: Op
         assert len(await pair.guest.call(0, "length", payload)) < 10
 
 
+class Desk(RpcTarget):
+    """Keeps calls waiting until it is opened, whatever came with them."""
+
+    def __init__(self) -> None:
+        self.opened = asyncio.Event()
+
+    async def wait(self, thing: object) -> None:
+        await self.opened.wait()
+
+    async def read(self, ask: Any, times: int) -> int:
+        return sum([len(await ask()) for _ in range(times)])
+
+
+async def test_what_calls_hold_is_counted_as_what_becomes_of_it(open_pair: OpenPair, until: Until) -> None:
+    """A megabyte of empty lists is sixty-four: many small things are refused long before their bytes would be."""
+    pair, desk = open_pair(hold=lambda _more, held: held <= 1 << 20), Desk()
+    stub = pair.guest.decode(pair.host.encode(desk))[0]
+    each = 1000
+    most = (1 << 20) // (65 * each)  # with the bytes as which they come
+    calls = [asyncio.ensure_future(stub.wait([[]] * each)) for _ in range(most)]
+    await until(lambda: len(pair.host._answering) == most)
+    async with asyncio.timeout(100):  # if they were taken they would wait
+        with pytest.raises(TooManyCalls, match="hold more than 64 MiB of arguments"):
+            await stub.wait([[]] * each)
+        with pytest.raises(TooManyCalls):
+            await stub.wait([print, *[[]] * each])
+    await until(lambda: not len(pair.guest.exports))  # what was granted with them is given back
+    assert not any(call.done() for call in calls)
+    desk.opened.set()
+    await asyncio.gather(*calls)
+    for _ in range(2 * most):
+        await stub.wait([[]] * each)
+
+
+async def test_what_a_call_reads_meanwhile_is_not_what_it_holds(open_pair: OpenPair) -> None:
+    """Answers to calls of its own, which it may forget: any number of them."""
+    pair = open_pair(hold=lambda _more, held: held <= 1 << 20)
+    stub = pair.guest.decode(pair.host.encode(Desk()))[0]
+    assert await stub.read(lambda: [0] * 1000, 40) == 40_000
+
+
 class Echo:
     """Answers with what it was told, or with how long that is."""
 
