@@ -117,8 +117,13 @@ class Bodied(RpcTarget):
         return self.body if self.body is not None else Stream(b"")
 
     async def bytes(self) -> bytes:
-        """The body."""
-        return b"".join([piece async for piece in self._open()])
+        """The body. Programs that speak to JavaScript ask more of it than of bytes."""
+        whole = b"".join([piece async for piece in self._open()])
+        if "js" not in sys.modules:
+            return whole
+        from . import readers
+
+        return readers.Piece(whole)
 
     async def text(self) -> str:
         """The body as text."""

@@ -18,7 +18,7 @@ from cloister.ipc.capabilities import public_property
 from . import scope
 from .values import JsDict
 
-_OLDER: Final = frozenset({"on_fetch", "on_scheduled"})
+_OLDER: Final = frozenset({"on_fetch", "on_scheduled", "test"})
 """Functions of the main module, which programs had before there were classes."""
 
 

@@ -35,6 +35,8 @@ def open(file: Any, *args: Any, **kwargs: Any) -> IO[Any]:  # noqa: A001 - it is
 
         if (found := reading.opened(file, *args, **kwargs)) is not None:
             return found
+        if not {*(args[0] if args else kwargs.get("mode", "r"))} & {*"wax+"} and reading.missing(os.fspath(file)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(file)) from None
         raise PermissionError(error.errno, _INSTEAD, os.fspath(file)) from None
 
 
@@ -66,9 +68,11 @@ def _seen(what: str, look: Any, path: Any, **options: Any) -> Any:
             raise
         from . import reading
 
-        if (found := getattr(reading, what)(os.fspath(path))) is None:
-            raise
-        return found
+        if (found := getattr(reading, what)(os.fspath(path))) is not None:
+            return found
+        if reading.missing(os.fspath(path)):
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path)) from None
+        raise
 
 
 def install() -> None:

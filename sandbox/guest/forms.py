@@ -87,6 +87,8 @@ class FormData(RpcTarget, MutableMapping[str, Any]):
         """Each name with each of its values."""
         yield from self._entries
 
+    entries = items
+
     def keys(self) -> Iterator[str]:  # type: ignore[override]
         """The name of each value."""
         yield from self

@@ -85,6 +85,8 @@ class Headers:
     def __contains__(self, name: object) -> bool:
         return isinstance(name, str) and self.get_all(name) is not None
 
+    has = __contains__
+
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys())
 

@@ -193,17 +193,18 @@ class Wire:
                 self.peer.deliver(frame)
             self.peer.stir()
         finally:
-            self._send_together()
+            self.send_together()
         return True
 
-    def _send_together(self) -> None:
+    def send_together(self) -> None:
+        """What was kept to go with more: there is no more."""
         self._reading = False
         if self._together:
             self.write(b"")
 
     def pump(self, timeout: float | None) -> None:
         """Wait for something to read, and read it, while the loop is held up."""
-        self._send_together()
+        self.send_together()
         poll = select.poll()
         poll.register(self.descriptor, select.POLLIN | (select.POLLOUT if self._unsent else 0))
         for _, what in poll.poll(None if timeout is None else max(timeout, 0) * 1000):

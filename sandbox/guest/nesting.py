@@ -27,6 +27,7 @@ def run_sync(work: Awaitable[Any]) -> Any:
         raise RecursionError(f"run_sync() is waited in {_MOST_DEEP} times at once")
     task, waiting = asyncio.ensure_future(work), asyncio.current_task()
     wire: Any = scope.pump.__self__  # type: ignore[attr-defined]
+    wire.send_together()  # what waits for other frames to be read would wait for this
     contextvars.Context().run(loop.add_reader, wire.descriptor, wire.readable)  # whoever reads may have called this
     promised = len(loop._ready)  # the turn of the loop that this is in will take so many
     _deep.levels = getattr(_deep, "levels", 0) + 1

@@ -89,12 +89,19 @@ def entries(path: str | bytes) -> _Scan | None:
     return _Scan(Found(f"{folder}/{below.name}", below) for below in entry.iterdir())
 
 
+def missing(path: str | bytes) -> bool:
+    """Whether it would be in a folder that came along, and is not there."""
+    folder, _, name = os.fsdecode(path).rstrip("/").rpartition("/")
+    entry = _entry(folder) if folder.strip("./") and name else None
+    return entry is not None and entry.is_dir()
+
+
 def _entry(path: str | bytes) -> resources.Entry | None:
     text = os.fsdecode(path)
-    of_library = text.startswith(disguise.ROOT)
+    of_library = text.lstrip("/").startswith(disguise.ROOT)
     for finder in sys.meta_path:
         if of_library and isinstance(finder, library.Library):
-            return finder.entry(text.removeprefix(disguise.ROOT))
+            return finder.entry(text.lstrip("/").removeprefix(disguise.ROOT))
         if not of_library and isinstance(finder, importer.Tenant) and text.strip("/"):  # the root is another matter
             return resources.Entry(finder.paths, finder.get_data, text)
     return None

@@ -547,6 +547,7 @@ async def test_a_schedule_is_told_to_a_worker(worker: Make) -> None:
         ("def on_fetch(request, env):\n    return Response(request.url + env.A)", "fetch", None),
         ("@handler\nasync def on_fetch(request):\n    return Response(request.url + 'x')", "fetch", None),
         ("async def on_scheduled(controller, env):\n    assert controller.cron == env.A", "scheduled", {"cron": "x"}),
+        ("async def test(ctrl, env):\n    assert env.A == 'x'", "test", {}),
         ("async def on_fetch(): ...\nasync def test(ctrl, env):\n    assert env.A == 'x'", "test", {}),
     ],
 )

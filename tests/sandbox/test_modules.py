@@ -163,12 +163,21 @@ async def test_files_beside_modules_are_resources(boot: Boot, body: str, result:
         ("(pathlib.Path(__file__).resolve().parent / 'shop/pages/front.html').read_text()", "<p>"),
         ("os.path.realpath('shop/../motd.txt')", "/motd.txt"),
         ("(pathlib.Path('shop') / 'none').exists()", False),
-        ("os.path.exists('<library>/tzdata/zoneinfo/Europe/Berlin')", True),
+        ("os.path.exists('/<library>/tzdata/zoneinfo/Europe/Berlin')", True),
     ],
 )
 async def test_files_beside_modules_are_where_programs_look_for_them(boot: Boot, expression: str, result: Any) -> None:
     """By their paths, from the folder that the main module is in, as web frameworks look for templates."""
     assert await files(boot, f"        import os, pathlib; return {expression}") == result
+
+
+async def test_what_is_missing_in_a_folder_that_came_along_is_not_found(boot: Boot) -> None:
+    """As anywhere; web frameworks answer so. It cannot be made either."""
+    for call in ("os.stat('shop/none')", "open('shop/pages/none.html')", "os.listdir('shop/none')"):
+        with pytest.raises(RemoteError, match=r"^FileNotFoundError: .*none"):
+            await files(boot, f"        import os; return {call}")
+    with pytest.raises(RemoteError, match=r"^PermissionError: .*no file can be opened in a sandbox"):
+        await files(boot, "        return open('shop/none', 'w')")
 
 
 async def test_what_cannot_be_looked_at_is_an_error_as_ever(boot: Boot) -> None:

@@ -5,5 +5,6 @@ from __future__ import annotations
 from cloister.sandbox.guest.entrypoints import WorkerEntrypoint, WorkflowEntrypoint
 from cloister.sandbox.guest.objects import DurableObject
 from cloister.sandbox.guest.objects import ObjectAborted as DurableObjectAbort
+from cloister.sandbox.guest.objects import State as DurableObjectContext
 
-__all__ = ["DurableObject", "DurableObjectAbort", "WorkerEntrypoint", "WorkflowEntrypoint"]
+__all__ = ["DurableObject", "DurableObjectAbort", "DurableObjectContext", "WorkerEntrypoint", "WorkflowEntrypoint"]

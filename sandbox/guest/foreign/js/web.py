@@ -107,10 +107,6 @@ class Headers(_Headers):
         """Of a map or of pairs."""
         return cls(given)
 
-    def has(self, name: str) -> bool:
-        """Whether there is one of that name."""
-        return name in self
-
     def entries(self) -> Iterator[tuple[str, str]]:
         """Names and values."""
         return iter(self.items())
