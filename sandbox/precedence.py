@@ -82,6 +82,10 @@ class Precedence:
         """A call has been answered."""
         self._answers += 1
 
+    def stray(self) -> None:
+        """It has computed unasked, and goes first only while it is asked from now on."""
+        self._strays = True
+
     def look(self) -> None:
         """It has used a core of late: see whether it does so unasked."""
         if not self._looking and not self._over:

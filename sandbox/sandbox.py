@@ -56,6 +56,9 @@ _LINE = codec.encode(Note("log", b""))  # how the guest's own code begins a line
 
 _A_LITTLE = 0.1
 """Seconds of CPU that it may use between two looks of others at it without being looked at more closely."""
+_MUCH_UNASKED, _BRIEFLY = 0.25, 0.02
+"""Part of a core that it may have used between two calls, and the same in seconds: who used more may have waited with
+it until nobody looked."""
 _BLANK = Limits()  # what holds until there is code
 
 
@@ -409,7 +412,12 @@ class Sandbox:
 
     def _begin(self, limits: Limits) -> Charge:
         self._precedence.begin()
-        return self._watch.begin(limits.cpu_ms, lambda: self._exceeded(limits), limits.subrequests)
+        watch, asked = self._watch, self._in_flight or self._watch.visited
+        seen, at = watch.seen, watch.seen_at
+        charge = watch.begin(limits.cpu_ms, lambda: self._exceeded(limits), limits.subrequests)
+        if not asked and watch.seen - seen > max((watch.seen_at - at) * _MUCH_UNASKED, _BRIEFLY):
+            self._precedence.stray()
+        return charge
 
     async def _answered(self, method: str, payload: bytes, limits: Limits, charge: Charge) -> bytes:
         self._in_flight += 1

@@ -62,7 +62,8 @@ class Account:
         self._visits: set[Charge] = set()
         self.seen = 0.0
         """Seconds of CPU that the process had used when it was last looked at."""
-        self._shared = now()
+        self.seen_at = now()
+        """When that was."""
         self._stray = self._tidying = 0.0
         self._may_stray = self._may_ask_astray = math.inf
         self._asked_astray, self._asked_at = 0.0, now()
@@ -135,7 +136,7 @@ class Account:
 
         What it has used since the last look a moment ago may count for what comes next: it is too little to matter.
         """
-        if self._now() - self._shared > min(charge.limit * _NEGLIGIBLE, _SHORTEST):
+        if self._now() - self.seen_at > min(charge.limit * _NEGLIGIBLE, _SHORTEST):
             self._share()
         charge.used = charge.asked = 0.0
 
@@ -163,8 +164,8 @@ class Account:
         if cpu > self.seen:  # not once it has ended
             spent, self.seen = cpu - self.seen, cpu
         if self._stray:
-            self._stray = max(self._stray - (now - self._shared) * _A_LITTLE, 0.0)
-        self._shared = now
+            self._stray = max(self._stray - (now - self.seen_at) * _A_LITTLE, 0.0)
+        self.seen_at = now
         if self._visits:
             spent = self._share_with_visits(spent)
         if not self._charges:

@@ -456,6 +456,21 @@ async def test_who_computes_when_nobody_looks_is_found_out(tenant: Any, until: U
     await sandbox.close("enough")
 
 
+async def test_who_waits_with_computing_until_nobody_looks_is_found_out_at_its_next_call(
+    tenant: Any, until: Until
+) -> None:
+    """Else it could have a core between its calls, for as long as those come; a little is nobody's concern."""
+    sandbox = tenant.sandbox
+    for used, strays in ((0.01, False), (3600.0, True)):
+        await tenant.do("def main(): pass")
+        used += sandbox._watch.seen
+        sandbox._watch._cpu = lambda used=used: used
+        await tenant.do("def main(): pass")
+        assert sandbox._precedence._strays is strays
+    await until(lambda: sandbox._precedence._rank is BEHIND)
+    await sandbox.close("enough")
+
+
 async def test_threads_that_sleep_are_not_all_looked_at(tenant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A program may have dozens, and the host looks every few milliseconds; one that uses a core is seen."""
     process, looked = tenant.sandbox._process, list[int]()
