@@ -27,14 +27,15 @@ def look(outcomes: Outcomes, expected: Key, waited: float = 0.0) -> None:
     if run.asking or not alone or not run.only_waits(loop):
         outcomes._watch = loop.call_later(STUCK_AFTER, look, outcomes, expected, waited, context=NOBODY)
         return
-    left = [_words(key) for key in itertools.islice(outcomes._order, 5)]
+    left = list(itertools.islice(outcomes._order, 5))
     for key, gate in outcomes._gates.items():
         if not gate.done():
-            words = f"{_words(key)} was recorded after {left[0]}, which is not asked for"
+            before = left[: left.index(key)] if key in left else left
+            words = f"{_words(key)} was recorded after what is not asked for: {', '.join(map(_words, before))}"
             gate.set_exception(NonDeterminismError(words))
     for gate in outcomes._new:
         if not gate.done():
-            words = f"the run goes on without what is recorded for it: {', '.join(left)}"
+            words = f"the run goes on without what is recorded for it: {', '.join(map(_words, left))}"
             gate.set_exception(NonDeterminismError(words))
 
 
