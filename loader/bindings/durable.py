@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -25,6 +26,7 @@ from cloister.ipc.stubs import Link, RemoteCall, RemoteMethod
 from ..http.messages import Request, Response
 from .alarms import Alarm, Alarms
 from .databases import DatabaseLimits, Databases
+from .hibernation import Held
 from .lines import StoreClosed
 from .shelf import owner
 from .stays import Home
@@ -68,6 +70,7 @@ class DurableObjects:
         self._alarms: Alarms | None = None
         self._most_objects, self._most_known = most_objects, most_known
         self._homes: OrderedDict[tuple[str, str, str], Home] = OrderedDict()
+        self._held: weakref.WeakValueDictionary[str, Held] = weakref.WeakValueDictionary()
         self._counts: dict[str, int] = {}
         """How many databases a tenant has, once that was asked."""
 
@@ -132,6 +135,13 @@ class DurableObjects:
                     self._homes.pop(idle).leave()
         self._homes.move_to_end(key)
         return home
+
+    def held(self, tenant: str) -> Held:
+        """What is held of web sockets for a tenant, as long as one of its objects is known."""
+        found = self._held.get(tenant)
+        if found is None:
+            found = self._held[tenant] = Held()
+        return found
 
     @property
     def alarms(self) -> Alarms:

@@ -21,12 +21,16 @@ from cloister.sandbox import SandboxError
 
 from ..errors import LoaderError, TenantError
 from ..http.sockets import Line, Message, WebSocket
+from .storage import StorageQuotaExceeded
 
 _log = logging.getLogger("cloister.objects")
 _MOST: Final = 32_768
+_MOST_WAITING: Final = 1024
+"""Those that their objects have accepted and not yet answered with."""
 _MOST_TAGS: Final = 10
 _MOST_TAG: Final = 256
 _MOST_ATTACHED: Final = 16 * 1024
+_MOST_ATTACHED_IN_ALL: Final = 64 * 1024 * 1024
 _MOST_ANSWER: Final = 2048
 _LOST, _FAILED = 1006, 1011
 _BROKEN: Final = frozenset({1002, _LOST, 1009, 1013})
@@ -34,6 +38,23 @@ _BROKEN: Final = frozenset({1002, _LOST, 1009, 1013})
 _GONE: Final = "WebSocket disconnected without sending Close frame."
 Call = Callable[[str, list[Any]], Awaitable[Any]]
 """Calls a method of the object, wherever that is."""
+
+
+class Held:
+    """What the host holds for all objects of one tenant."""
+
+    def __init__(self) -> None:
+        self.open = self.waiting = self.attached = 0
+
+    def accept(self) -> None:
+        """One more. `StorageQuotaExceeded` if it would be one too many."""
+        if self.open >= _MOST or self.waiting >= _MOST_WAITING:
+            raise StorageQuotaExceeded(
+                f"a tenant's objects have at most {_MOST:,} web sockets, and {_MOST_WAITING:,} that are not answered"
+                " with"
+            )
+        self.open += 1
+        self.waiting += 1
 
 
 class Accepted(WebSocket):
@@ -66,6 +87,7 @@ class Accepted(WebSocket):
         if isinstance(line, Line):
             line.granted()  # on whose behalf this host speaks
         self._connected.set_result(None)
+        self._among.held.waiting -= 1
         return ToObject(self, direct=isinstance(line, Line))
 
     async def tell(self, messages: list[Any]) -> None:
@@ -117,7 +139,11 @@ class Accepted(WebSocket):
         await self.ended(_FAILED, str(error))
 
     def _forget(self) -> None:
-        self._among.open.pop(self.number, None)
+        if self._among.open.pop(self.number, None) is not None:
+            held = self._among.held
+            held.open -= 1
+            held.waiting -= not self.connected
+            held.attached -= len(self.attachment)
         told, self._told = self._told, None
         self.end(1000, "")
         self._connected.cancel()
@@ -189,9 +215,9 @@ class ToObject:
 class Sockets:
     """Those of one object that are open. `changed` is called when there is one less."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
+    def __init__(self, held: Held, changed: Callable[[], None]) -> None:
         self.open: dict[int, Accepted] = {}
-        self.changed = changed
+        self.held, self.changed = held, changed
         self.automatic: tuple[str, str] | None = None
         """What is answered to which message without asking the object."""
         self.event_ms: int | None = None
@@ -204,8 +230,7 @@ class Sockets:
             raise TypeError(f"a web socket has a list of at most {_MOST_TAGS} tags")
         if not all(isinstance(tag, str) and len(tag) <= _MOST_TAG for tag in tags):
             raise TypeError(f"a tag of a web socket is text of at most {_MOST_TAG} characters")
-        if len(self.open) >= _MOST:
-            raise CapabilityError(f"an object has at most {_MOST:,} web sockets")
+        self.held.accept()
         number = next(self._numbers)
         self.open[number] = Accepted(self, number, tags)
         return number
@@ -221,7 +246,11 @@ class Sockets:
         """Keep something with one."""
         if not isinstance(value, bytes) or len(value) > _MOST_ATTACHED:
             raise TypeError(f"what is attached to a web socket has at most {_MOST_ATTACHED:,} bytes")
-        self.of(number).attachment = value
+        one = self.of(number)
+        attached = self.held.attached - len(one.attachment) + len(value)
+        if attached > _MOST_ATTACHED_IN_ALL:
+            raise StorageQuotaExceeded(f"a tenant attaches at most {_MOST_ATTACHED_IN_ALL:,} bytes to web sockets")
+        self.held.attached, one.attachment = attached, value
 
     def answer(self, pair: object) -> None:
         """What to answer without asking the object."""

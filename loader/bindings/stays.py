@@ -124,7 +124,7 @@ class Home:
         self._storage: ObjectStorage | None = None
         self.sockets: weakref.WeakSet[WebSocket] = weakref.WeakSet()
         """Those that it has answered with and speaks on by itself, so that they end with its stay."""
-        self.accepted = Sockets(self._settle)
+        self.accepted = Sockets(objects.held(key[0]), self._settle)
         """Those that are its own wherever it is."""
 
     async def enter(self, use: AsyncExitStack) -> tuple[Worker, ObjectStorage]:

@@ -15,7 +15,7 @@ import websockets
 
 from cloister.ipc import CodecError, RpcTarget
 from cloister.loader import Limits, Loader, TenantError, WorkerCode, WorkerStub
-from cloister.loader.bindings import DurableObjects, Fetcher
+from cloister.loader.bindings import DurableObjects, Fetcher, StorageQuotaExceeded, hibernation
 from cloister.loader.http import HttpLimits, asgi
 from cloister.loader.http.sockets import Closed, WebSocket
 from cloister.sandbox import LimitExceeded
@@ -640,6 +640,29 @@ async def test_an_object_that_is_not_done_with_a_message_is_cancelled(hotel: Any
         assert spoken_on(two).closed == Closed(3000, "enough")
         assert await gate.ends.get() == [3000, "enough", True]
         assert await hotel.open() == [300]
+
+
+async def test_what_a_tenant_holds_of_web_sockets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All its objects together: how many there are, how many nobody was answered with, and what is attached to them."""
+    monkeypatch.setattr(hibernation, "_MOST", 4)
+    monkeypatch.setattr(hibernation, "_MOST_WAITING", 3)
+    monkeypatch.setattr(hibernation, "_MOST_ATTACHED_IN_ALL", 10)
+    held = hibernation.Held()
+    one, other = (hibernation.Sockets(held, lambda: None) for _ in range(2))
+    numbers = [one.accept([]) for _ in range(3)]
+    with pytest.raises(StorageQuotaExceeded, match="that are not answered with"):
+        other.accept([])
+    await one.of(numbers[0]).connect(None)
+    other.accept([])
+    with pytest.raises(StorageQuotaExceeded, match="at most 4 web sockets"):
+        other.accept([])
+    one.attach(numbers[0], b"x" * 8)
+    one.attach(numbers[0], b"x" * 9)
+    with pytest.raises(StorageQuotaExceeded, match="attaches at most 10 bytes"):
+        one.attach(numbers[1], b"xx")
+    for sockets in (one, other):
+        sockets.cut_off("over")
+    assert (held.open, held.waiting, held.attached) == (0, 0, 0)
 
 
 async def test_only_the_host_tells_an_object_of_its_sockets(hotel: Any) -> None:
