@@ -379,10 +379,13 @@ async def test_a_body_that_is_done_at_once_sets_no_timer_and_one_that_is_waited_
                     set_for.append(when - loop.time())
                     return at(when, *rest, **more)
                 loop.call_at = call_at
-                async def body():
+                async def nothing():
                     pass
+                async def body():
+                    await asyncio.sleep(0)
                 try:
                     await step.do("sync", lambda: None)
+                    await step.do("nothing", nothing)
                     at_once = len(set_for)
                     await step.do("async", body)
                     waited_for = len(set_for)
