@@ -7,9 +7,13 @@ import inspect
 import types
 from typing import TYPE_CHECKING, Any
 
+from .values import JsDict
+
 if TYPE_CHECKING:
     from .journal import Journal
 
+WHOLE = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict, JsDict})
+"""What is there when it is returned."""
 _NOTE_AFTER = 0.02  # seconds: a body that is done sooner is not announced
 
 
@@ -18,7 +22,7 @@ def begin(work: Any) -> tuple[bool, Any]:
     waits for nothing it is done.
     """
     if type(work) is not types.CoroutineType:
-        return inspect.isawaitable(work), work
+        return type(work) not in WHOLE and inspect.isawaitable(work), work
     try:
         waited = work.send(None)
     except StopIteration as done:

@@ -18,11 +18,10 @@ from cloister.ipc.errors import CodecError, IpcError, RemoteError
 
 from . import scope
 from .journal import Journal, exception
-from .patience import Patience, begin
+from .patience import WHOLE, Patience, begin
 from .values import JsDict
 from .workers.workflows import NonRetryableError
 
-_WHOLE = frozenset({type(None), bool, int, float, str, bytes, list, tuple, dict, JsDict})
 Body = Callable[..., Any]
 Attempted = tuple[bytes, list[str] | None, bool, dict[str, Any] | None]
 """What came of an attempt: the encoded value, or the error and whether another one makes sense; what is rarely said."""
@@ -214,7 +213,7 @@ class Step:
             waits, result, began = False, None, asyncio.get_running_loop().time()
             if not beats:
                 waits, result = begin(self._call(context, arguments))
-                if not waits and type(result) in _WHOLE:
+                if not waits and type(result) in WHOLE:
                     return values.dumps(result), None, True, None
             patience = Patience(journal, (self._step_name, count, attempt), began, hidden["resolved"]["timeout"], beats)
             async with patience as timer:
@@ -225,7 +224,7 @@ class Step:
                     waits, result = begin(self._call(context, arguments))
                 if waits:
                     result = await result  # type: ignore[misc] # as `begin` says
-                if type(result) not in _WHOLE and (hasattr(result, "__aiter__") or inspect.isgenerator(result)):
+                if type(result) not in WHOLE and (hasattr(result, "__aiter__") or inspect.isgenerator(result)):
                     from . import streams
 
                     context = context or self._context(count, attempt, hidden)
