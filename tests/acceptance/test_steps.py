@@ -549,7 +549,7 @@ async def test_a_step_that_spins_is_ended_from_outside_and_is_a_poison_pill_in_t
                 async def spin():
                     await self.env.LEDGER.note("spin")
                     while True: pass
-                await step.do("spin", {"timeout": 500, "retries": {"limit": 0, "delay": 0}}, spin)
+                await step.do("spin", {"timeout": "1 minute", "retries": {"limit": 0, "delay": 0}}, spin)
     """)
     error = await stage.outcome(await binding.create())
     assert error["name"] == "CrashLoop"
