@@ -24,7 +24,7 @@ from .profile import Package
 
 _SEALING_TRIES: Final = 5  # the kernel waits for a sixth of a second in each
 _LEFT_OUT: Final = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
-_OURS: Final = ("attempts", "blobs", "bodies", "bound", "caches", "children", "conversions", "dependencies",
+_OURS: Final = ("attempts", "blobs", "bodies", "bound", "caches", "children", "codings", "conversions", "dependencies",
                 "distributions", "drift", "elements", "entries", "forms", "guises", "handlers", "headers",
                 "hibernation", "http", "httpx_transports", "legacy", "loopback", "moments", "nesting", "objects",
                 "pretence", "readers", "reading", "revival", "rewriter", "rollback", "selection", "sockets", "storage",

@@ -93,6 +93,10 @@ class Stream(RpcTarget):
             with contextlib.suppress(RuntimeError):  # it is being read, and told so
                 await close()
 
+    def arrived(self) -> Stream:
+        """The same as it came here, if that was compressed."""
+        return self
+
     def take(self) -> bytes:
         """All of a short one at once."""
         self.used = True
@@ -103,6 +107,8 @@ class Bodied(RpcTarget):
     """What has a body: how that is read, and how it is sent."""
 
     body: Stream | None = None
+    _going: Stream | None = None
+    """What is sent for the body, where that is not the body itself."""
 
     @property
     def body_used(self) -> bool:
@@ -182,7 +188,8 @@ class Bodied(RpcTarget):
 
     async def next(self) -> dict[str, Any]:
         """The next piece of the body, for the other side."""
-        return {"done": True, "value": None} if self.body is None else await self.body.next()
+        body = self.body if self._going is None else self._going
+        return {"done": True, "value": None} if body is None else await body.next()
 
     def rpc_returned(self, attributes: Mapping[str, Any]) -> Self:
         """Another of the same if its body went along with it, which it has brought back."""
@@ -194,12 +201,14 @@ class Bodied(RpcTarget):
 
     def rpc_disposed(self) -> None:
         """Nobody over there will read on."""
-        if self.body is not None:
-            scope.loop.create_task(self.body.aclose())
+        if (body := self.body if self._going is None else self._going) is not None:
+            scope.loop.create_task(body.aclose())
 
     def _sent(self, kind: str, **head: Any) -> dict[str, Any]:
         """The attributes of the capability that this becomes."""
-        stream = self._open() if self.body is not None else None
+        stream = self._going
+        if stream is None and self.body is not None:
+            stream = self._open()
         whole = None if stream is None else stream.take() if stream.short else ...
         if whole is not ...:
             return {"workers.class": kind, **head, "body": whole}

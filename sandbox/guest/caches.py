@@ -109,6 +109,8 @@ class Cache:
             raise TypeError("Cannot cache response to a range request (206 Partial Content).")
         if "*" in (response.headers.get("vary") or ""):
             raise TypeError("Cannot cache response with 'Vary: *' header.")
+        if response.encode_body == "manual" and response.body is not None:
+            response = response.replace_body(None)._arrived(response._open())
         body, pairs = await response.bytes(), response.headers.pairs
         seconds = 0 if _NEVER.search(told) else _seconds(response, told)
         if "private=set-cookie" in told.replace('"', ""):

@@ -7,21 +7,24 @@ Not imported by the guest itself: it is kept with the standard library, for thos
 
 from __future__ import annotations
 
+import copy
 import errno
 import json
 from collections.abc import Callable, Mapping
 from http import HTTPMethod, HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, Self
 from urllib.parse import urljoin, urlsplit
 
 from cloister.ipc.stubs import Stub
 
 from . import scope
-from .bodies import Bodied, given
+from .bodies import Bodied, Stream, given
 from .headers import TOKEN, UNSENDABLE, Headers
 from .values import JsDict
 
 _METHODS: Final = {method.value: method for method in HTTPMethod}
+_CODINGS: Final = {"gzip", "br"}
+"""What the runtime knows of `Content-Encoding`. A body of any other is sent as it was made."""
 _REDIRECTS: Final = {301, 302, 303, 307, 308}
 _USUAL: Final = {
     "cache": "default", "credentials": "same-origin", "mode": "cors", "referrer": "about:client", "referrer_policy": "",
@@ -116,23 +119,30 @@ class FetchResponse(Bodied):
     type = "default"
     url = ""
     redirected = False
+    encode_body = "automatic"
+    """Whether the body is compressed as the headers say when it leaves, or was by the program, `manual`."""
 
     web_socket: Any = None
     """An end of a pair, which whoever is answered speaks on."""
 
     def __init__(
-        self, body: Any = None, status: Any = None, status_text: str = "", headers: Any = None, web_socket: Any = None
-    ) -> None:
+        self, body: Any = None, status: Any = None, status_text: str = "", headers: Any = None, web_socket: Any = None,
+        *, encode_body: str | None = None,
+    ) -> None:  # fmt: skip
         if isinstance(body, FetchResponse):
             if status is not None or status_text or headers is not None:
                 raise ValueError("Expected no options when constructing Response from a js.Response")
-            web_socket = body.web_socket
+            web_socket, encode_body = body.web_socket, encode_body or body.encode_body
             status, status_text, headers, body = body.status, body.status_text, body._headers, body.body
         self.status = 200 if status is None else int(status)
         if web_socket is not None:
             self._upgrade(web_socket, body)
         elif not 200 <= self.status <= 599:
             raise ValueError(f"status {self.status} is not one of 200 to 599")
+        if encode_body is not None:
+            if encode_body not in {"automatic", "manual"}:
+                raise TypeError(f"encodeBody: unexpected value: {encode_body!r:.40}")
+            self.encode_body = encode_body
         self.status_text = str(status_text) or _phrase(self.status)
         if UNSENDABLE.search(self.status_text):
             raise TypeError("Invalid statusText")
@@ -179,16 +189,38 @@ class FetchResponse(Bodied):
 
     def clone(self) -> Any:
         """Another one of the same, body included."""
-        return self._copied(type(self)(None, self.status, self.status_text, self._headers))
+        return self._copied(self.replace_body(None))
 
     def replace_body(self, body: Any) -> Any:
         """The same status and headers around another body."""
-        return type(self)(body, self.status, self.status_text, self._headers)
+        return type(self)(body, self.status, self.status_text, self._headers, encode_body=self.encode_body)
+
+    @property
+    def _coding(self) -> str | None:
+        said = self._headers.get("content-encoding")
+        return said if said in _CODINGS else None
+
+    def _arrived(self, body: Stream) -> Self:
+        """Whoever reads it has what was compressed."""
+        if self._coding is None:
+            self.body = body
+        else:
+            from . import codings
+
+            self.body = codings.Coded(body, self._coding)
+        self.encode_body, self._going = "automatic", None
+        return self
 
     def rpc_attributes(self) -> Mapping[str, Any]:
-        """The head, and a short body."""
+        """The head, and a short body, compressed if that is what the head says."""
+        pairs = self._headers.pairs
+        if self.body is not None and self.encode_body == "automatic" and self._coding is not None:
+            from . import codings
+
+            self._going = codings.encoded(self._open(), self._coding)
+            pairs = [pair for pair in pairs if pair[0].lower() != "content-length"]
         socket = {} if self.web_socket is None else self.web_socket.sent()
-        return self._sent("Response", status=self.status, status_text=self.status_text, headers=self._headers.pairs,
+        return self._sent("Response", status=self.status, status_text=self.status_text, headers=pairs,
                           url=self.url, redirected=self.redirected, **socket)  # fmt: skip
 
     @classmethod
@@ -201,7 +233,16 @@ class FetchResponse(Bodied):
         response = cls(None, attributes["status"], attributes["status_text"], attributes["headers"], socket)
         response.url, response.redirected = attributes.get("url", ""), attributes.get("redirected", False)
         response._receive(attributes, stub)
-        return response
+        return response if response.body is None else response._arrived(response.body)
+
+    def rpc_returned(self, attributes: Mapping[str, Any]) -> Self:
+        """Another of the same whose body can be read, as anybody's who was sent it."""
+        again = super().rpc_returned(attributes)
+        if self._coding is None or again.body is None:
+            return again
+        if again is not self:
+            return again._arrived(again.body)
+        return copy.copy(self)._arrived(again.body if self._going is None else self._going)
 
     def __repr__(self) -> str:
         kind = self._headers.get("content-type")

@@ -90,13 +90,13 @@ def connect(module: Any) -> None:
     def handle(_: Any, request: Any) -> Any:
         with _told(request):
             response = blocking(asked(request, sent(request, made)), timeout(request))
-            return answered(response, Pieces(response.body, request))
+            return answered(response, Pieces(response.body and response.body.arrived(), request))
 
     async def handle_async(_: Any, request: Any) -> Any:
         with _told(request):
             async with asyncio.timeout(timeout(request)):
                 response = await asked(request, sent(request, aiter))
-            return answered(response, AsyncPieces(response.body, request))
+            return answered(response, AsyncPieces(response.body and response.body.arrived(), request))
 
     async def aclose(_: Any, *__: object) -> None:
         pass

@@ -142,7 +142,7 @@ class Answer(io.RawIOBase):
         if self._ask is not None:
             ask, self._ask = self._ask, None
             response = ask()
-            self._kept, self._body = _head(response), response.body
+            self._kept, self._body = _head(response), response.body and response.body.arrived()
         if not self._kept and self._body is not None:
             self._kept = blocking(self._body.next(), self._timeout)["value"] or b""
         piece = self._kept[: len(buffer)]

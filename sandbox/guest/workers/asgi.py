@@ -71,7 +71,7 @@ async def fetch(app: Any, req: Any, env: Any, ctx: Any = None, *, options: Optio
     """The application's answer. What it raises before it has answered is raised; afterwards it is logged."""
     lifespan = Lifespan(app)
     state = await lifespan.start()
-    exchange = Exchange(app, req)
+    exchange = Exchange(app, req, options)
     serving = asyncio.ensure_future(exchange.serve(request_to_scope(req, env, state=state)))
     try:
         response = await exchange.answer
@@ -117,8 +117,9 @@ async def websocket(app: Any, req: Any, env: Any = None) -> Response:
 class Exchange:
     """One request and its answer."""
 
-    def __init__(self, app: Any, request: Any) -> None:
+    def __init__(self, app: Any, request: Any, options: Options | None) -> None:
         self._app, self._request = app, request
+        self._encode_body = None if options is None else options.encode_body
         self._pieces = None if request.body is None else aiter(request.body)
         self._asked = False
         self._head: tuple[int, list[tuple[str, str]]] | None = None
@@ -165,7 +166,7 @@ class Exchange:
     async def _send_body(self, status: int, pairs: list[tuple[str, str]], body: bytes, more: bool) -> None:
         if not self.answer.done():
             content = None if status in _NO_BODY else _Streamed(self, body) if more else body
-            self.answer.set_result(Response(content, status, headers=pairs))
+            self.answer.set_result(Response(content, status, headers=pairs, encode_body=self._encode_body))
             if not more:
                 self._over.set()
             return

@@ -65,7 +65,7 @@ async def fetch(app: Any, req: Any, env: Any, ctx: Any = None, *, options: Optio
     if req.body is not None:  # a short one has a length, whether or not its sender said it
         body = req._open().take() if req.body.short else io.BufferedReader(_Input(req.body))
     try:
-        return _answer(app, build_environ(req, env, body))
+        return _answer(app, build_environ(req, env, body), options)
     except Exception:
         logger.exception("WSGI request failed")
         raise
@@ -113,7 +113,7 @@ class _Started:
         return self.written.append
 
 
-def _answer(app: Any, environ: dict[str, Any]) -> Response:
+def _answer(app: Any, environ: dict[str, Any], options: Options | None) -> Response:
     started, context = _Started(), contextvars.copy_context()
     given = context.run(app, environ, started)
     pieces = _In(context, iter(given))
@@ -131,7 +131,9 @@ def _answer(app: Any, environ: dict[str, Any]) -> Response:
         content = None if int(number) in _NO_BODY else _Body(started.written, first, pieces, close)
         if content is None:
             close()
-        return Response(content, int(number), phrase, headers=[(name, value) for name, value in started.head[1]])
+        encode_body = None if options is None else options.encode_body
+        headers = [(name, value) for name, value in started.head[1]]
+        return Response(content, int(number), phrase, headers, encode_body=encode_body)
     except BaseException:
         with contextlib.suppress(Exception):
             close()

@@ -322,11 +322,12 @@ async def test_time_is_limited(worker: Make, server: Any) -> None:
 
 
 async def test_a_body_that_is_compressed_is_passed_on_as_it_is(worker: Make, server: Any) -> None:
-    """So that a bomb bursts in the sandbox, under its limits; libraries of the tenant's unpack what they asked for."""
-    packed = gzip.compress(b"a" * 100_000)
+    """So that a bomb bursts in the sandbox, under its limits, which unpacks what it reads."""
+    packed, log = gzip.compress(b"a" * 100_000), []
     server.answer = lambda *_: ok(packed, "Content-Encoding: gzip")
-    async with Fetcher(allow=[at(server)]) as fetcher:
-        assert await worker(ASKS, global_outbound=fetcher).get_entrypoint().part(server.url) == packed
+    async with Fetcher(allow=[at(server)], log=log.append) as fetcher:
+        assert await worker(ASKS, global_outbound=fetcher).get_entrypoint().part(server.url) == b"a" * 100_000
+    assert log[0].received_bytes == len(packed)
 
 
 async def test_what_a_server_says_badly_is_an_error_of_the_network(worker: Make, server: Any) -> None:

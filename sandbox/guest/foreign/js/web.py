@@ -23,11 +23,17 @@ class _Facade(type):
 
 def _options(given: Any, more: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(given, http.FetchResponse):  # the head of another one
-        given = {"status": given.status, "status_text": given.status_text, "headers": given._headers}
+        given = {"status": given.status, "status_text": given.status_text, "headers": given._headers,
+                 "encode_body": given.encode_body}  # fmt: skip
     elif isinstance(given, http.Request):
         body = {} if given.body is None else {"body": given.body}
         given = {"method": given.method, "headers": given._headers, "redirect": given.redirect, "cf": given.cf, **body}
-    names = {"statusText": "status_text", "webSocket": "web_socket", "referrerPolicy": "referrer_policy"}
+    names = {
+        "statusText": "status_text",
+        "webSocket": "web_socket",
+        "encodeBody": "encode_body",
+        "referrerPolicy": "referrer_policy",
+    }
     return {names.get(name, name): value for name, value in {**(given or {}), **more}.items()}
 
 
@@ -59,7 +65,7 @@ class Response(metaclass=_Facade):
     def new(body: Any = None, init: Any = None, **options: Any) -> http.Response:
         """`Response.new("text", status=201)`, or with the options as a map."""
         known = _options(init, options)
-        names = ("status", "status_text", "headers", "web_socket")
+        names = ("status", "status_text", "headers", "web_socket", "encode_body")
         return _Response(_body(body), **{name: known[name] for name in names if name in known})
 
     @staticmethod

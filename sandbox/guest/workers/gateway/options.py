@@ -1,5 +1,4 @@
-"""How an application is served. A body goes out as the application has made it, whatever these say: nobody here would
-encode it once more."""
+"""How an application is served: what it has compressed itself is not to be compressed once more."""
 
 from __future__ import annotations
 
