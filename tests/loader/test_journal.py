@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cloister.engine import Engine, WorkflowEntrypoint, current_attempt
-from cloister.ipc import PayloadError, values
+from cloister.ipc import Connection, PayloadError, values
+from cloister.ipc.peer import Peer
 from cloister.loader.journal import JournalTarget
 
 if TYPE_CHECKING:
@@ -64,3 +66,47 @@ async def test_a_question_of_another_form_is_refused_in_words_of_the_questions(m
     async with Engine(tmp_path / "app.db", synchronous="normal") as engine:
         for words in await (await engine.workflow("w", Asking).create()).result():
             assert "JournalTarget" not in words
+
+
+async def test_outcomes_are_told_in_the_order_in_which_they_are_recorded(tmp_path: Path) -> None:
+    """Whatever each is: which of two came first is what a race is decided by, and again in each replay."""
+    told: list[str] = []
+
+    class Asking(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> None:
+            loop = asyncio.get_running_loop()
+
+            def to_guest(frame: bytes) -> None:
+                loop.call_soon(guest.deliver, frame)
+
+            def to_host(frame: bytes) -> None:
+                loop.call_soon(host.deliver, frame)
+
+            host, guest = Peer(Connection(), to_guest), Peer(Connection(greeted=True), to_host)
+            host.deliver(guest.connection.hello(b""))
+            host.exports.grant(JournalTarget(step.journal))
+
+            async def ask(name: str, method: str, *arguments: object) -> None:
+                await guest.call(0, method, values.dumps([name, 1, *arguments]))
+                told.append(name)
+
+            def result(name: str) -> Any:
+                return ask(name, "settle", 1, None, b"\xc0", None, True, None, None)
+
+            await asyncio.gather(
+                *(
+                    one
+                    for n in range(9)
+                    for one in (
+                        result(f"a{n}"),
+                        ask(f"b{n}", "keep", b"\xc0"),
+                        ask(f"c{n}", "sleep", 0, None),
+                        result(f"d{n}"),
+                    )
+                )
+            )
+
+    async with Engine(tmp_path / "app.db", synchronous="normal") as engine:
+        instance = await engine.workflow("w", Asking).create()
+        await instance.result()
+        assert told == [step["name"] for step in (await instance.status())["steps"]]
