@@ -194,8 +194,14 @@ class LiveJournal(Waits):
         if key in self._known or self._of_kind["do"] >= self._most_steps or not self._room.has(len(value)):
             return False
         now = self._clock.now()
-        place = key, _RESULT, None
-        write = Write(self, lambda _, error: self._result_recorded(key, error, told), True, place)
+
+        def recorded(_: object, error: BaseException | None) -> None:
+            if self._writer.told:
+                self._result_recorded(key, error, told)
+            else:  # what was recorded before has yet to return: whoever waits for a write goes on a turn later
+                asyncio.get_running_loop().call_soon(self._result_recorded, key, error, told)
+
+        write = Write(self, recorded, True, (key, _RESULT, None), prompt=True)
         self._room.take(len(value), name)
         number, _, _, position = self._place(key, _RESULT)
         started, began = self._running.get(key) or (now, position)
@@ -218,13 +224,17 @@ class LiveJournal(Waits):
             told(error)
 
     async def _return(self, key: Key, told: Callable[[BaseException | None], object]) -> None:
-        """Tell it when all that was recorded before has returned to the run."""
+        """Tell it when all that was recorded before has returned to the run; what comes after it waits until it has
+        been told, which takes a turn.
+        """
         try:
-            await self._turn(key)
+            await self._come(key)
+            told(None)
+            await asyncio.sleep(0)
         except EngineError as error:
             told(error)
-        else:
-            told(None)
+        finally:
+            self._left(key)
 
     def _check_attempt(self, key: Key, attempt: object) -> None:
         expected = self._next_attempt(key)

@@ -57,14 +57,20 @@ class Parking(Recorder):
         if self._next:
             return
         try:
-            await self._turns.come(key, self._check_open)
-            await self._held()
+            await self._come(key)
         finally:
-            self._turns.leave(key)
-            self._activity += 1  # what returns now may have come after the program was asked whether it rests
+            self._left(key)
         if self._mocks is not None and self._mocks.evict:
             self._host.on_drained()
             self._check_open()
+
+    async def _come(self, key: Key) -> None:
+        await self._turns.come(key, self._check_open)
+        await self._held()
+
+    def _left(self, key: Key) -> None:
+        self._turns.leave(key)
+        self._activity += 1  # what returns now may have come after the program was asked whether it rests
 
     async def _until(self, key: Key, known: Known) -> bytes | None:
         """Wait in memory for the deadline of a recorded step, or for the event that ends it sooner."""

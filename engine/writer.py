@@ -61,6 +61,7 @@ class Writer:
         self._closing = False
         self._size = 0  # of the last batch
         self._untidy, self._alarm = 0, LOG_BYTES
+        self._telling = 0  # batches
         self.pending = self.commits = self.operations = 0
         self.commits_here = 0
         """How many of them the loop made itself."""
@@ -134,8 +135,8 @@ class Writer:
         self.pending -= len(batch)
         self.operations += len(batch)
         self.commits += 1
-        if len(batch) > 1:
-            self._loop.call_soon(_nothing)  # by which a transport sees that there is more to come in this turn
+        together = len(batch) > 1 or not getattr(batch[0][2], "prompt", False)
+        self._telling += together
         for (_, _, future), result in zip(batch, results, strict=True):
             if future.done():
                 continue
@@ -145,11 +146,23 @@ class Writer:
                 future.set_result(result)
         if news is not None or isinstance(results[0], StorageError):
             self.on_news(news)
+        if together:
+            self._loop.call_soon(self._have_told)
         if not self.pending:
             waiting, self._idle = self._idle, []
             for idle in waiting:
                 if not idle.done():
                     idle.set_result(None)
+
+    @property
+    def told(self) -> bool:
+        """Whether all who waited for what is acknowledged have gone on: who hears of a write within that is before
+        those otherwise, though they were recorded first.
+        """
+        return not self._telling
+
+    def _have_told(self) -> None:
+        self._telling -= 1
 
     def _work_here(self) -> bool:
         """Do what waits, unless it could hold up the loop. The thread sleeps, and nobody else wakes it."""
@@ -275,9 +288,6 @@ class Writer:
             self._alarm = 2 * size
         elif size <= LOG_BYTES:
             self._alarm = LOG_BYTES
-
-
-def _nothing() -> None: ...
 
 
 def _succeed(future: asyncio.Future[None]) -> None:

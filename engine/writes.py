@@ -25,13 +25,17 @@ class Bookkeeper(Protocol):
 
 
 class Write:
-    """What a writer settles, as it would a future: see `Writer.submit_for`. `replaces` is for the bookkeeper."""
+    """What a writer settles, as it would a future: see `Writer.submit_for`. `replaces` is for the bookkeeper. By one that
+    is `prompt` nobody goes on a turn later.
+    """
 
-    __slots__ = ("_bookkeeper", "_told", "progress", "replaces")
+    __slots__ = ("_bookkeeper", "_told", "progress", "prompt", "replaces")
 
-    def __init__(self, bookkeeper: Bookkeeper, told: Told, progress: bool, replaces: Any) -> None:
+    def __init__(
+        self, bookkeeper: Bookkeeper, told: Told, progress: bool, replaces: Any, *, prompt: bool = False
+    ) -> None:
         self._bookkeeper, self._told = bookkeeper, told
-        self.progress, self.replaces = progress, replaces
+        self.progress, self.replaces, self.prompt = progress, replaces, prompt
 
     def done(self) -> bool:
         """Nobody can take it back."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import functools
 import sqlite3
 from collections.abc import Callable
@@ -33,6 +34,8 @@ from cloister.engine.store.store import Store
 from cloister.ipc import values
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cloister.engine.testing import VirtualClock
 
 OpenEngine = Callable[..., Engine]
@@ -452,6 +455,70 @@ async def test_a_result_that_is_recorded_at_once_is_told_of_when_it_is_durable(
         assert await instance.result() == "end"
         assert not journal.record_result("d", 1, b"\x01", None, lambda error: told.append(("over", error)))
         assert told == [("a", None), ("b", None)]
+
+
+async def test_however_results_are_recorded_they_are_told_in_the_order_of_their_records(
+    open_engine: OpenEngine, clock: VirtualClock, path: Path, hands: str
+) -> None:
+    """Of one commit or of several, and while others return to the run: a replay has no other order to go by."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        instance, journal = await desk.create()
+        told: list[str] = []
+
+        def at_once(name: str) -> None:
+            assert journal.record_result(name, 1, b"\x01", None, lambda error: told.append(name))
+
+        async def slowly(name: str) -> None:
+            await journal.settle(Outcome(name, 1, 1, error=ErrorRecord("E", "no"), retryable=False))
+            told.append(name)
+
+        async def heard() -> None:
+            await journal.wait_for_event("event", 1, "go")
+            told.append("event")
+
+        waiting = [asyncio.create_task(heard())]
+        await clock.run_until_idle()
+        for number, name in enumerate("abcdefgh"):
+            if number == 3:
+                waiting.append(asyncio.create_task(instance.send_event(type="go")))
+            elif number % 2:
+                at_once(name)
+            else:
+                waiting.append(asyncio.create_task(slowly(name)))
+            await asyncio.sleep(0)  # what was begun is queued; now and then it is committed as well
+        await asyncio.gather(*waiting)
+        await clock.run_until_idle()
+        with contextlib.closing(sqlite3.connect(path)) as base:
+            recorded = base.execute("SELECT name FROM steps WHERE finished IS NOT NULL ORDER BY finished")
+            assert told == [name for (name,) in recorded]
+        assert sorted(told) == sorted([*"abcefgh", "event"])
+
+
+async def test_what_has_waited_its_turn_is_told_before_what_is_recorded_meanwhile(
+    open_engine: OpenEngine, clock: VirtualClock, hands: str
+) -> None:
+    """Whoever is told by a task hears of it a turn later: that turn is its own as well."""
+    loop = asyncio.get_running_loop()
+    async with open_engine() as engine:
+        _, journal = await Desk(engine, clock).create()
+        told: list[str] = []
+
+        def tell(name: str) -> None:
+            if asyncio.current_task() is None:
+                told.append(name)
+            else:
+                loop.call_soon(told.append, name)
+
+        before, turns = ("wait", "event", 1), journal._turns  # type: ignore[attr-defined]
+        turns.join(before)
+        assert journal.record_result("a", 1, b"\x01", None, lambda error: tell("a"))
+        await clock.run_until_idle()
+        assert told == []
+        turns.leave(before)
+        assert journal.record_result("b", 1, b"\x01", None, lambda error: tell("b"))
+        await clock.run_until_idle()
+        assert told == ["a", "b"]
 
 
 @pytest.mark.parametrize(
