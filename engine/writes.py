@@ -25,8 +25,8 @@ class Bookkeeper(Protocol):
 
 
 class Write:
-    """What a writer settles, as it would a future: see `Writer.submit_for`. `replaces` is for the bookkeeper. By one that
-    is `prompt` nobody goes on a turn later.
+    """What a writer settles, as it would a future: see `Writer.submit_for`. `replaces` is for the bookkeeper. Of one
+    that is `prompt` nobody hears a turn later.
     """
 
     __slots__ = ("_bookkeeper", "_told", "progress", "prompt", "replaces")

@@ -123,8 +123,8 @@ class JournalTarget:
     def _told(self, answer: Answer, name: str, count: int, error: BaseException | None) -> None:
         self._asking -= 1
         self._heard = self._now()
-        if error is None:  # in the next turn, as whoever waits for a record in a task: the order is that of the records
-            self._loop.call_soon(answer.settle, self._settled(_RECORDED, name, count, 1))
+        if error is None:
+            answer.settle(self._settled(_RECORDED, name, count, 1))
         else:
             answer.fail(error)
 
