@@ -1,7 +1,7 @@
 """What stands where files would be: errors that say what can be done instead, and a working folder.
 
-There is no temporary folder either. Whatever a tenant wants to keep in a file has a place in its memory, which is
-limited already.
+There is no temporary folder either. A temporary file without a name lies in the tenant's memory, which is limited
+already: whatever else it wants to keep in a file has a place there too.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _INSTEAD = (
     "no file can be opened in a sandbox: write to io.BytesIO or io.StringIO, "
     "read what came with the code through importlib.resources"
 )
-_NO_FOLDER = "there is no folder for temporary files in a sandbox: use io.BytesIO, or tempfile.SpooledTemporaryFile()"
+_NO_FOLDER = "there is no folder for temporary files in a sandbox: use io.BytesIO, or tempfile.TemporaryFile()"
 
 
 def open(file: Any, *args: Any, **kwargs: Any) -> IO[Any]:  # noqa: A001 - it is what `open` is inside
@@ -83,10 +83,22 @@ def install() -> None:
     if "tokenize" in sys.modules:  # by which tracebacks find lines
         vars(sys.modules["tokenize"])["_builtin_open"] = open
     tempfile._get_default_tempdir = _no_folder  # type: ignore[attr-defined]
+    tempfile.TemporaryFile = _in_memory  # type: ignore[assignment]
     for module in map(vars, filter(None, map(sys.modules.get, ("pathlib", "pathlib._abc")))):
         if "_IGNORED_ERRNOS" in module:  # what `Path.exists` takes for a no
             module["_IGNORED_ERRNOS"] += (errno.EACCES, errno.EPERM)
+    if (globber := getattr(sys.modules.get("glob"), "_StringGlobber", None)) is not None:
+        globber.scandir, globber.lstat = staticmethod(scandir), staticmethod(lstat)  # `Path.glob` has kept the others
     os.getcwd, os.getcwdb = lambda: "/", lambda: b"/"  # which is true, and the system may not be asked
+
+
+def _in_memory(
+    mode: str = "w+b", buffering: int = -1, encoding: str | None = None, newline: str | None = None, *_: Any,
+    errors: str | None = None, **__: Any,
+) -> IO[Any]:  # fmt: skip
+    """A temporary file that nobody can find by a name. It is where it would be written to anyway."""
+    file = io.BytesIO()
+    return file if "b" in mode else io.TextIOWrapper(file, encoding or "utf-8", errors, newline)
 
 
 def _no_folder(*_: object) -> NoReturn:

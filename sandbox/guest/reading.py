@@ -9,7 +9,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from typing import IO, Any
+from typing import IO, Any, Self
 
 from . import disguise, importer, library, resources
 
@@ -70,14 +70,25 @@ class Found:
         return False
 
 
-class _Scan(list[Found]):
+class _Scan:
     """What is in a folder, to be gone through once."""
 
-    def __enter__(self) -> Iterator[Found]:
-        return iter(self)
+    def __init__(self, found: Iterator[Found]) -> None:
+        self._found = found
 
-    def __exit__(self, *_: object) -> None:
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Found:
+        return next(self._found)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def close(self, *_: object) -> None:
         """There is nothing to close."""
+
+    __exit__ = close
 
 
 def entries(path: str | bytes) -> _Scan | None:

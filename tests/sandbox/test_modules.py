@@ -162,13 +162,21 @@ async def test_files_beside_modules_are_resources(boot: Boot, body: str, result:
         ),
         ("(pathlib.Path(__file__).resolve().parent / 'shop/pages/front.html').read_text()", "<p>"),
         ("os.path.realpath('shop/../motd.txt')", "/motd.txt"),
+        ("sorted(str(one) for one in pathlib.Path('shop').glob('*.bin'))", ["shop/logo.bin"]),
+        ("sorted(str(one) for one in pathlib.Path('.').glob('**/*.html'))", ["shop/pages/front.html"]),
+        ("[one.name for one in pathlib.Path(__file__).parent.rglob('front.*')]", ["front.html"]),
+        ("glob.glob('shop/**/*.html', recursive=True)", ["shop/pages/front.html"]),
+        (
+            "[one[0] for one in os.walk('shop')], [sorted(one[2]) for one in os.walk('shop/pages')]",
+            [["shop", "shop/pages"], [["front.html", "sample.py"]]],
+        ),
         ("(pathlib.Path('shop') / 'none').exists()", False),
         ("os.path.exists('/<library>/tzdata/zoneinfo/Europe/Berlin')", True),
     ],
 )
 async def test_files_beside_modules_are_where_programs_look_for_them(boot: Boot, expression: str, result: Any) -> None:
     """By their paths, from the folder that the main module is in, as web frameworks look for templates."""
-    assert await files(boot, f"        import os, pathlib; return {expression}") == result
+    assert await files(boot, f"        import glob, os, pathlib; return {expression}") == result
 
 
 async def test_what_is_missing_in_a_folder_that_came_along_is_not_found(boot: Boot) -> None:

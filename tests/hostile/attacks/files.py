@@ -38,11 +38,11 @@ def create_a_file(bait: Bait) -> int:
 
 @attack(
     "FileNotFoundError: there is no folder for temporary files in a sandbox: "
-    "use io.BytesIO, or tempfile.SpooledTemporaryFile()"
+    "use io.BytesIO, or tempfile.TemporaryFile()"
 )
 def create_a_temporary_file(bait: Bait) -> int:
     """Wherever the library finds a place."""
-    with tempfile.TemporaryFile() as file:
+    with tempfile.NamedTemporaryFile() as file:
         return file.write(b"x" * (1 << 20))
 
 

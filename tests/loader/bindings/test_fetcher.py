@@ -323,7 +323,7 @@ async def test_time_is_limited(worker: Make, server: Any) -> None:
 
 async def test_a_body_that_is_compressed_is_passed_on_as_it_is(worker: Make, server: Any) -> None:
     """So that a bomb bursts in the sandbox, under its limits, which unpacks what it reads."""
-    packed, log = gzip.compress(b"a" * 100_000), []
+    packed, log = gzip.compress(b"a" * 100_000), list[Egress]()
     server.answer = lambda *_: ok(packed, "Content-Encoding: gzip")
     async with Fetcher(allow=[at(server)], log=log.append) as fetcher:
         assert await worker(ASKS, global_outbound=fetcher).get_entrypoint().part(server.url) == b"a" * 100_000
