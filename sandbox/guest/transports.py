@@ -88,6 +88,7 @@ class Pipe:
         http.outbound()  # without one the connection fails, as it would without a network
         usual = port in {None, (80, 443)[scheme == "https"]}
         self._origin = f"{scheme}://{f'[{host}]' if ':' in host else host}{'' if usual else f':{port}'}"
+        self._usual = f":{port or (80, 443)[scheme == 'https']}" if usual else None
         self._sent = bytearray()
         self.settimeout(timeout)
 
@@ -115,7 +116,9 @@ class Pipe:
         if any(name.lower() == "transfer-encoding" for name, _ in headers):
             body = bytearray().join(_chunks(body))
         method, target, _ = first.split(" ", 2)
-        url = target if "://" in target else self._origin + target
+        said = any(self._usual and name.lower() == "host" and value.endswith(self._usual) for name, value in headers)
+        origin = f"{self._origin}{self._usual}" if said else self._origin  # who has written it has it as written
+        url = target if "://" in target else origin + target
         return blocking(exchange(method, url, headers, held([body])), self._timeout)  # type: ignore[no-any-return]
 
     def close(self, *_: object) -> None:

@@ -510,7 +510,7 @@ async def test_events_are_taken_in_the_order_they_were_sent(stage: Any) -> None:
 
 
 async def test_a_step_that_takes_too_long_times_out_and_is_retried(stage: Any) -> None:
-    """An async body is cancelled, one that waits for nothing is done in time, and the last timeout is the step's error."""
+    """An async body is cancelled, what waits for nothing is done in time, and the last timeout is the error."""
     binding = stage.bind("""
         import asyncio
         from workers import WorkflowEntrypoint

@@ -294,3 +294,24 @@ def ok(body: str | bytes, *headers: str, status: str = "200 OK") -> bytes:
     data = body.encode() if isinstance(body, str) else body
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(data)}", "Connection: close", *headers, "", ""]
     return "\r\n".join(lines).encode() + data
+
+
+@pytest.mark.parametrize("url", ["http://a.b:80/x", "http://a.b/x", "https://a.b:443/x", "http://a.b:8080/x"])
+async def test_a_port_is_asked_for_as_it_was_written(loader: Any, url: str) -> None:
+    """The usual one too, which nobody needs to write."""
+    told = """
+from workers import Response, WorkerEntrypoint
+class Default(WorkerEntrypoint):
+    async def fetch(self, request):
+        return Response(request.url)
+"""
+    asks = """
+import urllib.request
+from workers import WorkerEntrypoint
+class Default(WorkerEntrypoint):
+    def ask(self, url):
+        return urllib.request.urlopen(url).read().decode()
+"""
+    origin = loader.load(WorkerCode(main_module="m.py", modules={"m.py": told})).get_entrypoint()
+    asker = loader.load(WorkerCode(main_module="m.py", modules={"m.py": asks}, global_outbound=origin))
+    assert await asker.get_entrypoint().ask(url) == url
