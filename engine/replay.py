@@ -31,8 +31,10 @@ are looked for at once."""
 _BLIND: Final = 8
 """Turns of a loop that does not show what it has to do, within which a program has gone on."""
 _PATIENCE: Final = 64
-"""Turns in which a program rests, after which nobody is taken to ask for the next outcome: the program is another, or
-waits for something else."""
+"""Turns in which a program rests, after which it is not looked at any longer: it waits for something else than steps,
+or is another one."""
+STUCK_AFTER: Final = 1.0
+"""Seconds after that, within which it may go on. Then nobody is taken to ask for the next outcome."""
 _MOST_TURNS: Final = 1000
 """Turns that a program may take to come to rest. One that never does is not waited for any longer."""
 _NOBODY: Final = contextvars.Context()
@@ -56,6 +58,9 @@ class Replay:
         self._gates: dict[Key, asyncio.Future[None]] = {}
         self._new: deque[asyncio.Future[None]] = deque()
         self._turns = self._still = 0
+        self._watched: Key | None = None
+        self._missing: Key | None = None
+        """What is next in the order, and was waited for in vain."""
 
     async def conduct(self, program: Awaitable[Any]) -> Any:
         """Await what is to be looked at: this, and all that it begins."""
@@ -136,22 +141,36 @@ class Replay:
         self._turns += 1
         if rests is None:
             rests = self._turns >= _BLIND
-        if rests or self._turns >= _MOST_TURNS:
-            self._hand_over()
-        return True
+        return not (rests or self._turns >= _MOST_TURNS) or self._hand_over()
 
-    def _hand_over(self) -> None:
+    def _hand_over(self) -> bool:
+        """Whether the program is to be looked at again."""
         first = next(iter(self._order), None)
         if first is not None and first not in self._gates:
             self._still += 1
             if self._still < _PATIENCE:
-                return
+                return True
+            if first != self._missing:
+                self._watch(first)
+                return False
             first = next((key for key in self._order if key in self._gates), None)
         self._turns = self._still = 0
         if first is None:
             resolve(self._new.popleft())
         else:
             self._let_go(first)
+        return True
+
+    def _watch(self, first: Key) -> None:
+        if self._watched != first:
+            self._watched = first
+            asyncio.get_running_loop().call_later(STUCK_AFTER, self._give_up, first, context=_NOBODY)
+
+    def _give_up(self, first: Key) -> None:
+        self._watched = None
+        if first == next(iter(self._order), None):
+            self._missing = first
+            self._stir()
 
     def _let_go(self, key: Key) -> None:
         """Nobody waits behind this outcome any longer, nor before it: who waits in a gate is always in the order."""

@@ -7,7 +7,9 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from cloister.engine import Engine, WorkflowEntrypoint
+import pytest
+
+from cloister.engine import Engine, InstanceFailed, WorkflowEntrypoint, replay
 from cloister.engine.testing import VirtualClock
 
 OpenEngine = Callable[..., Engine]
@@ -264,3 +266,66 @@ async def test_what_goes_on_of_a_body_that_was_given_up_holds_up_nobody(
         await clock.advance(10 * 3600)
         assert (await instance.status())["output"] == [[1], [1]]
         assert (await other.status())["output"] == 2
+
+
+async def test_a_replay_that_awaits_something_else_than_steps_keeps_to_the_order(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """Such as an answer from elsewhere, which comes when it comes: who waits behind it waits for it."""
+    asked: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
+    recorded = asyncio.Event()
+
+    async def run(event: Any, step: Any) -> list[str]:
+        trace = []
+
+        async def elsewhere() -> None:
+            asked.put_nowait(answer := asyncio.get_running_loop().create_future())
+            await answer
+            trace.append(await step.do("late", lambda: "late"))
+            recorded.set()
+
+        async def here() -> None:
+            await step.do("begin", lambda: None)
+            await recorded.wait()
+            trace.append(await step.do("early", lambda: "early"))
+
+        await asyncio.gather(elsewhere(), here())
+        await step.sleep("rest", "1 hour")
+        return trace
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", workflow_of(run)).create()
+        (await asked.get()).set_result(None)
+        await clock.run_until_idle()
+        await clock.advance(60)
+        assert engine.statistics().parked == 1
+        ended = asyncio.ensure_future(instance.result())
+        await clock.advance(3600)
+        for _ in range(1000):  # many more turns than a program is looked at for
+            await asyncio.sleep(0)
+        (await asked.get()).set_result(None)
+        assert await ended == ["late", "early"]
+
+
+async def test_a_replay_in_which_an_outcome_is_not_asked_for_goes_on_without_it(
+    open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for ever: the program is another one, and is told so in the end."""
+    monkeypatch.setattr(replay, "STUCK_AFTER", 0.0)
+    runs: list[None] = []
+
+    async def run(event: Any, step: Any) -> list[str]:
+        runs.append(None)
+        names = ["a", "b", "c"] if len(runs) == 1 else ["c"]
+        trace = [await step.do(name, lambda: "done") for name in names]
+        await step.sleep("rest", "1 hour")
+        return trace
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", workflow_of(run)).create()
+        await clock.run_until_idle()
+        await clock.advance(60)
+        ended = asyncio.ensure_future(instance.result())
+        await clock.advance(3600)
+        with pytest.raises(InstanceFailed, match="NonDeterminismError"):
+            await ended

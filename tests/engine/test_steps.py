@@ -308,7 +308,10 @@ async def test_a_replay_that_misses_recorded_steps_is_an_error_not_a_wrong_resul
         await clock.advance(60)
     async with open_engine() as engine:
         instance = await engine.workflow("w", workflow_of(after)).get("i")
+        ended = asyncio.ensure_future(instance.result())
         await clock.advance(3600)
+        with pytest.raises(InstanceFailed):
+            await ended
         status = await instance.status()
     assert status["error"]["name"] == "NonDeterminismError"
     assert "'collect'" in status["error"]["message"]
