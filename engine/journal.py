@@ -202,13 +202,14 @@ class LiveJournal(Waits):
                 asyncio.get_running_loop().call_soon(self._result_recorded, key, error, told)
 
         write = Write(self, recorded, True, (key, _RESULT, None), prompt=True)
-        self._room.take(len(value), name)
-        number, _, _, position = self._place(key, _RESULT)
+        position = len(self._known)
         started, began = self._running.get(key) or (now, position)
         self._begin(
-            write, steps.record, now, number, "do", name, count, position, "done", 1, None, None, value, None, None,
-            within, None, started, began, now,
+            write, steps.record, now, self._number, "do", name, count, position, "done", 1, None, None, value, None,
+            None, within, None, started, began, now,
         )  # fmt: skip
+        self._room.take(len(value), name)
+        self._place(key, _RESULT)
         return True
 
     def _result_recorded(

@@ -112,13 +112,12 @@ class JournalTarget:
             case _:
                 return None
         answer = Answer(self._loop)
-        self._asking += 1
-        if self._journal.record_result(
+        if not self._journal.record_result(
             name, count, value, within, lambda error: self._told(answer, name, count, error)
         ):
-            return answer
-        self._asking -= 1
-        return None
+            return None
+        self._asking += 1
+        return answer
 
     def _told(self, answer: Answer, name: str, count: int, error: BaseException | None) -> None:
         self._asking -= 1

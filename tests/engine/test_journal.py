@@ -13,6 +13,7 @@ import pytest
 
 from cloister.engine import (
     Engine,
+    EngineClosed,
     EngineError,
     ErrorRecord,
     InstanceFailed,
@@ -519,6 +520,22 @@ async def test_what_has_waited_its_turn_is_told_before_what_is_recorded_meanwhil
         assert journal.record_result("b", 1, b"\x01", None, lambda error: tell("b"))
         await clock.run_until_idle()
         assert told == ["a", "b"]
+
+
+async def test_a_result_that_cannot_be_queued_leaves_nothing_behind(
+    open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when the engine closes: the step is not taken to have its outcome, nor its bytes to be stored."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        _, journal = await desk.create()
+        with monkeypatch.context() as closing:
+            closing.setattr(journal._writer, "_closing", True)  # type: ignore[attr-defined]
+            with pytest.raises(EngineClosed):
+                journal.record_result("a", 1, b"\x01", None, lambda _: None)
+        assert journal._room._stored == 0  # type: ignore[attr-defined]
+        assert (await journal.settle(Outcome("a", 1, 1, value=b"\x02"))).state == "done"
+        assert await desk.recorded() == [("do", "a", 1, "done")]
 
 
 @pytest.mark.parametrize(
