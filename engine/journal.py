@@ -201,7 +201,7 @@ class LiveJournal(Waits):
             else:  # what was recorded before has yet to return: whoever waits for a write goes on a turn later
                 asyncio.get_running_loop().call_soon(self._result_recorded, key, error, told)
 
-        write = Write(self, recorded, True, (key, _RESULT, None), prompt=True)
+        write = Write(self, recorded, True, (key, _RESULT, None, len(value)), prompt=True)
         position = len(self._known)
         started, began = self._running.get(key) or (now, position)
         self._begin(

@@ -65,8 +65,8 @@ class Known(NamedTuple):
 
 Beginning = tuple[int, int]
 """Of an attempt: the time, and how many steps were on record."""
-Replaced = tuple[Key, Known, Known | None]
-"""What is about to be recorded of a step, and what was known of it before."""
+Replaced = tuple[Key, Known, Known | None, int]
+"""What is about to be recorded of a step, what was known of it before, and how many bytes it takes."""
 
 
 async def _always() -> bool:
@@ -250,8 +250,8 @@ class Recorder:
         size: int | None = None,
         progress: bool = True,
     ) -> Awaitable[None]:
-        if progress and (value is not None or size):
-            self._room.take(len(value or b"") + (size or 0), key[1])
+        taken = len(value or b"") + (size or 0) if progress else 0
+        self._room.take(taken, key[1])
         now = self._clock.now() if now is None else now
         before = self._known.get(key)
         number, name, count, position = self._place(key, known)
@@ -262,7 +262,7 @@ class Recorder:
         return self._write(
             recorded.record, now, number, key[0], name, count, position, state, attempts, due, None, value, failure,
             settings, within, size, *(began or (now, position)), ended, progress=progress,
-            replaces=(key, known, before),
+            replaces=(key, known, before, taken),
         )  # fmt: skip
 
     async def _write(
@@ -300,7 +300,8 @@ class Recorder:
         if isinstance(error, StorageError):
             self._host.on_lost(str(error))
         elif isinstance(error, QuotaExceeded) and write.replaces is not None:
-            key, known, before = write.replaces  # it stands where it stood, and may end otherwise
+            key, known, before, taken = write.replaces  # it stands where it stood, and may end otherwise
+            self._room.give_back(taken)
             if self._known[key] is known:
                 self._known[key] = before or Known("retrying", 0, None, known.config)
                 if before is None and key[0] not in {"do", "undo"}:

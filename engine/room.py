@@ -38,6 +38,10 @@ class Room:
             self._check(size, name)
         self._stored += size
 
+    def give_back(self, size: int) -> None:
+        """It was not stored after all."""
+        self._stored -= size
+
     def add(self, key: Key, attempt: int, number: object, data: object) -> None:
         """A stream goes on with its next chunk; number 0 begins it anew. `JournalBreach`, `PayloadTooLarge`."""
         stream = self._streams.get(key)

@@ -17,6 +17,7 @@ from cloister.engine import (
     InstanceFinished,
     InstanceNotFound,
     NonRetryableError,
+    Outcome,
     QuotaExceeded,
     Schedule,
     StepFailed,
@@ -107,6 +108,24 @@ async def test_a_scope_that_stores_as_much_as_it_may_creates_nothing_more(
         await workflow.create(params={"x": "x" * 10 * KIB}, scope="b")
         await (await workflow.get("i0", scope="a")).delete()
         await workflow.create(params={"x": "x" * 10 * KIB}, scope="a")
+
+
+async def test_what_is_refused_takes_no_room_of_its_instance(open_engine: OpenEngine) -> None:
+    """However often it is tried: an instance may have so many bytes of results, not of attempts at them."""
+
+    class Asking(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> int:
+            journal, told = step.journal, asyncio.get_running_loop().create_future()
+            assert journal.record_result("at once", 1, b"x" * 60 * KIB, None, told.set_result)
+            assert isinstance(await told, QuotaExceeded)
+            with pytest.raises(QuotaExceeded):
+                await journal.settle(Outcome("in a task", 1, 1, value=b"x" * 60 * KIB))
+            await journal.settle(Outcome("small", 1, 1, value=b"x" * 60))
+            return int(journal._room._stored)
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Asking, limits=quota(50 * KIB)).create(scope="a")
+        assert await instance.result() == 60
 
 
 async def test_a_step_whose_result_is_too_much_fails_and_what_is_left_of_it_goes(
