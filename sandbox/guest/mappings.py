@@ -43,13 +43,6 @@ def merge() -> None:
             kernel.protect(fixed.start, fixed.end, kernel.READ | kernel.WRITE)
 
 
-def data_of_libraries() -> Iterator[Range]:
-    """Where libraries keep what they write to: a part of their file, and zeros behind it that are in none."""
-    for before, piece in itertools.pairwise(_pieces()):
-        if piece.rights == "rw-p" and (piece.inode or (before.inode and before.end == piece.start)):
-            yield Range(piece.start, piece.end)
-
-
 def enlarge_code() -> None:
     """Put a copy of the interpreter's code in its place, in large pages that belong to no file."""
     for piece in _pieces():
