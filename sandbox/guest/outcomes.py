@@ -103,6 +103,7 @@ class Outcomes:
     def _stir(self) -> None:
         if (self._gates or self._new) and not self._turning:
             self._turning = True
+            self._run.busy += 1  # what is about to be told is nothing that the run waits for
             self._turns = 0
             self._loop.call_soon(self._turn, context=NOBODY)
 
@@ -112,6 +113,7 @@ class Outcomes:
             self._loop.call_soon(self._turn, context=NOBODY)
             return
         self._turning = False
+        self._run.busy -= 1
         gate = self._gates.get(self._order[0]) if self._order else self._new.popleft() if self._new else None
         if gate is not None:
             if not gate.done():

@@ -36,7 +36,8 @@ calls = Calls()
 class Run:
     """A durable run inside this sandbox: whether it is still wanted, and what it is doing beside waiting for the host.
 
-    `busy` counts step bodies, calls of bindings and work in threads; `asking` counts questions to the journal.
+    `busy` counts step bodies, calls of bindings, work in threads and whether it is about to be told an outcome; `asking`
+    counts questions to the journal.
     """
 
     journal = 0
