@@ -36,7 +36,7 @@ calls = Calls()
 class Run:
     """A durable run inside this sandbox: whether it is still wanted, and what it is doing beside waiting for the host.
 
-    `busy` counts step bodies, calls of bindings, work in threads and whether it is about to be told an outcome; `asking`
+    `busy` counts step bodies, calls of bindings, work in threads and an outcome that is about to be told; `asking`
     counts questions to the journal.
     """
 
