@@ -37,7 +37,7 @@ _ACCEPT_WITHIN = 10.0
 _AT_REST = 3.0
 """Seconds after which whoever came for code that was imported has been served, and the compiler has done its work. Who
 is evicted before that need not tidy up."""
-_CALL = codec.MARKS[Call]
+_CALL = bytes([codec.MARKS[Call]])
 _SHORT = 1024  # bytes of a call that waits for others to go with
 _CHUNK = 32 * 1024  # below what the C library takes from the kernel anew each time
 
@@ -114,7 +114,7 @@ class Wire:
         data = zmtp.message(frame)
         if not self._reader.ready:
             self._early += data
-        elif self._reading and frame[0] == _CALL and len(data) <= _SHORT:
+        elif self._reading and frame[:1] == _CALL and len(data) <= _SHORT:
             with self._writing:
                 self._together += data
         else:
