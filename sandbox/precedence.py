@@ -60,6 +60,7 @@ class Precedence:
         self._rank = Rank.FIRST
         self._computes = False
         self._looking = self._over = False
+        self._asked = False  # at some time since the last look
         self._answers = 0
         self._let_on = False  # by a call, and not seen to rest since
         self._strays = False  # it was seen to compute unasked, and may do so whenever nobody looks
@@ -74,6 +75,7 @@ class Precedence:
         if self._rank is not Rank.FIRST and not self._let_on:
             self._let_on = True
             self._decide(Rank.FIRST)
+        self._asked = True
         if not self._looking:
             self._looking = True
             self._call_at(self._now(), self._look_from_now)  # once the call has been sent: it takes as long as that
@@ -112,7 +114,6 @@ class Precedence:
             return
         passed, had, busy = self._now() - self._since, self._spent() - self._had, self._busy()
         if had > passed / 2 and had > self._answers * BRIEF:
-            self._strays |= not busy
             self._decide(Rank.BEHIND)
             self._look_later(WINDOW)
         elif busy or self._let_on or self._rank is not Rank.FIRST or self._waits():
@@ -123,6 +124,7 @@ class Precedence:
     def _look_later(self, seconds: float) -> None:
         self._looking = True
         self._since, self._used, self._had, self._answers = self._now(), self._cpu(), self._spent(), 0
+        self._asked = self._busy()
         self._call_at(self._since + seconds, self._look)
 
     def _look(self) -> None:
@@ -137,7 +139,7 @@ class Precedence:
             wanted = max(wanted, passed)
         computes, busy = wanted > passed / 2, self._busy()
         behind = computes and wanted > self._answers * BRIEF
-        self._strays |= behind and not busy
+        self._strays |= behind and not busy and not self._asked
         self._let_on &= behind
         starved = self._rank is Rank.BEHIND and had < passed * _STARVED
         self._decide((Rank.LITTLE if starved else Rank.BEHIND) if behind else Rank.FIRST)

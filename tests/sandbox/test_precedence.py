@@ -129,6 +129,23 @@ def test_call_after_call_does_not_keep_anybody_first() -> None:
     assert machine.told == [BEHIND, FIRST, BEHIND, FIRST, BEHIND, FIRST]
 
 
+def test_what_a_call_took_is_not_held_against_who_rests_after_it() -> None:
+    """It goes first when nobody asks anything of it; who is seen to compute a whole window long unasked does not."""
+    for glances in (GLANCE, SOON):
+        machine = Machine()
+        machine.call()
+        machine.pass_time(glances / WINDOW, busy=0.9)
+        machine.calls = 0
+        machine.pass_time(glances / WINDOW, busy=0.9)
+        machine.pass_time(2, busy=0.0)
+        assert (machine.told[-1:], machine.timers) == ([FIRST], [])
+    machine.call()
+    machine.calls = 0
+    machine.pass_time(4, busy=1.0)
+    machine.pass_time(2, busy=0.0)
+    assert (machine.told[-1:], machine.timers) == ([BEHIND], [])
+
+
 def test_who_answers_much_has_a_core_for_that() -> None:
     """However busy it is: each that is asked of it is short. With as few answers for as much, it computes."""
     for answers, told in ((60, []), (40, [BEHIND, LITTLE])):
@@ -444,8 +461,9 @@ async def test_who_computes_when_nobody_looks_is_found_out(tenant: Any, until: U
     """It begins long after its answer; some look at all that live comes by now and then."""
     sandbox, told = tenant.sandbox, list[Rank]()
     await tenant.do(LATER)
-    sandbox._precedence._tell = told.append
     await until(lambda: not sandbox._precedence._looking)
+    assert sandbox._precedence._rank is FIRST, "however long its call took to compile"
+    sandbox._precedence._tell = told.append
     sandbox.tend()
     assert not sandbox._precedence._looking
     before = sandbox.cpu_seconds()
