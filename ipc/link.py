@@ -58,6 +58,9 @@ class Link(ABC):
         """Queue a frame. `TooManyCalls` if the guest does not read, `ConnectionClosed` if it is gone."""
         self._write(zmtp.message(frame))
 
+    def gather(self, turns: int) -> None:  # noqa: B027 - where each piece goes by itself
+        """Keep what is sent within so many turns of the loop, and send it in one piece then."""
+
     def hold(self, seconds: float) -> bool:
         """Read nothing of the guest's for so long, so that it has to wait; at least so long if it is held already.
         Whether that can be done."""

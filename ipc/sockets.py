@@ -165,6 +165,18 @@ class SocketLink(Link):
             self._stop_listening()
         self._of_all.more(self, size)
 
+    def gather(self, turns: int) -> None:
+        """See `Link.gather`. Where something waits already, the rest goes with that."""
+        if self._unsent is None and self in self._links:
+            self._unsent = bytearray()
+            self._send_in(turns)
+
+    def _send_in(self, turns: int) -> None:
+        if turns:
+            self._loop.call_soon(self._send_in, turns - 1)
+        else:
+            self._send_together()
+
     def _send_together(self) -> None:
         """Each piece would wake the guest and cost a system call."""
         if (unsent := self._unsent) is not None:

@@ -107,7 +107,7 @@ class Boots:
                 if worker.evicted:
                     sandbox.kill(SandboxClosed("its worker was evicted before it had booted"))
                     raise LoadFailed(f"the worker was {worker.evicted} while it was booting")
-                worker.start(code, sandbox)
+                worker.start(code, sandbox, unhurried=self.going_on > 1)
             finally:
                 self.turns.leave(pool.tenant)
         except Exception as error:

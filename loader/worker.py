@@ -124,8 +124,9 @@ class Worker:
         imported = self.imported.done() and not self.imported.cancelled() and self.imported.exception() is None
         return self.sandbox.ended_by if imported else None
 
-    def start(self, code: WorkerCode, sandbox: Sandbox) -> None:
-        """Send the code. What its import raises is raised by every call until the worker is thrown away."""
+    def start(self, code: WorkerCode, sandbox: Sandbox, *, unhurried: bool = False) -> None:
+        """Send the code. What its import raises is raised by every call until the worker is thrown away. For
+        `unhurried` see `Sandbox.boot`."""
         self.began = time.perf_counter()
         self.code, self.sandbox = code, sandbox
         self.tails = Tails(self.tenant_id, sandbox.number, code.tails, code.streaming_tails, sandbox.cpu_seconds)
@@ -138,9 +139,10 @@ class Worker:
         modules = {name: (kind, content) for name, (kind, content) in code.portable().items()}
         flags = resolved(code.compatibility_date, code.compatibility_flags)
         asyncio.get_running_loop().call_soon(self._sent)  # by then the code is on its way
-        self.imported = _begun(
-            self._boot(sandbox.boot(code.main_module, modules, code.env, code.limits, code.global_outbound, flags))
+        boot = sandbox.boot(
+            code.main_module, modules, code.env, code.limits, code.global_outbound, flags, unhurried=unhurried
         )
+        self.imported = _begun(self._boot(boot))
         self.imported.add_done_callback(lambda _: self._ended_import())
 
     def _sent(self) -> None:

@@ -59,6 +59,8 @@ _A_LITTLE = 0.1
 _MUCH_UNASKED, _BRIEFLY = 0.25, 0.02
 """Part of a core that it may have used between two calls, and the same in seconds: who used more may have waited with
 it until nobody looked."""
+_AT_ONCE = 3
+"""Turns of the loop that it takes who has waited for a sandbox to make a call in it: they are told, behind a shield."""
 _BLANK = Limits()  # what holds until there is code
 
 
@@ -258,9 +260,12 @@ class Sandbox:
         limits: Limits,
         outbound: object = None,
         flags: Sequence[str] = (),
+        *,
+        unhurried: bool = False,
     ) -> None:
         """Give a blank sandbox its tenant: code, bindings, limits, and the capability that stands for the network.
-        `flags` are the compatibility flags that are on.
+        `flags` are the compatibility flags that are on. Where it is `unhurried`, the code goes with the calls of those
+        who come for it, if they are made at once: the guest is woken once.
 
         Raises what the tenant's import raises.
         """
@@ -271,6 +276,8 @@ class Sandbox:
         self._limit_group(limits)
         self._peer.connection.bound(incoming=limits.calls_in_flight)
         self._link.on_bytes = self._first_word
+        if unhurried:
+            self._link.gather(_AT_ONCE)
         bounds = [self._address_space + limits.memory_bytes, limits.open_files, limits.calls_in_flight]
         arguments = [main, dict(modules), dict(env), bounds, outbound]
         await self.call("boot", [*arguments, list(flags)] if flags else arguments, limits)

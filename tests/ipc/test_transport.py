@@ -624,6 +624,46 @@ async def test_a_large_frame_among_them_keeps_its_place(tmp_path: Path) -> None:
         assert heard == frames
 
 
+async def test_what_is_gathered_goes_in_one_piece_some_turns_later(tmp_path: Path) -> None:
+    """However it comes within them, and nothing of it before. If there is nothing to send, nothing is sent."""
+    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+        guest.link.gather(3)
+        guest.link.send(b"code")
+        for call in (b"first", b"second"):
+            await asyncio.sleep(0)
+            with pytest.raises(BlockingIOError):
+                guest.connection.recv(64)
+            guest.link.send(call)
+        data = await asyncio.get_running_loop().sock_recv(guest.connection, 65536)
+        assert data == b"".join(map(zmtp.message, (b"code", b"first", b"second")))
+        guest.link.gather(1)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        guest.link.send(b"by itself")
+        assert await asyncio.get_running_loop().sock_recv(guest.connection, 65536) == zmtp.message(b"by itself")
+
+
+async def test_what_is_gathered_waits_behind_what_a_guest_has_unread(tmp_path: Path) -> None:
+    """In its place; and who is gone is sent nothing."""
+    frames = [bytes(2 << 20), b"code", b"first"]
+    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+        guest.link.send(frames[0])
+        guest.link.gather(1)
+        for frame in frames[1:]:
+            guest.link.send(frame)
+        heard: list[bytes] = []
+        while len(heard) < len(frames):
+            data = await asyncio.get_running_loop().sock_recv(guest.connection, 1 << 20)
+            heard += guest.reader.feed(data)[0]
+        assert heard == frames
+        guest.link.gather(1)
+        guest.link.send(b"too late")
+        guest.link.close()
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert guest.connection.recv(64) == b""
+
+
 async def test_a_guest_that_goes_before_they_are_sent_is_told_of_as_gone(tmp_path: Path, until: Until) -> None:
     """Once, after its last words."""
     async with guests(tmp_path, 1, Sockets) as (_, [guest]):

@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
+from cloister.ipc.sockets import SocketLink
 from cloister.loader import (
     Host,
     LimitExceeded,
@@ -129,6 +130,29 @@ async def test_fifty_first_calls_at_once_are_one_boot(loader: Loader, code: Code
     assert sorted(counts) == list(range(1, 51))
     assert asked == 1
     assert loader.statistics().boots == before + 1
+
+
+async def test_where_several_boot_the_code_goes_with_the_first_call(
+    code: Code, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one piece, so that a sandbox is woken once. Who boots alone is sent its code at once."""
+    sent: list[bytes] = []
+    send = SocketLink._send
+
+    def noted(link: SocketLink, data: bytes | bytearray) -> int:
+        sent.append(bytes(data))
+        return send(link, data)
+
+    monkeypatch.setattr(SocketLink, "_send", noted)
+    async with Loader(max_sandboxes=8, spares=0) as loader:
+        tenants = [loader.get(f"t-{number}", lambda: code(WHO)).get_entrypoint() for number in range(5)]
+        await tenants[0].count()
+        assert sum(b"boot" in data for data in sent) == 1
+        sent.clear()
+        await asyncio.gather(*(tenant.count() for tenant in tenants[1:]))
+    begun = [data for data in sent if b"boot" in data]
+    assert len(begun) == 4
+    assert sum(b"invoke" in data for data in begun) >= 3  # the last one has nobody beside it
 
 
 async def test_get_code_may_be_a_coroutine_function(loader: Loader, code: Code, tenant: str) -> None:
