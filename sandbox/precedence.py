@@ -61,6 +61,7 @@ class Precedence:
         self._computes = False
         self._looking = self._over = False
         self._asked = False  # at some time since the last look
+        self._unasked = 0.0  # what it has had of a core since it was last asked, in windows in which it computed
         self._answers = 0
         self._let_on = False  # by a call, and not seen to rest since
         self._strays = False  # it was seen to compute unasked, and may do so whenever nobody looks
@@ -139,7 +140,8 @@ class Precedence:
             wanted = max(wanted, passed)
         computes, busy = wanted > passed / 2, self._busy()
         behind = computes and wanted > self._answers * BRIEF
-        self._strays |= behind and not busy and not self._asked
+        self._unasked = self._unasked + had if behind and not busy and not self._asked else 0.0
+        self._strays |= self._unasked > WINDOW / 2  # who only waits for a core to tidy up after an answer has little
         self._let_on &= behind
         starved = self._rank is Rank.BEHIND and had < passed * _STARVED
         self._decide((Rank.LITTLE if starved else Rank.BEHIND) if behind else Rank.FIRST)
