@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 from typing import Any
 
@@ -165,39 +166,53 @@ async def test_a_heartbeat_of_a_tenants_step_is_there_after_its_sandbox_was_lost
     assert stage.ledger.entries == ["from 0", "beaten", "from 10"]
 
 
+SILENT = """
+import asyncio
+from workers import WorkflowEntrypoint
+class TenantWorkflow(WorkflowEntrypoint):
+    async def run(self, event, step):
+        async def copy(ctx):
+            await self.env.LEDGER.note(f"from {ctx.details} {ctx.config.heartbeatTimeout}")
+            for done in range(3):
+                await asyncio.sleep(0.02)
+                await ctx.heartbeat(done)
+            if ctx.attempt < 3:
+                await asyncio.sleep(3600)
+            return ctx.attempt
+        config = {"retries": {"limit": 1, "delay": 0}, "heartbeatTimeout": %d}
+        try:
+            await step.do("copy", config, copy)
+        except Exception as error:
+            first = [error.name, error.message]
+        config["retries"]["limit"] = 2
+        return [*first, await step.do("copy", config, copy)]
+"""
+
+
 async def test_an_attempt_without_a_sign_of_life_is_ended_and_retried(stage: Any) -> None:
     """By the sandbox itself; the next one goes on from what the last sign said."""
-    binding = stage.bind("""
-        import asyncio
-        from workers import WorkflowEntrypoint
-        class TenantWorkflow(WorkflowEntrypoint):
-            async def run(self, event, step):
-                async def copy(ctx):
-                    await self.env.LEDGER.note(f"from {ctx.details} {ctx.config.heartbeatTimeout}")
-                    for done in range(3):
-                        await asyncio.sleep(0.02)
-                        await ctx.heartbeat(done)
-                    if ctx.attempt < 3:
-                        await asyncio.sleep(3600)
-                    return ctx.attempt
-                config = {"retries": {"limit": 1, "delay": 0}, "heartbeatTimeout": 1500}
-                try:
-                    await step.do("copy", config, copy)
-                except Exception as error:
-                    first = [error.name, error.message]
-                config["retries"]["limit"] = 2
-                return [*first, await step.do("copy", config, copy)]
-    """)
-    name, message, attempts = await stage.outcome(await binding.create())
-    assert (name, message, attempts) == ("WorkflowTimeoutError", "There was no heartbeat for 1500ms", 3)
-    assert stage.ledger.entries == [f"from {done} 1500" for done in (None, 2, None, 2, 2)]
+    for milliseconds in (1_500, 15_000):  # a machine that is too busy for its signs within that time has more of it
+        stage.ledger.entries.clear()
+        told = await stage.outcome(await stage.bind(SILENT % milliseconds).create())
+        heard = [f"from {done} {milliseconds}" for done in (None, 2, None, 2, 2)]
+        if stage.ledger.entries == heard:
+            break
+    assert stage.ledger.entries == heard
+    assert told == ["WorkflowTimeoutError", f"There was no heartbeat for {milliseconds}ms", 3]
 
 
 async def test_a_process_that_cannot_end_a_silent_attempt_is_ended_from_outside(
     stage: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It has lost its run, which costs no retry, and the attempt begins again with what it had said."""
-    monkeypatch.setattr(pulses, "GRACE", 0.2)
+    planned, asked = [3600.0, 0.0, 0.0], list[float]()
+
+    def wait(run: pulses.Pulses, key: tuple[str, int], seconds: float) -> asyncio.TimerHandle:
+        """It is silent for too long once it has given its sign of life, twice; and never again."""
+        asked.append(seconds)
+        return asyncio.get_running_loop().call_later(planned.pop(0) if planned else 3600.0, run._missed, key)
+
+    monkeypatch.setattr(pulses.Pulses, "_wait", wait)
     binding = stage.bind("""
         import time
         from workers import WorkflowEntrypoint
@@ -209,10 +224,11 @@ async def test_a_process_that_cannot_end_a_silent_attempt_is_ended_from_outside(
                     if ctx.details is None:
                         time.sleep(3600)
                     return ctx.attempt
-                return await step.do("copy", {"retries": {"limit": 0, "delay": 0}, "heartbeat_timeout": 500}, copy)
+                return await step.do("copy", {"retries": {"limit": 0, "delay": 0}, "heartbeat_timeout": 60_000}, copy)
     """)
     assert await stage.outcome(await binding.create()) == 1
     assert stage.ledger.entries == ["from None", "from half"]
+    assert asked[:3] == [60 + pulses.GRACE / 2, 60 + pulses.GRACE / 2, pulses.GRACE / 2]
     assert stage.engine.statistics().lost == 1
 
 

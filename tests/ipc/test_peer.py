@@ -563,9 +563,10 @@ async def test_an_argument_that_cannot_be_sent_is_an_error_of_the_caller(open_pa
 async def test_a_deadline_is_told_to_the_caller_and_cancels_the_callee(open_pair: OpenPair, until: Until) -> None:
     """The answer that comes all the same is dropped; other calls go on."""
     pair = open_pair()
-    ended: list[str] = []
+    begun, ended = list[int](), list[str]()
 
     async def slow() -> None:
+        begun.append(1)
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError as error:
@@ -574,8 +575,13 @@ async def test_a_deadline_is_told_to_the_caller_and_cancels_the_callee(open_pair
 
     stub = grant(pair, slow)
     other = asyncio.ensure_future(stub())
+    late = asyncio.ensure_future(pair.guest.call(stub._target, "", values.dumps([[], {}]), timeout=3600))
+    await until(lambda: len(begun) == 2)
+    [number] = [call for call, deadline in pair.guest.connection._outgoing.items() if deadline is not None]
+    pair.guest.connection._outgoing[number] = 0.0  # its time is over
+    pair.guest._expire()
     with pytest.raises(DeadlineExceeded):
-        await pair.guest.call(stub._target, "", values.dumps([[], {}]), timeout=0.01)
+        await late
     await until(lambda: ended == ["cancelled by the caller"])
     await until(lambda: not pair.guest.connection.cancelled)
     assert not other.done()
@@ -585,7 +591,7 @@ async def test_a_deadline_is_told_to_the_caller_and_cancels_the_callee(open_pair
     assert not pair.closed
 
 
-async def test_deadlines_pass_in_their_own_order(open_pair: OpenPair) -> None:
+async def test_deadlines_pass_in_their_own_order(open_pair: OpenPair, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shorter one that comes later does not wait for a longer one."""
     pair = open_pair()
     stub = grant(pair, asyncio.Event().wait)
@@ -596,7 +602,13 @@ async def test_deadlines_pass_in_their_own_order(open_pair: OpenPair) -> None:
             await pair.guest.call(stub._target, "", values.dumps([[], {}]), timeout=timeout)
         order.append(name)
 
-    await asyncio.gather(call("long", 0.06), call("short", 0.01), call("middle", 0.03))
+    loop = asyncio.get_running_loop()
+    now = loop.time()
+    with monkeypatch.context() as still:
+        still.setattr(loop, "time", lambda: now)  # they begin together, however busy the machine is
+        calls = [asyncio.ensure_future(call(*each)) for each in (("long", 0.06), ("short", 0.01), ("middle", 0.03))]
+        await asyncio.sleep(0)
+    await asyncio.gather(*calls)
     assert order == ["short", "middle", "long"]
 
 
@@ -935,7 +947,7 @@ async def test_nothing_is_done_for_a_peer_that_was_closed_for_what_it_asked(open
     pair = open_pair()
     number = pair.guest.decode(pair.host.encode(late))[0]._target
     pair.host.deliver(codec.encode(Call(1, number, "", values.dumps([[], {}]))))
-    await asyncio.wait_for(ended.wait(), 10)
+    await asyncio.wait_for(ended.wait(), 100)
     pair = open_pair()
     number = pair.guest.decode(pair.host.encode(at_once))[0]._target
     pair.host.deliver(codec.encode(Call(1, number, "", values.dumps([[], {}]))))

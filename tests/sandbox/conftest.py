@@ -154,6 +154,20 @@ def until() -> Callable[[Callable[[], object]], Any]:
 
 
 @pytest.fixture
+def run_out() -> Callable[[Tenant], None]:
+    """The time of every call in a sandbox that has a limit is over, whatever the clock says."""
+
+    def run_out(tenant: Tenant) -> None:
+        peer = tenant.sandbox._peer
+        for call, deadline in peer.connection._outgoing.items():
+            if deadline is not None:
+                peer.connection._outgoing[call] = 0.0
+        peer._expire()
+
+    return run_out
+
+
+@pytest.fixture
 def status() -> Callable[[int], dict[str, str]]:
     """What the kernel says of a process, by field."""
 

@@ -120,11 +120,14 @@ async def test_capabilities_work_and_give_only_what_they_are(boot: Boot) -> None
     assert tenant.sandbox.alive
 
 
-async def test_a_host_that_waits_for_a_tenants_callback_is_not_held_up(boot: Boot, until: Until) -> None:
+async def test_a_host_that_waits_for_a_tenants_callback_is_not_held_up(
+    boot: Boot, until: Until, run_out: Callable[[Any], None]
+) -> None:
     """The callback's own sandbox is what a deadline ends; the call of the host's object is cancelled with it."""
-    ended: list[str] = []
+    asked, ended = list[bool](), list[str]()
 
     async def ask(callback: Any) -> None:
+        asked.append(True)
         try:
             await callback()
         except asyncio.CancelledError:
@@ -133,8 +136,11 @@ async def test_a_host_that_waits_for_a_tenants_callback_is_not_held_up(boot: Boo
 
     tenant = await boot(env={"ASK": ask})
     source = "import asyncio\nasync def main():\n    await env.ASK(asyncio.Event().wait)"
-    with pytest.raises(LimitExceeded):
-        await tenant.do(source, limits=Limits(wall_ms=50))
+    call = asyncio.ensure_future(tenant.do(source))
+    await until(lambda: asked)
+    run_out(tenant)
+    with pytest.raises(LimitExceeded, match="exceeded 60,000 ms of time"):
+        await call
     await until(lambda: ended == ["cancelled"])
 
 

@@ -17,6 +17,7 @@ from cloister.sandbox.errors import ProtocolViolation
 
 Boot = Callable[..., Any]
 Until = Callable[[Callable[[], object]], Any]
+RunOut = Callable[[Any], None]
 MIB = 1 << 20
 LEAVES_IN_A_TASK = """
 import asyncio, sys
@@ -201,15 +202,18 @@ async def test_a_durable_call_is_forgiven_at_each_record(boot: Boot) -> None:
 
 
 async def test_a_call_that_waits_too_long_is_cancelled_and_the_sandbox_lives(
-    boot: Boot, until: Until, monkeypatch: pytest.MonkeyPatch
+    boot: Boot, until: Until, run_out: RunOut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its `finally` is run, other calls go on, and it answers the next one."""
     monkeypatch.setattr("cloister.sandbox.sandbox.LATE_GRACE", 100.0)  # on a busy machine nobody stops within 60 ms
     gate = asyncio.Event()
     tenant = await boot(env={"WAIT": gate.wait})
-    other = await start(tenant, "async def main(): return await env.WAIT()", until)
-    with pytest.raises(LimitExceeded, match=r"^the call exceeded 50 ms of time$"):
-        await tenant.do(CLEANS_UP, limits=Limits(wall_ms=50))
+    waits = "async def main(): return await env.WAIT()"
+    other = await start(tenant, waits, until, limits=Limits(wall_ms=None))
+    call = await start(tenant, CLEANS_UP, until, limits=Limits(wall_ms=50_000))
+    run_out(tenant)
+    with pytest.raises(LimitExceeded, match=r"^the call exceeded 50,000 ms of time$"):
+        await call
     await until(lambda: "stdout: cleaned up" in tenant.text)
     gate.set()
     assert await other is True
@@ -226,12 +230,16 @@ async def test_a_call_that_waits_too_long_is_cancelled_and_the_sandbox_lives(
     ],
     ids=["sleep", "lock", "refuses"],
 )
-async def test_a_call_that_does_not_stop_costs_the_sandbox_its_life(boot: Boot, until: Until, source: str) -> None:
+async def test_a_call_that_does_not_stop_costs_the_sandbox_its_life(
+    boot: Boot, until: Until, run_out: RunOut, source: str
+) -> None:
     """After a grace period; whoever else was in it is told."""
     tenant = await boot()
-    other = await start(tenant, FOREVER, until)
-    with pytest.raises(LimitExceeded, match=r"^the call exceeded 50 ms of time$"):
-        await tenant.do(source, limits=Limits(wall_ms=50))
+    other = await start(tenant, FOREVER, until, limits=Limits(wall_ms=None))
+    call = await start(tenant, source, until, limits=Limits(wall_ms=50_000))
+    run_out(tenant)
+    with pytest.raises(LimitExceeded, match=r"^the call exceeded 50,000 ms of time$"):
+        await call
     with pytest.raises(SandboxDied, match=r"^another call in it ended the sandbox: .* did not stop within 60 ms"):
         await other
     assert await tenant.sandbox.died == "did not stop within 60 ms of being cancelled"
@@ -555,31 +563,64 @@ async def test_what_was_said_before_a_death_and_read_after_it_counts(spawner: Sp
     assert type(caught.value) is SandboxDied
 
 
+class Later:
+    """The loop of a sandbox, where time passes when a test says so."""
+
+    def __init__(self, sandbox: Any) -> None:
+        self._due: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
+        sandbox._loop = self
+
+    def call_later(self, seconds: float, what: Callable[..., None], *arguments: Any) -> None:
+        self._due.append((seconds, what, arguments))
+
+    def pass_time(self) -> float:
+        """Until the first that is due; how many seconds that was to take."""
+        seconds, what, arguments = self._due.pop(0)
+        what(*arguments)
+        return seconds
+
+
+def listen_to(link: Any) -> None:
+    """The time is over for which it is held."""
+    link._held.cancel()
+    link._held_until = 0.0
+    link._let_go()
+
+
 async def test_who_is_held_is_not_ended_for_an_answer_that_nobody_reads(
-    boot: Boot, until: Any, monkeypatch: pytest.MonkeyPatch
+    boot: Boot, until: Until, run_out: RunOut
 ) -> None:
     """It has stopped when it was told to; its word of that is read when it is listened to again."""
-    monkeypatch.setattr("cloister.sandbox.sandbox.LATE_GRACE", 0.5)  # on a busy machine nobody stops within 60 ms
     tenant = await boot()
-    source = "import asyncio\nasync def main(): await asyncio.sleep(60)"
-    call = asyncio.ensure_future(tenant.do(source, limits=Limits(wall_ms=50)))
-    await until(lambda: tenant.sandbox._peer.connection.calls_in_flight)
-    tenant.sandbox._link.hold(0.8)
-    with pytest.raises(LimitExceeded, match="exceeded 50 ms of time"):
+    sandbox, link, later = tenant.sandbox, tenant.sandbox._link, Later(tenant.sandbox)
+    call = await start(tenant, FOREVER, until, limits=Limits(wall_ms=50_000))
+    link.hold(3600)
+    run_out(tenant)
+    with pytest.raises(LimitExceeded, match="exceeded 50,000 ms of time"):
         await call
-    await until(lambda: not tenant.sandbox.doubtful)
-    assert tenant.sandbox.alive
+    await until(lambda: select.select([link._descriptor], [], [], 0)[0])
+    assert later.pass_time() == 0.06
+    assert sandbox.doubtful
+    listen_to(link)
+    await until(lambda: not sandbox._peer.connection.cancelled)
+    assert later.pass_time() > 3000
+    assert not sandbox.doubtful
+    assert sandbox.alive
     assert await tenant.do("def main(): return 1") == 1
 
 
-async def test_nor_is_who_does_not_stop_spared_for_being_held(boot: Boot, until: Any) -> None:
+async def test_nor_is_who_does_not_stop_spared_for_being_held(boot: Boot, until: Until, run_out: RunOut) -> None:
     """It has as long as anybody, from when it is listened to."""
     tenant = await boot()
-    call = asyncio.ensure_future(tenant.do("import time\ndef main(): time.sleep(60)", limits=Limits(wall_ms=50)))
-    await until(lambda: tenant.sandbox._peer.connection.calls_in_flight)
-    tenant.sandbox._link.hold(0.2)
+    later = Later(tenant.sandbox)
+    call = await start(tenant, "import time\ndef main(): time.sleep(60)", until, limits=Limits(wall_ms=50_000))
+    tenant.sandbox._link.hold(3600)
+    run_out(tenant)
     with pytest.raises(LimitExceeded):
         await call
+    assert later.pass_time() == 0.06
+    assert tenant.sandbox.alive
+    assert later.pass_time() > 3000
     assert (await tenant.sandbox.died).startswith("did not stop within 60 ms of being cancelled")
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -61,20 +61,32 @@ async def test_who_computes_for_others_gives_way_as_well(visited: Callable[..., 
     precedence, told = tenant.sandbox._precedence, list[Rank]()
     precedence._tell = told.append
     await until(lambda: not precedence._looking)
-    await use(0.3)
-    assert Rank.BEHIND in told
+    told.clear()
+    using = asyncio.ensure_future(use(3600))
+    await until(lambda: Rank.BEHIND in told)
+    await give_up(using)
 
 
-async def test_nor_by_giving_up(visited: Callable[..., Any]) -> None:
+async def begun(tenant: Any, call: Any, until: Until) -> asyncio.Future[Any]:
+    """A call which is at work, as the CPU time tells that its process uses."""
+    before = tenant.sandbox.cpu_seconds()
+    calling: asyncio.Future[Any] = asyncio.ensure_future(call)
+    await until(lambda: tenant.sandbox.cpu_seconds() > before + 0.005)
+    return calling
+
+
+async def give_up(calling: asyncio.Future[Any]) -> None:
+    """Nobody waits for it any longer; it may have been answered by then."""
+    calling.cancel()
+    await asyncio.wait({calling})
+
+
+async def test_nor_by_giving_up(visited: Callable[..., Any], until: Until) -> None:
     """What still goes on then is the call's as well, until it has stopped."""
     tenant, use, work = await visited(cpu_ms=200)
     for _ in range(10):
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.005):
-                await use(0.05)
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(0.005):
-                await work()
+        for call in (use(0.05), work()):
+            await give_up(await begun(tenant, call, until))
         assert await use(0) == 0
     assert tenant.sandbox.alive
     assert tenant.sandbox.cpu_seconds() > 0.5
@@ -101,12 +113,10 @@ async def test_what_does_not_stop_when_told_to_is_the_tenants_own_fault(visited:
         assert await tenant.sandbox.died == "exceeded 200 ms of CPU in a call that did not stop when it was given up"
 
 
-async def test_nor_does_one_go_on_for_ever_that_nobody_waits_for(visited: Callable[..., Any]) -> None:
+async def test_nor_does_one_go_on_for_ever_that_nobody_waits_for(visited: Callable[..., Any], until: Until) -> None:
     """It has the limit of any other."""
     tenant, use, _ = await visited(cpu_ms=200)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.01):
-            await use(60)
+    await give_up(await begun(tenant, use(60), until))
     async with asyncio.timeout(100):
         assert await tenant.sandbox.died == "exceeded 200 ms of CPU in a call that did not stop when it was given up"
 
@@ -139,18 +149,29 @@ async def test_who_visits_is_told_of_the_end_as_who_calls_is(
 
 async def test_an_answer_that_found_no_room_is_not_charged(boot: Boot, until: Any) -> None:
     """It was not sent, so nobody has to wait for it."""
-    answered: list[int] = []
-    tenant = await boot(env={"PAGE": lambda size: bytes(size)})
+    answered, asked, opened = list[int](), list[int](), asyncio.Event()
+
+    async def page(size: int) -> bytes:
+        asked.append(size)
+        await opened.wait()
+        return bytes(size)
+
+    tenant = await boot(env={"PAGE": page})
     tenant.sandbox._intake.answered = answered.append
     tenant.sandbox._link._most = 1 << 20
     source = """
-    import asyncio, time
+    import asyncio
     async def main():
-        asks = [asyncio.ensure_future(env.PAGE(4 << 20 if not first else 600_000)) for first in range(9)]
-        await asyncio.sleep(0)
-        time.sleep(0.3)
+        asks = [asyncio.ensure_future(env.PAGE(600_000)) for _ in range(9)]
         return [isinstance(each, bytes) for each in await asyncio.gather(*asks, return_exceptions=True)]
     """
-    told = await tenant.do(source)
+    call = asyncio.ensure_future(tenant.do(source))
+    await until(lambda: len(asked) == 9)
+    pidfd = tenant.sandbox._process._pidfd
+    signal.pidfd_send_signal(pidfd, signal.SIGSTOP)  # while it reads nothing
+    opened.set()
+    await until(lambda: not tenant.sandbox._peer._answering)
+    signal.pidfd_send_signal(pidfd, signal.SIGCONT)
+    told = await call
     assert told.count(True) == len(answered)
     assert told.count(False) > 0
