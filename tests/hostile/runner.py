@@ -50,7 +50,7 @@ class Default(WorkerEntrypoint):
         return 42
 """
 AT_ONCE = 4
-LONGEST = 120
+LONGEST = 500
 """Seconds after which what should have been ended from outside long ago is given up, and told as what it is."""
 MODULES = (
     "cmd code filecmp mailbox netrc plistlib poplib pstats pyclbr quopri sched shelve smtplib stringprep tabnanny "
@@ -226,7 +226,7 @@ async def try_all(trap: Trap) -> dict[str, Any]:
                 expected = {*entry.refusals, *entry.without_namespaces}
                 limits = Limits(
                     cpu_ms=package.CPU_MS if package.SPENT in expected else 10_000,
-                    wall_ms=package.WALL_MS if package.LATE in expected else 20_000,
+                    wall_ms=package.WALL_MS if package.LATE in expected else None,  # on a busy machine they take long
                 )
                 try:
                     async with asyncio.timeout(LONGEST):

@@ -170,7 +170,7 @@ async def attempt_all() -> dict[str, Any]:
         return sandbox
 
     async def call(method: str, sandbox: Sandbox) -> Any:
-        payload = await sandbox.call("invoke", [None, method, [], {}, None], Limits(cpu_ms=100, wall_ms=20_000))
+        payload = await sandbox.call("invoke", [None, method, [], {}, None], Limits(cpu_ms=100, wall_ms=None))
         return sandbox.decode(payload)
 
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
