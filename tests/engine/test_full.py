@@ -97,7 +97,7 @@ async def tell(path: Path, make_room: Callable[[], None]) -> dict[str, Any]:
 def test_a_disk_that_is_full_is_borne_and_got_over(tmp_path: Path, what: Callable[[Path], Callable[[], None]]) -> None:
     """By the same engine, without being told that there is room again."""
     done = subprocess.run(
-        [sys.executable, __file__, what.__name__, tmp_path], capture_output=True, text=True, check=False, timeout=100
+        [sys.executable, __file__, what.__name__, tmp_path], capture_output=True, text=True, check=False, timeout=280
     )
     if done.returncode == NO_MOUNTS:
         pytest.skip("this machine gives no mounts of one's own")

@@ -117,7 +117,7 @@ def test_a_read_only_file_is_refused_by_name(path: Path) -> None:
         asyncio.run(main())
     """
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False, timeout=30
+        [sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, check=False, timeout=280
     )
     assert done.stdout.startswith("StorageError"), done.stdout + done.stderr
     assert "read-only" in done.stdout

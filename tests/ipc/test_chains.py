@@ -131,7 +131,7 @@ async def test_a_call_becomes_a_task_as_a_coroutine_does(root: Any) -> None:
     assert [await task, other.result()] == ["root/a", "root"]
     both: Any = await asyncio.gather(stub.where(), stub.down("b").where())
     assert both == ["root", "root/b"]
-    assert await asyncio.wait_for(stub.where(), 5) == "root"
+    assert await asyncio.wait_for(stub.where(), 100) == "root"
     for turns in (0, 3):
         task = asyncio.create_task(waiting())
         for _ in range(turns):

@@ -174,7 +174,7 @@ host = BlockingHost({str(tmp_path / "app.db")!r}, get_code=lambda _: code, spare
 print(host.tenant("t").greet("Alice"))
 sys.exit(7)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=280, check=False)
     assert (done.stdout, done.stderr, done.returncode) == ("Alice\n", "", 7)
 
 

@@ -18,7 +18,7 @@ from cloister.loader import Limits, Loader, TenantError, WorkerCode, WorkerStub
 from cloister.loader.bindings import DurableObjects, Fetcher, StorageQuotaExceeded, hibernation
 from cloister.loader.http import HttpLimits, asgi
 from cloister.loader.http.sockets import Closed, WebSocket
-from cloister.sandbox import LimitExceeded
+from cloister.sandbox import LimitExceeded, SandboxError
 
 Make = Callable[..., WorkerStub]
 Code = Callable[..., WorkerCode]
@@ -265,7 +265,7 @@ async def test_a_client_that_has_gone_is_let_go_of(
             for _ in range(times):
                 await client.send(words)
         await eventually(lambda: len(asyncio.all_tasks()) <= before)
-        await asyncio.wait_for(loader.drain(echo._stub.tenant_id), 10)
+        await asyncio.wait_for(loader.drain(echo._stub.tenant_id), 100)
 
 
 async def test_a_client_that_takes_nothing_is_let_go_of(
@@ -280,7 +280,7 @@ async def test_a_client_that_takes_nothing_is_let_go_of(
             assert b" 101 " in await loop.sock_recv(client, 1000)
             await loop.sock_sendall(client, b"\x81\x84\0\0\0\0pour")
             await eventually(lambda: "took nothing" in caplog.text)
-            await asyncio.wait_for(loader.drain(echo._stub.tenant_id), 10)
+            await asyncio.wait_for(loader.drain(echo._stub.tenant_id), 100)
 
 
 async def test_it_ends_with_its_sandbox(loader: Loader, echo: Any) -> None:
@@ -673,12 +673,22 @@ async def test_only_the_host_tells_an_object_of_its_sockets(hotel: Any) -> None:
 
 async def test_a_worker_that_is_not_done_with_a_message_is_cancelled(worker: Make, gate: Gate) -> None:
     """Within the time that one call may take; the web socket stays, and so does whatever else it does."""
-    stub = worker(ECHO, env={"GATE": gate}, limits=Limits(wall_ms=200))
-    async with await stub.get_entrypoint().fetch("http://a.b/", **UPGRADE) as response:
-        with pytest.raises(LimitExceeded, match=r"was worked on for 0\.2 s"):
-            await spoken_on(response).send("stay")
-        await spoken_on(response).send("tea")
-        assert [await anext(spoken_on(response)) for _ in range(2)] == ["hello", "tea"]
+
+    async def converse(seconds: float) -> None:
+        stub = worker(ECHO, env={"GATE": gate}, limits=Limits(wall_ms=int(1000 * seconds)))
+        async with await stub.get_entrypoint().fetch("http://a.b/", **UPGRADE) as response:
+            with pytest.raises(LimitExceeded, match=rf"was worked on for {seconds:g} s"):
+                await spoken_on(response).send("stay")
+            await spoken_on(response).send("tea")
+            assert [await anext(spoken_on(response)) for _ in range(2)] == ["hello", "tea"]
+
+    for seconds in (0.2, 2.0, 20.0):  # a machine that is too busy for the rest within that time has more of it
+        try:
+            await converse(seconds)
+            break
+        except (SandboxError, AssertionError):
+            if seconds == 20.0:
+                raise
 
 
 async def test_a_worker_speaks_to_a_durable_object_itself(rooms: Any, gate: Gate) -> None:

@@ -488,7 +488,7 @@ async def test_a_signal_from_another_thread_wakes_the_loop(tenant: Any) -> None:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
             time.sleep(30)
         threading.Thread(target=later, daemon=True).start()
-        await asyncio.wait_for(woken.wait(), 10)
+        await asyncio.wait_for(woken.wait(), 50)
         return "woken"
     """
     assert await tenant.do(source) == "woken"

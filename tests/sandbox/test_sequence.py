@@ -32,7 +32,7 @@ def alone(program: str) -> Any:
         [sys.executable, "-W", "error", "-c", textwrap.dedent(program)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=280,
         check=False,
     )
     assert (result.returncode, result.stderr) == (0, "")

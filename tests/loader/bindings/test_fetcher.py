@@ -425,7 +425,7 @@ async def test_no_tenant_takes_all_turns_of_a_network(server: Any) -> None:
     """One has half of them at most and holds them; another is served meanwhile. Who waits too long is told for what."""
     server.answer = lambda method, target, body: ok(b"x" * 1_000_000 if target == "/big" else b"small")
     heard: list[Egress] = []
-    limits = FetchLimits(at_once=4, at_once_per_tenant=2, total_s=5)
+    limits = FetchLimits(at_once=4, at_once_per_tenant=2, total_s=60)
     async with Network(limits=limits, log=heard.append) as network:
         greedy, modest = (Fetcher(allow=[at(server)], tenant=name, network=network) for name in ("greedy", "modest"))
         held = [await greedy.fetch(f"{server.url}/big") for _ in range(2)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -186,7 +187,7 @@ async def main():
         for body in ("a", "b", "c"):
             await jobs.send(body)
         entry = loader.get("t", lambda: code).get_entrypoint()
-        delivering = Delivering(batch_size=2, max_wait_s=0.01, visibility_s=0.3)
+        delivering = Delivering(batch_size=2, max_wait_s=0.01, visibility_s=600)
         async with Consumer(store, "jobs", lambda _: entry, delivering=delivering):
             await asyncio.Event().wait()
 
@@ -206,8 +207,8 @@ async def test_a_host_that_is_killed_loses_no_message(
     process.kill()
     await process.wait()
     entry = worker(WORKS, env={"SEEN": lambda what: seen.append(what)}).get_entrypoint()
-    async with QueueStore(tmp_path / "killed.db") as store:
-        delivering = Delivering(batch_size=2, max_wait_s=0.01, visibility_s=0.3)
+    async with QueueStore(tmp_path / "killed.db", now=lambda: time.time() + 601) as store:
+        delivering = Delivering(batch_size=2, max_wait_s=0.01, visibility_s=600)
         async with consumer(store, entry, delivering):
             await eventually(lambda: empty(store))
     assert sorted(pair for _, batch in seen for pair in batch) == [["a", 2], ["b", 2], ["c", 1]]
