@@ -2,8 +2,10 @@
 
 Each kind of abuser is booted, let loose, ended by its limits, and booted again as soon as that may be, for as long as
 the honest tenants are timed: once as one tenant that has itself called again and again, and once as a tenant that was
-never seen before each time, of whom nothing is known. They are timed alone just before, and the same calls beside a
-bare process that spins are the limit: no sandbox can take less of a core than it is given.
+never seen before each time, of whom nothing is known. In each round they are timed alone, beside a bare process that
+spins, beside the one and the other abuser, and alone again. What they are beside somebody is held against what they are
+alone in the same round, and a ratio is the median over the rounds: what else the machine does comes and goes. The bare
+process is the limit: no sandbox can take less of a core than it is given.
 
 When an abuser crosses its limit of CPU time is seen by a process of its own, which looks every half millisecond and
 hears from the kernel of its end; what the host believes does not come into it.
@@ -13,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import statistics
 import subprocess
 import sys
 import time
@@ -22,7 +25,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from abusers import ABUSERS, program
-from harness import draw, listing, main, options, percentile, say, tenant
+from harness import ROUNDS, draw, listing, main, options, percentile, say, tenant
 from observer import Observer
 
 from cloister.loader import Entrypoint, Limits, Loader, RestartBackedOff, SandboxDied, WorkerCode
@@ -33,7 +36,6 @@ HONEST = 4
 STILL_ALIVE_AFTER = 3.0
 PERIOD = 0.005  # seconds between two calls to one of them
 LIMITS = Limits(cpu_ms=300, wall_ms=1_500, memory_bytes=64 << 20)
-LIMIT = "limit: a bare spinner"  # a process that nobody confines
 
 _numbers = itertools.count()
 
@@ -48,6 +50,13 @@ class Fate:
     lasted: list[float] = field(default_factory=list)
     overshoot: list[float] = field(default_factory=list)
 
+    def add(self, other: Fate) -> None:
+        """Those of another round."""
+        self.ends += other.ends
+        self.refused += other.refused
+        self.lasted += other.lasted
+        self.overshoot += other.overshoot
+
 
 @dataclass(frozen=True)
 class Timing:
@@ -55,6 +64,26 @@ class Timing:
 
     calls: list[float]
     late: list[float]
+
+    @property
+    def p99(self) -> float:
+        """Of the calls."""
+        return percentile(self.calls, 99)
+
+
+@dataclass(frozen=True)
+class Round:
+    """What they saw in one round: alone before and after, and in between beside a bare spinner and beside abusers."""
+
+    before: Timing
+    spinner: Timing
+    beside: Timing
+    after: Timing
+
+    @property
+    def alone(self) -> float:
+        """Their p99 in seconds when they were alone, be it before or after."""
+        return statistics.mean((self.before.p99, self.after.p99))
 
 
 async def time_honest(loader: Loader, seconds: float) -> Timing:
@@ -177,56 +206,66 @@ class Report:
         self._rows: list[list[str]] = []
         self._ends: list[str] = []
         self.ratios: dict[str, float] = {}
+        self.limits: dict[str, float] = {}
 
-    def note(self, name: str, alone: Timing, timing: Timing, fate: Fate) -> None:
+    def note(self, name: str, rounds: list[Round], fate: Fate) -> None:
         """One more kind."""
-        before, during = percentile(alone.calls, 99), percentile(timing.calls, 99)
-        self.ratios[name] = during / before
+        ratios = [each.beside.p99 / each.alone for each in rounds]
+        limits = [each.spinner.p99 / each.alone for each in rounds]
+        self.ratios[name] = statistics.median(ratios)
+        self.limits[name] = statistics.median(limits)
         lasted, over = fate.lasted, fate.overshoot
         self._rows.append([
-            name, f"{before * 1000:.2f}", f"{during * 1000:.2f}", f"{during / before:.1f}",
-            f"{percentile(timing.late, 99) * 1000:.1f}", str(len(lasted)), str(fate.refused),
-            f"{percentile(lasted, 50):,.0f}" if lasted else "",
+            name, f"{statistics.median(each.alone for each in rounds) * 1000:.2f}",
+            f"{statistics.median(each.beside.p99 for each in rounds) * 1000:.2f}",
+            f"{self.ratios[name]:.1f}", f"{min(ratios):.1f}-{max(ratios):.1f}", f"{self.limits[name]:.1f}",
+            f"{statistics.median(percentile(each.beside.late, 99) for each in rounds) * 1000:.1f}",
+            str(len(lasted)), str(fate.refused), f"{percentile(lasted, 50):,.0f}" if lasted else "",
             *((f"{percentile(over, 50):.1f}", f"{max(over):.1f}") if over else ("", "")),
         ])  # fmt: skip
         self._ends.extend(f"{name}: {count} x {words}" for words, count in fate.ends.most_common(3))
 
     def show(self) -> None:
         """Print it."""
-        header = [
-            "abuser",
-            "p99 alone",
-            "beside",
-            "ratio",
-            "late",
-            "ended",
-            "refused",
-            "lasted",
-            "overshoot",
-            "at most",
-        ]
+        header = ["abuser", "alone", "beside", "ratio", "range", "limit", "late", "ended", "refused", "lasted", "over",
+                  "most"]  # fmt: skip
         title = (
-            f"neighbours: calls to {HONEST} honest tenants beside {self._title} with {LIMITS.cpu_ms} ms of CPU; in ms\n"
-            "late: of the host in making those calls, p99; overshoot: from crossing its limit to its end"
+            f"neighbours: p99 of calls to {HONEST} honest tenants beside {self._title} with {LIMITS.cpu_ms} ms of CPU\n"
+            f"in ms; ratio: median of {ROUNDS} rounds; limit: the same beside a bare process that spins\n"
+            "late: of the host in making those calls, p99; over, most: from crossing its limit to its end"
         )
         listing(title, header, self._rows)
         for line in self._ends:
             say(line)
 
 
+async def rounds_beside(
+    loader: Loader, observer: Observer, body: str, seconds: float
+) -> dict[bool, tuple[list[Round], Fate]]:
+    """Beside one kind, as one tenant and as many strangers."""
+    found: dict[bool, tuple[list[Round], Fate]] = {strangers: ([], Fate()) for strangers in (False, True)}
+    for _ in range(ROUNDS):
+        before = await time_honest(loader, seconds)
+        spinner = await beside_a_spinner(loader, seconds)
+        timings = {}
+        for strangers, (_, fates) in found.items():
+            timings[strangers], fate = await beside(loader, observer, body, seconds, strangers=strangers)
+            fates.add(fate)
+        after = await time_honest(loader, seconds)
+        for strangers, (rounds, _) in found.items():
+            rounds.append(Round(before, spinner, timings[strangers], after))
+    return found
+
+
 async def benchmark(*, seconds: int, only: Collection[str], plot: str | None) -> None:
-    """Kind after kind, each with a look at the honest ones alone before it."""
+    """Kind after kind."""
     reports = {False: Report("one abuser"), True: Report("abusers that were never seen before")}
     observer = await Observer.open()
     async with Loader(spares=4) as loader:
         await time_honest(loader, 1)
-        for name, body in ABUSERS.items():
-            for strangers, report in reports.items() if name in only else ():
-                alone = await time_honest(loader, seconds)
-                report.note(name, alone, *await beside(loader, observer, body, seconds, strangers=strangers))
-        if LIMIT in only:
-            alone = await time_honest(loader, seconds)
-            reports[False].note(LIMIT, alone, await beside_a_spinner(loader, seconds), Fate())
+        for name in [name for name in ABUSERS if name in only]:
+            for strangers, found in (await rounds_beside(loader, observer, ABUSERS[name], seconds)).items():
+                reports[strangers].note(name, *found)
     await observer.close()
     for report in reports.values():
         report.show()
@@ -240,6 +279,8 @@ def paint(axes: Any, reports: dict[bool, Report]) -> None:
         found = [report.ratios.get(name, 0.0) for name in names]
         label = "always another tenant" if strangers else "one tenant"
         axes.barh([place + 0.2 - 0.4 * strangers for place in range(len(names))], found, height=0.4, label=label)
+    limits = [reports[False].limits[name] for name in names]
+    axes.plot(limits, range(len(names)), "k|", markersize=12, label="a bare spinner")
     axes.set_yticks(range(len(names)), names)
     axes.axvline(1, color="k", linewidth=1)
     axes.axvline(2, color="k", linewidth=1, linestyle="--")
@@ -248,5 +289,5 @@ def paint(axes: Any, reports: dict[bool, Report]) -> None:
 
 
 if __name__ == "__main__":
-    asked = options(__doc__, drawn=True, rows=(*ABUSERS, LIMIT), seconds=4)
+    asked = options(__doc__, drawn=True, rows=ABUSERS, seconds=2)
     main(lambda: benchmark(seconds=asked.seconds, only=asked.only, plot=asked.plot))
