@@ -340,11 +340,18 @@ def is_idle(group: Any) -> bool:
     return Path(group.share, "cpu.idle").read_text() == "1\n"
 
 
+async def rests(sandbox: Any, until: Until) -> None:
+    """It has done with all that its boot took, and goes first."""
+    await until(lambda: not sandbox._precedence._looking)
+    assert sandbox._precedence._rank is FIRST, "however long its import took"
+
+
 async def test_a_sandbox_that_spins_gets_what_nobody_else_wants(tenant: Any, until: Until) -> None:
     """All its threads, until it is called again."""
     group = tenant.sandbox._group
     if group is None or not group.share:
         pytest.skip("no control group of this machine can be put behind the others")
+    await rests(tenant.sandbox, until)
     assert not is_idle(group)
     spinning = asyncio.ensure_future(tenant.do(SPIN))
     await until(lambda: is_idle(group))
@@ -377,6 +384,7 @@ async def test_the_next_sandbox_of_a_slot_is_behind_nobody(tenant: Any, until: U
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may undo it")
 async def test_where_no_group_can_be_put_behind_a_nice_value_says_it(tenant: Any, until: Until) -> None:
     """Of all its threads, and of its session where the kernel gives each session its share."""
+    await rests(tenant.sandbox, until)
     tenant.sandbox._precedence._tell = tenant.sandbox._process.rank
     spinning = asyncio.ensure_future(tenant.do(SPIN))
 
@@ -478,8 +486,7 @@ async def test_who_computes_when_nobody_looks_is_found_out(boot: Any, until: Unt
     tenant = await boot(env={"WAIT": gate.wait})
     sandbox = tenant.sandbox
     await tenant.do(LATER)
-    await until(lambda: not sandbox._precedence._looking)
-    assert sandbox._precedence._rank is FIRST, "however long its call took to compile"
+    await rests(sandbox, until)
     sandbox._precedence._tell = told.append
     sandbox.tend()
     assert not sandbox._precedence._looking
