@@ -39,6 +39,7 @@ _AT_REST = 3.0
 is evicted before that need not tidy up."""
 _CALL = bytes([codec.MARKS[Call]])
 _SHORT = 1024  # bytes of a call that waits for others to go with
+_LONGEST = 3600.0  # seconds that are waited for a timer at once
 _CHUNK = 32 * 1024  # below what the C library takes from the kernel anew each time
 
 
@@ -163,6 +164,12 @@ class Wire:
         """How many bytes wait for the host to take them."""
         return self._backlog
 
+    def serve(self) -> None:
+        """There is something to read, and perhaps soon more: as long as nothing else is to be done, it is waited for
+        here, since a turn of the loop would take as long as a tenth of a call."""
+        while self.readable() and self._loop.nothing_but(self.descriptor):  # type: ignore[attr-defined]
+            pass
+
     def readable(self) -> bool:
         """There is something to read, or the end: whether it was not the end. What there is no memory to read would be
         missing in the midst of the rest: so then too there is nothing left but to end."""
@@ -239,12 +246,28 @@ class Loop(asyncio.SelectorEventLoop):
 
     _csock: socket.socket | None
     _thread_id: int | None
+    _ready: collections.deque[asyncio.Handle]
+    _scheduled: list[asyncio.TimerHandle]
+    _stopping: bool
+    _debug: bool
+    _selector: Any
 
     def __init__(self) -> None:
         super().__init__(selectors.EpollSelector())
         self._close_self_pipe()
         self._making_pipe = threading.Lock()
-        self._selector._selector.close()  # type: ignore[attr-defined]
+        self._selector._selector.close()
+
+    def nothing_but(self, descriptor: int) -> bool:
+        """Wait as in a turn for what is to be done next. Whether that is to read from this descriptor, and nothing
+        else; if not, the next turn finds everything as it is."""
+        if self._ready or self._stopping or self._debug:
+            return False
+        wait: float | None = None
+        if self._scheduled and (wait := min(self._scheduled[0].when() - self.time(), _LONGEST)) <= 0:
+            return False
+        found: list[tuple[int, int]] = self._selector._selector.poll(wait, 2)
+        return found == [(descriptor, select.EPOLLIN)]
 
     def run_in_executor(self, executor: Any, func: Any, *args: Any) -> asyncio.Future[Any]:  # type: ignore[override]
         """Work in a thread is something that a run does beside waiting."""
@@ -256,7 +279,7 @@ class Loop(asyncio.SelectorEventLoop):
 
     def reopen(self) -> None:
         """Take a descriptor that no sibling shares. The pipe by which threads wake it is made when one does."""
-        self._selector._selector = select.epoll()  # type: ignore[attr-defined]
+        self._selector._selector = select.epoll()
 
     def add_signal_handler(self, sig: int, callback: Callable[..., object], *args: Any) -> None:  # type: ignore[override]
         """What a handler wakes the loop with has to be there."""
@@ -348,7 +371,7 @@ class Stage:
         scope.set_background(background)
         scope.pump, scope.loop = wire.pump, loop
         loop.set_exception_handler(lambda _, context: output.say("error", _unhandled(context)))
-        loop.add_reader(wire.descriptor, wire.readable)
+        loop.add_reader(wire.descriptor, wire.serve)
         account["ready"] = time.monotonic_ns()
         wire.send(peer.connection.hello(values.dumps(account)))
 
