@@ -9,6 +9,7 @@ write each message. The payload is never read here.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from typing import Any, Final, NamedTuple
 
 from .errors import CodecError, RemoteProtocolError
@@ -39,33 +40,39 @@ MARKS: Final[dict[type[Any], int]] = {kind: number for number, (kind, *_) in enu
 
 class _Form(NamedTuple):
     kind: type[Any]
-    number: int
-    head: struct.Struct
+    mark: int
+    write: Callable[..., bytes]
+    read: Callable[[bytes], tuple[Any, ...]]
+    size: int
+    numbers: int
     has_name: bool
     has_payload: bool
 
 
-_FORMS: Final = [
-    _Form(kind, number, struct.Struct(f">B{'Q' * numbers}{'H' * has_name}"), has_name, has_payload)
-    for number, (kind, numbers, has_name, has_payload) in enumerate(KINDS)
-]
+def _form(mark: int, kind: type[Any], numbers: int, has_name: bool, has_payload: bool) -> _Form:
+    fields = "Q" * numbers + "H" * has_name
+    head = struct.Struct(f">B{fields}")
+    return _Form(
+        kind, mark, head.pack, struct.Struct(f">x{fields}").unpack_from, head.size, numbers, has_name, has_payload
+    )
+
+
+_FORMS: Final = [_form(mark, *kind) for mark, kind in enumerate(KINDS)]
 _BY_KIND: Final = {form.kind: form for form in _FORMS}
 
 
 def encode(message: Message) -> bytes:
     """The frame of a message. `CodecError` if `decode` would not take it."""
-    _, number, head, has_name, has_payload = _BY_KIND[type(message)]
+    _, mark, write, _, _, numbers, has_name, has_payload = _BY_KIND[type(message)]
     fields: tuple[Any, ...] = message
-    name = payload = b""
-    if has_payload:
-        fields, payload = fields[:-1], fields[-1]
-        if len(payload) > MAX_PAYLOAD:
-            raise CodecError(f"the message takes {len(payload):,} bytes; at most {MAX_PAYLOAD:,} can be sent")
-    if has_name:
-        name = _name_to_send(fields[-1])
-        fields = *fields[:-1], len(name)
+    payload: bytes = fields[-1] if has_payload else b""
+    if len(payload) > MAX_PAYLOAD:
+        raise CodecError(f"the message takes {len(payload):,} bytes; at most {MAX_PAYLOAD:,} can be sent")
     try:
-        return head.pack(number, *fields) + name + payload
+        if not has_name:
+            return write(mark, *fields[:numbers]) + payload
+        name = _name_to_send(fields[numbers])
+        return write(mark, *fields[:numbers], len(name)) + name + payload
     except struct.error as error:
         raise CodecError(f"a number out of range cannot be sent: {error}") from error
 
@@ -77,11 +84,10 @@ def decode(frame: bytes) -> Message:
         raise RemoteProtocolError(f"a frame of {size:,} bytes; at most {MAX_FRAME:,} are taken")
     if not size or frame[0] >= len(_FORMS):
         raise RemoteProtocolError("a frame of an unknown kind")
-    kind, _, head, has_name, has_payload = _FORMS[frame[0]]
-    end = head.size
+    kind, _, _, read, end, _, has_name, has_payload = _FORMS[frame[0]]
     if end > size:
         raise RemoteProtocolError(f"a {kind.__name__} that ends too early")
-    fields = head.unpack_from(frame)[1:]
+    fields = read(frame)
     if has_name:
         start, end = end, end + fields[-1]
         if end > size:
