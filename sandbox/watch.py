@@ -49,6 +49,11 @@ class Charge:
         self.over = over
 
 
+def _little(charge: Charge) -> float:
+    """What is too little to look for, of what a call may use: a look takes the host as long as a tenth of a call."""
+    return min(charge.limit * _NEGLIGIBLE, _SHORTEST)
+
+
 class Account:
     """That of one process."""
 
@@ -76,10 +81,12 @@ class Account:
         self, limit_ms: int | None, over: Callable[[], None], may_ask: int | None = None, *, visit: bool = False
     ) -> Charge:
         """A call begins; `over` is called, once, if it uses more than its limit of CPU."""
-        now = self._share()
         charge = Charge(
             math.inf if limit_ms is None else limit_ms / 1000, math.inf if may_ask is None else may_ask, over
         )
+        now = self._now()
+        if self._charges or self._visits or self._unseen(now) > _little(charge):
+            self._share(now)
         (self._visits if visit else self._charges).add(charge)
         self._look_within(charge.limit, _SHORTEST, now)
         return charge
@@ -121,7 +128,8 @@ class Account:
     def look(self) -> None:
         """See what has been used. It is looked at by itself whenever a limit could have been crossed since the last
         look, if that can be before the next one that is called for from outside."""
-        now = self._share()
+        now = self._now()
+        self._share(now)
         for charges in (self._charges, self._visits):
             for charge in [charge for charge in charges if charge.used >= charge.limit]:
                 charges.discard(charge)
@@ -136,16 +144,22 @@ class Account:
 
         What it has used since the last look a moment ago may count for what comes next: it is too little to matter.
         """
-        if self._now() - self.seen_at > min(charge.limit * _NEGLIGIBLE, _SHORTEST):
-            self._share()
+        now = self._now()
+        if now - self.seen_at > _little(charge):
+            self._share(now)
         charge.used = charge.asked = 0.0
 
     def end(self, charge: Charge) -> None:
-        """The call is over."""
-        self._share()
+        """The call is over. What the only one can have used since the last look is not looked at if it is too little to
+        matter: the next one is charged for it, or it is forgiven."""
+        now = self._now()
+        unseen = self._unseen(now)
+        if len(self._charges) + len(self._visits) > 1 or unseen > _little(charge):
+            self._share(now)
+            unseen = 0.0
         self._charges.discard(charge)
         self._visits.discard(charge)
-        self._tidying = _TIDYING
+        self._tidying = _TIDYING + unseen
 
     def stop(self) -> None:
         """The process is gone."""
@@ -157,10 +171,13 @@ class Account:
             self._timer = None
             self._due = math.inf
 
-    def _share(self) -> float:
-        """Charge what was used since this was last done to whom it belongs. The time."""
-        cpu, now = self._cpu(), self._now()
-        spent = 0.0
+    def _unseen(self, now: float) -> float:
+        """What the process can have used since it was last looked at."""
+        return (now - self.seen_at) * self._cores
+
+    def _share(self, now: float) -> None:
+        """Charge what was used since this was last done to whom it belongs."""
+        cpu, spent = self._cpu(), 0.0
         if cpu > self.seen:  # not once it has ended
             spent, self.seen = cpu - self.seen, cpu
         if self._stray:
@@ -175,7 +192,6 @@ class Account:
             part = spent / len(self._charges)
             for charge in self._charges:
                 charge.used += part
-        return now
 
     def _share_with_visits(self, spent: float) -> float:
         """What is left for the calls."""

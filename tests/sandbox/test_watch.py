@@ -141,6 +141,43 @@ def test_records_that_come_fast_are_not_looked_at_each(pause: float) -> None:
     assert machine.over == ["run"]
 
 
+@pytest.mark.parametrize("pause", [0.0, 0.0001, 0.004])
+@pytest.mark.parametrize("took", [0.0001, 0.002, 0.006])
+def test_short_calls_one_after_the_other_are_not_looked_at_each(took: float, pause: float) -> None:
+    """A hundredth of the limit may have been used by another one, or by none: what they took is held against nobody,
+    however many they are."""
+    machine = Machine()
+    looks = 0
+
+    def cpu() -> float:
+        nonlocal looks
+        looks += 1
+        return machine.cpu
+
+    machine.watch._cpu = cpu
+    machine.watch.bound(100, lambda: machine.over.append("stray"))
+    for _ in range(int(10 / (took + pause))):
+        charge = machine.watch.begin(100, lambda: machine.over.append("call"))
+        machine.run(took)
+        machine.watch.end(charge)
+        machine.run(pause, busy=0.0)
+    assert machine.over == []
+    assert looks <= 13_000  # one in each millisecond, and those that a timer asks for
+
+
+@pytest.mark.parametrize("pause", [0.002, 0.004, 0.05])
+def test_who_computes_between_calls_that_are_not_looked_at_is_ended_all_the_same(pause: float) -> None:
+    """Each forgives a little, which is soon used up."""
+    machine = Machine()
+    machine.watch.bound(100, lambda: machine.over.append("stray"))
+    for _ in range(int(10 / pause)):
+        charge = machine.watch.begin(100, lambda: machine.over.append("call"))
+        machine.run(0.0001)
+        machine.watch.end(charge)
+        machine.run(pause)
+    assert machine.over == ["stray"]
+
+
 @pytest.mark.parametrize("cores", [1, 2, 16])
 def test_more_cores_are_looked_at_sooner(cores: int) -> None:
     """All of them busy, the limit is overshot by no more than the shortest pause between two looks on each."""
