@@ -154,7 +154,7 @@ class Worker:
     def invoke(self, entrypoint: str | None, links: list[Link], props: Any, limits: Any) -> Awaitable[Any]:
         """Call a method of an entrypoint, and in the same breath what the chain has after it. To be awaited at once."""
         method, args, kwargs = links[0]
-        arguments: list[Any] = [entrypoint, method, args, kwargs, props]
+        arguments: list[Any] = [entrypoint, method, args, kwargs or None, props]
         if len(links) > 1:
             arguments[1], (_, _, *rest) = flat(links)
             arguments.append(rest)
