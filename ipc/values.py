@@ -158,7 +158,7 @@ def scan(
     like everything else; it may be neither of the two again: each level would be read by a call of its own, and the
     sender choose how many.
     """
-    if len(data) <= _SHORT and max_depth > 0 and 0 < (elements := _flat(data)) <= max_elements - before:
+    if len(data) <= _SHORT and max_depth > 0 and 0 < (elements := _flat(data, max_depth)) <= max_elements - before:
         return before + elements
     size, at, elements = len(data), 0, before
     left, keys = 1, None  # values still to come at this level; the keys seen, when this level is a map
@@ -239,24 +239,34 @@ def _pass_short(data: bytes, at: int, most: int) -> tuple[int, int]:
     return at, passed
 
 
-def _flat(data: bytes) -> int:
-    """How many elements a value has that is a leaf or a list of leaves, as most short ones are: msgpack tells that in a
-    fraction of the time. 0 if it is anything else, or nothing at all."""
-    if data[:1] in _MAPS or data[1:2] in _NESTED:
+def _flat(data: bytes, max_depth: int) -> int:
+    """How many elements a value has that is a leaf, a list of leaves or the arguments of a call that are leaves, none of
+    them by name, as most short ones are: msgpack tells that in a fraction of the time. 0 if it is anything else, or
+    nothing at all."""
+    called = data[1:2] in _LISTED and data[:1] == _PAIR and data[-1:] == _EMPTY and max_depth > 1
+    if not called and (data[:1] in _MAPS or data[1:2] in _NESTED):
         return 0
     try:
         value = msgpack.unpackb(data, max_map_len=0, max_ext_len=0)
     except Exception:  # noqa: BLE001 - what is wrong with it is found by whoever walks it
         return 0
+    around = 1
+    if called:
+        value, named = value
+        if named != {}:  # the last byte was that of something else
+            return 0
+        around = 3
     if type(value) is list:
-        return 1 + len(value) if _SCALARS.issuperset(map(type, value)) else 0
+        return around + len(value) if _SCALARS.issuperset(map(type, value)) else 0
     return 1 if type(value) in _SCALARS else 0
 
 
 _SHORT: Final = 512
 """Bytes of which nothing costs much to be made."""
 _MAPS: Final = frozenset(bytes([first]) for first in range(0x80, 0x90))
-_NESTED: Final = _MAPS | frozenset(bytes([first]) for first in range(0x90, 0xA0))
+_LISTED: Final = frozenset(bytes([first]) for first in range(0x90, 0xA0))
+_PAIR, _EMPTY = b"\x92", b"\x80"
+_NESTED: Final = _MAPS | _LISTED
 """How a list or a map begins that is the first thing in another one, as with the arguments of a call."""
 _LEAF, _TEXT, _LIST, _MAP, _EXT, _BAD = range(6)
 
@@ -283,6 +293,8 @@ def _heads() -> list[tuple[int, int, int]]:
 
 
 _HEADS: Final = _heads()
+LEAVES: Final = frozenset(bytes([first]) for first, (kind, *_) in enumerate(_HEADS) if kind in {_LEAF, _TEXT})
+"""The first bytes of values that have nothing inside: who reads one finds all that could be wrong with it."""
 _STEPS: Final = bytes(0 if width or kind not in {_LEAF, _TEXT} else 1 + size for kind, size, width in _HEADS)
 """For each first byte of a number or short text: how many bytes it takes. 0 for all else."""
 _pack = Packer()

@@ -22,6 +22,7 @@ GREETING: Final = (
     + bytes(31)  # filler
 )
 _MORE, _LONG, _COMMAND = 1, 2, 4
+_SHORT_HEADS: Final = [bytes((0, size)) for size in range(256)]
 
 
 def _property(name: bytes, value: bytes) -> bytes:
@@ -35,7 +36,7 @@ _READY_OF_A_ROUTER: Final = b"\x05READY" + _property(b"Socket-Type", b"ROUTER") 
 def message(frame: bytes) -> bytes:
     """One single-part message on the wire."""
     if len(frame) < 256:
-        return bytes((0, len(frame))) + frame
+        return _SHORT_HEADS[len(frame)] + frame
     return struct.pack(">BQ", _LONG, len(frame)) + frame
 
 

@@ -398,21 +398,24 @@ def test_not_even_where_there_is_no_memory_for_another_packer(monkeypatch: pytes
     assert packer("next") == b"\xa4next"
 
 
-def looked_at(data: bytes) -> int | str:
+def looked_at(data: bytes, max_depth: int) -> int | str:
     """What comes of a look at bytes."""
     try:
-        return values.scan(data, max_depth=2, max_elements=9)
+        return values.scan(data, max_depth=max_depth, max_elements=9)
     except PayloadError as error:
         return str(error)
 
 
-@given(BYTES | PLAIN.map(values.dumps))
-def test_what_is_short_is_found_to_be_the_same_as_if_it_were_walked(data: bytes) -> None:
+@given(
+    BYTES | PLAIN.map(values.dumps) | st.tuples(st.lists(PLAIN, max_size=9), st.just({}) | PLAIN).map(values.dumps),
+    st.integers(0, 2),
+)
+def test_what_is_short_is_found_to_be_the_same_as_if_it_were_walked(data: bytes, max_depth: int) -> None:
     """As many elements, or refused in the same words."""
-    found = looked_at(data)
+    found = looked_at(data, max_depth)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(values, "_flat", lambda _: 0)
-        assert looked_at(data) == found
+        patch.setattr(values, "_flat", lambda *_: 0)
+        assert looked_at(data, max_depth) == found
 
 
 @given(PLAIN)
