@@ -159,7 +159,9 @@ async def test_a_grant_expires_by_itself(open_pair: OpenPair) -> None:
 
 async def test_a_stream_ends_when_its_grant_expires_whoever_waits_for_it(open_pair: OpenPair) -> None:
     """Without another call."""
-    stream = await cross(open_pair(), expiring(Till(), 0.02)).coins()
+    now = 100.0
+    stream = await cross(open_pair(), expiring(Till(), 0.02, clock=lambda: now)).coins()
+    now = 100.02
     with pytest.raises(CapabilityError, match="expired"):
         [item async for item in stream]
 
