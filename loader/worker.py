@@ -103,7 +103,7 @@ class Worker:
     @property
     def busy(self) -> bool:
         """Whether something goes on in it beside its calls: work of its own, or a stream that is open."""
-        return self.ready.done() and not self.gone and self.sandbox.unfinished
+        return self._up and self.sandbox.unfinished and not self.gone
 
     @property
     def doubtful(self) -> bool:

@@ -124,18 +124,20 @@ class Precedence:
 
     def _look_later(self, seconds: float) -> None:
         self._looking = True
-        self._since, self._used, self._had, self._answers = self._now(), self._cpu(), self._spent(), 0
+        self._go_on(seconds, self._now(), self._cpu(), self._spent())
+
+    def _go_on(self, seconds: float, now: float, cpu: float, spent: float) -> None:
+        self._since, self._used, self._had, self._answers = now, cpu, spent, 0
         self._asked = self._busy()
-        self._call_at(self._since + seconds, self._look)
+        self._call_at(now + seconds, self._look)
 
     def _look(self) -> None:
         if not self._over:
             self._on_look()
         if self._over:  # perhaps for what was seen
             return
-        passed = self._now() - self._since
-        had = self._spent() - self._had
-        wanted = self._cpu() - self._used
+        now, cpu, spent = self._now(), self._cpu(), self._spent()
+        passed, had, wanted = now - self._since, spent - self._had, cpu - self._used
         if self._rank is not Rank.FIRST and self._waits():
             wanted = max(wanted, passed)
         computes, busy = wanted > passed / 2, self._busy()
@@ -148,7 +150,7 @@ class Precedence:
         if passed > WINDOW / 2:  # sooner, it may only have begun, and another process would do no more than the same
             self._computes = computes and had > passed / 2
         if computes or busy:
-            self._look_later(WINDOW)
+            self._go_on(WINDOW, now, cpu, spent)
         else:
             self._rest()
 
