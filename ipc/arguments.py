@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from .peer import MAX_HELD
+from .answering import MAX_HELD
 from .unread import MUCH
 
 MOST_IN_ALL: Final = 256 << 20

@@ -9,15 +9,13 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import contextvars
-import logging
 import math
-import sys
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
 from . import codec, failures, values
 from .answer import Answer
+from .answering import MAX_HELD, Answering, about_to_read
 from .capabilities import Capability
 from .connection import Connection
 from .errors import (
@@ -30,27 +28,7 @@ from .errors import (
 )
 from .exports import Exports, refer, resolve, take_back
 from .messages import Call, Cancel, Failure, Goodbye, Hello, Message, Note, Release, Result
-from .stubs import MAX_LINKS, Channel, Stub, dispose
-
-_log = logging.getLogger("cloister.ipc")
-
-MAX_HELD: Final = 64 << 20
-"""Bytes that the arguments of calls which are being answered may take together."""
-_ELEMENT: Final = 64
-"""So many of them each element of a value is taken to be, once it is read: an empty list is one byte on the wire."""
-_FREE_ELEMENTS: Final = 16
-
-
-class _Held:
-    """What a call that is being answered holds, and the arguments that are about to be read for it."""
-
-    __slots__ = ("bytes", "payload")
-
-    def __init__(self, size: int) -> None:
-        self.bytes, self.payload = size, b""
-
-
-_answered: Final[contextvars.ContextVar[_Held]] = contextvars.ContextVar("answered")
+from .stubs import MAX_LINKS, Stub, dispose
 
 
 class Peer:
@@ -92,16 +70,13 @@ class Peer:
         self._trusted = trusted
         self._hook = hook
         self._dress, self._lend = dress, lend
-        self._fatal = fatal
-        self._trace = trace
         self.rebuild = rebuild
         """What makes an exception of what was raised over there."""
         self._on_hello, self._on_note, self._on_closed = on_hello, on_note, on_closed
         self._on_call, self._on_cancel, self._on_read = on_call, on_cancel, on_read
-        self._held, self._hold = 0, hold
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, Answer] = {}
-        self._answering: dict[int, asyncio.Task[None]] = {}
+        self._answering = Answering(self, self._loop, hold, fatal, trace)
         self._timer: asyncio.TimerHandle | None = None
         self._leaving: collections.deque[tuple[int | None, tuple[bytes, ...]]] = collections.deque()
         self._releasing = False
@@ -138,7 +113,7 @@ class Peer:
             return await answer
         except asyncio.CancelledError:
             if answer.came:  # as the caller gave up
-                self._discard(answer.result())
+                self.discard(answer.result())
             raise
         finally:
             if self._waiting.pop(number, None) is not None:
@@ -173,13 +148,17 @@ class Peer:
             answer.fail(error)
         self._waiting.clear()
         self.streams.clear()
-        for task in list(self._answering.values()):
-            task.cancel()
+        self._answering.cancel_all()
         if held_for:
             self._loop.call_later(held_for, self.exports.clear)
         else:
             self.exports.clear()
         self._on_closed(error)
+
+    @property
+    def closed(self) -> bool:
+        """Whether the conversation is over."""
+        return self._closed is not None
 
     @property
     def base(self) -> Peer:
@@ -229,12 +208,7 @@ class Peer:
         self._on_read(elements)
         if self._closed is not None and self._closed is not closed:
             raise self._closed
-        held = _answered.get(None)
-        if held is not None and held.payload is payload:
-            held.payload = b""
-            if elements > _FREE_ELEMENTS:
-                held.bytes += (more := (elements - _FREE_ELEMENTS) * _ELEMENT)
-                self._hold_more(more, payload)
+        self._answering.read(payload, elements)
 
     def let_go(self, target: int | None, unread: tuple[bytes, ...] = ()) -> None:
         """Drop one reference to a capability of the other side, and what is in values that nobody will read. Safe from
@@ -252,7 +226,7 @@ class Peer:
 
     def _release(self, target: int | None, unread: tuple[bytes, ...]) -> None:
         for payload in unread:
-            self._discard(payload)
+            self.discard(payload)
         if self._closed is None and target is not None:
             self._try_to_send(self.connection.release(target, 1))
             if target in self.streams:
@@ -262,7 +236,7 @@ class Peer:
                     if not self.streams:
                         self.on_streams_over()
 
-    def _discard(self, payload: bytes) -> None:
+    def discard(self, payload: bytes) -> None:
         """Let go of the capabilities in a value of the other side that nobody will read."""
         if self._closed is None:
             with contextlib.suppress(IpcError):
@@ -272,10 +246,6 @@ class Peer:
         """Let go of the capabilities in a value of this side that was not sent."""
         with contextlib.suppress(IpcError):
             values.loads(payload, adopt=lambda reference: take_back(reference, self.exports), trusted=True)
-
-    def _cancelled(self, cancel: Cancel) -> None:
-        if (task := self._answering.get(cancel.call)) is not None:
-            task.cancel("cancelled by the caller")
 
     def _parted(self, goodbye: Goodbye) -> None:
         reason = failures.printable(goodbye.payload[: failures.MAX_TEXT].decode("utf-8", "replace"))[
@@ -298,7 +268,7 @@ class Peer:
         call, payload = result
         answer = self._waiting.pop(call, None)
         if answer is None or answer.done():  # given up, perhaps in this very turn
-            self._discard(payload)
+            self.discard(payload)
         else:
             answer.settle(payload)
 
@@ -307,68 +277,8 @@ class Peer:
         if (answer := self._waiting.pop(failure.call, None)) is not None:
             answer.fail(error)
 
-    def _answer(self, call: Call) -> None:
-        if (pledge := self.exports.pledging(call.target)) is not None and self._pledged(call, pledge):
-            return
-        task = _start(self._respond(call), self._loop)
-        if not task.done():
-            self._answering[call.call] = task
-            if self._closed is not None:  # by what it has done so far
-                task.cancel()
-
-    def _pledged(self, call: Call, pledge: Callable[[str, bytes, Channel], Answer | None]) -> bool:
-        number, method, size, answer = call.call, call.method, len(call.payload), None
-        if self._take(size):
-            with contextlib.suppress(Exception):  # which is raised again, and told, by what is asked then
-                answer = pledge(method, call.payload, self)
-        if answer is None:
-            self._let(size)
-            return False
-        answer.add_done_callback(lambda came: self._kept(number, method, size, came), context=contextvars.Context())
-        return True
-
-    def _kept(self, number: int, method: str, size: int, answer: Answer) -> None:
-        """What was pledged has come."""
-        self._let(size)
-        try:
-            self._reply(Result(number, answer.result()))
-        except BaseException as error:  # noqa: BLE001 - whatever is raised is the answer
-            self._reply(self._failure(number, method, error))
-
-    def _take(self, size: int) -> bool:
-        """Arguments of so many bytes are held; whether they may be."""
-        self._held += size
-        return self._hold(size, self._held)
-
-    def _let(self, size: int) -> None:
-        self._held -= size
-        self._hold(-size, self._held)
-
-    async def _respond(self, call: Call) -> None:
-        answer: Result | Failure
-        number, target, method, payload = call
-        held = _Held(len(payload))
-        _answered.set(held)
-        try:
-            self._hold_more(held.bytes, payload)
-            work = self.forward(target, method, payload)
-            del call, payload  # which may be large, and the answer far away
-            answer = Result(number, await work)
-        except BaseException as error:  # whatever is raised is the answer
-            if isinstance(error, self._fatal):
-                raise
-            answer = self._failure(number, method, error)
-        finally:
-            self._let(held.bytes)
-            self._answering.pop(number, None)
-        self._reply(answer)
-
-    def _failure(self, number: int, method: str, error: BaseException) -> Failure:
-        with contextlib.suppress(Exception):  # of a class whose tracebacks cannot be asked for
-            _log.info("%r raised when the other side called it", method, exc_info=error)
-        return Failure(number, failures.tell(error, self._trace))
-
-    def _reply(self, answer: Result | Failure) -> None:
+    def reply(self, answer: Result | Failure) -> None:
+        """Say what has come of a call of theirs, or that it cannot be said."""
         if self._closed is None:
             try:
                 frame = self.connection.answer(answer)
@@ -377,12 +287,6 @@ class Peer:
                 frame = self.connection.answer(Failure(answer.call, failures.tell(error)))
             if frame is not None:
                 self._send_answer(answer, frame)
-
-    def _hold_more(self, size: int, payload: bytes) -> None:
-        if not self._take(size):
-            self._discard(payload)
-            most = f"more than {MAX_HELD >> 20} MiB of arguments, or those of all sandboxes too much"
-            raise TooManyCalls(f"calls that wait for an answer hold {most}")
 
     def _send_answer(self, answer: Result | Failure, frame: bytes) -> bool:
         """Whether it was sent. One that there is no room for, or no memory to send it with, is replaced by one that
@@ -410,10 +314,9 @@ class Peer:
             if self._closed is not None:  # by whoever heard of it
                 raise self._closed
         except Exception:
-            self._discard(payload)
+            self.discard(payload)
             raise
-        if (held := _answered.get(None)) is not None:
-            held.payload = payload
+        about_to_read(payload)
         return capability.answer(method, payload, self)
 
     def _give_up(self, call: int, *, late: bool = False) -> None:
@@ -449,29 +352,12 @@ class Peer:
 
 _ACTIONS: Final[Mapping[type[Message], Callable[[Peer, Any], None]]] = {
     Result: Peer._settle,
-    Call: Peer._answer,
+    Call: lambda peer, call: peer._answering.begin(call),
     Failure: Peer._fail,
-    Cancel: Peer._cancelled,
+    Cancel: lambda peer, cancel: peer._answering.cancel(cancel.call),
     Release: Peer._given_back,
     Note: lambda peer, note: peer._on_note(*note),
     Hello: lambda peer, hello: peer._on_hello(hello.payload),
     Goodbye: Peer._parted,
 }
 """What is done about each message."""
-
-
-if sys.version_info >= (3, 12):
-
-    def _start(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        """A task that runs until its first wait at once: most answers are ready by then. In a context of its own: what
-        whoever opened the connection was doing then is not what this call is about."""
-        return asyncio.Task(work, loop=loop, eager_start=True, context=contextvars.Context())
-else:
-
-    def _start(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        """The same on an interpreter that has no way to ask for it: the start that the loop was told of is made now."""
-        task = loop.create_task(work, context=contextvars.Context())
-        ready: collections.deque[asyncio.Handle] | None = getattr(loop, "_ready", None)
-        if ready and asyncio.current_task(loop) is None:
-            ready.pop()._run()
-        return task

@@ -69,7 +69,7 @@ class Intake:
 
     def arrived(self, size: int) -> None:
         """A piece has come, whatever is in it."""
-        self._draw(self._bytes, size if size > _PIECE else _PIECE)
+        self._draw(self._bytes, max(size, _PIECE))
 
     def commands(self, count: int) -> None:
         """So many words of the wire's own have come in one piece, of which one may be a heartbeat."""

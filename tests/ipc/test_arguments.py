@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from cloister.ipc import TooManyCalls, values
+from cloister.ipc.answering import MAX_HELD
 from cloister.ipc.arguments import Arguments
-from cloister.ipc.peer import MAX_HELD
 from cloister.ipc.unread import MUCH
 
 OpenPair = Callable[..., Any]

@@ -31,8 +31,8 @@ from cloister.ipc import (
     values,
 )
 from cloister.ipc.answer import Answer
+from cloister.ipc.answering import MAX_HELD
 from cloister.ipc.messages import Call, Cancel, Failure, Goodbye, Message, Note, Release, Result
-from cloister.ipc.peer import MAX_HELD
 
 OpenPair = Callable[..., Any]
 Until = Callable[[Callable[[], object]], Any]

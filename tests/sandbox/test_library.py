@@ -397,8 +397,8 @@ async def test_the_hash_seed_is_its_zygotes(boot: Boot, tenant: Any, open_spawne
 FOLDERS = {
     "": "cloister cloister.ipc cloister.sandbox msgpack msgpack._cmsgpack msgpack.exceptions"
     " msgpack.ext workers workers.workflows",
-    "cloister.ipc": "answer capabilities codec connection errors exports failures messages packer peer stubs values"
-    " zmtp",
+    "cloister.ipc": "answer answering capabilities codec connection errors exports failures messages packer peer stubs"
+    " values zmtp",
     "cloister.sandbox": "exits guest lockdown zygote",
     "cloister.sandbox.guest": "archive crossing disguise entrypoints failure files heap importer journal library main"
     " mappings moments native outcomes output patience profile questions reading rehearsal resources scope sqlite steps"
@@ -408,7 +408,7 @@ FOLDERS = {
 }
 """What the guest imports for itself: the modules of each folder."""
 GUEST = sorted(f"{folder}.{name}".strip(".") for folder, names in FOLDERS.items() for name in names.split())
-MOST_LINES = 7450
+MOST_LINES = 7600
 MOST_MODULES = 320
 
 
