@@ -13,7 +13,7 @@ import math
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
 
-from . import codec, failures, values
+from . import codec, failures, values, walk
 from .answer import Answer
 from .answering import MAX_HELD, Answering, about_to_read
 from .capabilities import Capability
@@ -196,7 +196,7 @@ class Peer:
                 return found
             return self._dress(found)
 
-        if not self._trusted and payload[:1] not in values.LEAVES:
+        if not self._trusted and payload[:1] not in walk.LEAVES:
             self.scan(payload)
         return values.loads(payload, adopt=adopt, hook=self._hook, trusted=True), stubs
 

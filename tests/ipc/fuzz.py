@@ -31,6 +31,7 @@ from cloister.ipc import (
     TooManyCalls,
     codec,
     values,
+    walk,
     zmtp,
 )
 from cloister.ipc.connection import RECEIVES, State
@@ -63,7 +64,7 @@ def value(data: bytes) -> bool:
         with contextlib.suppress(PayloadError):
             values.split(data)
         return False
-    assert 1 <= counted <= values.MAX_ELEMENTS
+    assert 1 <= counted <= walk.MAX_ELEMENTS
     reader = msgpack.Unpacker(io.BytesIO(data))
     reader.skip()
     assert reader.tell() == len(data), "the value ends elsewhere than its bytes"
@@ -74,7 +75,7 @@ def value(data: bytes) -> bool:
         return False
     elements, depth = _extent(built)
     assert elements <= counted, f"{elements} elements were built of {counted}"
-    assert depth <= values.MAX_DEPTH
+    assert depth <= walk.MAX_DEPTH
     again = values.dumps(built)
     assert values.dumps(values.loads(again)) == again or _unordered(built)
     if isinstance(built, dict | list):
@@ -349,7 +350,15 @@ def main(arguments: list[str]) -> int:
         return 3
     name, *options = arguments
     target = TARGETS[name]
-    for place in (codec, values, zmtp, importlib.import_module("cloister.ipc.connection"), Connection, zmtp.Reader):
+    for place in (
+        codec,
+        values,
+        walk,
+        zmtp,
+        importlib.import_module("cloister.ipc.connection"),
+        Connection,
+        zmtp.Reader,
+    ):
         for thing in vars(place).values():
             if inspect.isfunction(thing) and thing.__module__.startswith("cloister.ipc"):
                 atheris.instrument_func(thing)

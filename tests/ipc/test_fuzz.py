@@ -32,6 +32,7 @@ from cloister.ipc import (
     RpcTarget,
     codec,
     values,
+    walk,
     zmtp,
 )
 from cloister.ipc.messages import VERSION, Call, Cancel, Failure, Goodbye, Hello, Message, Note, Release, Result
@@ -236,8 +237,8 @@ HOSTILE = {
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())
 def test_a_hostile_value_costs_no_more_than_its_bytes_and_its_elements(data: bytes) -> None:
     """To walk: about its own size again. To read: a hundred bytes or two for each element that may be."""
-    assert peak(lambda: values.scan(data)) < 2 * len(data) + values.MAX_ELEMENTS * 200
-    assert peak(lambda: values.loads(data)) < 2 * len(data) + values.MAX_ELEMENTS * 300
+    assert peak(lambda: values.scan(data)) < 2 * len(data) + walk.MAX_ELEMENTS * 200
+    assert peak(lambda: values.loads(data)) < 2 * len(data) + walk.MAX_ELEMENTS * 300
 
 
 @pytest.mark.parametrize("data", HOSTILE.values(), ids=HOSTILE.keys())

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cloister.ipc import CapabilityError, CodecError, PayloadError, values
+from cloister.ipc import CapabilityError, CodecError, PayloadError, values, walk
 from cloister.ipc.packer import Packer
 
 ZONES = st.none() | st.integers(-86_000, 86_000).map(lambda s: datetime.timezone(datetime.timedelta(seconds=s)))
@@ -157,7 +157,7 @@ def test_malformed_bytes_are_refused_with_what_is_wrong(data: bytes, words: str)
 def test_the_deepest_value_that_can_be_sent_can_be_read() -> None:
     """Both ends draw the line of depth in the same place, for lists, maps and sets."""
     deepest: Any = {1}
-    for _ in range(values.MAX_DEPTH - 1):
+    for _ in range(walk.MAX_DEPTH - 1):
         deepest = [deepest]
     assert values.loads(values.dumps(deepest)) == deepest
     with pytest.raises(CodecError, match="64 deep"):
@@ -167,13 +167,13 @@ def test_the_deepest_value_that_can_be_sent_can_be_read() -> None:
 @pytest.mark.parametrize("wrap", [lambda part: [part], lambda part: {"a": part}])
 def test_elements_are_counted_to_the_limit(wrap: Any) -> None:
     """Keys and values count; as many as the limit pass, one more does not."""
-    room = values.MAX_ELEMENTS - values.scan(values.dumps(wrap([])))
-    assert values.scan(values.dumps(wrap([None] * room))) == values.MAX_ELEMENTS
+    room = walk.MAX_ELEMENTS - values.scan(values.dumps(wrap([])))
+    assert values.scan(values.dumps(wrap([None] * room))) == walk.MAX_ELEMENTS
     with pytest.raises(PayloadError, match="65,536 elements"):
         values.loads(values.dumps(wrap([None] * (room + 1))))
 
 
-@pytest.mark.parametrize("code", [values.SET, values.CAPABILITY])
+@pytest.mark.parametrize("code", [walk.SET, walk.CAPABILITY])
 def test_elements_inside_sets_and_references_count_too(code: int) -> None:
     """A thousand sets of a thousand elements are a million elements, and so are a thousand references."""
     part = msgpack.packb(msgpack.ExtType(code, msgpack.packb(list(range(1000)))))
@@ -181,7 +181,7 @@ def test_elements_inside_sets_and_references_count_too(code: int) -> None:
         values.loads(b"\xdc\x03\xe8" + part * 1000, adopt=lambda _: None)
 
 
-@pytest.mark.parametrize("code", [values.SET, values.CAPABILITY])
+@pytest.mark.parametrize("code", [walk.SET, walk.CAPABILITY])
 def test_what_takes_a_call_of_its_own_to_read_counts_sixteen(code: int) -> None:
     """And the words of the refusal are those of the whole, wherever in it the limit was crossed."""
     part = msgpack.packb(msgpack.ExtType(code, msgpack.packb([0, 1])))
@@ -197,7 +197,7 @@ def test_references_in_references_are_no_way_to_any_depth() -> None:
     """The depth inside an extension is part of the depth of the whole."""
     data = b"\x90"
     for _ in range(200):
-        data = msgpack.packb([msgpack.ExtType(values.CAPABILITY, data)])
+        data = msgpack.packb([msgpack.ExtType(walk.CAPABILITY, data)])
     with pytest.raises(PayloadError, match="deep"):
         values.loads(data, adopt=lambda _: None)
 
@@ -301,8 +301,8 @@ class Counted(list[tuple[int, int, int]]):
 @pytest.mark.parametrize("item", [7, -3, 2.5, None, True, 1 << 40, "short"])
 def test_long_lists_of_what_is_short_are_passed_quickly(item: object, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each element by itself would take the loop ten times as long, for all that there may be twenty milliseconds."""
-    heads = Counted(values._HEADS)
-    monkeypatch.setattr(values, "_HEADS", heads)
+    heads = Counted(walk._HEADS)
+    monkeypatch.setattr(walk, "_HEADS", heads)
     assert values.scan(values.dumps([[item] * 60_000, {"key": [item] * 5000}])) == 65_005
     assert heads.looks < 20
     with pytest.raises(PayloadError, match="more than 65,536 elements"):
@@ -320,9 +320,9 @@ def test_passing_quickly_comes_to_the_same(data: bytes, most: int) -> None:
             return str(error)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(values, "_SHORT", 0)
+        patch.setattr(walk, "_SHORT", 0)
         quickly = told()
-        patch.setattr(values, "_STEPS", bytes(256))
+        patch.setattr(walk, "_STEPS", bytes(256))
         assert told() == quickly
 
 
@@ -414,7 +414,7 @@ def test_what_is_short_is_found_to_be_the_same_as_if_it_were_walked(data: bytes,
     """As many elements, or refused in the same words."""
     found = looked_at(data, max_depth)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(values, "_flat", lambda *_: 0)
+        patch.setattr(walk, "_flat", lambda *_: 0)
         assert looked_at(data, max_depth) == found
 
 

@@ -398,7 +398,7 @@ FOLDERS = {
     "": "cloister cloister.ipc cloister.sandbox msgpack msgpack._cmsgpack msgpack.exceptions"
     " msgpack.ext workers workers.workflows",
     "cloister.ipc": "answer answering capabilities codec connection errors exports failures messages packer peer stubs"
-    " values zmtp",
+    " values walk zmtp",
     "cloister.sandbox": "exits guest lockdown zygote",
     "cloister.sandbox.guest": "archive crossing disguise entrypoints failure files heap importer journal library main"
     " mappings moments native outcomes output patience profile questions reading rehearsal resources scope sqlite steps"
