@@ -15,8 +15,6 @@ from typing import Any, NamedTuple
 
 from cloister.ipc import (
     Connection,
-    ConnectionClosed,
-    DeadlineExceeded,
     IpcError,
     RemoteError,
     RemoteProtocolError,
@@ -31,7 +29,8 @@ from cloister.ipc.messages import Note
 from cloister.ipc.observation import observe
 from cloister.ipc.unread import MUCH
 
-from .ending import GRACE, Ending
+from .calls import Calls
+from .ending import Ending
 from .errors import LimitExceeded, ProtocolViolation, SandboxClosed, SandboxDied, SandboxError, SandboxUnused
 from .intake import ANSWERS, MESSAGE, Intake
 from .lockdown.cgroups import Group
@@ -39,8 +38,8 @@ from .policy import Limits
 from .precedence import SOON, WINDOW, Precedence
 from .process import Process, describe
 from .tail import Tail
-from .visits import LATE_GRACE, WORKER, VisitedPeer
-from .watch import Account, Charge
+from .visits import WORKER, VisitedPeer
+from .watch import Account
 
 UNFINISHED = 60.0
 """Seconds that a frame may take to arrive, of which the host keeps what there is."""
@@ -56,9 +55,6 @@ _LINE = codec.encode(Note("log", b""))  # how the guest's own code begins a line
 
 _A_LITTLE = 0.1
 """Seconds of CPU that it may use between two looks of others at it without being looked at more closely."""
-_MUCH_UNASKED, _BRIEFLY = 0.25, 0.02
-"""Part of a core that it may have used between two calls, and the same in seconds: who used more may have waited with
-it until nobody looked."""
 _AT_ONCE = 3
 """Turns of the loop that it takes who has waited for a sandbox to make a call in it: they are told, behind a shield."""
 _BLANK = Limits()  # what holds until there is code
@@ -106,14 +102,10 @@ class Sandbox:
         self._link = link
         self._group = group
         self._address_space = address_space
-        self._loop = loop
         self._limit_group(self.limits)  # ahead of time: a write to a control group takes a third of a boot
         if group is not None:
             group.watch(self._short_of_memory)
         self._hello: asyncio.Future[bytes] = loop.create_future()
-        self._in_flight = 0
-        self._blamed = False  # one of its calls has been told that it ended the sandbox
-        self._late = 0
         self._intake = Intake(self.limits.bytes_per_second, loop.time, hold=link.hold, end=self._flooded)
         self.tail = Tail(self.limits.output_bytes_per_second, loop.time)
         self._watch = Account(process.cpu_seconds, loop.time, loop.call_at)
@@ -123,7 +115,7 @@ class Sandbox:
             process.wanted_seconds,
             loop.time,
             loop.call_at,
-            busy=lambda: self._in_flight > 0 or self._watch.visited,
+            busy=lambda: self._calls.in_flight > 0 or self._watch.visited,
             rank=process.rank if share is None else share.rank,
             spent=process.cpu_seconds,
             waits=process.waits,
@@ -141,7 +133,8 @@ class Sandbox:
             describe=self._describe,
         )
         self.died = self._ending.died
-        self._peer = VisitedPeer(
+        self._calls = Calls(self._watch, self._precedence, self._ending, link)
+        self._peer = self._calls.peer = VisitedPeer(
             Connection(reserve=MAX_CALLS // 4),
             link.send,
             rebuild=RemoteError,  # whatever it is called over there, it is the tenant's
@@ -149,12 +142,12 @@ class Sandbox:
             on_note=self._hear,
             on_call=self._asked,
             on_read=self._intake.read,
-            on_cancel=self._grant_grace,
+            on_cancel=self._calls.given_up,
             on_closed=self.kill,
             account=self._watch,
             limits=lambda: self.limits,
-            overrun=self._overrun,
-            explain=self._explain,
+            overrun=self._calls.overrun,
+            explain=self._calls.explain,
             intake=self._intake,
             unread=link.unread,
             on_visit=self._precedence.begin,
@@ -170,7 +163,7 @@ class Sandbox:
     @property
     def busy(self) -> bool:
         """Whether something is going on in it: a call, or work that was to go on after one."""
-        return self._in_flight > 0 or self.background > 0
+        return self._calls.in_flight > 0 or self.background > 0
 
     @property
     def unfinished(self) -> bool:
@@ -206,7 +199,7 @@ class Sandbox:
     def open(self) -> bool:
         """Whether a call in it can be expected to be answered: it is alive, and no call has overrun its time."""
         end = self._ending
-        return not self._late and end.sentence is None and not end.cut_off and not end.reaped
+        return not self._calls.late and end.sentence is None and not end.cut_off and not end.reaped
 
     @property
     def computing(self) -> bool:
@@ -220,7 +213,7 @@ class Sandbox:
     @property
     def doubtful(self) -> bool:
         """Whether a call in it has overrun its time, and it is yet to be seen whether it stops."""
-        return self._late > 0 and self.alive
+        return self._calls.late > 0 and self.alive
 
     @property
     def pid(self) -> int:
@@ -288,16 +281,16 @@ class Sandbox:
 
         `limits.wall_ms` and `limits.cpu_ms` hold for this call.
         """
-        payload, limits = self._peer.encode(arguments), limits or self.limits
-        return self._answered(method, payload, limits, self._begin(limits))
+        payload, limits, calls = self._peer.encode(arguments), limits or self.limits, self._calls
+        return calls.answered(method, payload, limits, calls.begin(limits))
 
     def watched_call(
         self, method: str, arguments: list[Any], limits: Limits
     ) -> tuple[Callable[[], None], Awaitable[bytes]]:
         """The same for a durable run, with arguments that are `exact`: a function that starts the count of CPU time
         anew, and what to await."""
-        payload, charge = self._peer.encode(arguments, exact=True), self._begin(limits)
-        return functools.partial(self._watch.restart, charge), self._answered(method, payload, limits, charge)
+        payload, charge = self._peer.encode(arguments, exact=True), self._calls.begin(limits)
+        return functools.partial(self._watch.restart, charge), self._calls.answered(method, payload, limits, charge)
 
     def tell(self, topic: str, payload: bytes) -> bool:
         """Say something to the guest: False if it does not read."""
@@ -312,7 +305,7 @@ class Sandbox:
 
     def observe(self, hear: Callable[[Seen], None]) -> None:
         """Have somebody hear of each call that it makes of a capability, the engine's own left out."""
-        observe(self._peer, hear, self._loop.time)
+        observe(self._peer, hear, asyncio.get_running_loop().time)
 
     def raise_as(self, kind: type[RemoteError]) -> None:
         """Have what is raised in here raised as an error of this class, by calls of the tenant's own objects too."""
@@ -417,46 +410,6 @@ class Sandbox:
         if not getattr(capability, "uncounted", False) and not all(self._watch.ask() for _ in range(calls)):
             raise LimitExceeded("the invocation made more calls to the host than its limit of subrequests")
 
-    def _begin(self, limits: Limits) -> Charge:
-        self._precedence.begin()
-        watch, asked = self._watch, self._in_flight or self._watch.visited
-        seen, at = watch.seen, watch.seen_at
-        charge = watch.begin(limits.cpu_ms, lambda: self._exceeded(limits), limits.subrequests)
-        if not asked and watch.seen - seen > max((watch.seen_at - at) * _MUCH_UNASKED, _BRIEFLY):
-            self._precedence.stray()
-        return charge
-
-    async def _answered(self, method: str, payload: bytes, limits: Limits, charge: Charge) -> bytes:
-        self._in_flight += 1
-        try:
-            answer = await self._peer.call(WORKER, method, payload, timeout=_seconds(limits.wall_ms))
-            self._precedence.answered()
-            return answer
-        except DeadlineExceeded as error:
-            raise LimitExceeded(f"the call exceeded {limits.wall_ms:,} ms of time") from error
-        except LimitExceeded as error:
-            if self._blamed and charge.used < charge.limit / 2:
-                raise SandboxDied(f"another call in it ended the sandbox: {error}") from error
-            raise
-        except ConnectionClosed as error:
-            raise await self._explain(error) from error
-        finally:
-            self._in_flight -= 1
-            self._watch.end(charge)
-
-    async def _explain(self, error: ConnectionClosed) -> SandboxError:
-        """It is dying of something, which is told soon."""
-        if self._ending.sentence is None:
-            await asyncio.wait({self.died}, timeout=GRACE)
-        return self._ending.sentence or SandboxDied(f"the sandbox broke off: {error}")
-
-    def _exceeded(self, limits: Limits) -> None:
-        self._overrun(f"the sandbox exceeded {limits.cpu_ms:,} ms of CPU")
-
-    def _overrun(self, words: str) -> None:
-        self._blamed = True
-        self.kill(LimitExceeded(words))
-
     def _lose(self, error: RemoteProtocolError | None) -> None:
         """Its end of the connection is gone, or has said what it may not."""
         if error is None:
@@ -464,21 +417,6 @@ class Sandbox:
         else:
             self._ending.broken()
             self._peer.close(error)
-
-    def _grant_grace(self, call: int, late: bool) -> None:
-        grace = LATE_GRACE if late else GRACE
-        self._late += late
-        self._loop.call_later(grace, self._after_grace, call, grace, late)
-
-    def _after_grace(self, call: int, grace: float, late: bool, heard: bool = False) -> None:
-        going_on = call in self._peer.connection.cancelled
-        if going_on and not heard and (held := self._link.held_for()):  # it may have answered, which nobody reads
-            self._loop.call_later(held + grace, self._after_grace, call, grace, late, True)
-            return
-        self._late -= late
-        if going_on:
-            self._blamed = True
-            self.kill(LimitExceeded(f"the sandbox did not stop within {grace * 1000:,.0f} ms of being cancelled"))
 
     def _hear(self, topic: str, payload: bytes) -> None:
         values.scan(payload, max_depth=1, max_elements=_NOTE_ELEMENTS)
@@ -490,7 +428,3 @@ class Sandbox:
                 self.on_background()
             case _:
                 raise RemoteProtocolError(f"a note of an unknown form on {topic[:40]!r}")
-
-
-def _seconds(milliseconds: int | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from cloister.sandbox import brood, nursery, sandbox
+from cloister.sandbox import brood, calls, nursery
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -14,7 +14,7 @@ def patience() -> Iterator[None]:
     """A process that does not come up is given up later than a host would: many tests may be starting theirs. So is one
     that does not stop with a call that its caller has given up."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sandbox, "GRACE", 25.0)
+        patch.setattr(calls, "GRACE", 25.0)
         for module, name in ((nursery, "START_TIMEOUT"), (nursery, "FORK_TIMEOUT"), (brood, "HELLO_TIMEOUT")):
             patch.setattr(module, name, 250.0)
         yield

@@ -727,7 +727,7 @@ async def test_a_call_that_takes_too_long_is_ended_and_its_sandbox_lives(code: C
         entrypoint = loader.get("t", lambda: code(source)).get_entrypoint
         assert await entrypoint().count() == 1
         sandbox: Any = loader._house.pools[Key("t")].workers[0].sandbox
-        sandbox._loop = SimpleNamespace(call_later=lambda seconds, *what: due.append((seconds, partial(*what))))
+        sandbox._calls._loop = SimpleNamespace(call_later=lambda seconds, *what: due.append((seconds, partial(*what))))
         with pytest.raises(LimitExceeded, match="50 ms of time"):
             await entrypoint(limits=Limits(wall_ms=50)).sleep()
         await eventually(lambda: not sandbox._peer.connection.cancelled)

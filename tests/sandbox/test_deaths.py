@@ -205,7 +205,7 @@ async def test_a_call_that_waits_too_long_is_cancelled_and_the_sandbox_lives(
     boot: Boot, until: Until, run_out: RunOut, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its `finally` is run, other calls go on, and it answers the next one."""
-    monkeypatch.setattr("cloister.sandbox.sandbox.LATE_GRACE", 100.0)  # on a busy machine nobody stops within 60 ms
+    monkeypatch.setattr("cloister.sandbox.calls.LATE_GRACE", 100.0)  # on a busy machine nobody stops within 60 ms
     gate = asyncio.Event()
     tenant = await boot(env={"WAIT": gate.wait})
     waits = "async def main(): return await env.WAIT()"
@@ -568,7 +568,7 @@ class Later:
 
     def __init__(self, sandbox: Any) -> None:
         self._due: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
-        sandbox._loop = self
+        sandbox._calls._loop = self
 
     def call_later(self, seconds: float, what: Callable[..., None], *arguments: Any) -> None:
         self._due.append((seconds, what, arguments))

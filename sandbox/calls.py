@@ -1,0 +1,102 @@
+"""The host's calls into one sandbox: what each is charged, how long one that was given up has to stop in, and which of
+them ended the sandbox when one did.
+
+While one that is late may still stop, nobody can tell whether the sandbox will live, so that new ones had better wait.
+What a call means is not known here.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from cloister.ipc import ConnectionClosed, DeadlineExceeded, Peer
+from cloister.ipc.link import Link
+
+from .ending import GRACE, Ending
+from .errors import LimitExceeded, SandboxDied, SandboxError
+from .policy import Limits
+from .precedence import Precedence
+from .visits import LATE_GRACE, WORKER
+from .watch import Account, Charge
+
+_MUCH_UNASKED: Final = 0.25
+_BRIEFLY: Final = 0.02
+"""Part of a core that it may have used between two calls, and the same in seconds: who used more may have waited with
+it until nobody looked."""
+
+
+class Calls:
+    """Those of one sandbox. `peer` is set before the first."""
+
+    peer: Peer
+
+    def __init__(self, watch: Account, precedence: Precedence, ending: Ending, link: Link) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._watch, self._precedence, self._ending, self._link = watch, precedence, ending, link
+        self.in_flight = 0
+        self.late = 0
+        """How many have overrun their time, and may still stop."""
+        self._blamed = False  # one has been told that it ended the sandbox
+
+    def begin(self, limits: Limits) -> Charge:
+        """One is about to be made, with these limits: what it will be charged."""
+        self._precedence.begin()
+        watch, asked = self._watch, self.in_flight or self._watch.visited
+        seen, at = watch.seen, watch.seen_at
+        charge = watch.begin(limits.cpu_ms, lambda: self._exceeded(limits), limits.subrequests)
+        if not asked and watch.seen - seen > max((watch.seen_at - at) * _MUCH_UNASKED, _BRIEFLY):
+            self._precedence.stray()
+        return charge
+
+    async def answered(self, method: str, payload: bytes, limits: Limits, charge: Charge) -> bytes:
+        """Make it: its answer. See `Sandbox.call`."""
+        self.in_flight += 1
+        try:
+            answer = await self.peer.call(WORKER, method, payload, timeout=_seconds(limits.wall_ms))
+            self._precedence.answered()
+            return answer
+        except DeadlineExceeded as error:
+            raise LimitExceeded(f"the call exceeded {limits.wall_ms:,} ms of time") from error
+        except LimitExceeded as error:
+            if self._blamed and charge.used < charge.limit / 2:
+                raise SandboxDied(f"another call in it ended the sandbox: {error}") from error
+            raise
+        except ConnectionClosed as error:
+            raise await self.explain(error) from error
+        finally:
+            self.in_flight -= 1
+            self._watch.end(charge)
+
+    async def explain(self, error: ConnectionClosed) -> SandboxError:
+        """It is dying of something, which is told soon."""
+        if self._ending.sentence is None:
+            await asyncio.wait({self._ending.died}, timeout=GRACE)
+        return self._ending.sentence or SandboxDied(f"the sandbox broke off: {error}")
+
+    def _exceeded(self, limits: Limits) -> None:
+        self.overrun(f"the sandbox exceeded {limits.cpu_ms:,} ms of CPU")
+
+    def overrun(self, words: str) -> None:
+        """One has used up what it may: end all."""
+        self._blamed = True
+        self._ending.kill(LimitExceeded(words))
+
+    def given_up(self, call: int, late: bool) -> None:
+        """One was given up, and perhaps because its time was over: it has a moment to stop in."""
+        grace = LATE_GRACE if late else GRACE
+        self.late += late
+        self._loop.call_later(grace, self._after_grace, call, grace, late)
+
+    def _after_grace(self, call: int, grace: float, late: bool, heard: bool = False) -> None:
+        going_on = call in self.peer.connection.cancelled
+        if going_on and not heard and (held := self._link.held_for()):  # it may have answered, which nobody reads
+            self._loop.call_later(held + grace, self._after_grace, call, grace, late, True)
+            return
+        self.late -= late
+        if going_on:
+            self.overrun(f"the sandbox did not stop within {grace * 1000:,.0f} ms of being cancelled")
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1000
