@@ -27,19 +27,21 @@ class Answer:
         self._payload = b""
         self._error: BaseException | None = None
 
-    def settle(self, payload: bytes) -> None:
-        """The answer has come. Whoever waits goes on now, within this call, unless another task is just running."""
+    def settle(self, payload: bytes) -> bool:
+        """The answer has come. Whoever waits goes on now, within this call, unless another task is just running. False
+        if it is too late for one."""
         if self._done:
-            return
+            return False
         self._payload = payload
         self._done = True
         if self._go_on is None:
-            return
+            return True
         if asyncio.current_task(self._loop) is None:
             assert self._context is not None
             self._context.run(self._go_on, self)
         else:
             self._go_on_soon()
+        return True
 
     def fail(self, error: BaseException) -> None:
         """None will come. Whoever waits is told in the next turn, since this may be said in the midst of anything."""

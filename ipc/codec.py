@@ -8,6 +8,7 @@ write each message. The payload is never read here.
 
 from __future__ import annotations
 
+import functools
 import struct
 from collections.abc import Callable
 from typing import Any, Final, NamedTuple
@@ -20,6 +21,7 @@ MAX_PAYLOAD: Final = MAX_FRAME - 1024
 MAX_NAME: Final = 128
 MAX_NUMBER: Final = 2**64
 _MAX_NAME_BYTES: Final = 4 * MAX_NAME
+_NAMES: Final = 256  # that are kept, of each direction: most calls are of a few
 
 KINDS: Final[tuple[tuple[type[Any], int, bool, bool], ...]] = (
     # message, how many numbers, whether a name follows, whether a payload follows
@@ -94,7 +96,7 @@ def decode(frame: bytes) -> Message:
             raise RemoteProtocolError(f"a {kind.__name__} that ends too early")
         if end - start > _MAX_NAME_BYTES:  # which costs more to read than to send
             raise RemoteProtocolError(f"a {kind.__name__} whose name has more than {MAX_NAME} characters")
-        fields = *fields[:-1], _name_received(kind, frame[start:end])
+        fields = *fields[:-1], _name_received(kind.__name__, frame[start:end])
     if has_payload:
         if size - end > MAX_PAYLOAD:
             raise RemoteProtocolError(f"a {kind.__name__} with more than {MAX_PAYLOAD:,} bytes of payload")
@@ -105,6 +107,7 @@ def decode(frame: bytes) -> Message:
     return message
 
 
+@functools.lru_cache(_NAMES)
 def _name_to_send(name: str) -> bytes:
     if len(name) > MAX_NAME:
         raise CodecError(f"a name of more than {MAX_NAME} characters cannot be sent")
@@ -114,11 +117,12 @@ def _name_to_send(name: str) -> bytes:
         raise CodecError(f"a name cannot be sent: {error}") from error
 
 
-def _name_received(kind: type[Any], data: bytes) -> str:
+@functools.lru_cache(_NAMES)
+def _name_received(kind: str, data: bytes) -> str:
     try:
         name = data.decode()
     except UnicodeDecodeError as error:
-        raise RemoteProtocolError(f"a {kind.__name__} whose name is not text") from error
+        raise RemoteProtocolError(f"a {kind} whose name is not text") from error
     if len(name) > MAX_NAME:
-        raise RemoteProtocolError(f"a {kind.__name__} whose name has more than {MAX_NAME} characters")
+        raise RemoteProtocolError(f"a {kind} whose name has more than {MAX_NAME} characters")
     return name

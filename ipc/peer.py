@@ -267,10 +267,8 @@ class Peer:
     def _settle(self, result: Result) -> None:
         call, payload = result
         answer = self._waiting.pop(call, None)
-        if answer is None or answer.done():  # given up, perhaps in this very turn
+        if answer is None or not answer.settle(payload):  # given up, perhaps in this very turn
             self.discard(payload)
-        else:
-            answer.settle(payload)
 
     def _fail(self, failure: Failure) -> None:
         error = failures.read(failure.payload, self.rebuild)

@@ -61,18 +61,17 @@ class PinnedLRU(Generic[Key, Entry]):
         self._pinned[key] = entry
         self._pins[key] = 1
 
-    def unpin(self, key: Key, entry: Entry, *, passing: bool = False) -> None:
-        """Let go of an entry once; a passing one leaves before all others. What was removed meanwhile stays removed."""
+    def unpin(self, key: Key, entry: Entry, *, passing: bool = False) -> bool:
+        """Let go of an entry once; a passing one leaves before all others. Whether nobody uses it any more. What was
+        removed meanwhile stays removed."""
         if self._pinned.get(key) is not entry:
-            return
+            return False
         self._pins[key] -= 1
-        if not self._pins[key]:
-            del self._pins[key]
-            (self._passing if passing else self._idle)[key] = self._pinned.pop(key)
-
-    def idle(self, key: Key) -> bool:
-        """Whether it is here and nobody uses it."""
-        return key in self._idle or key in self._passing
+        if self._pins[key]:
+            return False
+        del self._pins[key]
+        (self._passing if passing else self._idle)[key] = self._pinned.pop(key)
+        return True
 
     def remove(self, key: Key, entry: Entry) -> bool:
         """Forget an entry, in use or not; False if the key stands for another one by now."""

@@ -75,8 +75,7 @@ class Room:
 
     def unpin(self, worker: Worker) -> bool:
         """It is used once less. Whether nobody uses it any more."""
-        self._lru.unpin(worker, worker, passing=worker.pool.key.one_off)
-        return self._lru.idle(worker)
+        return self._lru.unpin(worker, worker, passing=worker.pool.key.one_off)
 
     def remove(self, worker: Worker) -> bool:
         """It is here no more, used or not; False if it was not."""

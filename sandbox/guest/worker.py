@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import types
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from cloister.ipc import values
@@ -112,12 +112,18 @@ class Worker:
     def _make(self, name: str | None, props: Any) -> Any:
         return entrypoints.find(self._entrypoints, name, self._main)(scope.Context(props, self._make), scope.env())
 
-    async def _invoke(self, name: str | None, method: str, args: Any, kwargs: Any, props: Any, rest: Any = None) -> Any:
+    def _invoke(
+        self, name: str | None, method: str, args: Any, kwargs: Any, props: Any, rest: Any = None
+    ) -> Coroutine[Any, Any, Any]:
         first = method if rest is None else method.partition(".")[0]
         function = entrypoints.method(self._make(name, props), first, args)
         args, kwargs = entrypoints.fit(function, args, kwargs) if kwargs else (args or (), {})
-        found = await result(function, *args, **kwargs)
-        return found if rest is None else await result(follow, found, method, rest, begun=1)
+        found = result(function, *args, **kwargs)
+        return found if rest is None else self._go_on(found, method, rest)
+
+    @staticmethod
+    async def _go_on(found: Awaitable[Any], method: str, rest: Any) -> Any:
+        return await result(follow, await found, method, rest, begun=1)
 
     async def _handle(self, name: str | None, event: str, subject: Any, props: Any) -> Any:
         from . import handlers
