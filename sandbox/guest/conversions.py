@@ -5,6 +5,7 @@ Kept with the standard library, for those who ask.
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -48,8 +49,36 @@ class JsArray(list[Any]):
         return JsArray(function(item) for item in self)
 
 
+class Moment(datetime.datetime):
+    """A moment as it came, which can also be asked what a date of JavaScript's can."""
+
+    def toISOString(self) -> str:  # noqa: N802 - the names of JavaScript
+        """As `2026-01-02T03:04:05.678Z`."""
+        there = self if self.tzinfo is None else self.astimezone(datetime.UTC)
+        return f"{there.replace(tzinfo=None).isoformat(timespec='milliseconds')}Z"
+
+    toJSON = toISOString  # noqa: N815
+
+    def getTime(self) -> int:  # noqa: N802
+        """Milliseconds since 1970."""
+        return round((self if self.tzinfo else self.replace(tzinfo=datetime.UTC)).timestamp() * 1000)
+
+    valueOf = getTime  # noqa: N815
+
+
+def attribute(value: Any) -> Any:
+    """A list or a moment, as who reads it as an attribute has it."""
+    if isinstance(value, list):
+        return JsArray(value)
+    moment = Moment.combine(value.date(), value.timetz())
+    return moment.replace(fold=value.fold)
+
+
 class JsMap(JsDict):
     """A map, or an object, that JavaScript made."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self[name] = value
 
     def as_object_map(self, **_: Any) -> JsMap:
         """Itself."""
@@ -84,7 +113,7 @@ def to_js(
         return obj
     rest: dict[str, Any] = {"depth": depth - 1, "dict_converter": dict_converter}
     match obj:
-        case Mapping():
+        case Mapping() if not hasattr(type(obj), "__capability__"):  # such as headers, which stay what they are
             pairs = [(key, to_js(value, **rest)) for key, value in obj.items()]
             return JsMap(pairs) if dict_converter is None else dict_converter(pairs)
         case list() | tuple():

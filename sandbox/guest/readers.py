@@ -35,6 +35,11 @@ class Piece(bytes):
 
     length = nbytes = byteLength
 
+    @property
+    def buffer(self) -> Piece:
+        """The bytes that they are in: the same."""
+        return self
+
     def getBuffer(self, *_: Any) -> Piece:  # noqa: N802 - the names of Pyodide
         """What a proxy of it gives: the same, to be let go of."""
         return self

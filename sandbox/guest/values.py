@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from typing import Any
 
 
@@ -15,10 +16,10 @@ class JsDict(dict[str, Any]):
             value = self[name]
         except KeyError:
             raise AttributeError(name) from None
-        if type(value) is list:  # who reads an attribute may ask of a list what one has in JavaScript
+        if type(value) in {list, datetime.datetime}:  # who reads an attribute may ask of it what JavaScript's can do
             from . import conversions
 
-            value = self[name] = conversions.JsArray(value)
+            value = self[name] = conversions.attribute(value)
         return value
 
     def to_py(self, **_: Any) -> dict[str, Any]:

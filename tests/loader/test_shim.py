@@ -127,9 +127,124 @@ async def test_text_and_chance_have_their_names(holds: Any) -> None:
         decoder = TextDecoder.new()
         assert decoder.decode(b"\\xc3", {"stream": True}) + decoder.decode(b"\\xa4") == "ä"
         assert js.encodeURIComponent("a b/ä") == "a%20b%2F%C3%A4" and js.decodeURIComponent("%20") == " "
+        moment = __import__("datetime").datetime(2026, 1, 2)
+        assert js.JSON.stringify({"at": moment, "x": Request("https://a.b"), "u": js.URL.new("https://a.b/c")}) == (
+            '{"at":"2026-01-02T00:00:00","x":{},"u":"https://a.b/c"}')
         assert js.atob(js.btoa("abc")) == "abc" and len(crypto.randomUUID()) == 36
         assert (await crypto.subtle.digest("SHA-256", b"")).hex()[:8] == "e3b0c442"
         assert len(crypto.getRandomValues(js.Uint8Array.new(16))) == 16
+    """)
+
+
+async def test_keys_of_the_standard_library_sign_and_make_others(holds: Any) -> None:
+    """HMAC, PBKDF2 and HKDF, against values that others have published. A key is used for what it is for alone."""
+    await holds("""
+        from js import Object, TextEncoder, Uint8Array, crypto
+        from pyodide.ffi import JsException, to_js
+        subtle, text = crypto.subtle, TextEncoder.new().encode
+        how = to_js({"name": "HMAC", "hash": "SHA-256"}, dict_converter=Object.fromEntries)
+        key = await subtle.importKey("raw", text("key"), how, True, to_js(["sign", "verify"]))
+        said = text("The quick brown fox jumps over the lazy dog")
+        mac = await subtle.sign("HMAC", key, said)
+        assert mac.hex() == "f7bc83f430538424b13298e6aa6fb143ef4d59a14946175997479dbc2d1a3cd8"
+        assert await subtle.verify("HMAC", key, mac, said) and not await subtle.verify("HMAC", key, mac, text("x"))
+        jwk = await subtle.exportKey("jwk", key)
+        assert (jwk.kty, jwk.k) == ("oct", "a2V5") and (key.type, key.algorithm.name) == ("secret", "HMAC")
+        again = await subtle.importKey("jwk", jwk, how, False, ["verify"])
+        assert await subtle.verify("HMAC", again, mac, said)
+        for wrong, name in ((subtle.sign("HMAC", again, said), "InvalidAccessError"),
+                            (subtle.exportKey("raw", again), "InvalidAccessError"),
+                            (subtle.digest("SHA-0", said), "NotSupportedError")):
+            try:
+                await wrong
+            except JsException as error:
+                assert error.name == name, error.name
+            else:
+                raise AssertionError(name)
+        assert subtle.timingSafeEqual(mac, Uint8Array.new(mac)) and not subtle.timingSafeEqual(b"a", b"b")
+        raises(TypeError, "same byte length", subtle.timingSafeEqual, b"a", b"ab")
+        word = await subtle.importKey("raw", text("password"), "PBKDF2", False, ["deriveBits", "deriveKey"])
+        rounds = {"name": "PBKDF2", "hash": "SHA-1", "salt": b"salt", "iterations": 2}
+        bits = await subtle.deriveBits(rounds, word, 160)
+        assert bits.hex() == "ea6c014dc72d6f8ccd1ed92ace1d41f0d8de8957"
+        made = await subtle.deriveKey(rounds, word, {"name": "HMAC", "hash": "SHA-256", "length": 160}, True, ["sign"])
+        assert await subtle.exportKey("raw", made) == bits
+        secret = await subtle.importKey("raw", bytes([11] * 22), "HKDF", False, ["deriveBits"])
+        given = {"name": "HKDF", "hash": "SHA-256", "salt": bytes(range(13)), "info": bytes(range(0xF0, 0xFA))}
+        assert (await subtle.deriveBits(given, secret, 336)).hex() == (
+            "3cb25f25faacd57a90434f64d0362f2a2d2d0a90cf1a5a4c5db02d56ecc4c5bf34007208d5b887185865")
+    """)
+
+
+SIGNED = """
+    import base64
+    def b64(data):
+        return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+    from js import Object, crypto
+    from pyodide.ffi import JsException
+    subtle, data, found = crypto.subtle, b"what is signed", []
+    for how in ({"name": "RSASSA-PKCS1-v1_5", "hash": "SHA-256", "modulusLength": 2048, "publicExponent": b"\\1\\0\\1"},
+                {"name": "ECDSA", "namedCurve": "P-256"}, {"name": "Ed25519"}):
+        algo = Object.new()
+        for name, value in how.items():
+            setattr(algo, name, value)
+        pair = await subtle.generateKey(algo, True, ["sign", "verify"])
+        use = {"name": how["name"], "hash": "SHA-256"}
+        signature = await subtle.sign(use, pair.privateKey, data)
+        spki, pkcs8 = await subtle.exportKey("spki", pair.publicKey), await subtle.exportKey("pkcs8", pair.privateKey)
+        public = await subtle.importKey("spki", spki, algo, False, ["verify"])
+        private = await subtle.importKey("pkcs8", pkcs8, algo, False, ["sign"])
+        assert await subtle.verify(use, public, signature, data)
+        assert await subtle.verify(use, public, await subtle.sign(use, private, data), data)
+        assert not await subtle.verify(use, public, signature, data + b".")
+        found.append(len(signature))
+        if how["name"] == "Ed25519":
+            continue
+        theirs, mine = pair.publicKey.material.public_numbers(), pair.privateKey.material.private_numbers()
+        named = {"x": theirs.x, "y": theirs.y, "d": mine.private_value} if "namedCurve" in how else {
+            "n": theirs.n, "e": theirs.e, "d": mine.d, "p": mine.p, "q": mine.q, "dp": mine.dmp1, "dq": mine.dmq1,
+            "qi": mine.iqmp}
+        jwk = {name: b64(number.to_bytes((number.bit_length() + 7) // 8)) for name, number in named.items()}
+        jwk["crv"] = how.get("namedCurve")
+        private = await subtle.importKey("jwk", jwk, algo, False, ["sign"])
+        del jwk["d"]
+        public = await subtle.importKey("jwk", jwk, algo, False, ["verify"])
+        assert (private.type, public.type) == ("private", "public")
+        assert await subtle.verify(use, public, await subtle.sign(use, private, data), data)
+    assert found == [256, 64, 64], found
+    for name in ("AES-GCM", "AES-CBC"):
+        key = await subtle.generateKey({"name": name, "length": 256}, False, ["encrypt", "decrypt"])
+        way = {"name": name, "iv": bytes(16)}
+        hidden = await subtle.encrypt(way, key, data)
+        assert hidden != data and await subtle.decrypt(way, key, hidden) == data
+        try:
+            await subtle.decrypt(way, key, hidden[:-1])
+        except JsException as error:
+            assert error.name == "OperationError"
+        else:
+            raise AssertionError("it was changed")
+    # RFC 8032, its third test
+    raw = bytes.fromhex("fc51cd8e6218a1a38da47ed00230f0580816ed13ba3303ac5deb911548908025")
+    rfc = await subtle.importKey("raw", raw, "Ed25519", False, ["verify"])
+    signed = bytes.fromhex(
+        "6291d657deec24024827e69c3abe01a30ce548a284743a445e3680d7db5ac3ac"
+        "18ff9b538d16f290ae67f760984dc6594a7c15e9716ed28dc027beceea1ec40a")
+    assert await subtle.verify("Ed25519", rfc, signed, bytes.fromhex("af82"))
+"""
+
+
+async def test_other_keys_are_the_business_of_the_profile(holds: Any) -> None:
+    """With the package `cryptography` in it they are as in a browser; without it the error says so."""
+    await holds(SIGNED, preload=("cryptography",))
+    await holds("""
+        from js import crypto
+        from pyodide.ffi import JsException
+        try:
+            await crypto.subtle.importKey("raw", bytes(32), "Ed25519", False, ["verify"])
+        except JsException as error:
+            assert error.name == "NotSupportedError" and 'preload=("cryptography",)' in str(error)
+        else:
+            raise AssertionError("nothing was said")
     """)
 
 
@@ -164,6 +279,19 @@ async def test_the_web_has_its_names(holds: Any) -> None:
         url.searchParams.set("x", 2)
         assert "x=2" in url.href and await (await js.fetch(url)).text() == ""
         raises(TypeError, "Invalid URL", URL.new, "nowhere")
+        url = URL.new("https://a.b:8443/c?x=1&x=2#d")
+        url.hostname, url.protocol = "e.f", "http"
+        assert url.href == "http://e.f:8443/c?x=1&x=2#d", url.href
+        url.host, url.username, url.password = "[::1]:80", "u", "p"
+        assert (url.href, url.host) == ("http://u:p@[::1]/c?x=1&x=2#d", "[::1]"), url.href
+        assert "x" in url.searchParams and "y" not in url.searchParams and url.searchParams["x"] == "1"
+        assert url.searchParams["y"] is None and list(url.searchParams.values()) == ["1", "2"]
+        url.href = "https://g.h/"
+        assert str(url) == "https://g.h/" and url.searchParams.size == 0
+        asked = js.Request.new("https://a.b/", headers={"a": "b"})
+        asked.headers["a"], asked.headers["c"] = "d", "e"
+        answer = await js.fetch(asked)
+        assert (answer.headers["a"], answer.headers["c"]) == ("d", "e")
         headers = Headers.new()
         headers.append("Accept-Encoding", "deflate")
         headers.append("Accept-Encoding", "gzip")

@@ -20,7 +20,8 @@ _LATER: Final = {
     "cache": "caches",
     "streams": "FixedLengthStream IdentityTransformStream ReadableStream TransformStream WritableStream",
     "sockets": "WebSocket WebSocketPair WebSocketRequestResponsePair",
-    "text": "TextDecoder TextEncoder atob btoa crypto decodeURI decodeURIComponent encodeURI encodeURIComponent",
+    "crypto": "CryptoKey SubtleCrypto crypto",
+    "text": "TextDecoder TextEncoder atob btoa decodeURI decodeURIComponent encodeURI encodeURIComponent",
 }
 _ABSENT: Final = {
     "WebAssembly": "there is no WebAssembly here; what is not written in Python has to be in the runtime profile",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 from urllib.parse import parse_qsl, urlencode, urljoin, urlsplit, urlunsplit
 
 
@@ -59,6 +60,24 @@ class URLSearchParams:
         """Names."""
         return (name for name, _ in self.pairs)
 
+    def values(self) -> Iterator[str]:
+        """Values."""
+        return (value for _, value in self.pairs)
+
+    def sort(self) -> None:
+        """By name."""
+        self.pairs.sort(key=lambda pair: pair[0])
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self.pairs)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.has(name)
+
+    __getitem__, __len__ = get, lambda self: len(self.pairs)
+
     def toString(self) -> str:  # noqa: N802
         """As text."""
         return urlencode(self.pairs)
@@ -68,6 +87,10 @@ class URLSearchParams:
     def __body__(self) -> tuple[bytes, str]:
         """What it is as a body."""
         return str(self).encode(), "application/x-www-form-urlencoded;charset=UTF-8"
+
+
+_HOST: Final = re.compile(r"(\[.*\]|[^:]*)(?::(\d*))?")
+_USUAL: Final = {"http": "80", "https": "443", "ws": "80", "wss": "443"}
 
 
 class URL:
@@ -80,7 +103,8 @@ class URL:
         parts = urlsplit(whole)
         if not parts.scheme or not (parts.netloc or parts.path):
             raise TypeError(f"Invalid URL string: {whole!r:.200}")
-        self._scheme, self._host = parts.scheme, parts.netloc.lower()
+        self._scheme = parts.scheme
+        self.username, self.password, self.host = parts.username or "", parts.password or "", parts.netloc
         self.pathname = parts.path or "/"
         self.hash = f"#{parts.fragment}" if parts.fragment else ""
         self.searchParams = URLSearchParams(parts.query)
@@ -109,21 +133,28 @@ class URL:
         """Such as `https:`."""
         return f"{self._scheme}:"
 
+    @protocol.setter
+    def protocol(self, text: str) -> None:
+        self._scheme = text.removesuffix(":").lower()
+
     @property
     def host(self) -> str:
         """With the port, if it says one that is not the usual."""
-        usual = {"http": ":80", "https": ":443"}.get(self._scheme, ":")
-        return self._host.rpartition("@")[2].removesuffix(usual)
+        return f"{self.hostname}:{self.port}" if self.port else self.hostname
 
-    @property
-    def hostname(self) -> str:
-        """Without the port."""
-        return urlsplit(f"//{self._host}").hostname or ""
+    @host.setter
+    def host(self, text: str) -> None:
+        found = _HOST.fullmatch(text.rpartition("@")[2].lower())
+        self.hostname, self.port = found.groups(default="") if found else (text, "")
 
     @property
     def port(self) -> str:
         """Empty for the usual one."""
-        return self.host.removeprefix(self.hostname).removeprefix(":")
+        return "" if self._port == _USUAL.get(self._scheme) else self._port
+
+    @port.setter
+    def port(self, number: Any) -> None:
+        self._port = str(number)
 
     @property
     def origin(self) -> str:
@@ -133,8 +164,13 @@ class URL:
     @property
     def href(self) -> str:
         """The whole."""
-        kept = (self._scheme, self._host, self.pathname, self.search.removeprefix("?"), self.hash.removeprefix("#"))
-        return urlunsplit(kept)
+        who = f"{self.username}{f':{self.password}' if self.password else ''}@" if self.username else ""
+        kept = (self.pathname, self.search.removeprefix("?"), self.hash.removeprefix("#"))
+        return urlunsplit((self._scheme, who + self.host, *kept))
+
+    @href.setter
+    def href(self, url: Any) -> None:
+        vars(self).update(vars(URL(url)))
 
     def toString(self) -> str:  # noqa: N802
         """The whole."""

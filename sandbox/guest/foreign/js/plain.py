@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import copy
+import datetime
 import json
 import math
 import random
@@ -104,6 +105,13 @@ def _from(items: Iterable[Any], function: Callable[[Any], Any] | None = None) ->
 setattr(Array, "from", staticmethod(_from))  # which is no name of Python's
 
 
+def _as_json(value: Any) -> Any:
+    """What JSON has no word for: a moment is text, an object says itself what it is, or has nothing to be seen."""
+    if isinstance(value, datetime.datetime):
+        return value.isoformat()
+    return value.toJSON() if hasattr(value, "toJSON") else {}
+
+
 class JSON:
     """JSON, written as JavaScript does."""
 
@@ -112,7 +120,7 @@ class JSON:
         """As text."""
         indent = space if isinstance(space, int) and space else None
         separators = (",", ":") if indent is None else (",", ": ")
-        return json.dumps(value, separators=separators, indent=indent, ensure_ascii=False)
+        return json.dumps(value, separators=separators, indent=indent, ensure_ascii=False, default=_as_json)
 
     @staticmethod
     def parse(text: str) -> Any:

@@ -1,11 +1,8 @@
-"""Text and bytes: encodings, and what is random."""
+"""Text and bytes: encodings."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import secrets
-import uuid
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -70,27 +67,3 @@ class TextDecoder:
         """As text; with `stream` there is more to come."""
         more = stream or bool((options or {}).get("stream"))
         return self._decoder.decode(bytes(data), not more)
-
-
-class _Subtle:
-    async def digest(self, algorithm: Any, data: Any) -> Piece:
-        """The hash of bytes."""
-        name = algorithm if isinstance(algorithm, str) else algorithm["name"]
-        return Piece(hashlib.new(name.replace("-", "").lower(), bytes(data)).digest())
-
-
-class _Crypto:
-    subtle = _Subtle()
-
-    @staticmethod
-    def randomUUID() -> str:  # noqa: N802
-        """A UUID."""
-        return str(uuid.uuid4())
-
-    @staticmethod
-    def getRandomValues(array: Any) -> Any:  # noqa: N802
-        """As many bytes, random."""
-        return Piece(secrets.token_bytes(len(array)))
-
-
-crypto = _Crypto()

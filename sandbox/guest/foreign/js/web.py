@@ -84,6 +84,15 @@ class Response(metaclass=_Facade):
         return http.Response.redirect(url, status)
 
 
+class _Request(http.Request):
+    """A request whose headers can be changed, as those that JavaScript makes."""
+
+    @property
+    def headers(self) -> _Headers:
+        """The headers themselves."""
+        return self._headers
+
+
 class Request(metaclass=_Facade):
     """Makes requests."""
 
@@ -95,7 +104,7 @@ class Request(metaclass=_Facade):
         known = _options(init, options)
         if "body" in known:
             known["body"] = _body(known["body"])
-        return http.Request(str(resource) if isinstance(resource, URL) else resource, **known)
+        return _Request(str(resource) if isinstance(resource, URL) else resource, **known)
 
 
 async def fetch(resource: Any, init: Any = None, **options: Any) -> http.Response:
