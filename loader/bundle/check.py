@@ -20,9 +20,8 @@ Level = Literal["error", "warning"]
 _OURS: Final = frozenset("workers asgi wsgi js pyodide cloudflare _cloudflare_compat_flags".split())
 _FFI: Final = frozenset("code runPython eval_code micropip pyodide_js".split())
 _OLDER: Final = frozenset({"on_fetch", "on_scheduled"})
-_NO_ADDRESS: Final = "no web socket is opened by an address; a binding's fetch reaches those of other workers"
 _CALLS: Final = {
-    "open": ("warning", "no file can be opened in a sandbox, but for what the worker brings along, with pkgutil"),
+    "open": ("warning", "no file can be opened in a sandbox, but for what the worker brings along, and below /tmp"),
     "subprocess.run": ("error", "no process can be started in a sandbox"),
     "subprocess.Popen": ("error", "no process can be started in a sandbox"),
     "subprocess.check_output": ("error", "no process can be started in a sandbox"),
@@ -30,8 +29,6 @@ _CALLS: Final = {
     "os.fork": ("error", "no process can be started in a sandbox"),
     "socket.socket": ("error", "no socket can be opened in a sandbox; fetch, urllib and httpx reach what is granted"),
     "socket.create_connection": ("error", "no socket can be opened in a sandbox"),
-    "WebSocket.new": ("error", _NO_ADDRESS),
-    "js.WebSocket.new": ("error", _NO_ADDRESS),
     "import_from_javascript": ("error", "there are no modules of JavaScript in a sandbox"),
     "asyncio.run": ("warning", "a loop is running already: await instead"),
 }  # fmt: skip

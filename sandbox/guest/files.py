@@ -1,30 +1,36 @@
-"""What stands where files would be: errors that say what can be done instead, and a working folder.
-
-There is no temporary folder either. A temporary file without a name lies in the tenant's memory, which is limited
-already: whatever else it wants to keep in a file has a place there too.
+"""What stands where files would be: what came along with the code, a temporary folder that lies in memory, and for
+everything else errors that say what can be done instead.
 """
 
 from __future__ import annotations
 
 import builtins
 import errno
+import functools
 import io
 import os
+import shutil
 import sys
 import tempfile
-from typing import IO, Any, NoReturn
+from collections.abc import Callable
+from typing import IO, Any, Final, NoReturn
 
 _open, _stat, _lstat, _listdir, _scandir = io.open, os.stat, os.lstat, os.listdir, os.scandir
 _INSTEAD = (
-    "no file can be opened in a sandbox: write to io.BytesIO or io.StringIO, "
+    "no file can be opened in a sandbox, but in /tmp: write there, or to io.BytesIO, "
     "read what came with the code through importlib.resources"
 )
-_NO_FOLDER = "there is no folder for temporary files in a sandbox: use io.BytesIO, or tempfile.TemporaryFile()"
+_NO_DESCRIPTOR = "a temporary file lies in memory, and has no descriptor: use tempfile.NamedTemporaryFile(delete=False)"
+_CHANGES: Final = {"unlink": "unlink", "remove": "unlink", "mkdir": "mkdir", "rmdir": "rmdir", "rename": "rename",
+                   "replace": "rename", "chmod": "keep", "utime": "keep"}  # fmt: skip
+"""Functions of `os`, and what does the same in the temporary folder."""
 
 
 def open(file: Any, *args: Any, **kwargs: Any) -> IO[Any]:  # noqa: A001 - it is what `open` is inside
     """As ever for a descriptor. What came along with the code can be read; any other path cannot be opened, and the
     error says what to do instead."""
+    if (place := _temporary(file)) is not None:
+        return _scratch("opened", place, *args, **kwargs)  # type: ignore[no-any-return]
     try:
         stream: IO[Any] = _open(file, *args, **kwargs)
         return stream
@@ -60,7 +66,37 @@ def scandir(path: Any = ".") -> Any:
     return _seen("entries", _scandir, path)
 
 
+def _temporary(path: Any) -> str | None:
+    """A path in the temporary folder; None for any other, and for a descriptor."""
+    if path is None or isinstance(path, int) or "tmp" not in os.fsdecode(path):
+        return None
+    return _scratch("path_of", path)  # type: ignore[no-any-return]
+
+
+def _scratch(name: str, *args: Any, **options: Any) -> Any:
+    from . import scratch
+
+    return getattr(scratch, name)(*args, **options)
+
+
+def _also_temporary(real: Callable[..., Any], name: str) -> Callable[..., Any]:
+    @functools.wraps(real)
+    def call(path: Any, *args: Any, **options: Any) -> Any:
+        if (place := _temporary(path)) is not None:
+            return _scratch(name, place, *args, **options)
+        try:
+            return real(path, *args, **options)
+        except PermissionError as error:
+            if name == "mkdir" and os.fsdecode(path).startswith("/tmp/"):
+                raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path) from error
+            raise
+
+    return call
+
+
 def _seen(what: str, look: Any, path: Any, **options: Any) -> Any:
+    if (place := _temporary(path)) is not None:
+        return _scratch(what, place)
     try:
         return look(path, **options)
     except OSError:
@@ -82,8 +118,13 @@ def install() -> None:
     os.stat, os.lstat, os.listdir, os.scandir = stat, lstat, listdir, scandir
     if "tokenize" in sys.modules:  # by which tracebacks find lines
         vars(sys.modules["tokenize"])["_builtin_open"] = open
-    tempfile._get_default_tempdir = _no_folder  # type: ignore[attr-defined]
-    tempfile.TemporaryFile = _in_memory  # type: ignore[assignment]
+    for name, same in _CHANGES.items():
+        setattr(os, name, _also_temporary(getattr(os, name), same))
+    shutil.rmtree = _also_temporary(shutil.rmtree, "rmtree")  # type: ignore[assignment]
+    tempfile._get_default_tempdir = lambda *_: "/tmp"  # type: ignore[attr-defined]
+    tempfile.TemporaryFile = functools.partial(_scratch, "unnamed")
+    tempfile.NamedTemporaryFile = functools.partial(_scratch, "named")
+    tempfile.mkstemp = tempfile._mkstemp_inner = _no_descriptor  # type: ignore[attr-defined]
     for module in map(vars, filter(None, map(sys.modules.get, ("pathlib", "pathlib._abc")))):
         if "_IGNORED_ERRNOS" in module:  # what `Path.exists` takes for a no
             module["_IGNORED_ERRNOS"] += (errno.EACCES, errno.EPERM)
@@ -92,14 +133,5 @@ def install() -> None:
     os.getcwd, os.getcwdb = lambda: "/", lambda: b"/"  # which is true, and the system may not be asked
 
 
-def _in_memory(
-    mode: str = "w+b", buffering: int = -1, encoding: str | None = None, newline: str | None = None, *_: Any,
-    errors: str | None = None, **__: Any,
-) -> IO[Any]:  # fmt: skip
-    """A temporary file that nobody can find by a name. It is where it would be written to anyway."""
-    file = io.BytesIO()
-    return file if "b" in mode else io.TextIOWrapper(file, encoding or "utf-8", errors, newline)
-
-
-def _no_folder(*_: object) -> NoReturn:
-    raise FileNotFoundError(_NO_FOLDER)
+def _no_descriptor(*_: object, **__: object) -> NoReturn:
+    raise OSError(_NO_DESCRIPTOR)

@@ -47,30 +47,30 @@ def names(path: str | bytes) -> list[str] | None:
 class Found:
     """One of the things in a folder, as `os.scandir` has it."""
 
-    def __init__(self, path: str, entry: resources.Entry) -> None:
+    def __init__(self, path: str, entry: Any) -> None:
         self.name, self.path, self._entry = entry.name, path, entry
 
     def __fspath__(self) -> str:
         return self.path
 
-    def stat(self, **_: Any) -> os.stat_result | None:
+    def stat(self, **_: Any) -> os.stat_result:
         """See `os.stat`."""
-        return status(self.path)
+        return os.stat(self.path)  # noqa: PTH116 - which is what is asked for
 
     def is_file(self, **_: Any) -> bool:
         """Whether it is a file."""
-        return self._entry.is_file()
+        return bool(self._entry.is_file())
 
     def is_dir(self, **_: Any) -> bool:
         """Whether it is a folder."""
-        return self._entry.is_dir()
+        return bool(self._entry.is_dir())
 
     def is_symlink(self) -> bool:
         """There are no links."""
         return False
 
 
-class _Scan:
+class Scan:
     """What is in a folder, to be gone through once."""
 
     def __init__(self, found: Iterator[Found]) -> None:
@@ -91,13 +91,13 @@ class _Scan:
     __exit__ = close
 
 
-def entries(path: str | bytes) -> _Scan | None:
+def entries(path: str | bytes) -> Scan | None:
     """The same, with what `os.scandir` says of each."""
     entry = _entry(path)
     if entry is None or not entry.is_dir():
         return None
     folder = os.fsdecode(path).rstrip("/")
-    return _Scan(Found(f"{folder}/{below.name}", below) for below in entry.iterdir())
+    return Scan(Found(f"{folder}/{below.name}", below) for below in entry.iterdir())
 
 
 def missing(path: str | bytes) -> bool:
@@ -113,6 +113,6 @@ def _entry(path: str | bytes) -> resources.Entry | None:
     for finder in sys.meta_path:
         if of_library and isinstance(finder, library.Library):
             return finder.entry(text.lstrip("/").removeprefix(disguise.ROOT))
-        if not of_library and isinstance(finder, importer.Tenant) and text.strip("/"):  # the root is another matter
+        if not of_library and isinstance(finder, importer.Tenant):
             return resources.Entry(finder.paths, finder.get_data, text)
     return None

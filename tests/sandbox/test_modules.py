@@ -147,11 +147,12 @@ async def test_files_beside_modules_are_resources(boot: Boot, body: str, result:
     [
         (
             "[os.path.isdir(one) for one in ('shop', 'shop/pages/', './shop', '.', 'none', '/')]",
-            [True] * 4 + [False] * 2,
+            [True] * 4 + [False, True],
         ),
         ("[os.path.isfile(one) for one in ('motd.txt', '/motd.txt', 'shop', 'none')]", [True, True, False, False]),
         ("[os.path.getsize('motd.txt'), os.stat('shop/logo.bin').st_size, os.stat('motd.txt').st_mtime]", [7, 2, 0.0]),
         ("sorted(os.listdir('shop/pages'))", ["front.html", "sample.py"]),
+        ("'motd.txt' in os.listdir('/') and pathlib.Path('/motd.txt') in pathlib.Path('/').iterdir()", True),
         (
             "sorted(one.name for one in (pathlib.Path(__file__).parent / 'shop').iterdir())[:2]",
             ["__init__.py", "logo.bin"],
@@ -190,14 +191,20 @@ async def test_what_is_missing_in_a_folder_that_came_along_is_not_found(boot: Bo
 
 async def test_what_cannot_be_looked_at_is_an_error_as_ever(boot: Boot) -> None:
     """There are other files, and they are nobody's business."""
-    for call in ("os.stat('/etc/passwd')", "os.listdir('/')", "os.lstat('none')", "os.stat(99)", "os.listdir('/proc')"):
+    for call in (
+        "os.stat('/etc/passwd')",
+        "os.listdir('/etc')",
+        "os.lstat('none')",
+        "os.stat(99)",
+        "os.listdir('/proc')",
+    ):
         with pytest.raises(RemoteError, match=r"PermissionError|FileNotFoundError|Bad file descriptor"):
             await files(boot, f"        import os; return {call}")
 
 
 async def test_a_resource_cannot_become_a_file(boot: Boot) -> None:
-    """There is nowhere to put it."""
-    with pytest.raises(RemoteError, match=r"^FileNotFoundError: there is no folder for temporary files"):
+    """Of which whoever asks would have a descriptor."""
+    with pytest.raises(RemoteError, match=r"^OSError: a temporary file lies in memory, and has no descriptor"):
         await files(
             boot,
             "        from importlib import resources\n"

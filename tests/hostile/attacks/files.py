@@ -1,11 +1,12 @@
 """Files, folders, links and devices: there are none, of the host's or of anybody's."""
 
-# ruff: noqa: PTH101, PTH102, PTH104, PTH108, PTH115, PTH116, PTH208, PTH211 - what is tried is the system's call
+# ruff: noqa: PTH101, PTH104, PTH108, PTH115, PTH116, PTH208, PTH211 - what is tried is the system's call
 
 from __future__ import annotations
 
 import ctypes
 import os
+import posix
 import sqlite3
 import struct
 import sys
@@ -37,13 +38,12 @@ def create_a_file(bait: Bait) -> int:
 
 
 @attack(
-    "FileNotFoundError: there is no folder for temporary files in a sandbox: "
-    "use io.BytesIO, or tempfile.TemporaryFile()"
+    "OSError: a temporary file lies in memory, and has no descriptor: use tempfile.NamedTemporaryFile(delete=False)"
 )
 def create_a_temporary_file(bait: Bait) -> int:
     """Wherever the library finds a place."""
-    with tempfile.NamedTemporaryFile() as file:
-        return file.write(b"x" * (1 << 20))
+    number, _ = tempfile.mkstemp()
+    return os.write(number, b"x" * (1 << 20))
 
 
 @attack("EACCES")
@@ -60,14 +60,14 @@ def open_a_path_only(bait: Bait) -> int:
 
 @attack("EACCES")
 def list_a_folder(bait: Bait) -> list[str]:
-    """What is in it."""
-    return os.listdir(bait.folder)
+    """What is in it, and not in a folder of the sandbox's own."""
+    return posix.listdir(bait.folder)
 
 
 @attack("EACCES")
 def list_the_root(bait: Bait) -> list[str]:
-    """Whatever that is by now."""
-    return os.listdir("/")
+    """Whatever that is by now, and not what of the tenant's own is shown in its place."""
+    return posix.listdir("/")
 
 
 @attack("EACCES")
@@ -155,7 +155,7 @@ def make_a_hard_link(bait: Bait) -> None:
 @attack("EPERM")
 def make_a_folder(bait: Bait) -> None:
     """And more in it."""
-    os.mkdir(f"{bait.folder}/below")
+    posix.mkdir(f"{bait.folder}/below")
 
 
 @attack("EPERM")

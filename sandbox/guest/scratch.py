@@ -1,0 +1,230 @@
+"""The folder for temporary files, `/tmp`: it lies in the tenant's memory, which is limited already, and goes with the
+sandbox.
+
+`files` asks here for what is below it. Nothing of it has a descriptor, so `mkstemp` is refused in words. Kept with the
+standard library, for those who ask.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import posixpath
+import stat
+import tempfile
+import time
+from typing import IO, Any, Final, NamedTuple
+
+from . import reading
+
+ROOT: Final = "/tmp"
+_files: dict[str, _Content] = {}
+_folders: set[str] = {ROOT}
+
+
+class _Content(bytearray):
+    """What is in a file, whoever has it open."""
+
+    changed = 0.0
+
+
+class _Raw(io.RawIOBase):
+    """A file that is open."""
+
+    def __init__(self, name: str, content: _Content, mode: str, *, forget: bool = False) -> None:
+        self.name, self.mode = name, mode
+        self._content, self._forget, self._at = content, forget, 0
+
+    def readable(self) -> bool:
+        """As it was opened."""
+        return bool({*self.mode} & {*"r+"})
+
+    def writable(self) -> bool:
+        """As it was opened."""
+        return bool({*self.mode} & {*"wax+"})
+
+    def seekable(self) -> bool:
+        """Of course."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Some of it."""
+        piece = self._content[self._at : self._at + len(buffer)]
+        buffer[: len(piece)] = piece
+        self._at += len(piece)
+        return len(piece)
+
+    def write(self, data: Any) -> int:
+        """More of it, or something else."""
+        if "a" in self.mode:
+            self._at = len(self._content)
+        view = bytes(data)
+        self._content.extend(bytes(max(self._at - len(self._content), 0)))
+        self._content[self._at : self._at + len(view)] = view
+        self._at += len(view)
+        self._content.changed = time.time()
+        return len(view)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go on elsewhere."""
+        self._at = max(offset + (0, self._at, len(self._content))[whence], 0)
+        return self._at
+
+    def truncate(self, size: int | None = None) -> int:
+        """As long as this, and no longer."""
+        size = self._at if size is None else size
+        del self._content[size:]
+        self._content.extend(bytes(size - len(self._content)))
+        return size
+
+    def close(self) -> None:
+        """It is forgotten if that was asked for."""
+        if not self.closed and self._forget and _files.get(self.name) is self._content:
+            del _files[self.name]
+        super().close()
+
+
+def path_of(path: Any) -> str | None:
+    """A path without detours that is there, or could be made; None for any other."""
+    plain = posixpath.normpath(posixpath.join("/", os.fsdecode(path)))
+    return plain if plain in _folders or posixpath.dirname(plain) in _folders else None
+
+
+def opened(
+    file: str, mode: str = "r", buffering: int = -1, encoding: str | None = None, errors: str | None = None,
+    newline: str | None = None, *_: Any, forget: bool = False,
+) -> IO[Any]:  # fmt: skip
+    """A file below the folder, as `open` has it."""
+    content = _files.get(file)
+    if file in _folders:
+        raise _error(errno.EISDIR, file)
+    if content is not None and "x" in mode:
+        raise _error(errno.EEXIST, file)
+    if content is None and "r" in mode:
+        raise _error(errno.ENOENT, file)
+    if content is None or "w" in mode:
+        content = _files.setdefault(file, _Content())
+        content.clear()
+        content.changed = time.time()
+    raw: Any = _Raw(file, content, mode.replace("b", "").replace("t", ""), forget=forget)
+    if buffering == 0:
+        return raw  # type: ignore[no-any-return]
+    both = "+" in mode
+    wrapped: Any = (io.BufferedRandom if both else io.BufferedWriter if raw.writable() else io.BufferedReader)(raw)
+    if "a" in mode:
+        wrapped.seek(0, os.SEEK_END)
+    if "b" not in mode:
+        wrapped = io.TextIOWrapper(wrapped, encoding or "utf-8", errors, newline, line_buffering=buffering == 1)
+    return wrapped  # type: ignore[no-any-return]
+
+
+def status(path: str) -> os.stat_result:
+    """What `os.stat` says."""
+    if path in _folders:
+        return os.stat_result((stat.S_IFDIR | 0o700, 0, 0, 1, 0, 0, 0, 0, 0, 0))
+    if path not in _files:
+        raise _error(errno.ENOENT, path)
+    at = _files[path].changed
+    return os.stat_result((stat.S_IFREG | 0o600, 0, 0, 1, 0, 0, len(_files[path]), at, at, at))
+
+
+def names(path: str) -> list[str]:
+    """What is in a folder."""
+    if path not in _folders:
+        raise _error(errno.ENOTDIR if path in _files else errno.ENOENT, path)
+    return sorted(posixpath.basename(one) for one in {*_files, *_folders} - {ROOT} if posixpath.dirname(one) == path)
+
+
+def unlink(path: str, **_: Any) -> None:
+    """Forget a file."""
+    if path in _folders:
+        raise _error(errno.EISDIR, path)
+    if _files.pop(path, None) is None:
+        raise _error(errno.ENOENT, path)
+
+
+def mkdir(path: str, *_: Any, **__: Any) -> None:
+    """Make a folder."""
+    if path in _folders or path in _files:
+        raise _error(errno.EEXIST, path)
+    _folders.add(path)
+
+
+def rmdir(path: str, **_: Any) -> None:
+    """Forget a folder that is empty."""
+    if names(path):
+        raise _error(errno.ENOTEMPTY, path)
+    if path == ROOT:
+        raise _error(errno.EBUSY, path)
+    _folders.discard(path)
+
+
+def rename(path: str, target: Any, **_: Any) -> None:
+    """Call a file something else, in place of what was called that."""
+    to = path_of(target)
+    if to is None or to in _folders:
+        raise _error(errno.EACCES if to is None else errno.EISDIR, os.fsdecode(target))
+    if path not in _files:
+        raise _error(errno.EISDIR if path in _folders else errno.ENOENT, path)
+    _files[to] = _files.pop(path)
+
+
+def rmtree(path: str, ignore_errors: bool = False, *_: Any, **__: Any) -> None:
+    """Forget a folder and what is in it."""
+    if path not in _folders and not ignore_errors:
+        names(path)
+    for one in [one for one in _files if one.startswith(f"{path}/")]:
+        del _files[one]
+    _folders.difference_update([one for one in _folders if one != ROOT and f"{one}/".startswith(f"{path}/")])
+
+
+def keep(path: str, *_: Any, **__: Any) -> None:
+    """Rights and times are what they are."""
+    status(path)
+
+
+def entries(path: str) -> Any:
+    """The same, with what `os.scandir` says of each."""
+    return reading.Scan(reading.Found(f"{path}/{name}", _Named(name, f"{path}/{name}")) for name in names(path))
+
+
+class _Named(NamedTuple):
+    name: str
+    path: str
+
+    def is_file(self) -> bool:
+        """Whether there is content."""
+        return self.path in _files
+
+    def is_dir(self) -> bool:
+        """Whether it is a folder."""
+        return self.path in _folders
+
+
+def named(
+    mode: str = "w+b", buffering: int = -1, encoding: str | None = None, newline: str | None = None,
+    suffix: str | None = None, prefix: str | None = None, dir: str | None = None, delete: bool = True,  # noqa: A002
+    *, errors: str | None = None, delete_on_close: bool = True,
+) -> IO[Any]:  # fmt: skip
+    """`tempfile.NamedTemporaryFile`. One that is to be deleted is when it is closed."""
+    place = path_of(ROOT if dir is None else dir)
+    if place is None:
+        raise _error(errno.EACCES, str(dir))
+    chosen = next(tempfile._get_candidate_names())  # type: ignore[attr-defined]
+    file = posixpath.join(place, f"{'tmp' if prefix is None else prefix}{chosen}{suffix or ''}")
+    return opened(file, mode.replace("r", "x").replace("w", "x"), buffering, encoding, errors, newline,
+                  forget=delete and delete_on_close)  # fmt: skip
+
+
+def unnamed(
+    mode: str = "w+b", buffering: int = -1, encoding: str | None = None, newline: str | None = None, *_: Any,
+    errors: str | None = None, **__: Any,
+) -> IO[Any]:  # fmt: skip
+    """`tempfile.TemporaryFile`, which nobody can find by a name."""
+    file = io.BytesIO()
+    return file if "b" in mode else io.TextIOWrapper(file, encoding or "utf-8", errors, newline)
+
+
+def _error(number: int, path: str) -> OSError:
+    return OSError(number, os.strerror(number), path)
