@@ -82,10 +82,16 @@ class Exchange:
                 raise PermissionError(f"the body of the request is longer than {most:,} bytes")
             yield piece
 
-    def answered(self, answer: httpcore.Response) -> None:
-        """The head has come."""
+    def sent(self, size: int) -> None:
+        """So many bytes more have gone out."""
+        self._sent += size
+
+    def answered(self, answer: httpcore.Response, *, lasts: bool = False) -> None:
+        """The head has come. What `lasts` has no deadline any longer."""
         self._record = replace(self._record, status=answer.status)
         self._open.push_async_callback(answer.aclose)
+        if lasts:
+            return
         timer = asyncio.get_running_loop().call_at(self._asked.deadline, self._expire)
         self._open.callback(timer.cancel)
 

@@ -16,7 +16,7 @@ from cloister.ipc import RpcTarget
 from ..http.bodies import Sent
 from ..http.headers import Malformed, find
 from ..http.messages import Request, Response
-from . import addresses, rules
+from . import addresses, dialed, rules
 from . import options as given
 from .exchange import Asked, Egress, Exchange, dressed, plain_errors
 from .network import FetchLimits, Network
@@ -26,6 +26,7 @@ _OPTIONS: Final = "method headers body redirect cf"
 _NO_METHODS: Final = frozenset({"CONNECT", "TRACE", "TRACK"})
 """They make a tunnel, or have the headers told that the host has added."""
 _CREDENTIALS: Final = frozenset({"authorization", "cookie"})
+_HANDSHAKE: Final = frozenset("sec-websocket-key sec-websocket-version sec-websocket-extensions".split())
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 
 
@@ -65,11 +66,20 @@ class Fetcher(RpcTarget):
                 raise Malformed(f"redirect is follow, manual or error, not {request.redirect!r:.40}")
             if request.method.upper() in _NO_METHODS:
                 raise Malformed(f"{request.method.upper()} is not a method that can be fetched with")
-            if (find(request.headers, "upgrade") or "").lower() == "websocket":
-                raise Malformed("no web socket is opened to the network: a binding's fetch reaches those of workers")
+            upgrades = (find(request.headers, "upgrade") or "").lower() == "websocket"
+            if upgrades and request.method.upper() != "GET":
+                raise Malformed(f"a web socket is asked for with GET, not {request.method.upper()}")
         except Malformed as error:
             raise TypeError(str(error)) from error
-        return (await self._follow(request)).sent()
+        return (await (self._dial(request) if upgrades else self._follow(request))).sent()
+
+    async def _dial(self, request: Request) -> Response:
+        """Have a web socket opened, which is under way for as long as it is open. No redirect is followed."""
+        deadline = asyncio.get_running_loop().time() + self._network.limits.total_s
+        pairs = tuple(pair for pair in request.headers if pair[0].lower() not in _HANDSHAKE)
+        return await self._ask(
+            Asked("GET", rules.place(request.url), pairs, None, deadline, redirected=False), dial=True
+        )
 
     async def _follow(self, request: Request) -> Response:
         deadline = asyncio.get_running_loop().time() + self._network.limits.total_s
@@ -93,19 +103,22 @@ class Fetcher(RpcTarget):
                 pairs = tuple(pair for pair in pairs if pair[0].lower() not in _CREDENTIALS)
         raise ConnectionError(f"more than {self._network.limits.redirects} redirects")
 
-    async def _ask(self, asked: Asked) -> Response:
+    async def _ask(self, asked: Asked, *, dial: bool = False) -> Response:
         network, limits = self._network, self._network.limits
         exchange = Exchange(asked, self._tenant, network.tell)
+        more, accept = dialed.handshake() if dial else ((), "")
         try:
             rule = rules.find(self._rules, asked.where, asked.method)
             await self._turn(exchange, asked)
             with plain_errors(asked.where):
                 async with asyncio.timeout_at(asked.deadline):
                     answer = await network.ask(
-                        self._tenant, asked.method, asked.where, dressed(asked, rule),
+                        self._tenant, asked.method, asked.where, [*dressed(asked, rule), *more],
                         exchange.outgoing(limits.request_bytes), private=rule.private,
                     )  # fmt: skip
-                    exchange.answered(answer)
+                    exchange.answered(answer, lasts=answer.status == 101)
+            if answer.status == 101:
+                return dialed.response(answer, accept, exchange, limits.message_bytes, limits.idle_s)
             return await exchange.response(answer, limits.response_bytes)
         except BaseException as error:
             await exchange.end(error)

@@ -28,6 +28,8 @@ class FetchLimits:
 
     request_bytes: int = 16 * 1024 * 1024
     response_bytes: int = 64 * 1024 * 1024
+    message_bytes: int = 1024 * 1024
+    """Of one message on a web socket, either way."""
     connect_s: float = 10.0
     idle_s: float = 30.0
     """Seconds without a byte."""

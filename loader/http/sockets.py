@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 from cloister.ipc import CapabilityError, CodecError, IpcError, Stub, values
 from cloister.ipc.capabilities import end, spread
@@ -48,7 +48,7 @@ class WebSocket:
         self.most_bytes, self.idle_s = most_bytes, idle_s
         self.wall_s: float | None = None
         """Seconds that the tenant may take for one message."""
-        self._line: asyncio.Future[Stub] | None = None
+        self._line: asyncio.Future[Any] | None = None
         self._turn = asyncio.Lock()
         self._arrived: asyncio.Queue[Message] = asyncio.Queue(1)
         self._told: Any = None
@@ -76,6 +76,8 @@ class WebSocket:
     async def _begin(self) -> Any:
         line = await self.connect(Line(self))
         if not isinstance(line, Stub):  # it was passed on, and whoever did that is needed no longer
+            if isinstance(line, Line):
+                line.granted()
             await self.needs.aclose()
         return line
 
@@ -159,6 +161,18 @@ class WebSocket:
             self._line.cancel()  # if there is none yet, nobody waits for it
 
 
+class Speaker(Protocol):
+    """What a line leads to."""
+
+    most_bytes: int
+
+    async def put(self, message: Message) -> None:
+        """A message."""
+
+    def end(self, code: int, reason: str) -> None:
+        """The last word."""
+
+
 class Line:
     """What a tenant tells of what it sends: `receive(messages)` and `close(code, reason)`."""
 
@@ -166,7 +180,7 @@ class Line:
     """Answering is no subrequest."""
     attributes: Mapping[str, Any] = {}
 
-    def __init__(self, socket: WebSocket) -> None:
+    def __init__(self, socket: Speaker) -> None:
         self._socket = socket
         self._holders = 0
 
@@ -251,6 +265,11 @@ def _reason(reason: str) -> str:
     return UNSENDABLE.sub("?", reason).encode("utf-8", "replace")[:_MOST_REASON].decode("utf-8", "ignore")
 
 
-def _dispose(line: asyncio.Future[Stub]) -> None:
-    if not line.cancelled() and line.exception() is None and isinstance(stub := line.result(), Stub):
-        stub.dispose()
+def _dispose(line: asyncio.Future[Any]) -> None:
+    if line.cancelled() or line.exception() is not None:
+        return
+    match line.result():
+        case Stub() as stub:
+            stub.dispose()
+        case Line() as own:
+            own.dropped()

@@ -24,12 +24,12 @@ from .readers import Piece
 from .values import JsDict
 from .worker import result
 
-_UNSENDABLE: Final = frozenset({1004, 1005, 1006, 1015})
+UNSENDABLE: Final = frozenset({1004, 1005, 1006, 1015})
 _AT_ONCE: Final = 64
 """Messages that one call takes along."""
 _ENOUGH: Final = 256 * 1024
 """Bytes of them after which no further one is."""
-_NO_CODE, _LOST, _TOO_BIG = 1005, 1006, 1009
+_NO_CODE, LOST, _TOO_BIG = 1005, 1006, 1009
 
 
 class WebSocket:
@@ -38,7 +38,8 @@ class WebSocket:
     __module__ = "js"
     CONNECTING, OPEN, CLOSING, CLOSED = range(4)
     READY_STATE_CONNECTING, READY_STATE_OPEN, READY_STATE_CLOSING, READY_STATE_CLOSED = range(4)
-    url, protocol, extensions = None, "", ""
+    url: str | None = None
+    protocol = extensions = ""
     bufferedAmount = 0  # noqa: N815 - the names of JavaScript
     binaryType = "arraybuffer"  # noqa: N815
     onopen = onmessage = onclose = onerror = None
@@ -55,12 +56,11 @@ class WebSocket:
         """How the host keeps it, if it is a durable object's own. See `hibernation`."""
 
     @classmethod
-    def new(cls, *_: Any, **__: Any) -> WebSocket:
-        """`NotImplementedError`: a worker here opens none by an address."""
-        raise NotImplementedError(
-            "a worker in a sandbox answers web sockets, and opens none by an address; a binding's fetch with the header"
-            " `Upgrade: websocket` reaches those of other workers and of durable objects"
-        )
+    def new(cls, url: Any, protocols: Any = None) -> WebSocket:
+        """One that is being opened by an address."""
+        from . import dialing
+
+        return dialing.dial(url, protocols)
 
     # What a program does with it
 
@@ -77,14 +77,15 @@ class WebSocket:
         if self._hears is None:
             raise TypeError("You must call accept() on this WebSocket before sending messages.")
         if self.readyState != self.OPEN:
-            raise TypeError("Can't call WebSocket send() after close().")
+            when = "before it is open" if self.readyState == self.CONNECTING else "after close()"
+            raise TypeError(f"Can't call WebSocket send() {when}.")
         self.other.arrive(JsDict(type="message", data=_message(message)))
 
     def close(self, code: int | None = None, reason: str | None = None) -> None:
         """No more is sent. Harmless when repeated."""
-        if self.readyState != self.OPEN:
+        if self.readyState > self.OPEN:
             return
-        if code is not None and (not 1000 <= code <= 4999 or code in _UNSENDABLE):
+        if code is not None and (not 1000 <= code <= 4999 or code in UNSENDABLE):
             raise TypeError("Invalid WebSocket close code.")
         self.readyState = self.CLOSING
         self.other.arrive(closed(_NO_CODE if code is None else code, reason or ""))
@@ -196,7 +197,7 @@ class Line(RpcTarget):
 
     def _lose(self) -> None:
         if not self.home:
-            self._end.arrive(closed(_LOST, "WebSocket disconnected without sending Close frame."))
+            self._end.arrive(closed(LOST, "WebSocket disconnected without sending Close frame."))
 
 
 class Outbox:
@@ -234,7 +235,7 @@ class Outbox:
             if isinstance(error, LocalProtocolError):
                 end = closed(_TOO_BIG, "a message is longer than can be sent")
             else:
-                end = closed(_LOST, "the other end is gone")
+                end = closed(LOST, "the other end is gone")
             self._end.other.arrive(end)
         finally:
             self._going = None
@@ -276,7 +277,7 @@ def _at_home(line: Any) -> Any:
 
 
 def closed(code: int, reason: str) -> JsDict:
-    return JsDict(type="close", code=code, reason=_text(reason), wasClean=code != _LOST)
+    return JsDict(type="close", code=code, reason=_text(reason), wasClean=code != LOST)
 
 
 def _text(text: str) -> str:

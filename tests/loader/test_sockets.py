@@ -389,7 +389,7 @@ async def spoken(application: Any) -> list[Any]:
 
 
 async def test_misuse_is_answered_in_javascripts_words(worker: Make) -> None:
-    """Before accepting, after the end, and with what is no message; and none is opened by an address."""
+    """Before accepting, after the end, and with what is no message, or no address."""
     source = """
     import js
     from workers import *
@@ -408,9 +408,9 @@ async def test_misuse_is_answered_in_javascripts_words(worker: Make) -> None:
             one.close()
             found += [one.readyState, told(lambda: one.send("x"))]
             one.close(1005)  # which would be no code, if there were still something to close
-            found += [told(lambda: Response(None, web_socket=other)), told(lambda: js.WebSocket.new("ws://a.b"))]
+            found += [told(lambda: Response(None, web_socket=other)), told(lambda: js.WebSocket.new("nowhere"))]
             try:
-                await fetch("http://a.b", headers={"Upgrade": "websocket"})
+                await fetch("http://a.b", method="POST", headers={"Upgrade": "websocket"})
             except TypeError as error:
                 found.append(str(error))
             return found
@@ -420,10 +420,57 @@ async def test_misuse_is_answered_in_javascripts_words(worker: Make) -> None:
         "TypeError: You must call accept() on this WebSocket before sending messages.",
         "TypeError: a message is text or bytes, not int", "TypeError: Invalid WebSocket close code.", 1, 2,
         "TypeError: Can't call WebSocket send() after close().",
-        "TypeError: Responses with a WebSocket must have status code 101, and no body.", found[7],
-        "no web socket is opened to the network: a binding's fetch reaches those of workers",
+        "TypeError: Responses with a WebSocket must have status code 101, and no body.",
+        "TypeError: Invalid URL: 'nowhere'",
+        "a web socket is asked for with GET, not POST",
     ]  # fmt: skip
-    assert found[7].startswith("NotImplementedError: a worker in a sandbox answers web sockets, and opens none by an")
+
+
+CALLS = """
+import asyncio, js
+from pyodide.ffi import create_proxy
+from workers import WorkerEntrypoint
+
+class Default(WorkerEntrypoint):
+    async def go(self, url, messages):
+        socket = js.WebSocket.new(url, ["chat"])
+        seen, over = [], asyncio.Event()
+        def opened(event):
+            seen.append(["open", socket.readyState, socket.url == url])
+            for message in messages:
+                socket.send(message)
+        def ended(event):
+            seen.append(["close", event.code, event.reason, event.wasClean, socket.readyState])
+            over.set()
+        try:
+            socket.send("too early")
+        except TypeError as error:
+            seen.append([str(error), socket.readyState])
+        socket.addEventListener("open", create_proxy(opened))
+        socket.onmessage = create_proxy(lambda event: seen.append(event.data))
+        socket.addEventListener("error", create_proxy(lambda event: seen.append(["error", event.message])))
+        socket.addEventListener("close", create_proxy(ended))
+        await over.wait()
+        return seen
+"""
+
+
+async def test_a_worker_opens_a_web_socket_by_an_address(worker: Make, echo: Any) -> None:
+    """By way of what is granted for the network. What fails is told as JavaScript does: an error, and then the end."""
+    early = ["Can't call WebSocket send() before it is open.", 0]
+    calls = worker(CALLS, global_outbound=echo).get_entrypoint()
+    assert await calls.go("wss://a.b/yes", ["hi", b"\0", "bye"]) == [
+        early, ["open", 1, True], "hello", "hi", b"\0", ["close", 3001, "so long", True, 3]
+    ]  # fmt: skip
+    for outbound, url, words in (
+        (echo, "wss://a.b/no", "OSError: wss://a.b/no answered 403, and opened no web socket"),
+        (None, "ws://a.b/", "not permitted to reach the network"),
+    ):
+        seen = await worker(CALLS, global_outbound=outbound).get_entrypoint().go(url, [])
+        assert seen[0] == early
+        assert seen[1][0] == "error"
+        assert words in seen[1][1]
+        assert (seen[2][:2], seen[2][3:]) == (["close", 1006], [False, 3])
 
 
 async def test_an_attachment_is_what_it_was_when_it_was_made(worker: Make) -> None:
