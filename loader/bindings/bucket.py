@@ -8,6 +8,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
+import hashlib
+import hmac
 import json
 import re
 import sqlite3
@@ -34,6 +36,45 @@ _BYTES: Final = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 _HTTP: Final = "content_type content_language content_disposition content_encoding cache_control cache_expiry"
 
 
+_SUMS: Final = "md5 sha1 sha256 sha384 sha512"
+
+
+class Checksum:
+    """What the content of an object is to have, if anybody said so."""
+
+    def __init__(self, name: str, expected: bytes) -> None:
+        self._name, self._expected = name, expected
+        self._digest = hashlib.new(name, usedforsecurity=False) if name else None
+
+    @classmethod
+    def read(cls, found: Mapping[str, Any]) -> Checksum:
+        """Of the options of a call. `ValueError`."""
+        names = [name for name in _SUMS.split() if name in found]
+        if not names:
+            return cls("", b"")
+        value = found[names[0]]
+        try:
+            expected = bytes.fromhex(value) if isinstance(value, str) else value
+        except ValueError:
+            expected = None
+        if len(names) > 1 or not isinstance(expected, bytes):
+            raise ValueError("one checksum is given at most, in hexadecimal digits or as bytes")
+        return cls(names[0], expected)
+
+    async def of(self, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """The content, looked at as it goes by."""
+        async with contextlib.aclosing(content) as pieces:  # type: ignore[type-var]
+            async for piece in pieces:
+                if self._digest is not None:
+                    self._digest.update(piece)
+                yield piece
+
+    def check(self) -> None:
+        """`ValueError` if it has another one."""
+        if self._digest is not None and not hmac.compare_digest(self._digest.digest(), self._expected):
+            raise ValueError(f"the content has another {self._name.upper()} digest than was given")
+
+
 class Bucket(RpcTarget):
     """`env={"BUCKET": Bucket(store, tenant_id)}`: `put`, `get`, `head`, `delete`, `list`, and
     `create_multipart_upload` for an object that comes in parts."""
@@ -43,19 +84,20 @@ class Bucket(RpcTarget):
 
     async def put(self, key: object, value: object, options: object = None, /, **more: object) -> Sent | None:
         """Store text, bytes, or what a body or an asynchronous iterator yields. Options: `http_metadata`, a map or
-        headers, `custom_metadata`, `md5`, `only_if` as of `get`: None where that does not hold. `ValueError`,
-        `StorageQuotaExceeded`. Nothing changes in any of these cases."""
-        found = given.options(options, more, "http_metadata custom_metadata md5 only_if", "put()")
+        headers, `custom_metadata`, `only_if` as of `get`: None where that does not hold; a checksum, `md5`, `sha1`,
+        `sha256`, `sha384` or `sha512`; `storage_class`, of which there is one. `ValueError`, `StorageQuotaExceeded`.
+        Nothing changes in any of these cases."""
+        found = given.options(options, more, f"http_metadata custom_metadata {_SUMS} only_if storage_class", "put()")
         name = given.key(key, MOST_KEY)
         http, custom = _metadata(found)
         condition = conditions.read(found.get("only_if"))
         had = await self._row(name)
         room = await self._store.room(self._scope[0]) + (had[2] if had is not None else 0)
-        content = await self._written(value, room)
+        checksum = Checksum.read(found)
+        content = await self._written(value, room, checksum)
         row = (name, *content, self._store.now(), http, custom)
         try:
-            if "md5" in found and found["md5"] not in {content.etag, bytes.fromhex(content.etag)}:
-                raise ValueError("the content has another MD5 digest than was given")
+            checksum.check()
         except BaseException:
             await asyncio.shield(self._store.forget([content.file]))
             raise
@@ -91,8 +133,8 @@ class Bucket(RpcTarget):
         return None
 
     async def create_multipart_upload(self, key: object, options: object = None, /, **more: object) -> MultipartUpload:
-        """Begin an object that comes in parts. Options: `http_metadata`, `custom_metadata`."""
-        found = given.options(options, more, "http_metadata custom_metadata", "createMultipartUpload()")
+        """Begin an object that comes in parts. Options: `http_metadata`, `custom_metadata`, `storage_class`."""
+        found = given.options(options, more, "http_metadata custom_metadata storage_class", "createMultipartUpload()")
         return await uploads.begin(self, given.key(key, MOST_KEY), *_metadata(found))
 
     def resume_multipart_upload(self, key: object, upload_id: object, /) -> MultipartUpload:
@@ -173,7 +215,7 @@ class Bucket(RpcTarget):
             ).fetchone(),
         )
 
-    async def _written(self, value: object, room: int) -> Written:
+    async def _written(self, value: object, room: int, checksum: Checksum | None = None) -> Written:
         expected = 0
         if isinstance(value, str):
             value = value.encode("utf-8", "replace")
@@ -184,6 +226,8 @@ class Bucket(RpcTarget):
                 content = read(value)
             case _:
                 raise TypeError(f"an object is text, bytes or a stream of bytes, not {type(value).__name__}")
+        if checksum is not None:
+            content = checksum.of(content)
         try:
             return await self._store.write(content, self._scope[0], room, expected=expected)
         except Malformed as error:
@@ -235,6 +279,7 @@ def _about(row: Any) -> dict[str, Any]:
         "uploaded": datetime.datetime.fromtimestamp(uploaded, datetime.UTC).replace(tzinfo=None),
         "httpMetadata": {_camel(name): value for name, value in json.loads(http).items()},
         "customMetadata": json.loads(custom), "storageClass": "Standard",
+        "checksums": {} if "-" in etag else {"md5": etag},
     }  # fmt: skip
 
 

@@ -102,7 +102,9 @@ class Object(Bodied):
 
     def __init__(self, attributes: Mapping[str, Any], stub: Stub) -> None:
         known = {name: value for name, value in attributes.items() if name.isidentifier() and name != "body"}
-        self._about = {name: JsDict(value) if isinstance(value, dict) else value for name, value in known.items()}
+        self._about = JsDict(
+            (name, JsDict(value) if isinstance(value, dict) else value) for name, value in known.items()
+        )
         self._receive(attributes, stub)
 
     def writeHttpMetadata(self, headers: Any) -> None:  # noqa: N802
@@ -111,10 +113,10 @@ class Object(Bodied):
             headers.set("expires" if name == "cacheExpiry" else _CAPITAL.sub(r"-\1", name).lower(), value)
 
     def __getattr__(self, name: str) -> Any:
-        try:
-            return vars(self)["_about"][name]
-        except KeyError:
-            raise AttributeError(name) from None
+        about: JsDict = vars(self).get("_about") or JsDict()
+        if name not in about:
+            raise AttributeError(name)
+        return about.__getattr__(name)
 
     def __getitem__(self, name: str) -> Any:
         try:

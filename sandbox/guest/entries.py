@@ -5,11 +5,12 @@ Kept with the standard library, for those who ask.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import KeysView, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from cloister.ipc import values
 
+from .headers import text
 from .values import JsDict
 
 if TYPE_CHECKING:
@@ -37,20 +38,19 @@ class Keys:
         keys = _keys(key)
         rows = self._ask((_GET.format(_marks(keys)), keys))["results"]
         found = {row["key"]: _value(row["value"]) for row in rows}
-        return found.get(key) if isinstance(key, str) else JsDict((one, found[one]) for one in keys if one in found)
+        return Entries((one, found[one]) for one in keys if one in found) if _many(key) else found.get(keys[0])
 
     def put(self, key: Any, value: Any = None) -> None:
         """Keep a value under a key, or everything in a map."""
         entries = key if isinstance(key, Mapping) else {key: value}
-        _keys(list(entries))
-        if entries:
-            self._ask(*((_PUT, [name, values.dumps(one)]) for name, one in entries.items()))
+        if keys := _keys(list(entries)):
+            self._ask(*((_PUT, [name, values.dumps(one)]) for name, one in zip(keys, entries.values(), strict=True)))
 
     def delete(self, key: Any) -> Any:
         """Whether there was one; of a list of keys, how many there were."""
         keys = _keys(key)
         changes = self._ask((_DELETE.format(_marks(keys)), keys))["meta"]["changes"]
-        return changes > 0 if isinstance(key, str) else changes
+        return changes if _many(key) else changes > 0
 
     def list(self, options: Mapping[str, Any] | None = None, **more: Any) -> Any:
         """Keys in order, with values."""
@@ -65,12 +65,43 @@ class Keys:
         query = _LIST.format(" AND ".join(tests), "DESC" if given.get("reverse") else "ASC")
         limit = -1 if given.get("limit") is None else int(given["limit"])
         rows = self._ask((query, [*params, limit]))["results"]
-        return JsDict((row["key"], _value(row["value"])) for row in rows)
+        return Entries((row["key"], _value(row["value"])) for row in rows)
+
+
+class Entries(JsDict):
+    """Keys and values that were found, which can also be asked what a map of JavaScript's can."""
+
+    __module__ = "workers"
+
+    @property
+    def size(self) -> int:
+        """How many there are."""
+        return len(self)
+
+    def has(self, key: str) -> bool:
+        """Whether it was found."""
+        return key in self
+
+    def keys(self) -> Any:
+        """The keys."""
+        return _Names(self)
+
+
+class _Names(KeysView[str]):
+    """Keys, of which the next can be asked for."""
+
+    def next(self) -> JsDict:
+        """The first, as JavaScript's iterators give it."""
+        return JsDict(value=next(iter(self), None), done=not self)
+
+
+def _many(key: Any) -> bool:
+    return isinstance(key, list | tuple)
 
 
 def _keys(key: Any) -> list[str]:
-    keys = [key] if isinstance(key, str) else list(key) if isinstance(key, list | tuple) else []
-    if not all(isinstance(one, str) and one for one in keys) or len(keys) > _MOST_KEYS or (not keys and key != []):
+    keys = [text(one) if isinstance(one, int | float) else one for one in (key if _many(key) else [key])]
+    if not all(isinstance(one, str) and one for one in keys) or len(keys) > _MOST_KEYS:
         raise TypeError(f"a key is text that is not empty, or a list of at most {_MOST_KEYS} of them")
     return keys
 

@@ -103,6 +103,12 @@ class State:
         """Those that were accepted and are open, or those of a tag."""
         return self._held.sockets.tagged(tag)
 
+    @property
+    def container(self) -> Any:
+        """`NotImplementedError`: the host has no containers."""
+        raise NotImplementedError("ctx.container: there are no containers here. Ask the host for a binding in env that "
+                                  "reaches the service")  # fmt: skip
+
     accept_websocket, get_websockets = acceptWebSocket, getWebSockets
 
     def getTags(self, socket: Any) -> list[str]:  # noqa: N802

@@ -224,6 +224,9 @@ def _urllib3(module: Any) -> None:
 
     module.HTTPConnection._new_conn = lambda self: Pipe("http", self.host, self.port, self.timeout)
     module.HTTPSConnection = module.VerifiedHTTPSConnection = HTTPSConnection
+    pool: Any = sys.modules.get("urllib3.connectionpool")
+    if hasattr(pool, "HTTPSConnectionPool"):  # in a profile, where it was told already that there is no `ssl`
+        pool.HTTPSConnection = pool.HTTPSConnectionPool.ConnectionCls = HTTPSConnection
 
 
 def _certifi(module: Any) -> None:

@@ -302,7 +302,11 @@ async def test_keys_and_values_are_kept(home: Home) -> None:
         await storage.put("%_", 1)
         assert list(await storage.list({"prefix": "%"})) == ["%_"]
         await storage.sync()
-        for wrong in ("", 5, None, ["x"] * 129):
+        await storage.put(7, "seven")
+        assert await storage.get("7") == "seven" and await storage.delete(7) is True
+        assert (found.size, found.has("b"), found.keys().next().value, {*found.keys()}) == (2, True, "b", {"a", "b"})
+        assert (await storage.list(prefix="none")).keys().next().done is True
+        for wrong in ("", None, ["x"] * 129):
             raises(TypeError, "a key is text", storage.kv.get, wrong)
         await storage.deleteAll()
         assert await storage.list() == {}
@@ -316,6 +320,13 @@ async def test_keys_and_values_are_kept(home: Home) -> None:
         except TypeError:
             return
         raise AssertionError("it was stored")
+    """)
+
+
+async def test_there_are_no_containers(home: Home) -> None:
+    """Which whoever asks for one is told."""
+    await home.holds("""
+        raises(NotImplementedError, "there are no containers here", getattr, self.ctx, "container")
     """)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import textwrap
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
@@ -86,6 +87,24 @@ async def test_libraries_that_a_tenant_brings_reach_the_network(
         }
         kind = expected.get(name.partition(",")[0], ["OSError", "ConnectionError"])
         assert await worker.fails("http://elsewhere.example/") == kind
+
+
+async def test_libraries_of_a_profile_reach_the_network(loader: Any, server: Any) -> None:
+    """Also by `https`, of which they were told that there is none when they were imported: the host is asked."""
+    source = """
+    from workers import Response, WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def main(self, url):
+            import httpx, requests, urllib3
+            pool = urllib3.PoolManager()
+            return [requests.get(url).text, pool.request("GET", url).data.decode(), httpx.get(url).text]
+        async def fetch(self, request):
+            return Response(request.url)
+    """
+    modules = {"main.py": textwrap.dedent(source)}
+    web = loader.load(WorkerCode(main_module="main.py", modules=modules)).get_entrypoint()
+    code = WorkerCode(main_module="main.py", modules=modules, global_outbound=web, preload=("requests", "httpx"))
+    assert await loader.load(code).get_entrypoint().main("https://a.b/c") == ["https://a.b/c"] * 3
 
 
 async def test_a_library_that_waits_too_long_gives_up(

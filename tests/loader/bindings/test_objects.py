@@ -41,6 +41,7 @@ def content(store: ObjectStore) -> list[Path]:
 async def test_a_tenants_code_runs_as_it_does_at_cloudflare(worker: Make, store: ObjectStore) -> None:
     """What is known of an object, and its content, which is read like a body."""
     source = """
+    from datetime import UTC
     from workers import WorkerEntrypoint
     class Default(WorkerEntrypoint):
         async def main(self):
@@ -64,12 +65,15 @@ async def test_a_tenants_code_runs_as_it_does_at_cloudflare(worker: Make, store:
             return [*found, page.delimitedPrefixes, [one.key for one in page.objects], below.truncated,
                     [one.key for one in rest.objects], await bucket.get("a/c"),
                     [put["key"], head["customMetadata"]["by"], got["bodyUsed"], head["storageClass"]],
+                    [put.checksums.md5, isinstance(page.objects[0].uploaded.toISOString(), str),
+                     head.uploaded.toISOString()[-5] + head.uploaded.toISOString()[-1],
+                     abs(head.uploaded.getTime() - put["uploaded"].replace(tzinfo=UTC).timestamp() * 1000) < 1],
                     [tail.range.offset, tail.range.length, page.objects.length, page.delimitedPrefixes.to_py()]]
     """
     etag = hashlib.md5(b'{"c": 1}', usedforsecurity=False).hexdigest()
     assert await worker(source, env={"BUCKET": Bucket(store, "t")}).get_entrypoint().main() == [
         "a/b.json", 8, f'"{etag}"', 1, "me", None, "application/json", "c", "1}", None, None, None, ["a/"], ["d"], True,
-        ["a/c"], None, ["a/b.json", "me", True, "Standard"],
+        ["a/c"], None, ["a/b.json", "me", True, "Standard"], [etag, True, ".Z", True],
         [6, 2, 1, ["a/"]],
     ]  # fmt: skip
 
@@ -178,6 +182,8 @@ async def test_a_write_that_fails_changes_nothing(store: ObjectStore) -> None:
     usage = await store.usage("t")
     with pytest.raises(ValueError, match="another MD5"):
         await bucket.put("key", "after", md5="0" * 32)
+    with pytest.raises(ValueError, match="another SHA256"):
+        await bucket.put("key", "after", {"sha256": bytes(32)})
     assert await bucket.put("key", "after", only_if={"etag_matches": "0"}) is None
     with pytest.raises(StorageQuotaExceeded, match="more than 3,000,000 bytes"):
         await bucket.put("key", b"x" * 3_000_001)
@@ -190,7 +196,8 @@ async def test_a_condition_is_a_map_or_the_headers_of_a_request(worker: Make, st
     source = """
     import datetime
     from email.utils import format_datetime
-    from js import Headers
+    from js import Headers, Object
+    from pyodide.ffi import to_js
     from workers import Request, WorkerEntrypoint
     class Default(WorkerEntrypoint):
         async def go(self):
@@ -211,6 +218,7 @@ async def test_a_condition_is_a_map_or_the_headers_of_a_request(worker: Make, st
                 headers(if_modified_since="soon"), headers(if_unmodified_since="Mon, 99 Jan 9999999 00:00:00 GMT"),
             ]
             failed = [
+                to_js({"onlyIf": headers(if_match='"0"')}, dict_converter=Object.fromEntries).onlyIf,
                 {"etagMatches": "0"}, {"etagDoesNotMatch": put.etag}, {"etagDoesNotMatch": "*"},
                 {"uploadedBefore": before}, {"uploadedAfter": after}, headers(if_none_match=put.httpEtag),
                 headers(if_match='"0"'), headers(if_modified_since=http(put.uploaded)),
@@ -228,7 +236,7 @@ async def test_a_condition_is_a_map_or_the_headers_of_a_request(worker: Make, st
             return found
     """
     assert await worker(source, env={"BUCKET": Bucket(store, "t")}).get_entrypoint().go() == [
-        [False] * 13, [True] * 8, [None] * 8, [None] * 2, 6, 3,
+        [False] * 13, [True] * 9, [None] * 9, [None] * 2, 6, 3,
         "only_if takes its op", "an etag is text, or ", "uploaded_before and ", "only_if has no optio",
     ]  # fmt: skip
 
@@ -514,6 +522,8 @@ async def test_what_a_crash_left_behind_goes_when_the_store_is_opened(tmp_path: 
         ("delete(['a'] * 1001)", "ValueError: at most 1,000 objects are deleted at once"),
         ("list({'limit': 1001})", "ValueError: limit is a whole number from 1 to 1,000"),
         ("list({'cursor': 'ä'})", "ValueError: the cursor is not one that list() gave"),
+        ("put('a', 'x', sha1='tea')", "ValueError: one checksum is given at most, in hexadecimal digits or as bytes"),
+        ("put('a', 'x', sha1='00', md5='00')", "ValueError: one checksum is given at most"),
         ("forget(['a'])", "CapabilityError: Bucket has no method 'forget'"),
     ],
 )
