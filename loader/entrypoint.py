@@ -168,8 +168,13 @@ class Entrypoint:
                 response.hold(use.pop_all())
         return response
 
-    async def handle(self, event: Literal["queue", "tail", "scheduled", "test"], subject: Any) -> Any:
-        """Hand it a batch of messages, what other workers did, or a moment: `{"cron": ..., "scheduledTime": ...}`."""
+    async def handle(self, event: Literal["queue", "tail", "scheduled", "email", "test"], subject: Any) -> Any:
+        """Hand it a batch of messages, what other workers did, a moment, `{"cron": ..., "scheduledTime": ...}`, or a
+        mail, `{"from": ..., "to": ..., "raw": b"..."}`.
+
+        Of a mail it gives what the worker has decided, for the host to do: `rejected`, a reason or None, `forwarded`,
+        to whom with which headers, and `replied`, messages like the one that came.
+        """
 
         async def once() -> Any:
             async with AsyncExitStack() as use:

@@ -103,19 +103,10 @@ class JournalTarget:
 
     def pledge(self, method: str, payload: bytes, channel: Channel) -> Answer | None:
         """See `Capability`. For the commonest question of all: that a step has come to its result."""
-        if method not in {"settle", "after"} or len(payload) > _SHORT:
+        if method != "settle" or len(payload) > _SHORT:
             return None
         channel.scan(payload)
-        arguments = values.loads(payload, trusted=True)
-        if method == "after":
-            match arguments:
-                case [taken, "settle", bytes(payload)]:
-                    self._took(taken)  # once, though `answer` may be asked the same
-                    channel.scan(payload)
-                    arguments = values.loads(payload, trusted=True)
-                case _:
-                    return None
-        match arguments:
+        match values.loads(payload, trusted=True):
             case [name, count, 1 as attempt, None, value, None, True, None, within] if type(attempt) is int:
                 pass
             case _:
@@ -222,27 +213,9 @@ class JournalTarget:
         self._attempts[mark] = known  # as the last one to be forgotten
         return known
 
-    async def _after(self, channel: Channel, taken: object, method: str, payload: bytes) -> bytes:
-        """Another question, and first what events the run has gone on with since the one before."""
-        self._took(taken)
-        if method in _OF_THE_CALL or not isinstance(payload, bytes):
-            raise PayloadError(f"{method!r:.40} is not asked after something else")
-        return await self.answer(method, payload, channel) if method else values.dumps(None)
-
-    def _took(self, taken: object) -> None:
-        if not isinstance(taken, list):
-            raise PayloadError("what was taken is a list")
-        for each in taken:
-            match each:
-                case [str(name), int(count), str(kind), timeout, None]:
-                    self._journal.took(name, count, kind, timeout)
-                    self._count("wait_for_event", name, count)
-                case _:
-                    raise PayloadError("what was taken has a name, a count, a type and a timeout")
-
     async def _later(self, channel: Channel, ticket: int, method: str, payload: bytes) -> bytes:
         """Another question, whose answer is told under a number."""
-        if method in _OF_THE_CALL and method != "after":
+        if method in _OF_THE_CALL:
             raise PayloadError(f"{method!r:.40} is not asked with a ticket")
         self.tickets.take(ticket, method, payload, channel)
         return values.dumps(None)
@@ -378,7 +351,6 @@ class _OfTheCall(NamedTuple):
 
 _OF_THE_CALL: Final = {
     "through": _OfTheCall(JournalTarget._through, 4),
-    "after": _OfTheCall(JournalTarget._after, 3),
     "later": _OfTheCall(JournalTarget._later, 3),
     "forget": _OfTheCall(JournalTarget._forget, 1),
 }

@@ -28,6 +28,11 @@ ROWS = {
         loader/test_sdk.py::test_a_schedule_is_told_to_a_worker
         loader/test_sdk.py::test_values_cross_between_workers
     """,
+    "`request.cf`": """
+        loader/test_sdk.py::test_what_fetch_gives_may_have_to_be_awaited_still
+        loader/test_mounted.py::test_a_middleware_says_where_a_request_is_from
+    """,
+    "`email`": "loader/test_sdk.py::test_a_mail_is_decided_about",
     "FastAPI, Starlette, Flask, Django": """
         loader/test_frameworks.py::test_starlette_serves
         loader/test_frameworks.py::test_fastapi_serves
@@ -37,6 +42,7 @@ ROWS = {
     "`urllib`, `requests`, `httpx`": """
         loader/bindings/test_libraries.py::test_libraries_that_a_tenant_brings_reach_the_network
         loader/bindings/test_libraries.py::test_what_a_library_does_elsewhere_it_does_here
+        loader/bindings/test_libraries.py::test_libraries_of_a_profile_reach_the_network
     """,
     "packages in pure Python": """
         loader/test_bundle.py::test_packages_come_along
@@ -47,6 +53,11 @@ ROWS = {
         loader/test_shim.py::test_the_web_has_its_names
         loader/test_shim.py::test_what_is_asynchronous_can_be_waited_for_where_nothing_is
     """,
+    "`js.crypto`: what is random": """
+        loader/test_shim.py::test_text_and_chance_have_their_names
+        loader/test_shim.py::test_keys_of_the_standard_library_sign_and_make_others
+    """,
+    "`js.crypto.subtle` with keys": "loader/test_shim.py::test_other_keys_are_the_business_of_the_profile",
     "packages that are not written in Python alone": """
         loader/test_bundle.py::test_what_is_not_python_alone_is_the_hosts
     """,
@@ -61,8 +72,9 @@ ROWS = {
         loader/test_sockets.py::test_a_connection_that_breaks_is_told_to_its_object
     """,
     "web sockets that a worker opens": """
-        loader/test_sockets.py::test_misuse_is_answered_in_javascripts_words
         loader/test_sockets.py::test_a_worker_speaks_to_a_durable_object_itself
+        loader/test_sockets.py::test_a_worker_opens_a_web_socket_by_an_address
+        loader/bindings/test_dialed.py::test_a_server_on_the_network_is_spoken_to
     """,
     "`js.caches`": "loader/test_shim.py::test_answers_are_kept_for_a_while",
     "`js.ReadableStream`": """
@@ -73,8 +85,16 @@ ROWS = {
         sandbox/test_modules.py::test_files_beside_modules_are_where_programs_look_for_them
         sandbox/test_modules.py::test_what_is_missing_in_a_folder_that_came_along_is_not_found
     """,
+    "temporary files: `tempfile`": """
+        sandbox/test_library.py::test_temporary_files_lie_in_memory
+        sandbox/test_library.py::test_what_would_need_a_file_says_what_to_do_instead
+    """,
     "`js.eval`, `js.WebAssembly`": "loader/test_shim.py::test_what_has_no_place_here_says_so",
-    "`import_from_javascript`": "loader/test_sdk.py::test_every_public_name_is_there",
+    "`import_from_javascript`": """
+        loader/test_sdk.py::test_every_public_name_is_there
+        loader/test_sdk.py::test_a_mail_is_decided_about
+    """,
+    "`ctx.container`": "loader/bindings/test_durable.py::test_there_are_no_containers",
     "bindings for what Cloudflare alone has": "loader/test_sdk.py::test_env_is_the_workers_bindings_everywhere",
 }
 """How a row begins, and its tests."""

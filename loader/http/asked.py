@@ -44,7 +44,7 @@ def request(
     scheme = scope.get("scheme", "http")
     try:
         return Request(f"{_OF_HTTP.get(scheme, scheme)}://{host}{target}", method=scope.get("method", "GET"),
-                       headers=given, body=body)  # fmt: skip
+                       headers=given, body=body, cf=scope.get("cf"))  # fmt: skip
     except Malformed as error:
         raise Refused(400, "The request is malformed.") from error
 

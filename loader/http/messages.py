@@ -23,6 +23,7 @@ from .headers import headers as checked
 from .sockets import SentSocket, WebSocket
 
 _REDIRECTS: Final = ("follow", "manual", "error")
+_OPTIONS: Final = ("method", "headers", "redirect", "cf")
 _NO_URL: Final = re.compile(r"[\x00-\x1f\x7f]")
 
 
@@ -69,11 +70,19 @@ class Request(Message):
     """What is asked of a tenant: `Request("https://shop.example/", method="POST", body=b"...")`.
 
     `url` is absolute. `body` is text, bytes or an asynchronous iterator of bytes, which is read as fast as the tenant
-    reads. `Malformed` says what of it could not be sent.
+    reads. `cf` are plain values that the tenant finds as `request.cf`, such as the client's country. `Malformed` says
+    what of it could not be sent.
     """
 
     def __init__(
-        self, url: str, *, method: str = "GET", headers: object = (), body: Body | str = None, redirect: str = "follow"
+        self,
+        url: str,
+        *,
+        method: str = "GET",
+        headers: object = (),
+        body: Body | str = None,
+        redirect: str = "follow",
+        cf: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(headers, body)
         if not isinstance(method, str) or not TOKEN.fullmatch(method):
@@ -81,17 +90,20 @@ class Request(Message):
         if redirect not in _REDIRECTS:
             raise Malformed(f"redirect is {', '.join(_REDIRECTS)}, not {redirect!r:.40}")
         self.url, self.method, self.redirect = _url(url), method, redirect
+        self.cf = None if cf is None else dict(cf)
+        if not _is_plain(self.cf):
+            raise Malformed("cf is a map of plain values, such as {'country': 'PT'}")
 
     def sent(self) -> Sent:
         """The same on its way into a sandbox."""
         head = {"url": self.url, "method": self.method, "headers": list(self.headers), "redirect": self.redirect}
-        return Sent("Request", head, self._body)
+        return Sent("Request", head if self.cf is None else {**head, "cf": self.cf}, self._body)
 
     @classmethod
     def received(cls, value: object, options: Mapping[str, Any]) -> Request:
         """What a sandbox asked for: a request, or a URL and options as of `fetch`. `Malformed`."""
         if isinstance(value, str):
-            known = {name: options[name] for name in ("method", "headers", "redirect") if options.get(name) is not None}
+            known = {name: options[name] for name in _OPTIONS if options.get(name) is not None}
             if isinstance(given := known.get("headers"), Stub) and given._attributes.get(CLASS) == "Headers":
                 known["headers"] = given._attributes.get("pairs")
             body = options.get("body")
@@ -101,7 +113,7 @@ class Request(Message):
         attributes, body = opened(value, "Request")
         match attributes:
             case {"url": str(url), "method": str(method), "headers": list(pairs), "redirect": str(redirect)}:
-                return cls(url, method=method, headers=pairs, body=body, redirect=redirect)
+                return cls(url, method=method, headers=pairs, body=body, redirect=redirect, cf=attributes.get("cf"))
         raise Malformed("a request without a URL, a method and headers")
 
 
@@ -216,6 +228,17 @@ class _Lent:
     async def aclose(self) -> None:
         """Nobody reads on."""
         await self._response.aclose()
+
+
+def _is_plain(value: object) -> bool:
+    match value:
+        case None | bool() | int() | float() | str():
+            return True
+        case list():
+            return all(map(_is_plain, value))
+        case dict():
+            return all(isinstance(name, str) and _is_plain(one) for name, one in value.items())
+    return False
 
 
 def _close_later(loop: asyncio.AbstractEventLoop, resources: AsyncExitStack) -> None:

@@ -18,6 +18,8 @@ from .worker import result
 async def fetch(method: Callable[..., Any], request: Any) -> FetchResponse:
     """A request to answer. Called with as much of it as the method wants to have."""
     answer = await result(method, *wanted(method, [request]))
+    while inspect.isawaitable(answer):  # `return fetch(request)`, which a promise would have been
+        answer = await answer
     if not isinstance(answer, FetchResponse):
         raise TypeError(f"fetch() must return a Response, not {type(answer).__name__}")
     return answer
@@ -52,8 +54,16 @@ async def test(method: Callable[..., Any], about: JsDict) -> None:
     await result(method, *wanted(method, [about, None, None]))
 
 
+async def email(method: Callable[..., Any], about: JsDict) -> JsDict:
+    """A message came by mail."""
+    from . import mails
+
+    return await mails.handle(method, about)
+
+
 HANDLERS: Final[dict[str, Callable[..., Any]]] = {
-    "fetch": fetch, "queue": queue, "tail": tail, "scheduled": scheduled, "test": test,
+    "fetch": fetch, "queue": queue, "tail": tail, "scheduled": scheduled, "email": email,
+    "test": test,
 }  # fmt: skip
 
 

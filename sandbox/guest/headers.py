@@ -29,10 +29,10 @@ class Headers:
 
     def append(self, name: str, value: Any) -> None:
         """One more of that name."""
-        text = _text(value).strip(" \t")
-        if not isinstance(name, str) or not TOKEN.fullmatch(name) or UNSENDABLE.search(text):
-            raise TypeError(f"Invalid header: {name!r:.80}: {text!r:.80}")
-        self.pairs.append((name, text))
+        whole = text(value).strip(" \t")
+        if not isinstance(name, str) or not TOKEN.fullmatch(name) or UNSENDABLE.search(whole):
+            raise TypeError(f"Invalid header: {name!r:.80}: {whole!r:.80}")
+        self.pairs.append((name, whole))
 
     def get(self, name: str, default: Any = None) -> Any:
         """The value of that name, all of them joined."""
@@ -100,8 +100,8 @@ class Headers:
 Mapping.register(Headers)  # which is what web frameworks ask for
 
 
-def _text(value: Any) -> str:
-    """As JavaScript would write it."""
+def text(value: Any) -> str:
+    """A value as JavaScript would write it."""
     if isinstance(value, bool):
         return "true" if value else "false"
     return "null" if value is None else str(value)

@@ -19,7 +19,7 @@ from cloister.ipc.stubs import Stub
 
 from . import scope
 from .bodies import Bodied, Stream, given
-from .headers import TOKEN, UNSENDABLE, Headers
+from .headers import TOKEN, UNSENDABLE, Headers, text
 from .values import JsDict
 
 _METHODS: Final = {method.value: method for method in HTTPMethod}
@@ -68,7 +68,8 @@ class Request(Bodied):
         for name, usual in _USUAL.items():
             setattr(self, name, usual if options.get(name) is None else options[name])
         self._headers = Headers(options.get("headers"))
-        self.body, kind = given(options.get("body"), "Request")
+        body = options.get("body")
+        self.body, kind = given(",".join(map(text, body)) if isinstance(body, list) else body, "Request")
         if self.body is not None and method in {"GET", "HEAD"}:
             raise TypeError("Request with a GET or HEAD method cannot have a body.")
         if kind and "content-type" not in self._headers:
@@ -89,7 +90,8 @@ class Request(Bodied):
     def rpc_attributes(self) -> Mapping[str, Any]:
         """The head, and a short body."""
         return self._sent("Request", url=self.url, method=str(getattr(self.method, "value", self.method)),
-                          headers=self._headers.pairs, redirect=self.redirect)  # fmt: skip
+                          headers=self._headers.pairs, redirect=self.redirect,
+                          **({"cf": self.cf} if self.cf else {}))  # fmt: skip
 
     @classmethod
     def _received(cls, attributes: Mapping[str, Any], stub: Stub) -> Request:

@@ -83,6 +83,8 @@ class Default(WorkerEntrypoint):
             server.accept()
             server.addEventListener("message", lambda event: server.send(event.data))
             return Response(None, status=101, web_socket=client)
+        if path == "from":
+            return Response(request.cf.country)
         if path == "unread":
             return Response("enough", status=202)
         if path == "echo":
@@ -243,6 +245,25 @@ async def test_a_client_without_a_server_does_as_well(host: Host) -> None:
     async with httpx.AsyncClient(transport=transport, base_url="http://shop.example") as client:
         assert (await client.get("/tea")).json()["url"] == "http://shop.example/tea"
         assert (await client.post("/count", content=b"x" * 1000)).text == "1000"
+
+
+async def test_a_middleware_says_where_a_request_is_from(host: Host) -> None:
+    """What it puts into the scope under that name the tenant finds in `request.cf`. No client can say it."""
+    said: list[Any] = []
+    scope = {"type": "http", "method": "GET", "path": "/from", "raw_path": b"/from", "query_string": b"",
+             "headers": [], "scheme": "https", "http_version": "2", "cf": {"country": "PT"}}  # fmt: skip
+
+    events = iter([{"type": "http.request"}])
+
+    async def receive() -> Any:
+        event = next(events, None)
+        return event if event is not None else await asyncio.Event().wait()
+
+    async def send(event: Any) -> None:
+        said.append(event)
+
+    await host.asgi("t-42")(scope, receive, send)
+    assert (said[0]["status"], said[1]["body"]) == (200, b"PT")
 
 
 async def test_the_body_of_a_request_by_later_versions_of_http_needs_no_length(host: Host) -> None:

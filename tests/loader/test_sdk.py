@@ -537,6 +537,53 @@ async def test_a_schedule_is_told_to_a_worker(worker: Make) -> None:
         await service.handle("scheduled", {"cron": "other"})
 
 
+async def test_a_mail_is_decided_about(worker: Make) -> None:
+    """The worker says what is to be done with it, and the host is told. What is no mail is refused in words."""
+    source = """
+    import js
+    from workers import WorkerEntrypoint, import_from_javascript
+    class Default(WorkerEntrypoint):
+        async def email(self, message, env, ctx):
+            assert message.from_ == getattr(message, "from") == "ann@a.example" and message.to == "bob@b.example"
+            assert (message.headers.get("subject"), message.rawSize) == ("long subject", 43)
+            assert (await js.Response.new(message.raw).arrayBuffer()).to_bytes().endswith(b"body")
+            headers = js.Headers.new()
+            headers.set("x-by", "worker")
+            await message.forward("carl@c.example", headers)
+            EmailMessage = import_from_javascript("cloudflare:email").EmailMessage
+            await message.reply(EmailMessage.new("bob@b.example", "ann@a.example", "later"))
+            message.setReject("full")
+    """
+    raw = b"Subject: long\r\n subject\r\nBad Name: \r\n\r\nbody"
+    mail = {"from": "ann@a.example", "to": "bob@b.example", "raw": raw}
+    entry = worker(source).get_entrypoint()
+    assert await entry.handle("email", mail) == {
+        "rejected": "full",
+        "forwarded": [{"to": "carl@c.example", "headers": [["x-by", "worker"]]}],
+        "replied": [{"from": "bob@b.example", "to": "ann@a.example", "raw": b"later"}],
+    }
+    with pytest.raises(TenantError, match="a message has `from`, `to` and `raw`"):
+        await entry.handle("email", {"from": "ann@a.example"})
+
+
+async def test_what_fetch_gives_may_have_to_be_awaited_still(worker: Make) -> None:
+    """`return fetch(request)`, as where that is a promise. What the host says of the request goes along."""
+    web = worker("""
+    from workers import Response, WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def fetch(self, request):
+            return Response.json([request.url, request.cf.country, await request.text()])
+    """).get_entrypoint()
+    older = (
+        "from workers import fetch\nasync def on_fetch(request): return fetch(request, method='POST', body=[1, True])"
+    )
+    entry = worker(older, global_outbound=web).get_entrypoint()
+    answer = await entry.fetch("https://a.b/c", cf={"country": "PT"})
+    assert await answer.json() == ["https://a.b/c", "PT", "1,true"]
+    with pytest.raises(ValueError, match="cf is a map of plain values"):
+        await entry.fetch("https://a.b/c", cf={"country": {object()}})
+
+
 # How a program is found
 
 

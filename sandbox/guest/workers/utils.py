@@ -35,7 +35,9 @@ def patch_env(d: Mapping[str, Any] | None = None, /, **names: Any) -> Iterator[N
 
 
 def import_from_javascript(module_name: str) -> Any:
-    """`ImportError`: there is no JavaScript here."""
+    """`cloudflare:email`, for its `EmailMessage`. `ImportError` for any other: there is no JavaScript here."""
+    if module_name == "cloudflare:email":
+        return importlib.import_module("cloister.sandbox.guest.mails")
     raise ImportError(
         f"{module_name!r} is a module of JavaScript, and there is none in a sandbox. What `cloudflare:workers` has is "
         "in the Python module `workers`",
