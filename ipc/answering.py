@@ -53,19 +53,19 @@ def about_to_read(payload: bytes) -> None:
 
 
 class Answering:
-    """What one peer is asked, until it is answered. For the rest see `Peer`."""
+    """What one peer is asked, until it is answered. It does not hold the peer that has it, so that a peer which is
+    dropped is gone at once, and not when somebody looks for garbage. For the rest see `Peer`."""
 
-    __slots__ = ("_fatal", "_held", "_hold", "_loop", "_peer", "_tasks", "_trace")
+    __slots__ = ("_fatal", "_held", "_hold", "_loop", "_tasks", "_trace")
 
     def __init__(
         self,
-        peer: Peer,
         loop: asyncio.AbstractEventLoop,
         hold: Callable[[int, int], bool],
         fatal: tuple[type[BaseException], ...],
         trace: failures.Trace | None,
     ) -> None:
-        self._peer, self._loop, self._fatal, self._trace = peer, loop, fatal, trace
+        self._loop, self._fatal, self._trace = loop, fatal, trace
         self._held, self._hold = 0, hold
         self._tasks: dict[int, asyncio.Task[None]] = {}
 
@@ -75,12 +75,11 @@ class Answering:
     def __iter__(self) -> Iterator[int]:
         return iter(self._tasks)
 
-    def begin(self, call: Call) -> None:
+    def begin(self, peer: Peer, call: Call) -> None:
         """Begin to answer, and be done at once where nothing has to be waited for."""
-        peer = self._peer
-        if (pledge := peer.exports.pledging(call.target)) is not None and self._pledged(call, pledge):
+        if (pledge := peer.exports.pledging(call.target)) is not None and self._pledged(peer, call, pledge):
             return
-        task = _start(self._respond(call), self._loop)
+        task = _start(self._respond(peer, call), self._loop)
         if not task.done():
             self._tasks[call.call] = task
             if peer.closed:  # by what it has done so far
@@ -96,42 +95,44 @@ class Answering:
         for task in list(self._tasks.values()):
             task.cancel()
 
-    def read(self, payload: bytes, elements: int) -> None:
+    def read(self, peer: Peer, payload: bytes, elements: int) -> None:
         """A value of so many elements is about to be read. `TooManyCalls` if it is arguments, and too much."""
         held = _answered.get(None)
         if held is not None and held.payload is payload:
             held.payload = b""
             if elements > _FREE_ELEMENTS:
                 held.bytes += (more := (elements - _FREE_ELEMENTS) * _ELEMENT)
-                self._hold_more(more, payload)
+                self._hold_more(peer, more, payload)
 
-    def _pledged(self, call: Call, pledge: Callable[[str, bytes, Channel], Answer | None]) -> bool:
+    def _pledged(self, peer: Peer, call: Call, pledge: Callable[[str, bytes, Channel], Answer | None]) -> bool:
         number, method, size, answer = call.call, call.method, len(call.payload), None
         if self._take(size):
             with contextlib.suppress(Exception):  # which is raised again, and told, by what is asked then
-                answer = pledge(method, call.payload, self._peer)
+                answer = pledge(method, call.payload, peer)
         if answer is None:
             self._let(size)
             return False
-        answer.add_done_callback(lambda came: self._kept(number, method, size, came), context=contextvars.Context())
+        answer.add_done_callback(
+            lambda came: self._kept(peer, number, method, size, came), context=contextvars.Context()
+        )
         return True
 
-    def _kept(self, number: int, method: str, size: int, answer: Answer) -> None:
+    def _kept(self, peer: Peer, number: int, method: str, size: int, answer: Answer) -> None:
         """What was pledged has come."""
         self._let(size)
         try:
-            self._peer.reply(Result(number, answer.result()))
+            peer.reply(Result(number, answer.result()))
         except BaseException as error:  # noqa: BLE001 - whatever is raised is the answer
-            self._peer.reply(self._failure(number, method, error))
+            peer.reply(self._failure(number, method, error))
 
-    async def _respond(self, call: Call) -> None:
+    async def _respond(self, peer: Peer, call: Call) -> None:
         answer: Result | Failure
         number, target, method, payload = call
         held = _Held(len(payload))
         _answered.set(held)
         try:
-            self._hold_more(held.bytes, payload)
-            work = self._peer.forward(target, method, payload)
+            self._hold_more(peer, held.bytes, payload)
+            work = peer.forward(target, method, payload)
             del call, payload  # which may be large, and the answer far away
             answer = Result(number, await work)
         except BaseException as error:  # whatever is raised is the answer
@@ -141,7 +142,7 @@ class Answering:
         finally:
             self._let(held.bytes)
             self._tasks.pop(number, None)
-        self._peer.reply(answer)
+        peer.reply(answer)
 
     def _failure(self, number: int, method: str, error: BaseException) -> Failure:
         with contextlib.suppress(Exception):  # of a class whose tracebacks cannot be asked for
@@ -157,9 +158,9 @@ class Answering:
         self._held -= size
         self._hold(-size, self._held)
 
-    def _hold_more(self, size: int, payload: bytes) -> None:
+    def _hold_more(self, peer: Peer, size: int, payload: bytes) -> None:
         if not self._take(size):
-            self._peer.discard(payload)
+            peer.discard(payload)
             most = f"more than {MAX_HELD >> 20} MiB of arguments, or those of all sandboxes too much"
             raise TooManyCalls(f"calls that wait for an answer hold {most}")
 

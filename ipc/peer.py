@@ -76,7 +76,7 @@ class Peer:
         self._on_call, self._on_cancel, self._on_read = on_call, on_cancel, on_read
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, Answer] = {}
-        self._answering = Answering(self, self._loop, hold, fatal, trace)
+        self._answering = Answering(self._loop, hold, fatal, trace)
         self._timer: asyncio.TimerHandle | None = None
         self._leaving: collections.deque[tuple[int | None, tuple[bytes, ...]]] = collections.deque()
         self._releasing = False
@@ -208,7 +208,7 @@ class Peer:
         self._on_read(elements)
         if self._closed is not None and self._closed is not closed:
             raise self._closed
-        self._answering.read(payload, elements)
+        self._answering.read(self, payload, elements)
 
     def let_go(self, target: int | None, unread: tuple[bytes, ...] = ()) -> None:
         """Drop one reference to a capability of the other side, and what is in values that nobody will read. Safe from
@@ -350,7 +350,7 @@ class Peer:
 
 _ACTIONS: Final[Mapping[type[Message], Callable[[Peer, Any], None]]] = {
     Result: Peer._settle,
-    Call: lambda peer, call: peer._answering.begin(call),
+    Call: lambda peer, call: peer._answering.begin(peer, call),
     Failure: Peer._fail,
     Cancel: lambda peer, cancel: peer._answering.cancel(cancel.call),
     Release: Peer._given_back,
