@@ -11,7 +11,7 @@ import pytest
 
 from cloister.ipc import RpcTarget
 from cloister.loader import Loader, TenantError, WorkerCode, WorkerStub
-from cloister.loader.bindings import Database, Databases
+from cloister.loader.bindings import Database, DatabaseLimits, Databases
 from cloister.loader.http import Request
 
 Make = Callable[..., WorkerStub]
@@ -491,7 +491,7 @@ PROFILES = {
 @pytest.fixture(scope="module")
 def database(runner: asyncio.Runner, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Databases]:
     """A folder of databases."""
-    databases = Databases(tmp_path_factory.mktemp("databases"))
+    databases = Databases(tmp_path_factory.mktemp("databases"), limits=DatabaseLimits(seconds=100))
     yield runner.run(databases.__aenter__())
     runner.run(databases.__aexit__(None, None, None))
 

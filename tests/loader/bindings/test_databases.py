@@ -149,7 +149,7 @@ async def test_many_rows_cost_the_host_no_more_than_their_bytes(
 async def test_a_folder_may_be_a_relative_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The processes that open its files stand elsewhere, and so may the host later on."""
     monkeypatch.chdir(tmp_path)
-    async with Databases("databases") as databases:
+    async with Databases("databases", limits=DatabaseLimits(seconds=100)) as databases:
         database = Database(databases, "t-42")
         await database.exec("CREATE TABLE t (a)")
         monkeypatch.chdir("/")
@@ -549,13 +549,13 @@ async def test_no_process_outlives_a_host_that_is_killed(tmp_path: Path) -> None
         ended, _, _ = await asyncio.to_thread(select.select, [server], [], [], 30)
         os.close(server)
         assert ended
-    async with Databases(tmp_path) as databases:
+    async with Databases(tmp_path, limits=DatabaseLimits(seconds=100)) as databases:
         assert await Database(databases, "t-42").sql("SELECT count(*) AS n FROM a") == [{"n": 0}]
 
 
 async def test_a_database_that_is_emptied_gives_its_room_back(tmp_path: Path) -> None:
     """So that it can be used for something else."""
-    async with Databases(tmp_path / "databases") as databases:
+    async with Databases(tmp_path / "databases", limits=DatabaseLimits(seconds=100)) as databases:
         database = Database(databases, "t-42")
         await database.exec("CREATE TABLE a (x)")
         await database.batch([["INSERT INTO a VALUES (zeroblob(100000))", []] for _ in range(40)])

@@ -19,6 +19,7 @@ from cloister.loader import Quota, TenantError, WorkerStub
 from cloister.loader.bindings import (
     Bucket,
     Database,
+    DatabaseLimits,
     Databases,
     KeyValue,
     KeyValueStore,
@@ -61,7 +62,9 @@ async def opened(folder: Path, limit: int | None) -> AsyncIterator[Stores]:
         yield Stores(
             storage,
             await stack.enter_async_context(KeyValueStore(folder / "keys.db", storage=storage)),
-            await stack.enter_async_context(Databases(folder / "databases", storage=storage)),
+            await stack.enter_async_context(
+                Databases(folder / "databases", storage=storage, limits=DatabaseLimits(seconds=100))
+            ),
             await stack.enter_async_context(ObjectStore(folder / "objects", storage=storage)),
             await stack.enter_async_context(QueueStore(folder / "queues.db", storage=storage)),
         )
