@@ -59,8 +59,6 @@ class Instance:
         instance, rows = await self._scheduler.reader.ask(Catalogue.look, self._address)
         status, output, error, run_number, created, started, ended, *rest = instance
         wake_at, paused_at, expires, undoing, undone, labels = rest
-        if status == Status.RUNNING and (until := self._rests_until()) is not None:
-            status, wake_at = Status.WAITING, until
         running = before.items() & self._running().items() if status not in FINAL else set()
         steps = [_step(*row, running={key for key, _ in running}) for row in rows]
         recorded = {(kind, name, count) for kind, name, count, *_ in rows}
@@ -96,11 +94,6 @@ class Instance:
             case Whole(data):
                 return data
         return values.loads(EventRecord.decode(found).payload if key[0] == "wait" else found, trusted=True)
-
-    def _rests_until(self) -> int | None:
-        """When a run that is kept for a moment, since it goes on soon, does so."""
-        run = self._scheduler.active.get(self._address)
-        return None if run is None else run.journal.rests_until()
 
     def _running(self) -> dict[Key, int]:
         """Steps in progress, which are in memory only, and since when."""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .clock import resolve
 from .recorder import Known, Recorder
 from .records import Key, StepKind
+from .store import instances
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -88,6 +89,7 @@ class Parking(Recorder):
         finally:
             timer.cancel()
             del self._waits[key]
+            self._go_on()
             self._stir()
 
     def _stir(self) -> None:
@@ -126,24 +128,24 @@ class Parking(Recorder):
         it does not go on soon.
         """
         kept = self._linger + min(len(self._known) * KEPT_PER_RECORD, KEPT_AT_MOST)
-        soon = self._nearest - self._clock.now() <= kept * 1000
+        nearest = min(due for due, _ in self._waits.values())
+        soon = nearest - self._clock.now() <= kept * 1000
         idle = await self.only_waits()
         if self.over is not None or self._running or not self._waits:
             return
         if not idle or self._writes or self._holds or self._activity != seen:
             self._stir()
         elif soon:
-            self._resting = seen
+            self._rests = True
+            self._writer.submit_unhurried(instances.rest, self._number, nearest).add_done_callback(self._check_stored)
         else:
             self._host.on_parkable(tuple(self._waits))
 
-    @property
-    def _nearest(self) -> int:
-        return min(due for due, _ in self._waits.values())
-
-    def rests_until(self) -> int | None:
-        """The nearest deadline, if the run was found to do nothing but wait and has not gone on since."""
-        return self._nearest if self._resting == self._activity and self._waits else None
+    def _go_on(self) -> None:
+        """It rests no longer, if it did."""
+        if self._rests and self.over is None:
+            self._rests = False
+            self._writer.submit_unhurried(instances.go_on, self._number).add_done_callback(self._check_stored)
 
     async def _drained(self) -> None:
         """Say that nothing is in progress, when whoever runs the program says so as well: bodies that have only just

@@ -82,7 +82,7 @@ class Recorder:
     __slots__ = (  # tens of thousands may be live at once, and a dict for so many attributes takes 1.5 KiB
         "_activity", "_arrived", "_asking", "_claim", "_clock", "_draining", "_gate", "_holds", "_host", "_known",
         "_linger", "_linger_timer", "_mocks", "_most_steps", "_number", "_occupied", "_of_kind", "_refusal", "_refused",
-        "_resting", "_returning", "_room", "_running", "_turns", "_waits", "_writer", "_writes", "claims",
+        "_rests", "_returning", "_room", "_running", "_turns", "_waits", "_writer", "_writes", "claims",
         "code_digest", "frozen", "history", "instance_id", "only_waits", "over", "progressed", "run", "scope",
         "supervised", "undoing", "workflow_name",
     )  # fmt: skip
@@ -128,7 +128,7 @@ class Recorder:
         self._arrived: dict[Key, bytes] = {}
         self._turns = Turns()
         self._writes = self._holds = self._activity = 0
-        self._resting = -1  # the activity at which it was found to rest
+        self._rests = False  # it is on record that the run, which is kept, does nothing but wait
         self._linger_timer: Timer | None = None
         self._gate: asyncio.Event | None = None
         self._asking: asyncio.Future[None] | None = None

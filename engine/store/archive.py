@@ -17,6 +17,7 @@ from ..database import VERSION, Ownership, connect, connect_to_read, copy, inspe
 from ..errors import InstanceNotFound, StorageError
 from ..listing import Page, Query, Summary, cursor_after
 from .catalogue import Catalogue
+from .columns import STANDS
 
 
 @contextlib.contextmanager
@@ -57,7 +58,7 @@ def information(path: Path) -> dict[str, Any]:
         log = path.with_name(path.name + "-wal")
         workflows: dict[str, dict[str, int]] = {}
         for row in database.query(
-            "SELECT workflows.name, status, count(*) AS count FROM instances"
+            f"SELECT workflows.name, {STANDS} AS status, count(*) AS count FROM instances"
             " JOIN workflows ON workflows.number = instances.workflow GROUP BY 1, 2 ORDER BY 1, 2"
         ):
             workflows.setdefault(row["name"], {})[row["status"]] = row["count"]

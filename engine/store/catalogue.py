@@ -18,7 +18,7 @@ from ..errors import InstanceNotFound, StepNotFound
 from ..history import STATUS_TYPES, HistoryEvent
 from ..listing import Query, Summary
 from ..records import FINAL, Address, ErrorRecord, Key, Status
-from .columns import read_error, unpack_config, unpack_error, unseal_text
+from .columns import STANDS, read_error, unpack_config, unpack_error, unseal_text
 
 REDACTED = "[REDACTED]"
 SCAN_CHUNK = 2_000
@@ -80,7 +80,7 @@ class Catalogue:
         with self.snapshot():
             number = self.find(address)
             instance = self._execute(
-                "SELECT status, output, error, run, created, started, ended, wake_at, paused_at, expires, undoing,"
+                f"SELECT {STANDS}, output, error, run, created, started, ended, wake_at, paused_at, expires, undoing,"
                 " undone FROM instances WHERE number = ?",
                 (number,),
             ).fetchone()
@@ -169,7 +169,7 @@ class Catalogue:
 
     def _summary(self, number: int) -> Summary:
         row = self._execute(
-            "SELECT id, scope, status, run, created, started, ended FROM instances WHERE number = ?", (number,)
+            f"SELECT id, scope, {STANDS}, run, created, started, ended FROM instances WHERE number = ?", (number,)
         ).fetchone()
         name, scope, status, run, created, started, ended = row
         return Summary(name, scope, Status(status), run, created, started, ended, self._labels(number))
@@ -200,7 +200,7 @@ def _tests(workflow: str, query: Query) -> tuple[str, list[Any]]:
         tests += " AND +workflow = (SELECT number FROM workflows WHERE name = ?)"
         parameters.append(workflow)
     if query.statuses:
-        tests += f" AND status IN ({', '.join('?' * len(query.statuses))})"
+        tests += f" AND {STANDS} IN ({', '.join('?' * len(query.statuses))})"
         parameters += [status.value for status in sorted(query.statuses)]
     for test, moment in ((" AND created >= ?", query.created_from), (" AND created < ?", query.created_before)):
         if moment is not None:

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from ..records import DEFAULT_CONFIG, ErrorRecord, StepConfig, StepRecord
 from .rows import Row
 
+STANDS = "CASE WHEN status = 'running' AND wake_at IS NOT NULL THEN 'waiting' ELSE status END"
+"""Where an instance is shown to stand: a run that is kept, since it goes on soon, only waits until then."""
 Unseal = Callable[[bytes], bytes]
 
 

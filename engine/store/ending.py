@@ -82,6 +82,8 @@ def _answer(
     if standing is Status.WAITING:
         instances.stand(store, parent, Status.QUEUED, now, wake_at=now)
         store.kin.queued.add(address.workflow)
+    elif standing is Status.RUNNING:
+        instances.go_on(store, parent)
     store.kin.answers.append(Answer(address, name, int(count), value))
 
 

@@ -97,6 +97,8 @@ def send_event(
     store.touch(number)
     if status is Status.WAITING:
         return instances.stand(store, number, Status.QUEUED, now, wake_at=now), wait
+    if status is Status.RUNNING:
+        instances.go_on(store, number)
     return Standing(status), wait
 
 

@@ -65,6 +65,8 @@ class _Unread:
 
 def _row(database: Database, table: str, key: str, number: int) -> dict[str, Any]:
     row = next(database[table].rows_where(f"{key} = ?", [number]))
+    if row["status"] == "running" and row["wake_at"] is not None:  # it is shown as it stands
+        row["status"] = "waiting"
     for name in ("workflow", "number", "code"):
         row.pop(name, None)
     for name in ("params", "output"):

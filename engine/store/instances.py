@@ -139,3 +139,13 @@ def stand(
     if status is not Status.QUEUED:  # which is told by the run that comes of it
         store.change(number, now, status.value)
     return Standing(status, wake_at)
+
+
+def rest(store: Store, number: int, until: int) -> None:
+    """The run is kept, and only waits until then."""
+    store.execute("UPDATE instances SET wake_at = ? WHERE number = ? AND status = 'running'", (until, number))
+
+
+def go_on(store: Store, number: int) -> None:
+    """It does so no longer."""
+    store.execute("UPDATE instances SET wake_at = NULL WHERE number = ? AND status = 'running'", (number,))

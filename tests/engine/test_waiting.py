@@ -11,9 +11,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cloister.engine import Engine, WaitTimeout, WorkflowEntrypoint
+from cloister.engine.listing import Query
+from cloister.engine.records import Address
+from cloister.engine.store import archive
+from cloister.engine.store.export import export
 from cloister.engine.testing import Mocks
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cloister.engine.testing import VirtualClock
 
 OpenEngine = Callable[..., Engine]
@@ -412,3 +418,57 @@ async def test_a_run_that_is_kept_for_a_moment_is_shown_to_wait(open_engine: Ope
         await clock.advance(1)
         assert await instance.result() == "done"
         assert engine.statistics().parked == 0
+
+
+async def test_whoever_asks_hears_the_same_of_a_run_that_is_kept(
+    open_engine: OpenEngine, clock: VirtualClock, path: Path
+) -> None:
+    """One that waits, one that has gone on and computes: `status`, lists, what is done in bulk, and those who look at
+    the file beside the host.
+    """
+    on = asyncio.Event()
+
+    class Long(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> str:
+            for n in range(400):
+                await step.do(f"s{n}", lambda: None)
+            if event.payload == "sleep":
+                await step.sleep("short", "1 second")
+            else:
+                await step.wait_for_event("e", "go", "1 second")
+            await on.wait()
+            return "done"
+
+    async def told(instance: Any) -> set[str]:
+        page = await workflow.list(labels={"id": instance.id})
+        (shown,) = page.instances
+        lists = {
+            each
+            for each in ("running", "waiting")
+            if (await workflow.list(status=each, labels={"id": shown.id})).instances
+        }
+        beside = archive.search(path, "w", Query(labels=(("id", shown.id),)), 1).instances[0]
+        exported = export(path, Address("w", "", shown.id))["status"]
+        return {(await instance.status())["status"], shown.status.value, *lists, beside.status.value, exported}
+
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Long)
+        sleeper, waiter = [
+            await workflow.create(id=kind, params=kind, labels={"id": kind}) for kind in ("sleep", "wait")
+        ]
+        await clock.run_until_idle()
+        await clock.advance(0.2)
+        assert engine.statistics().parked == 0
+        assert [await told(each) for each in (sleeper, waiter)] == [{"waiting"}, {"waiting"}]
+        assert archive.information(path)["workflows"] == {"w": {"waiting": 2}}
+        await waiter.send_event(type="go")
+        await clock.advance(0.1)
+        assert [await told(each) for each in (sleeper, waiter)] == [{"waiting"}, {"running"}]
+        assert await workflow.bulk("pause", status="waiting") == {"done": 1, "skipped": 0}
+        await clock.run_until_idle()
+        assert await told(sleeper) == {"paused"}
+        await sleeper.resume()
+        await clock.advance(2)
+        assert [await told(each) for each in (sleeper, waiter)] == [{"running"}, {"running"}]
+        on.set()
+        assert [await each.result() for each in (sleeper, waiter)] == ["done", "done"]
