@@ -105,7 +105,7 @@ class Engine:
         self._writer = writer
         self._reader = Reader(lambda: Catalogue(connect_to_read(self._path), self._codec))
         self._sweeper = Sweeper(writer, self._clock)
-        writer.on_news = self._hear
+        writer.on_news, writer.on_kin = self._hear, self._tell
         self._clock.attach(writer.idle)
         self._clock.attach(self._reader.idle)
         self._sweeper.expect(self._clock.now())
@@ -131,11 +131,9 @@ class Engine:
         self._watchers.ring(None if news is None else news.touched)
         if news is not None and news.expires is not None:
             self._sweeper.expect(news.expires)
-        if news is not None and news.kin:  # after what was acknowledged with it has been dealt with
-            asyncio.get_running_loop().call_soon(self._tell, news.kin)
 
     def _tell(self, kin: Kin) -> None:
-        """What a transaction did to instances that are not its own."""
+        """What was done to instances that it was not about."""
         for address, error in kin.ended:
             if (scheduler := self._schedulers.get(address.workflow)) is not None:
                 scheduler.ended_with(address, error)

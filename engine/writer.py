@@ -26,6 +26,7 @@ from .promptness import Promptness
 from .store.brief import brief
 
 if TYPE_CHECKING:
+    from .store.kin import Kin
     from .store.store import News, Store
     from .writes import Write
 
@@ -57,6 +58,8 @@ class Writer:
         self._opened: asyncio.Future[None] = self._loop.create_future()
         self._ended: asyncio.Future[None] = self._loop.create_future()
         self.on_news: Callable[[News | None], None] = lambda news: None
+        self.on_kin: Callable[[Kin], None] = lambda kin: None
+        """Hears what an operation did to instances that it was not about, in the order of the operations."""
         self._idle: list[asyncio.Future[None]] = []
         self._closing = False
         self._size = 0  # of the last batch
@@ -137,13 +140,12 @@ class Writer:
         self.commits += 1
         together = len(batch) > 1 or not getattr(batch[0][2], "prompt", False)
         self._telling += together
-        for (_, _, future), result in zip(batch, results, strict=True):
-            if future.done():
-                continue
-            if isinstance(result, BaseException):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
+        begun = 0
+        for end, kin in () if news is None else news.kin:
+            _settle(batch[begun:end], results[begun:end])
+            self._loop.call_soon(self.on_kin, kin)  # when those have gone on
+            begun = end
+        _settle(batch[begun:], results[begun:])
         if news is not None or isinstance(results[0], StorageError):
             self.on_news(news)
         if together:
@@ -248,6 +250,8 @@ class Writer:
                     results.append(verb(store, *args))
                 except EngineError as refusal:
                     results.append(refusal)
+                if store.kin:
+                    store.related(len(results))
             if started is None:
                 started = time.perf_counter()
             store.commit()
@@ -288,6 +292,16 @@ class Writer:
             self._alarm = 2 * size
         elif size <= LOG_BYTES:
             self._alarm = LOG_BYTES
+
+
+def _settle(batch: list[_Operation], results: list[Any]) -> None:
+    for (_, _, future), result in zip(batch, results, strict=True):
+        if future.done():
+            continue
+        if isinstance(result, BaseException):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
 
 
 def _succeed(future: asyncio.Future[None]) -> None:

@@ -1,4 +1,4 @@
-"""What a transaction did to instances that it was not about, for the engine to tell once it is durable."""
+"""What an operation did to instances that it was not about, for the engine to tell once it is durable."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Kin:
-    """What a transaction did to instances that it was not about."""
+    """What an operation did to instances that it was not about."""
 
     answers: list[Answer] = field(default_factory=list)
     ended: list[tuple[Address, ErrorRecord]] = field(default_factory=list)

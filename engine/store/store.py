@@ -39,7 +39,8 @@ class News(NamedTuple):
 
     expires: int | None
     touched: frozenset[int]
-    kin: Kin
+    kin: tuple[tuple[int, Kin], ...]
+    """Each with how many of its operations had been done by then."""
 
 
 class Store:
@@ -57,6 +58,7 @@ class Store:
         self._expiring: int | None = None
         self._touched: set[int] = set()
         self.kin = Kin()
+        self._related: list[tuple[int, Kin]] = []
         self.watched: set[int] = set()
         self.quotas: dict[str, int] = {}
         """Bytes that each scope of a workflow may store, by its name. See `usage`."""
@@ -155,11 +157,14 @@ class Store:
         """
         touched = frozenset(self._touched & self.watched)
         expiring, self._expiring = self._expiring, None
-        kin = self.kin
-        if kin:
-            self.kin = Kin()
+        kin, self._related = tuple(self._related), []
         self._touched.clear()
         return News(expiring, touched, kin) if touched or kin or expiring is not None else None
+
+    def related(self, done: int) -> None:
+        """What was done so far has done something to instances that it was not about."""
+        self._related.append((done, self.kin))
+        self.kin = Kin()
 
     def change(
         self, number: int, now: int, what: str, name: str | None = None, count: int | None = None,

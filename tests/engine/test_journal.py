@@ -496,6 +496,48 @@ async def test_however_results_are_recorded_they_are_told_in_the_order_of_their_
         assert sorted(told) == sorted([*"abcefgh", "event"])
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_the_end_of_an_instance_is_told_in_its_turn_like_every_other_outcome(
+    open_engine: OpenEngine, clock: VirtualClock, path: Path, hands: str, at_once: bool
+) -> None:
+    """Though whoever has it stored is not who awaits it: results before and after it are of the same commit."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        _, journal = await desk.create()
+        told: list[str] = []
+
+        async def awaited(name: str) -> None:
+            await journal.child(name, 1, desk.workflow.child({"id": name}, scope="tenant"))
+            told.append(name)
+
+        async def settled(name: str) -> None:
+            await journal.settle(Outcome(name, 1, 1, value=b"\x01"))
+            told.append(name)
+
+        def record(name: str) -> list[asyncio.Task[None]]:
+            if not at_once:
+                return [asyncio.create_task(settled(name))]
+            assert journal.record_result(name, 1, b"\x01", None, lambda error: told.append(name))
+            return []
+
+        children = ["c", "f"]
+        waiting = [asyncio.create_task(awaited(name)) for name in children]
+        await clock.run_until_idle()
+        ends = [(await desk.workflow.get(name, scope="tenant")).terminate() for name in children]
+        first, last = (asyncio.create_task(end) for end in ends)
+        waiting += [*record("a"), first]
+        await asyncio.sleep(0)
+        waiting += [*record("d"), last, *record("g")]
+        await asyncio.gather(*waiting)
+        await clock.run_until_idle()
+        with contextlib.closing(sqlite3.connect(path)) as base:
+            recorded = base.execute(
+                "SELECT name FROM steps WHERE finished IS NOT NULL AND instance = 1 ORDER BY finished"
+            )
+            assert told == [name for (name,) in recorded]
+        assert sorted(told) == ["a", "c", "d", "f", "g"]
+
+
 async def test_what_has_waited_its_turn_is_told_before_what_is_recorded_meanwhile(
     open_engine: OpenEngine, clock: VirtualClock, hands: str
 ) -> None:

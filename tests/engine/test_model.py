@@ -483,6 +483,7 @@ def early_acknowledgement(monkeypatch: pytest.MonkeyPatch) -> None:
                     results.append(verb(store, *args))
                 except Exception as refusal:  # noqa: BLE001 - as the real one does
                     results.append(refusal)
+                store.related(len(results))
             self._handover.tell(self._acknowledge, batch, results, store.news())
             time.sleep(0.01)
             store.commit()
