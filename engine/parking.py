@@ -141,12 +141,6 @@ class Parking(Recorder):
         else:
             self._host.on_parkable(tuple(self._waits))
 
-    def _go_on(self) -> None:
-        """It rests no longer, if it did."""
-        if self._rests and self.over is None:
-            self._rests = False
-            self._writer.submit_unhurried(instances.go_on, self._number).add_done_callback(self._check_stored)
-
     async def _drained(self) -> None:
         """Say that nothing is in progress, when whoever runs the program says so as well: bodies that have only just
         begun were not announced, and outcomes may be on their way. A program that never rests is not waited for long.

@@ -16,6 +16,7 @@ from .errors import JournalBreach, QuotaExceeded, RunOver, StepLimitExceeded, St
 from .records import DEFAULT_CONFIG, Claim, ErrorRecord, Key, StepConfig, StepKind, StepState
 from .room import Room
 from .rules import MAX_STEPS, check_count, check_name
+from .store import instances
 from .store import steps as recorded
 from .store.columns import pack_config, pack_error
 from .turns import Turns
@@ -230,6 +231,7 @@ class Recorder:
 
     def _beginning(self, key: Key, now: int) -> Beginning:
         """When the attempt in progress began, or that it does now."""
+        self._go_on()
         return self._running.setdefault(key, (now, len(self._known)))
 
     def _forget(self, key: Key) -> None:
@@ -284,8 +286,16 @@ class Recorder:
     def _begin(self, write: Write, verb: Callable[..., Any], *args: Any) -> None:
         if self.over is not None:
             self._check_open()
+        if self._rests:
+            self._go_on()
         self._writer.submit_for(write, verb, *args)
         self._writes += 1
+
+    def _go_on(self) -> None:
+        """It rests no longer, if it did."""
+        if self._rests and self.over is None:
+            self._rests = False
+            self._writer.submit_unhurried(instances.go_on, self._number).add_done_callback(self._check_stored)
 
     def wrote(self, write: Write) -> None:
         """See `Bookkeeper`."""

@@ -420,6 +420,33 @@ async def test_a_run_that_is_kept_for_a_moment_is_shown_to_wait(open_engine: Ope
         assert engine.statistics().parked == 0
 
 
+async def test_a_run_that_begins_something_while_it_is_kept_is_not_shown_to_wait(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """A workflow of the host's may wait for other things than steps, of which nobody here knows."""
+
+    class Long(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> str:
+            for n in range(400):
+                await step.do(f"s{n}", lambda: None)
+            nap = asyncio.ensure_future(step.sleep("short", "1 second"))
+            await clock.sleep(0.3)
+            await step.do("beside", lambda: clock.sleep(0.2))
+            await nap
+            return "done"
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Long).create()
+        await clock.run_until_idle()
+        shown = []
+        for _ in range(4):
+            await clock.advance(0.2)
+            shown.append((await instance.status())["status"])
+        assert shown == ["waiting", "running", "waiting", "waiting"]
+        await clock.advance(1)
+        assert await instance.result() == "done"
+
+
 async def test_whoever_asks_hears_the_same_of_a_run_that_is_kept(
     open_engine: OpenEngine, clock: VirtualClock, path: Path
 ) -> None:
