@@ -13,7 +13,7 @@ import ctypes
 import os
 from collections import deque
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -134,15 +134,13 @@ class Handover(Generic[Work]):
 
     def take(self, most: int) -> list[Work]:
         """What waits, up to so much. Nothing when no more will come."""
-        taken: list[Work] = []
-        while self._work and len(taken) < most:
-            work = self._work.popleft()
-            if work is None:
-                if taken:
-                    self._work.appendleft(None)
-                break
-            taken.append(work)
-        return taken
+        work = self._work
+        taken = [work.popleft() for _ in range(min(len(work), most))]
+        if taken and taken[-1] is None:  # which is the last of all
+            taken.pop()
+            if taken:
+                work.append(None)
+        return cast("list[Work]", taken)
 
     def tell(self, callback: Callable[..., object], *args: Any) -> None:
         """Have this called in the loop. If that has gone, nobody is left to hear it."""

@@ -41,7 +41,7 @@ from .rules import (
 )
 from .store import codes, steps, undoing
 from .waits import Waits
-from .writes import Write
+from .writes import PromptWrite
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -191,38 +191,34 @@ class LiveJournal(Waits):
         key: Key = ("do", name, count)
         if self.over is not None or self.frozen or self._mocks is not None or not is_result(name, count, value, within):
             return False
-        if key in self._known or self._of_kind["do"] >= self._most_steps or not self._room.has(len(value)):
+        known, size = self._known, len(value)
+        if key in known or self._of_kind["do"] >= self._most_steps or not self._room.has(size):
             return False
-        now = self._clock.now()
-
-        def recorded(_: object, error: BaseException | None) -> None:
-            if self._writer.told:
-                self._result_recorded(key, error, told)
-            else:  # what was recorded before has yet to return: whoever waits for a write goes on a turn later
-                asyncio.get_running_loop().call_soon(self._result_recorded, key, error, told)
-
-        write = Write(self, recorded, True, (key, _RESULT, None, len(value)), prompt=True)
-        position = len(self._known)
+        now, position = self._clock.now(), len(known)
         started, began = self._running.get(key) or (now, position)
-        self._begin(
-            write, steps.record, now, self._number, "do", name, count, position, "done", 1, None, None, value, None,
-            None, within, None, started, began, now,
-        )  # fmt: skip
-        self._room.take(len(value), name)
+        write = PromptWrite(self, self._result_recorded, True, (key, _RESULT, None, size))
+        write.waiter = told
+        self._writer.submit_for(
+            write, steps.record_result, now, self._number, name, count, position, value, within, started, began
+        )
+        self._writes += 1
+        self._room.take(size, name)
         self._place(key, _RESULT)
         return True
 
-    def _result_recorded(
-        self, key: Key, error: BaseException | None, told: Callable[[BaseException | None], object]
-    ) -> None:
+    def _result_recorded(self, write: PromptWrite, error: BaseException | None) -> None:
+        key: Key = write.replaces[0]
         self._running.pop(key, None)
         self._stir()
         if error is None and not self._next:
-            self._turns.join(key)
-            self._returning.add(task := asyncio.ensure_future(self._return(key, told)))
-            task.add_done_callback(self._returning.discard)
+            self._return_soon(key, write.waiter)
         else:
-            told(error)
+            write.waiter(error)
+
+    def _return_soon(self, key: Key, told: Callable[[BaseException | None], object]) -> None:
+        self._turns.join(key)
+        self._returning.add(task := asyncio.ensure_future(self._return(key, told)))
+        task.add_done_callback(self._returning.discard)
 
     async def _return(self, key: Key, told: Callable[[BaseException | None], object]) -> None:
         """Tell it when all that was recorded before has returned to the run; what comes after it waits until it has

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import sqlite3
 import threading
@@ -24,6 +25,7 @@ from .errors import EngineClosed, EngineError, StorageError
 from .handover import Handover
 from .promptness import Promptness
 from .store.brief import brief
+from .telling import Telling
 
 if TYPE_CHECKING:
     from .store.kin import Kin
@@ -64,7 +66,7 @@ class Writer:
         self._closing = False
         self._size = 0  # of the last batch
         self._untidy, self._alarm = 0, LOG_BYTES
-        self._telling = 0  # batches
+        self._telling = Telling(self._loop)
         self.pending = self.commits = self.operations = 0
         self.commits_here = 0
         """How many of them the loop made itself."""
@@ -138,33 +140,16 @@ class Writer:
         self.pending -= len(batch)
         self.operations += len(batch)
         self.commits += 1
-        together = len(batch) > 1 or not getattr(batch[0][2], "prompt", False)
-        self._telling += together
-        begun = 0
-        for end, kin in () if news is None else news.kin:
-            _settle(batch[begun:end], results[begun:end])
-            self._loop.call_soon(self.on_kin, kin)  # when those have gone on
-            begun = end
-        _settle(batch[begun:], results[begun:])
+        related = () if news is None else news.kin
+        between = [(end, functools.partial(self.on_kin, kin)) for end, kin in related]
+        self._telling.tell([waiter for _, _, waiter in batch], results, between)
         if news is not None or isinstance(results[0], StorageError):
             self.on_news(news)
-        if together:
-            self._loop.call_soon(self._have_told)
         if not self.pending:
             waiting, self._idle = self._idle, []
             for idle in waiting:
                 if not idle.done():
                     idle.set_result(None)
-
-    @property
-    def told(self) -> bool:
-        """Whether all who waited for what is acknowledged have gone on: who hears of a write within that is before
-        those otherwise, though they were recorded first.
-        """
-        return not self._telling
-
-    def _have_told(self) -> None:
-        self._telling -= 1
 
     def _work_here(self) -> bool:
         """Do what waits, unless it could hold up the loop. The thread sleeps, and nobody else wakes it."""
@@ -292,16 +277,6 @@ class Writer:
             self._alarm = 2 * size
         elif size <= LOG_BYTES:
             self._alarm = LOG_BYTES
-
-
-def _settle(batch: list[_Operation], results: list[Any]) -> None:
-    for (_, _, future), result in zip(batch, results, strict=True):
-        if future.done():
-            continue
-        if isinstance(result, BaseException):
-            future.set_exception(result)
-        else:
-            future.set_result(result)
 
 
 def _succeed(future: asyncio.Future[None]) -> None:

@@ -25,17 +25,13 @@ class Bookkeeper(Protocol):
 
 
 class Write:
-    """What a writer settles, as it would a future: see `Writer.submit_for`. `replaces` is for the bookkeeper. Of one
-    that is `prompt` nobody hears a turn later.
-    """
+    """What a writer settles, as it would a future: see `Writer.submit_for`. `replaces` is for the bookkeeper."""
 
-    __slots__ = ("_bookkeeper", "_told", "progress", "prompt", "replaces")
+    __slots__ = ("_bookkeeper", "_told", "progress", "replaces")
 
-    def __init__(
-        self, bookkeeper: Bookkeeper, told: Told, progress: bool, replaces: Any, *, prompt: bool = False
-    ) -> None:
+    def __init__(self, bookkeeper: Bookkeeper, told: Told, progress: bool, replaces: Any) -> None:
         self._bookkeeper, self._told = bookkeeper, told
-        self.progress, self.replaces, self.prompt = progress, replaces, prompt
+        self.progress, self.replaces = progress, replaces
 
     def done(self) -> bool:
         """Nobody can take it back."""
@@ -48,6 +44,28 @@ class Write:
     def set_exception(self, error: BaseException) -> None:
         self._bookkeeper.failed(self, error)
         self._told(None, error)
+
+
+class PromptWrite(Write):
+    """One of which whoever waits hears within a call, and not a turn later: when it is time, see `Telling`. `told` is
+    given the write itself, and `waiter` is for whoever is told.
+    """
+
+    __slots__ = ("_error", "waiter")
+
+    waiter: Any
+
+    def set_result(self, result: Any) -> None:
+        self._error: BaseException | None = None
+        self._bookkeeper.wrote(self)
+
+    def set_exception(self, error: BaseException) -> None:
+        self._error = error
+        self._bookkeeper.failed(self, error)
+
+    def tell(self) -> None:
+        """It is time."""
+        self._told(self, self._error)
 
 
 def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> bool:

@@ -18,8 +18,8 @@ _SENT = "SELECT 1 FROM events WHERE instance = ? UNION ALL SELECT 1 FROM event_i
 """Whether an instance was sent something that is still there."""
 _BRIEF: Final[frozenset[Callable[..., Any]]] = frozenset(
     {
-        instances.create, instances.rest, instances.go_on, steps.record, ending.finish, events.take_event,
-        events.expire, events.send_event, codes.pin,
+        instances.create, instances.rest, instances.go_on, steps.record, steps.record_result, ending.finish,
+        events.take_event, events.expire, events.send_event, codes.pin,
     }
 )  # fmt: skip
 
@@ -28,6 +28,8 @@ def brief(store: Store, verb: Callable[..., Any], args: tuple[Any, ...]) -> bool
     """Whether it takes no longer than its commit. What a codec takes is the host's affair, so it may be long."""
     if store.sealed or verb not in _BRIEF:
         return False
+    if verb is steps.record_result:
+        return len(args[5]) <= BRIEF_BYTES
     if verb is codes.pin:
         return store.codes.known(args[1].digest)  # else it is packed first
     if verb is instances.create:

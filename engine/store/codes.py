@@ -84,7 +84,8 @@ class Codes:
 
     def pin(self, number: int, code: PinnedCode) -> None:
         """Tie an instance to it."""
-        kept = self.keep([code])[code.digest]
+        digest = code.digest
+        kept = self._known.get(digest) or self.keep([code])[digest]
         self._store.run("UPDATE instances SET code = ? WHERE number = ?", (kept, number))
 
     def of(self, number: int) -> bytes:

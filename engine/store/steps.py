@@ -55,6 +55,24 @@ def record(store: Store, now: int, *row: Any) -> None:
     store.touch(number)
 
 
+def record_result(
+    store: Store, now: int, number: int, name: str, count: int, position: int, value: bytes, within: str | None,
+    started: int, began: int,
+) -> None:  # fmt: skip
+    """The first and last record of a step that has come to its result at once, as nearly all do: see `record`."""
+    if store.counted:
+        usage.check_instance(store, number, len(value))
+    if store.sealed and value:
+        value = store.seal(value)
+    store.records.add(
+        (
+            number, "do", name, count, position, "done", 1, None, None, value, None, None, within, None, started,
+            began, now, store.next_number(),
+        )
+    )  # fmt: skip
+    store.touch(number)
+
+
 def put_chunk(store: Store, number: int, name: str, count: int, piece: int, data: bytes) -> None:
     """A piece of a step's result; the first one replaces what an earlier attempt has left."""
     usage.check_instance(store, number, len(data))

@@ -24,6 +24,7 @@ from .steps import RECORD
 RESERVE = 65_536
 MAX_CHANGES = 20_000
 FORGET_EVERY = 512
+_NOBODY = frozenset[int]()
 _CHANGE = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _TABLES = """
 SELECT name, (SELECT coalesce(group_concat(name, ', '), 'rowid') FROM pragma_table_info(tables.name) WHERE pk)
@@ -92,9 +93,9 @@ class Store:
         return self.run(statement, parameters)
 
     def _insert_rows(self) -> None:
-        if self.records:
+        if self.records.waiting:
             self.records.insert(self.run)
-        if self._changes:
+        if self._changes.waiting:
             self._changes.insert(self.run)
 
     def begin(self, *, checkpoints: bool = True) -> None:
@@ -155,11 +156,13 @@ class Store:
 
         Who watches is asked only now: whoever began before the commit must be told, and whoever begins later reads it.
         """
-        touched = frozenset(self._touched & self.watched)
-        expiring, self._expiring = self._expiring, None
-        kin, self._related = tuple(self._related), []
+        touched = frozenset(self._touched & self.watched) if self.watched else _NOBODY
         self._touched.clear()
-        return News(expiring, touched, kin) if touched or kin or expiring is not None else None
+        related, expiring = self._related, self._expiring
+        if not (touched or related or expiring is not None):
+            return None
+        self._related, self._expiring = [], None
+        return News(expiring, touched, tuple(related))
 
     def related(self, done: int) -> None:
         """What was done so far has done something to instances that it was not about."""
