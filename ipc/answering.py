@@ -107,8 +107,10 @@ class Answering:
     def _pledged(self, peer: Peer, call: Call, pledge: Callable[[str, bytes, Channel], Answer | None]) -> bool:
         number, method, size, answer = call.call, call.method, len(call.payload), None
         if self._take(size):
-            with contextlib.suppress(Exception):  # which is raised again, and told, by what is asked then
+            try:
                 answer = pledge(method, call.payload, peer)
+            except Exception:  # noqa: BLE001 - it is raised again, and told, by what is asked then
+                answer = None
         if answer is None:
             self._let(size)
             return False

@@ -31,5 +31,6 @@ class Arguments:
         all the same until it is told of as less."""
         self._bytes += more
         self._guests += (0 < more == held) - (more < 0 == held)
-        part = max(MUCH, self._most // _KEPT // max(self._guests, 1))
-        return held <= MAX_HELD and (self._bytes <= self._most or held <= part)
+        if self._bytes <= self._most:
+            return held <= MAX_HELD
+        return held <= min(MAX_HELD, max(MUCH, self._most // _KEPT // max(self._guests, 1)))

@@ -18,6 +18,7 @@ import msgpack
 from .errors import CodecError, IpcError, PayloadError
 from .packer import Packer
 from .walk import CAPABILITY, DATETIME, MAX_DEPTH, SCALARS, SET
+from .walk import leaves as leaves
 from .walk import scan as scan
 
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -56,10 +57,7 @@ def dumps(value: object, *, export: Export | None = None, limit: int = MAX_BYTES
     that its lists and maps are `exact` vouches that nothing of that is in them, and saves the look.
     """
     try:
-        if exact:
-            data = msgpack.packb(value, default=lambda other: _extension(other, export, MAX_DEPTH))
-        else:
-            data = _pack(_plain(value, export, MAX_DEPTH))
+        data = _pack_exact(value, export) if exact else _pack(_plain(value, export, MAX_DEPTH))
     except (UnicodeEncodeError, OverflowError, ValueError) as error:
         raise CodecError(f"the value cannot be sent: {error}") from error
     if len(data) > limit:
@@ -136,6 +134,15 @@ def join(parts: Mapping[str, bytes]) -> bytes:
 
 
 _pack = Packer()
+
+
+def _pack_exact(value: object, export: Export | None, *, dated: bool = False) -> bytes:
+    if export is not None or dated:
+        return msgpack.packb(value, default=lambda other: _extension(other, export, MAX_DEPTH))
+    try:
+        return _pack(value)
+    except TypeError:  # there is a date or a set in it, or what cannot be sent
+        return _pack_exact(value, export, dated=True)
 
 
 def _plain(value: object, export: Export | None, depth: int) -> Any:

@@ -6,7 +6,7 @@ is not text, since a megabyte of empty lists becomes sixty-four of objects. It d
 
 from __future__ import annotations
 
-from typing import Final
+from typing import Any, Final
 
 import msgpack
 
@@ -118,6 +118,17 @@ def _pass_short(data: bytes, at: int, most: int) -> tuple[int, int]:
         at += step
         passed += 1
     return at, passed
+
+
+def leaves(data: bytes) -> list[Any] | None:
+    """What is in a short list of leaves, looked at and read at once; None if it is anything else, or nothing at all."""
+    if len(data) > _SHORT or data[1:2] in _NESTED:
+        return None
+    try:
+        value = msgpack.unpackb(data, max_map_len=0, max_ext_len=0)
+    except Exception:  # noqa: BLE001 - what is wrong with it is found by whoever walks it
+        return None
+    return value if type(value) is list and SCALARS.issuperset(map(type, value)) else None
 
 
 def _flat(data: bytes, max_depth: int) -> int:

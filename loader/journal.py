@@ -38,6 +38,7 @@ _LONGEST_TIMEOUT: Final = StepConfig().timeout_ms / 1000  # of steps that say no
 _DONE: Final = values.dumps(["done", None])
 _RECORDED: Final = Verdict("done")
 _SHORT: Final = 65_536
+_ARGUMENTS: Final = 9  # of `settle`
 _MOST_ATTEMPTS: Final = 1000
 """Attempts under way of which it is remembered how many instances they have created."""
 
@@ -105,12 +106,12 @@ class JournalTarget:
         """See `Capability`. For the commonest question of all: that a step has come to its result."""
         if method != "settle" or len(payload) > _SHORT:
             return None
-        channel.scan(payload)
-        match values.loads(payload, trusted=True):
-            case [name, count, 1 as attempt, None, value, None, True, None, within] if type(attempt) is int:
-                pass
-            case _:
-                return None
+        arguments = _read(payload, channel)
+        if type(arguments) is not list or len(arguments) != _ARGUMENTS:
+            return None
+        name, count, attempt, config, value, error, retryable, more, within = arguments
+        if type(attempt) is not int or attempt != 1 or retryable is not True or not (config is error is more is None):
+            return None
         answer = Answer(self._loop)
         if not self._journal.record_result(
             name, count, value, within, lambda error: self._told(answer, name, count, error)
@@ -321,6 +322,15 @@ class JournalTarget:
         except WaitTimeout as error:
             return values.dumps({"error": [error.name, str(error), ""]})
         return event.encode()
+
+
+def _read(payload: bytes, channel: Channel) -> Any:
+    """Arguments, looked at first, which for most is the same."""
+    arguments = values.leaves(payload)
+    if arguments is not None:
+        return arguments
+    channel.scan(payload)
+    return values.loads(payload, trusted=True)
 
 
 _QUESTIONS: Final[dict[str, Callable[..., Any]]] = {

@@ -418,6 +418,16 @@ def test_what_is_short_is_found_to_be_the_same_as_if_it_were_walked(data: bytes,
         assert looked_at(data, max_depth) == found
 
 
+@given(BYTES | PLAIN.map(values.dumps) | st.lists(st.none() | st.integers(-9, 9) | st.text()).map(values.dumps))
+def test_a_short_list_of_leaves_is_read_at_once_and_nothing_else_is(data: bytes) -> None:
+    """As it would be read after a look at it."""
+    value = values.leaves(data)
+    if value is not None:
+        assert repr(value) == repr(values.loads(data))  # numbers that are none included
+        assert len(data) <= 512
+        assert not any(isinstance(part, dict | list | set) for part in value)
+
+
 @given(PLAIN)
 def test_a_value_of_plain_types_alone_can_be_sent_without_a_look_at_it(value: Any) -> None:
     """The bytes are the same."""
@@ -425,3 +435,4 @@ def test_a_value_of_plain_types_alone_can_be_sent_without_a_look_at_it(value: An
     assert values.loads(values.dumps(plain, exact=True)) == plain
     with pytest.raises(CodecError, match="cannot be sent"):
         values.dumps([1, dict], exact=True)
+    assert values.loads(values.dumps([{1}, plain], exact=True)) == [{1}, plain]  # nothing is left of what failed
