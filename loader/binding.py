@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import builtins
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, overload
 
@@ -47,14 +48,26 @@ def wrap_workflow_binding(
             "wrap_workflow_binding() needs a scope: either metadata['tenant_id'] or scope=..., text that is not empty. "
             "Without one, tenants would see each other's instances."
         )
+    alone = type(metadata) is dict and metadata == {"tenant_id": scope}
+    encoded = _naming(scope) if alone else _checked(metadata)
+    if isinstance(workflow, DynamicWorkflowBinding):
+        return workflow.nested(encoded, scope)
+    return DynamicWorkflowBinding(workflow, (encoded,), scope)
+
+
+def _checked(metadata: Mapping[str, Any]) -> bytes:
     encoded = values.dumps(metadata)
     try:
         values.scan(encoded)
     except PayloadError as error:
         raise ValueError(f"metadata that could not be read back: {error}") from error
-    if isinstance(workflow, DynamicWorkflowBinding):
-        return workflow.nested(encoded, scope)
-    return DynamicWorkflowBinding(workflow, (encoded,), scope)
+    return encoded
+
+
+@functools.lru_cache(1024)
+def _naming(tenant_id: str) -> bytes:
+    """The metadata that says nothing but whose instances they are, as most does."""
+    return _checked({"tenant_id": tenant_id})
 
 
 def wrap_schedule(schedule: Schedule, metadata: Mapping[str, Any]) -> Schedule:
