@@ -6,6 +6,7 @@ A step that has a record is answered from it without a word to the host.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from cloister.ipc import values
@@ -46,26 +47,30 @@ class Journal:
         """Steps with a recorded outcome that the run has not come to."""
         return self._outcomes.unvisited
 
-    async def ask(self, method: str, *arguments: object, encode: Any = values.dumps) -> Any:
+    def ask(self, method: str, *arguments: object) -> Coroutine[Any, Any, Any]:
         """One round trip."""
-        if self.run.over:
+        return self._asked(method, values.dumps, arguments)
+
+    async def _asked(self, method: str, encode: Callable[[Any], bytes], arguments: tuple[object, ...]) -> Any:
+        run = self.run
+        if run.over:
             raise scope.Suspended(_OVER)
-        self.run.asking += 1
+        run.asking += 1
         try:
             answer = await self._ask(self._target, method, encode, arguments)
         except RemoteError as error:
             if error.name == "RunOver":
-                self.run.over = True
+                run.over = True
                 raise scope.Suspended(_OVER) from None
             raise
         finally:
-            self.run.asking -= 1
+            run.asking -= 1
         return _DONE if answer == _DONE_SENT else values.loads(answer, hook=JsDict, trusted=True)
 
-    async def record(self, method: str, *arguments: object, **more: Any) -> Any:
+    async def record(self, method: str, *arguments: object, encode: Callable[[Any], bytes] = values.dumps) -> Any:
         """A round trip whose answer is an outcome, which waits its turn among the others."""
         try:
-            answer = await self.ask(method, *arguments, scope.inside.get(), **more)
+            answer = await self._asked(method, encode, (*arguments, scope.inside.get()))
         except RemoteError as error:
             if error.name not in _ON_RECORD or method == "settle":
                 raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
@@ -116,7 +117,13 @@ class Step:
     async def _run(self) -> Any:
         self._calls += 1
         try:
-            result = await self._ran()
+            if (arguments := self._plain_arguments()) is None:
+                from . import dependencies
+
+                arguments = await dependencies.arguments(self)
+            count = self._owner._count("do", self._step_name)
+            perform = self._perform if self._undo[0] is None else self._perform_and_note
+            result = await perform(count, arguments)
         except BaseException as error:
             if self._memo is not None:
                 from . import dependencies
@@ -130,29 +137,24 @@ class Step:
             self._memo.set_result(result)
         return result
 
-    async def _ran(self) -> Any:
-        if (arguments := self._plain_arguments()) is None:
-            from . import dependencies
-
-            arguments = await dependencies.arguments(self)
-        count = self._owner._count("do", self._step_name)
-        if self._undo[0] is not None:
-            if scope.inside.get() is not None:
-                raise NonRetryableError(
-                    f"step {self._step_name!r} is in the body of another one, which no replay runs again, so that"
-                    " nobody could take it back: give `rollback` to that one"
-                )
-            undo = [self._step_name, count, *self._undo, None]
-            self._owner._journal.undos.append(undo)
-        result = await self._perform(count, arguments)
-        if self._undo[0] is not None:
-            undo[-1] = result
+    async def _perform_and_note(self, count: int, arguments: list[Any]) -> Any:
+        """The same for one that can be taken back."""
+        if scope.inside.get() is not None:
+            raise NonRetryableError(
+                f"step {self._step_name!r} is in the body of another one, which no replay runs again, so that"
+                " nobody could take it back: give `rollback` to that one"
+            )
+        undo = [self._step_name, count, *self._undo, None]
+        self._owner._journal.undos.append(undo)
+        undo[-1] = result = await self._perform(count, arguments)
         return result
 
     def _plain_arguments(self) -> list[Any] | None:
         """What the body is called with. For most that is soon said; for the others see `dependencies`."""
         code = getattr(self._body, "__code__", None)
         if self._depends is None and code is not None and not code.co_flags & _STARS | code.co_kwonlyargcount:
+            if not code.co_argcount:
+                return []
             ours = code.co_argcount - len(self._body.__defaults__ or ())
             if not ours and {*code.co_varnames[:1]}.isdisjoint({"ctx", *self._owner._declared}):
                 return []
@@ -165,6 +167,8 @@ class Step:
         record = await journal.visit("do", name, count) if journal.records else None
         attempt, config, said, settings = 1, None, None, None
         match record:
+            case None if self._config is None:
+                pass
             case ["done", _, value, *_]:
                 return _read(journal, name, count, value)
             case ["failed", _, _, error, *_]:
@@ -178,8 +182,10 @@ class Step:
         while True:
             known = await journal.ask("begin", name, count) if journal.state.get("supervised") else None
             value, error, retryable, more = known or await self._attempt(count, attempt, hidden, arguments)
+            outcome = name, count, attempt, settings, value, error, retryable, more
+            encode = _as_it_is if settings is error is more is None else values.dumps
             try:
-                verdict = await journal.record("settle", name, count, attempt, settings, value, error, retryable, more)
+                verdict = await journal.record("settle", *outcome, encode=encode)
             except IpcError as refusal:  # such as a result that is too large, and will be next time
                 if error is not None and not retryable:
                     raise
@@ -274,6 +280,7 @@ def _refused(error: IpcError) -> tuple[str, str]:
 
 
 _CONTEXT = object()
+_as_it_is = functools.partial(values.dumps, exact=True)  # what is of plain types alone
 _STARS = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 
 
