@@ -128,7 +128,7 @@ class Parking(Recorder):
         it does not go on soon.
         """
         kept = self._linger + min(len(self._known) * KEPT_PER_RECORD, KEPT_AT_MOST)
-        nearest = min(due for due, _ in self._waits.values())
+        nearest = min((due for due, _ in self._waits.values()), default=0)  # the last may just have ended
         soon = nearest - self._clock.now() <= kept * 1000
         idle = await self.only_waits()
         if self.over is not None or self._running or not self._waits:
