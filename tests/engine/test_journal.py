@@ -31,6 +31,8 @@ from cloister.engine import (
     StorageError,
     WorkflowEntrypoint,
 )
+from cloister.engine.journal import LiveJournal
+from cloister.engine.records import EventRecord
 from cloister.engine.store.store import Store
 from cloister.ipc import values
 
@@ -431,6 +433,22 @@ async def test_a_cancelled_step_whose_result_was_on_its_way_keeps_the_run_from_b
         await clock.run_until_idle()
         assert (await instance.status())["status"] == "paused"
         assert await desk.recorded() == [("do", "a", 1, "done")]
+
+
+async def test_the_last_wait_may_end_in_the_turn_in_which_the_run_is_found_to_wait(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """Then it has no nearest deadline, and goes on."""
+    async with open_engine() as engine:
+        _, journal = await Desk(engine, clock).create()
+        assert isinstance(journal, LiveJournal)
+        waiting = asyncio.create_task(journal.wait_for_event("w", 1, "go"))
+        await clock.run_until_idle()
+        journal.deliver("w", 1, EventRecord("go", values.dumps(None), 0).encode())
+        journal._lingered(journal._activity)
+        assert journal._asking is not None
+        await journal._asking
+        assert (await waiting).type == "go"
 
 
 async def test_a_result_that_is_recorded_at_once_is_told_of_when_it_is_durable(
