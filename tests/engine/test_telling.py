@@ -48,6 +48,15 @@ async def test_who_is_told_within_a_call_comes_neither_before_nor_after_their_tu
     assert heard == ["a", "b", "c", "d", "e", "f", "g"]
 
 
+async def test_what_comes_between_is_called_when_those_before_have_gone_on_and_none_behind() -> None:
+    heard: list[Any] = []
+    telling = Telling(asyncio.get_running_loop())
+    waiters = [prompt(heard, name) for name in "abc"]
+    telling.tell(waiters, [None] * 3, [(1, lambda: heard.append("after a")), (3, lambda: heard.append("after all"))])
+    await turns()
+    assert heard == ["a", "after a", "b", "c", "after all"]
+
+
 async def test_one_that_is_alone_is_told_at_once_and_behind_others_when_they_have_been() -> None:
     heard: list[Any] = []
     telling = Telling(asyncio.get_running_loop())
