@@ -19,7 +19,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cloister.ipc import codec, values, zmtp
-from cloister.ipc.messages import Call, Failure, Hello, Message, Result
+from cloister.ipc.messages import Call, Failure, Hello, Message, Note, Result
 
 from ..lockdown import limits
 from . import disguise, failure, importer, main, scope, workers
@@ -54,6 +54,11 @@ class TenantWorkflow(WorkflowEntrypoint):
         for number in range(event.payload.steps):
             await step.do(f"step {number}", lambda: number)
 """
+_FEW_LINES: Final = """
+class Some(object):
+    async def thing(self, name):
+        return f"{name}"
+"""
 _DEFAULTS: Final = {"retries": {"limit": 0, "delay": 0, "backoff": "constant"}, "timeout": 1000}
 _LONGEST: Final = 10.0
 """Seconds after which the play is broken off: a zygote that skipped a line is slower, one that hangs is none."""
@@ -79,6 +84,7 @@ def prepare() -> list[types.CodeType]:
 def perform() -> None:
     """Play it as often as it takes until the interpreter has nothing left to adapt."""
     for _ in range(_ROUNDS):
+        stretch()
         _play()
 
 
@@ -125,8 +131,9 @@ class Opening:
 
 
 def stretch() -> None:
-    """Compile something: what a processor has to have at hand for that takes longer to come by than the work itself."""
-    compile(_SMALL_PROGRAM, _NAME, "exec", dont_inherit=True)
+    """Compile something: what a processor has to have at hand for that takes longer to come by than the work itself.
+    It is done before the code is there, or else whoever sent that would wait for it."""
+    compile(_FEW_LINES, _NAME, "exec", dont_inherit=True)
 
 
 def _forget() -> None:
@@ -173,7 +180,10 @@ class _Prompter:
             match codec.decode(frame):
                 case Call(number, _, method):
                     self._say(Result(number, _encode(_ANSWERS.get(method, "value"))))
-                case Hello() | Result() | Failure() if self._calls:
+                case Hello():
+                    self._say(Note("soon", b""))
+                    self._say(self._calls.pop(0))
+                case Result() | Failure() if self._calls:
                     self._say(self._calls.pop(0))
                 case Result() | Failure():
                     asyncio.get_running_loop().remove_reader(self._end)
