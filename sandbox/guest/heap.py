@@ -24,10 +24,16 @@ _CHUNKS: Final = (*(int(600 * 1.15**step) // 16 * 16 + 8 for step in range(36, 3
 """Sizes of what the C library hands out, from the largest that it does not map by itself, so that the rest of a hole is
 smaller than what was tried before; those of the second part it tells apart to the byte."""
 _KEPT_AT_HAND: Final = 1032
+_ROOM: Final = 40_000
 _RUN: Final = 3  # so many side by side are not from holes
 _c_library: Final = ctypes.CDLL(None)
 _c_library.malloc.restype = ctypes.c_void_p
 _trim: Final = getattr(_c_library, "malloc_trim", None)  # which is the GNU library's own
+
+
+def make_room() -> None:
+    """Have the C library keep at hand, in pages of this process's own, what a small program is compiled in."""
+    b"." * _ROOM  # written to, and freed at once
 
 
 def give_back() -> None:

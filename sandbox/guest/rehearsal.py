@@ -22,7 +22,7 @@ from cloister.ipc import codec, values, zmtp
 from cloister.ipc.messages import Call, Failure, Hello, Message, Note, Result
 
 from ..lockdown import limits
-from . import disguise, failure, importer, main, scope, workers
+from . import disguise, failure, heap, importer, main, scope, workers
 from . import moments as moments  # so that each guest has it: most runs that are long wait for something
 from .workers import workflows
 
@@ -125,6 +125,8 @@ class Opening:
                 self._stage.loop.call_soon(over)
             else:
                 _forget()
+                heap.make_room()
+                self._stage.loop.call_later(0, then).cancel()  # as will be done when the tenant's code is imported
                 then()
 
         over()
