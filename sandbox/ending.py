@@ -62,11 +62,12 @@ class Ending:
         """Whether a signal ended it that somebody else on the machine must have sent, or the kernel when the machine
         had no memory left."""
         self._put_down = False
-        self._unused = True
+        self.unused = True
+        """Whether nothing that a tenant's code said has come of it."""
 
     def used(self) -> None:
         """Something of its tenant's has come of it, which may be read only after its death was told."""
-        self._unused = False
+        self.unused = False
         if isinstance(self.sentence, SandboxUnused):
             self.sentence = SandboxDied(str(self.sentence))
 
@@ -82,7 +83,7 @@ class Ending:
     def lose(self, words: str) -> None:
         """It is gone, and its tenant has nothing to do with it."""
         words = f"the sandbox was lost: {words}"
-        self.kill(SandboxUnused(words) if self._unused else SandboxLost(words))
+        self.kill(SandboxUnused(words) if self.unused else SandboxLost(words))
 
     def reap(self, status: int) -> None:
         """The zygote reports the death. What the process said before it is still read, and then it is over."""
@@ -104,7 +105,7 @@ class Ending:
         if killed_for_memory or status == OUT_OF_MEMORY:
             return LimitExceeded(words)
         self.from_outside = self._alone and -status in FROM_OUTSIDE
-        if self._unused and (-status in FROM_OUTSIDE or self._put_down):
+        if self.unused and (-status in FROM_OUTSIDE or self._put_down):
             return SandboxUnused(words)
         return ProtocolViolation(words) if status == CUT_OFF else SandboxDied(words)
 

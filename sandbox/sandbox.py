@@ -202,6 +202,11 @@ class Sandbox:
         return not self._calls.late and end.sentence is None and not end.cut_off and not end.reaped
 
     @property
+    def starting(self) -> bool:
+        """Whether it is alive, and nothing has come of it since it was a spare."""
+        return self._ending.unused and self.alive
+
+    @property
     def computing(self) -> bool:
         """Whether it was last seen to keep a core busy, so that a call in it would have to wait."""
         return self._precedence.computes

@@ -19,6 +19,10 @@ from .sandbox import Sandbox
 
 REFILL_AFTER: Final = 0.004
 """Seconds to leave to whoever took a spare before making the next one, while there are others to take."""
+PATIENCE: Final = 0.04
+"""Seconds for which one that was taken is waited for to say something, while most of the spares are there."""
+TAKEN: Final = 64
+"""How many of those that were taken last are waited for."""
 AT_ONCE: Final = max(2, (os.cpu_count() or 1) // 2)
 """How many are made at once: the zygote forks one at a time, but each confines itself."""
 
@@ -35,6 +39,8 @@ class Spares:
     ) -> None:
         self._demand, self._make, self._fresh, self._now = demand, make, fresh, now
         self._waiting: collections.deque[Sandbox] = collections.deque()
+        self._taken: collections.deque[tuple[Sandbox, float]] = collections.deque(maxlen=TAKEN)
+        self._later: asyncio.TimerHandle | None = None
         self._makers: set[asyncio.Task[None]] = set()
         self._being_made = self._urgent = 0
         self._closed = False
@@ -47,11 +53,15 @@ class Spares:
 
     def take(self) -> Sandbox | None:
         """The one that was made last, if there is one that lives: what it has touched is still in the caches."""
-        self._demand.taken(self._now())
+        self._demand.taken(now := self._now())
         while self._waiting:
             spare = self._waiting.pop()
             if spare.confirmed_alive():
-                self.fill(REFILL_AFTER if self._waiting else 0.0)
+                self._taken.append((spare, now))
+                if not self._waiting:
+                    self.fill()
+                elif self._later is None:
+                    self._later = asyncio.get_running_loop().call_later(REFILL_AFTER, self._fill_now)
                 return spare
         return None
 
@@ -70,10 +80,10 @@ class Spares:
             self._urgent -= 1
             self.fill()
 
-    def fill(self, delay: float = 0.0) -> None:
-        """See to it that there will be as many as are wanted, beginning so many seconds from now."""
+    def fill(self) -> None:
+        """See to it that there will be as many as are wanted."""
         while len(self._makers) < min(AT_ONCE, self._missing()):
-            maker = asyncio.ensure_future(self._make_some(delay))
+            maker = asyncio.ensure_future(self._make_some())
             self._makers.add(maker)
             maker.add_done_callback(self._makers.discard)
 
@@ -92,6 +102,8 @@ class Spares:
     async def close(self) -> None:
         """Make no more."""
         self._closed = True
+        if self._later is not None:
+            self._later.cancel()
         for maker in self._makers:
             maker.cancel()
         if self._makers:
@@ -105,9 +117,23 @@ class Spares:
         ready = sum(spare in fresh for spare in self._waiting if spare.alive)
         return self._demand.wanted(self._now()) - ready - self._being_made
 
-    async def _make_some(self, delay: float) -> None:
-        await asyncio.sleep(delay)
+    def _fill_now(self) -> None:
+        self._later = None
+        self.fill()
+
+    def _can_wait(self) -> bool:
+        """Whether one that was taken is about to give its first answer, with which a fork would compete for a core and
+        for memory, and there are enough others meanwhile."""
+        now = self._now()
+        while self._taken and not (self._taken[0][0].starting and now - self._taken[0][1] < PATIENCE):
+            self._taken.popleft()
+        return bool(self._taken) and 2 * len(self._waiting) > self._demand.wanted(now)
+
+    async def _make_some(self) -> None:
         while self._missing() > 0:
+            if self._can_wait():
+                await asyncio.sleep(REFILL_AFTER)
+                continue
             self._being_made += 1
             try:
                 spare = await self._make(not self._waiting)
