@@ -15,6 +15,7 @@ from typing import Final
 
 from .demand import Demand
 from .errors import SandboxClosed, SandboxError
+from .litter import collect_young
 from .sandbox import Sandbox
 
 REFILL_AFTER: Final = 0.004
@@ -143,3 +144,4 @@ class Spares:
                 self._being_made -= 1
             self._waiting.append(spare)
             self.trim()
+            collect_young()
