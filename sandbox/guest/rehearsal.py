@@ -54,11 +54,7 @@ class TenantWorkflow(WorkflowEntrypoint):
         for number in range(event.payload.steps):
             await step.do(f"step {number}", lambda: number)
 """
-_FEW_LINES: Final = """
-class Some(object):
-    async def thing(self, name):
-        return f"{name}"
-"""
+_FEW_LINES: Final = "class Some:\n    async def thing(self, name):\n        return f'{name}'\n"
 _DEFAULTS: Final = {"retries": {"limit": 0, "delay": 0, "backoff": "constant"}, "timeout": 1000}
 _LONGEST: Final = 10.0
 """Seconds after which the play is broken off: a zygote that skipped a line is slower, one that hangs is none."""
