@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from cloister.sandbox import Limits, Policy, Sandbox, Spawner
-from cloister.sandbox.spares import AT_ONCE
+from cloister.sandbox.spares import AT_ONCE, PATIENCE
 
 Until = Callable[[Callable[[], object]], Any]
 OpenSpawner = Callable[..., Any]
@@ -78,6 +78,42 @@ async def test_no_spare_is_begun_while_somebody_waits_for_a_sandbox(
         await until(lambda: spawner.spares == 8)
         assert made.begun >= 8
         assert made.beside == 0
+
+
+async def test_the_next_is_begun_when_the_one_that_was_taken_has_said_something(
+    open_spawner: OpenSpawner, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While most of them are there: its first answer is waited for, and a fork would take a core from it."""
+    async with open_spawner(spares=4) as spawner:
+        await until(lambda: spawner.spares == 4)
+        made, spares = Made(spawner, monkeypatch), spawner._spares
+        now = spares._now()
+        monkeypatch.setattr(spares, "_now", lambda: now)
+        taken = await spawner.take()
+        await until(lambda: spares._makers)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        assert made.begun == 0
+        await taken.boot("main.py", {"main.py": ("py", "")}, {}, Limits())
+        await until(lambda: spawner.spares == 4)
+
+
+async def test_the_next_is_begun_although_nobody_has_said_anything(
+    open_spawner: OpenSpawner, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For too long; or where half of them are gone."""
+    async with open_spawner(spares=4) as spawner:
+        await until(lambda: spawner.spares == 4)
+        spares = spawner._spares
+        now = spares._now()
+        monkeypatch.setattr(spares, "_now", lambda: now)
+        await spawner.take()
+        await until(lambda: spares._makers)
+        monkeypatch.setattr(spares, "_now", lambda: now + PATIENCE)
+        await until(lambda: spawner.spares == 4)
+        for _ in range(2):
+            await spawner.take()
+        await until(lambda: spawner.spares > 2)
 
 
 async def test_a_spare_that_dies_is_replaced_without_anybody_asking(
