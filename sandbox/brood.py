@@ -90,6 +90,7 @@ class Brood:
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # one that no sibling shares, flags and all
             entrances = null, *entrances
             asked = True
+            asyncio.get_running_loop().call_soon(self._slots.prepare)  # while the zygote forks
             pidfd = await self.nursery.fork(slot, self._slots.uid(slot), [wire.end, *entrances], urgent=urgent)
         except BaseException as error:
             wire.link.close()

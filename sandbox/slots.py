@@ -5,6 +5,7 @@ A host has one set for all its zygotes, so that no two sandboxes that live at on
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 from typing import Final
@@ -12,8 +13,10 @@ from typing import Final
 from .errors import LayerMissing
 from .lockdown.cgroups import Group, Groups
 from .lockdown.identity import FIRST_ID
+from .policy import Limits
 
 _UIDS_PER_HOST, _HOSTS = 100_000, 1000
+_USUAL: Final = Limits()
 _free_uids: Final[list[int]] = []
 _uids: Final = itertools.count()
 """Those of this process, which may have several hosts, and more sets of slots than that."""
@@ -39,6 +42,13 @@ class Slots:
         """One that nobody is in."""
         return self._free.pop() if self._free else next(self._numbers)
 
+    def prepare(self) -> None:
+        """Have the group of the one that is taken next, so that nobody waits while it is made."""
+        if not self._free:
+            self._free.append(next(self._numbers))
+            with contextlib.suppress(OSError):  # whoever takes it finds out
+                self.group(self._free[0])
+
     def give_back(self, slot: int) -> None:
         """Its sandbox is gone."""
         self._free.append(slot)
@@ -55,6 +65,8 @@ class Slots:
             return None
         if slot not in self._groups_of:
             self._groups_of[slot] = self._groups.acquire(str(slot))
+            with contextlib.suppress(OSError):  # they are set again when it is known what for
+                self._groups_of[slot].limit(_USUAL.memory_bytes, _USUAL.threads)
         return self._groups_of[slot]
 
     def close(self) -> bool:

@@ -56,9 +56,9 @@ class Group:
         """Bound what all processes of the group use together, and how many threads they have. Costs nothing when that
         is what the slot's last sandbox had."""
         if self._limits[0] != memory_bytes:
-            Path(self.folders[0], _MEMORY_LIMIT[self.version]).write_text(str(memory_bytes))
+            kernel.write(f"{self.folders[0]}/{_MEMORY_LIMIT[self.version]}", b"%d" % memory_bytes)
         if self._limits[1] != tasks:
-            Path(self.folders[-1], "pids.max").write_text(str(tasks))
+            kernel.write(f"{self.folders[-1]}/pids.max", b"%d" % tasks)
         self._limits = memory_bytes, tasks
 
     def rank(self, rank: Rank) -> None:
@@ -185,23 +185,23 @@ class Groups:
 
     def acquire(self, name: str) -> Group:
         """A group for one slot."""
-        folders = tuple(root / name for root in self._roots) or (self._parent / f"{self._name}-{name}",)
+        folders = tuple(f"{root}/{name}" for root in self._roots) or (f"{self._parent}/{self._name}-{name}",)
         for folder in folders:
-            folder.mkdir(exist_ok=True)
-        self._made.append(Group(self.version, tuple(map(str, folders)), self._share(name)))
+            _make(folder)
+        self._made.append(Group(self.version, folders, self._share(name)))
         return self._made[-1]
 
     def _share(self, name: str) -> str:
         """The folder of its rank, and nothing once it was found that there is none to be had."""
         if self._beside is None:
             return ""
-        folder = self._beside / f"{self._name}-{name}"
+        folder = f"{self._beside}/{self._name}-{name}"
         with contextlib.suppress(OSError):
-            folder.mkdir(exist_ok=True)
+            _make(folder)
             if shares.known(folder):
-                return str(folder)
+                return folder
             if self.version == 1:
-                folder.rmdir()
+                os.rmdir(folder)  # noqa: PTH106 - as the other calls here
         self._beside = None
         return ""
 
@@ -215,6 +215,11 @@ class Groups:
                     folder.rmdir()
         made = (Path(folder) for group in self._made for folder in group.all)
         return not any(folder.exists() for folder in (*self._roots, *made))
+
+
+def _make(folder: str) -> None:
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder)  # noqa: PTH102 - as the other calls here
 
 
 def _places() -> dict[str, Path]:

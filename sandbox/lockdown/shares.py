@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
-from pathlib import Path
+import os
 from typing import Final
 
 from . import kernel
@@ -37,6 +37,6 @@ def give(folder: str, version: int, rank: Rank) -> None:
             kernel.write(f"{folder}/{_WEIGHT[version]}", _WEIGHTS[version][rank])
 
 
-def known(folder: Path) -> bool:
+def known(folder: str) -> bool:
     """Whether the kernel can put a group behind: from Linux 5.15 on, where the controller is there."""
-    return (folder / "cpu.idle").exists()
+    return os.access(f"{folder}/cpu.idle", os.F_OK)
