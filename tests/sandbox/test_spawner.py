@@ -118,6 +118,17 @@ async def test_a_slot_is_used_again(open_spawner: OpenSpawner) -> None:
             await sandbox.close("next")
 
 
+async def test_the_slot_of_the_next_is_ready_before_it_is_taken(open_spawner: OpenSpawner) -> None:
+    """With its control group, which takes a while to make: it is made while a zygote forks, and nobody else waits."""
+    async with open_spawner() as spawner:
+        made = {0, 1, 2} if spawner.layers["cgroups"] == "active" else set()
+        assert (await spawner.take()).number == 0
+        assert spawner._slots._free == [1]
+        assert (await spawner.take()).number == 1
+        assert spawner._slots._free == [2]
+        assert set(spawner._slots._groups_of) == made
+
+
 async def test_a_zygote_that_dies_is_replaced(open_spawner: OpenSpawner, until: Until) -> None:
     """Its sandboxes die with it and say so; the next take gets one of the new zygote, and spares come back."""
     async with open_spawner(spares=2) as spawner:
