@@ -29,7 +29,8 @@ from . import exits, lockdown
 from .guest import archive, heap, library, mappings, profile, rehearsal
 from .guest import main as guest
 from .lockdown import kernel, limits
-from .lockdown.sequence import CONNECTION, Jail, Slot, confine, enter_jail
+from .lockdown.jail import enter_jail
+from .lockdown.sequence import CONNECTION, Jail, Slot, confine
 
 _OWN: Final = (__name__, lockdown.__name__, rehearsal.__name__)
 _TURN_NS: Final = 100_000  # the least that the kernel takes: who only answers waits so long for who computes

@@ -466,11 +466,11 @@ FOLDERS = {
     " mappings moments native outcomes output patience profile questions reading rehearsal resources scope sqlite steps"
     " values worker workers",
     "cloister.sandbox.guest.workers": "workflows",
-    "cloister.sandbox.lockdown": "identity kernel landlock limits namespaces seccomp sequence syscalls",
+    "cloister.sandbox.lockdown": "identity jail kernel landlock limits namespaces seccomp sequence syscalls",
 }
 """What the guest imports for itself: the modules of each folder."""
 GUEST = sorted(f"{folder}.{name}".strip(".") for folder, names in FOLDERS.items() for name in names.split())
-MOST_LINES = 7660
+MOST_LINES = 7690
 MOST_MODULES = 320
 
 

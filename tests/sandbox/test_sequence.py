@@ -130,7 +130,7 @@ JAIL = """
 import errno, json, os
 for place in (3, 4, 5):
     os.dup2(0, place)
-from cloister.sandbox.lockdown import identity, kernel, landlock, limits, seccomp, sequence
+from cloister.sandbox.lockdown import identity, jail, kernel, landlock, limits, seccomp
 def refuse(*_):
     raise OSError(errno.EPERM, "it is refused")
 def broken(*_):
@@ -154,7 +154,7 @@ def for_children(how, close_from=kernel.close_from):
 def test_a_layer_that_a_child_cannot_enter_is_not_active(step: str, layer: str, how: str, why: str) -> None:
     """A throw-away child has tried it before anybody relies on it; without it nothing untrusted runs."""
     how = f"for_children({how})" if layer == "descriptors" else how
-    layers = alone(f"{JAIL}\n{step} = {how}\nprint(json.dumps(sequence.enter_jail(64).layers))")
+    layers = alone(f"{JAIL}\n{step} = {how}\nprint(json.dumps(jail.enter_jail(64).layers))")
     assert layers[layer] == f"not available: {why}"
     assert level(layers) == ""
 
@@ -163,8 +163,8 @@ def test_a_layer_that_a_child_cannot_enter_is_not_active(step: str, layer: str, 
 def test_without_ids_to_give_it_goes_on_with_its_own() -> None:
     """Where root is not allowed what root usually is, there is a level less, and children all the same."""
     layers, own_ids, costs = alone(
-        f"{JAIL}\nidentity.become = refuse\njail = sequence.enter_jail(64)\n"
-        "print(json.dumps([jail.layers, jail.own_ids, jail.costs]))"
+        f"{JAIL}\nidentity.become = refuse\nmade = jail.enter_jail(64)\n"
+        "print(json.dumps([made.layers, made.own_ids, made.costs]))"
     )
     assert (layers["identity"], own_ids) == ("not available: it is refused", False)
     assert costs["seccomp"][1] > 0
@@ -173,7 +173,7 @@ def test_without_ids_to_give_it_goes_on_with_its_own() -> None:
 
 def test_a_machine_whose_calls_are_not_known_has_no_filter() -> None:
     """And so runs nothing untrusted."""
-    layers = alone(f"{JAIL}\nkernel.MACHINE = 'riscv64'\nprint(json.dumps(sequence.enter_jail(64).layers))")
+    layers = alone(f"{JAIL}\nkernel.MACHINE = 'riscv64'\nprint(json.dumps(jail.enter_jail(64).layers))")
     assert layers["seccomp"] == "not available: nothing is known of 'riscv64'"
     assert level(layers) == ""
 
