@@ -7,6 +7,7 @@ from .codecs import Compression, PayloadCodec
 from .engine import Engine, EngineStatistics
 from .entrypoint import WorkflowEntrypoint
 from .errors import (
+    CodecFailed,
     CodecMismatch,
     CreationRateExceeded,
     DatabaseDamaged,
@@ -76,6 +77,7 @@ from .streams import ByteStream
 from .workflow import Workflow
 
 __all__ = [
+    "CodecFailed",
     "CodecMismatch",
     "Compression",
     "PayloadCodec",

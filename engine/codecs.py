@@ -11,6 +11,8 @@ from __future__ import annotations
 import zlib
 from typing import Protocol
 
+from .errors import CodecFailed
+
 
 class PayloadCodec(Protocol):
     """Give it to an engine: `Engine(path, codec=...)`. It is called in threads.
@@ -27,6 +29,25 @@ class PayloadCodec(Protocol):
     def decode(self, data: bytes) -> bytes:
         """What it was made from. Whatever it raises fails what was asked for, and stores nothing."""
         ...
+
+
+class Tried:
+    """A host's codec, whose own errors are told from those of the storage."""
+
+    def __init__(self, codec: PayloadCodec) -> None:
+        self._codec = codec
+
+    def encode(self, data: bytes) -> bytes:
+        try:
+            return self._codec.encode(data)
+        except Exception as error:
+            raise CodecFailed(f"the codec could not encode a payload: {type(error).__name__}: {error}") from error
+
+    def decode(self, data: bytes) -> bytes:
+        try:
+            return self._codec.decode(data)
+        except Exception as error:
+            raise CodecFailed(f"the codec could not decode a payload: {type(error).__name__}: {error}") from error
 
 
 class Plain:

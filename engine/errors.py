@@ -53,6 +53,10 @@ class StorageError(EngineError):
     """
 
 
+class CodecFailed(StorageError):
+    """The host's codec could not encode a payload, or decode one that is stored. Nothing was stored."""
+
+
 class DatabaseDamaged(StorageError):
     """The database is damaged: something other than an engine has written to it, or the disk has. Restore a backup."""
 

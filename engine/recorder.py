@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, get_args
 
 from .clock import Clock, Timer
-from .errors import JournalBreach, QuotaExceeded, RunOver, StepLimitExceeded, StorageError
+from .errors import CodecFailed, JournalBreach, QuotaExceeded, RunOver, StepLimitExceeded, StorageError
 from .records import DEFAULT_CONFIG, Claim, ErrorRecord, Key, StepConfig, StepKind, StepState
 from .room import Room
 from .rules import MAX_STEPS, check_count, check_name
@@ -43,6 +43,9 @@ class JournalHost(Protocol):
     def on_lost(self, reason: str) -> None:
         """Something could not be recorded."""
 
+    def on_postponed(self, reason: str) -> None:
+        """Nor could this, and it is the host's affair until when."""
+
 
 class _Nobody:
     """Hears what is said of a run that is over."""
@@ -50,6 +53,7 @@ class _Nobody:
     def on_parkable(self, waits: tuple[Key, ...]) -> None: ...
     def on_drained(self) -> None: ...
     def on_lost(self, reason: str) -> None: ...
+    def on_postponed(self, reason: str) -> None: ...
 
 
 _NOBODY: Final = _Nobody()
@@ -161,7 +165,10 @@ class Recorder:
 
     def _check_stored(self, write: asyncio.Future[Any]) -> None:
         if not write.cancelled() and (error := write.exception()) is not None:
-            self._host.on_lost(str(error))
+            self._not_stored(error)
+
+    def _not_stored(self, error: BaseException) -> None:
+        (self._host.on_postponed if isinstance(error, CodecFailed) else self._host.on_lost)(str(error))
 
     @property
     def childless(self) -> bool:
@@ -308,7 +315,7 @@ class Recorder:
         self._writes -= 1
         self._activity += 1
         if isinstance(error, StorageError):
-            self._host.on_lost(str(error))
+            self._not_stored(error)
         elif isinstance(error, QuotaExceeded) and write.replaces is not None:
             key, known, before, taken = write.replaces  # it stands where it stood, and may end otherwise
             self._room.give_back(taken)

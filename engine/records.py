@@ -224,6 +224,8 @@ class Pull:
     """The scope that got the last slot."""
     held: frozenset[str]
     """Scopes that have more queued, and all that they may running."""
+    unread: tuple[tuple[Address, str], ...]
+    """What could not be claimed, and why."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -145,3 +145,6 @@ class Run:
 
     def on_lost(self, reason: str) -> None:
         self._keeper.lost(self, reason)
+
+    def on_postponed(self, reason: str) -> None:
+        self._keeper.postponed(self, reason, False)

@@ -171,6 +171,8 @@ class Scheduler:
         self.slots.gave(pull)
         for claim in pull.claims:
             self.start(claim)
+        for address, reason in pull.unread:
+            self._tell(address, f"could not be read, and is tried again later: {reason}")
         self._alarm(pull.wake_at)
 
     def start(self, claim: Claim) -> None:
@@ -225,14 +227,14 @@ class Scheduler:
     def lost(self, run: Run, reason: str) -> None:
         if run.stop("lost"):
             self.losses += 1
-            self._tell(run, f"lost its run, and goes on from its records: {reason}")
+            self._tell(run.address, f"lost its run, and goes on from its records: {reason}")
             self.background.spawn(self.account(run, reason))
 
     def postponed(self, run: Run, reason: str, at_once: bool) -> None:
         if run.stop("postponed"):
             self.postponements += 1
             if not at_once:
-                self._tell(run, f"could not be run, and is tried again later: {reason}")
+                self._tell(run.address, f"could not be run, and is tried again later: {reason}")
             self.background.spawn(self.retire(run, ()) if at_once else self._put_off(run))
 
     async def _put_off(self, run: Run) -> None:
@@ -264,10 +266,10 @@ class Scheduler:
         await run.ended()
         self.leave(run)
 
-    def _tell(self, run: Run, trouble: str) -> None:
+    def _tell(self, address: Address, trouble: str) -> None:
         """What keeps an instance from going on is no part of its history, but somebody should hear of it."""
-        self.troubles[run.address] = trouble
-        _log.warning("%s %r of %r %s", run.address.workflow, run.address.id, run.address.scope, trouble)
+        self.troubles[address] = trouble
+        _log.warning("%s %r of %r %s", address.workflow, address.id, address.scope, trouble)
 
     def leave(self, run: Run) -> None:
         if run.stopping not in {"lost", "postponed"}:

@@ -229,10 +229,11 @@ class Writer:
         results: list[Any] = []
         store = self._store
         assert store is not None
+        sealed = store.sealed
         try:
             for verb, args, _ in batch:
                 try:
-                    results.append(verb(store, *args))
+                    results.append(store.apart(verb, args) if sealed else verb(store, *args))
                 except EngineError as refusal:
                     results.append(refusal)
                 if store.kin:

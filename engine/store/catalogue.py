@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from cloister.ipc import values
 
-from ..codecs import PayloadCodec, Plain
+from ..codecs import PayloadCodec, Plain, Tried
 from ..errors import InstanceNotFound, StepNotFound
 from ..history import STATUS_TYPES, HistoryEvent
 from ..listing import Query, Summary
@@ -36,7 +36,7 @@ class Catalogue:
 
     def __init__(self, connection: sqlite3.Connection, codec: PayloadCodec | None = None) -> None:
         self._connection = connection
-        self._unseal = (codec or Plain()).decode
+        self._unseal = (Plain() if codec is None else Tried(codec)).decode
         self._execute = connection.execute
 
     def close(self) -> None:

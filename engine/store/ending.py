@@ -32,6 +32,7 @@ def finish(
     """The end, whichever: it is final. Events that nobody waited for go with it, and so do instances that it awaits
     (`childless` says that there are none). Whoever awaits it is answered.
     """
+    failure = store.seal_text(pack_error(error))
     kept = "keep_success" if status is Status.COMPLETE else "keep_error"
     done = store.run(
         "UPDATE instances SET status = ?, output = ?, error = ?, ended = ?, wake_at = NULL, expires = ? + coalesce("
@@ -39,7 +40,7 @@ def finish(
         " RETURNING workflow, scope, started IS NULL AND paused_at IS NULL, expires, parent, awaited,"
         " EXISTS (SELECT 1 FROM events WHERE instance = instances.number)"
         " OR EXISTS (SELECT 1 FROM event_ids WHERE instance = instances.number)",
-        (status.value, output and store.seal(output), store.seal_text(pack_error(error)), now, now, number),
+        (status.value, output and store.seal(output), failure, now, now, number),
     ).fetchall()
     if not done:
         raise RunOver
@@ -47,7 +48,7 @@ def finish(
     if was_queued:
         store.backlog.add(key, scope, -1)
     store.expect(expires)
-    store.change(number, now, status.value, error=pack_error(error))
+    store.change(number, now, status.value, error=failure)
     if parent is not None:
         _answer(store, (parent, awaited), status, output, error, now)
     if not childless:

@@ -10,7 +10,7 @@ import json
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from ..errors import RunOver
+from ..errors import CodecFailed, RunOver
 from ..options import DEFAULT_RETENTION, Retention
 from ..records import FINAL, Address, Claim, ErrorRecord, Fired, Key, Pull, Standing, Status, StepRecord
 from ..retry import postponement, restart_delay
@@ -50,7 +50,12 @@ def pull(store: Store, workflow: str, now: int, turn: Turn) -> Pull:
         return queues[scope].pop() if queues[scope] else None
 
     shares = share(turn, scopes, next_of)
-    claims = tuple(_claim(store, workflow, number, now) for number in shares.given)
+    claims, unread = list[Claim](), list[tuple[Address, str]]()
+    for number in shares.given:
+        try:
+            claims.append(_claim(store, workflow, number, now))
+        except CodecFailed as failure:
+            unread.append((_put_off(store, workflow, number, now), str(failure)))
     last, more = shares.last, shares.more
     if not more and not whole:
         last, more = scopes[-1], True
@@ -59,7 +64,18 @@ def pull(store: Store, workflow: str, now: int, turn: Turn) -> Pull:
         (key,),
     ).fetchone()
     held += shares.held
-    return Pull(claims, more, woken == WAKE_CHUNK, wake_at[0] if wake_at else None, last, frozenset(held))
+    wakes = wake_at[0] if wake_at else None
+    return Pull(tuple(claims), more, woken == WAKE_CHUNK, wakes, last, frozenset(held), tuple(unread))
+
+
+def _put_off(store: Store, workflow: str, number: int, now: int) -> Address:
+    """It cannot be claimed, since it cannot be read: it waits as one does that the host could not run."""
+    scope, name = store.execute("SELECT scope, id FROM instances WHERE number = ?", (number,)).fetchone()
+    if instances.never_ran(store, number):
+        store.backlog.add(store.key(workflow), scope, -1)
+    store.execute("UPDATE instances SET started = coalesce(started, ?) WHERE number = ?", (now, number))
+    postpone(store, number, False, now)
+    return Address(workflow, scope, name)
 
 
 def _queues(store: Store, key: int, turn: Turn) -> tuple[list[str], list[str], bool]:

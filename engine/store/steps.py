@@ -46,7 +46,8 @@ def record(store: Store, now: int, *row: Any) -> None:
         usage.check_step(store, row)
     number, kind, name, count, _, state, attempts, due, _, value, error = row[:11]
     if store.sealed:
-        row = (*row[:9], value and store.seal(value), store.seal_text(error), *row[11:])
+        error = store.seal_text(error)
+        row = (*row[:9], value and store.seal(value), error, *row[11:])
     store.records.add((*row, None if row[-1] is None else store.next_number()))
     if state == "retrying" and error is not None:
         store.change(number, now, "attempt", name, count, attempts, due, error)

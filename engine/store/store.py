@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 
 from cloister.ipc import values
 
-from ..codecs import PayloadCodec, Plain
+from ..codecs import PayloadCodec, Plain, Tried
 from ..database import bound_log, set_checkpoints, tables
-from ..errors import CodecMismatch, StorageError
+from ..errors import CodecFailed, CodecMismatch, EngineError, StorageError
 from . import usage
 from .backlog import Backlog, Bounds
 from .codes import Codes
 from .kin import Kin
 from .rows import Rows
-from .steps import RECORD
+from .steps import RECORD, record
 
 RESERVE = 65_536
 MAX_CHANGES = 20_000
@@ -50,8 +50,8 @@ class Store:
     def __init__(self, connection: sqlite3.Connection, codec: PayloadCodec | None = None) -> None:
         self._connection = connection
         self.sealed = codec is not None
-        codec = codec or Plain()
-        self.seal, self.unseal = codec.encode, codec.decode
+        tried = Plain() if codec is None else Tried(codec)
+        self.seal, self.unseal = tried.encode, tried.decode
         self.run = connection.execute
         self.records, self._changes = Rows(RECORD), Rows(_CHANGE)
         self.number: int = self.execute("SELECT value FROM counter").fetchone()[0]
@@ -81,7 +81,8 @@ class Store:
             try:
                 values.scan(self.unseal(row[0]))
             except Exception as error:
-                raise CodecMismatch(f"the codec cannot read what is stored: {type(error).__name__}: {error}") from error
+                cause = error.__cause__ or error
+                raise CodecMismatch(f"the codec cannot read what is stored: {type(cause).__name__}: {cause}") from error
 
     def seal_text(self, text: str | None) -> str | bytes | None:
         """What somebody's code has said in words, as it is stored."""
@@ -124,6 +125,24 @@ class Store:
         self.execute(f"ROLLBACK TO {savepoint}")
         self.backlog.forget()
         self.execute("UPDATE counter SET value = ?", (self._reserved,))
+
+    def apart(self, verb: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+        """Run a verb of which nothing is left if the codec fails it: others of the transaction are not concerned."""
+        if verb is record:  # by far the commonest, and done with the codec before it writes
+            return verb(self, *args)
+        self.execute("SAVEPOINT apart")
+        try:
+            result = verb(self, *args)
+        except CodecFailed:
+            self.roll_back("apart")
+            self.kin = Kin()
+            self.execute("RELEASE apart")
+            raise
+        except EngineError:
+            self.execute("RELEASE apart")
+            raise
+        self.execute("RELEASE apart")
+        return result
 
     def guard(self, authorise: Callable[[int, str | None, str | None, str | None, str | None], int] | None) -> None:
         """Have statements asked about, or no longer. Those before are not."""
@@ -171,10 +190,10 @@ class Store:
 
     def change(
         self, number: int, now: int, what: str, name: str | None = None, count: int | None = None,
-        attempt: int | None = None, due: int | None = None, error: str | None = None,
+        attempt: int | None = None, due: int | None = None, error: str | bytes | None = None,
     ) -> None:  # fmt: skip
-        """A line of the instance's history. See `schema_5.sql`."""
-        row = (number, self.next_number(), now, what, name, count, attempt, due, self.seal_text(error))
+        """A line of the instance's history, with an error as it is stored. See `schema_5.sql`."""
+        row = (number, self.next_number(), now, what, name, count, attempt, due, error)
         self._changes.add(row)
         if self.number % FORGET_EVERY == 0:
             self._forget_changes(number)

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cloister.engine import CodecMismatch, Compression, Engine, InstanceFailed, WorkflowEntrypoint
+from cloister.engine import (
+    CodecFailed,
+    CodecMismatch,
+    Compression,
+    Engine,
+    Instance,
+    InstanceFailed,
+    WorkflowEntrypoint,
+)
 from cloister.engine.records import Address
 from cloister.engine.store.export import export
 from cloister.ipc import values
@@ -188,3 +196,81 @@ async def test_compression_reads_what_was_stored_before_it_and_makes_large_paylo
     assert sizes["before"] > 100_000
     assert sizes["after"] < 1_000
     assert sizes["small"] == 6
+
+
+class Moody:
+    """It chokes on some payloads while it is in the mood."""
+
+    def __init__(self) -> None:
+        self.encodes = self.decodes = True
+
+    def encode(self, data: bytes) -> bytes:
+        if not self.encodes and b"odd" in data:
+            raise ConnectionError("the key server is away")
+        return data
+
+    def decode(self, data: bytes) -> bytes:
+        if not self.decodes and b"odd" in data:
+            raise ConnectionError("the key server is away")
+        return data
+
+
+async def test_a_payload_that_the_codec_cannot_encode_harms_nobody_else(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """What is of the same commit is stored; whose it is goes on from its records when the codec takes it again."""
+    codec, ran = Moody(), list[tuple[str, int]]()
+
+    class Steps(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> Any:
+            for number in range(4):
+                await step.do(f"s{number}", lambda n=number: ran.append((event.instance_id, n)))
+            return await step.do("last", lambda: event.payload[::-1])
+
+    async with open_engine(codec=codec) as engine:
+        workflow = engine.workflow("w", Steps)
+        codec.encodes = False
+        calls = [workflow.create(id=f"{word}{n}", params=word) for n in range(20) for word in ("plain", "odd", "ddo")]
+        made = await asyncio.gather(*calls, return_exceptions=True)
+        assert [type(each).__name__ for each in made] == ["Instance", "CodecFailed", "Instance"] * 20
+        assert str(made[1]) == "the codec could not encode a payload: ConnectionError: the key server is away"
+        await clock.advance(3600)
+        handles = [each for each in made if isinstance(each, Instance)]
+        assert [await each.result(1) for each in handles[::2]] == ["nialp"] * 20
+        trouble = (await handles[1].status())["trouble"]
+        assert "the key server is away" in trouble
+        with pytest.raises(CodecFailed):
+            await handles[1].send_event(type="t", payload="odd")
+        codec.encodes = True
+        await clock.advance(400)
+        assert [await each.result(1) for each in handles[1::2]] == ["odd"] * 20
+        assert sorted(ran) == sorted((each.id, n) for each in handles for n in range(4))
+        assert (await handles[1].status())["trouble"] is None
+
+
+async def test_a_payload_that_the_codec_cannot_decode_holds_nobody_else_up(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """Its instance is tried again later, however often, also if it has never run; nothing is counted against it."""
+    codec = Moody()
+
+    class Nap(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> Any:
+            await step.sleep("nap", "1 minute")
+            return event.payload
+
+    async with open_engine(codec=codec) as engine:
+        workflow = engine.workflow("w", Nap, concurrency=2)
+        words = ["odd", "plain"] * 5
+        instances = [await workflow.create(params=word) for word in words]
+        await clock.advance(1)
+        codec.decodes = False
+        later = await workflow.create_batch([{"params": word} for word in words])
+        await clock.advance(300)
+        statuses = [(await each.status())["status"] for each in (*instances, *later)]
+        assert statuses == ["waiting", "complete"] * 10
+        assert "the key server is away" in (await later[0].status())["trouble"]
+        await clock.advance(100_000)
+        codec.decodes = True
+        await clock.advance(10_000)
+        assert [await each.result(1) for each in (*instances, *later)] == words * 2

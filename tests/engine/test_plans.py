@@ -20,6 +20,8 @@ import pytest
 
 import cloister.engine
 from cloister.engine import (
+    CodecFailed,
+    Compression,
     Engine,
     ErrorRecord,
     InstanceAlreadyExists,
@@ -235,6 +237,34 @@ async def tell(path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch)
     async with Engine(path, clock=clock) as engine:
         engine.workflow("other", Everything, env=([], {}))
         await clock.advance(9 * 3600)
+    codec = Codec()
+    async with Engine(path.with_name("sealed.db"), clock=clock, codec=codec) as engine:
+        sealed = engine.workflow("sealed", Everything, env=([], {}))
+        await sealed.create(id="asleep", params=["sleep"])
+        with pytest.raises(InstanceAlreadyExists):
+            await sealed.create(id="asleep")
+        await clock.advance(1)
+        codec.broken = True
+        with pytest.raises(CodecFailed):
+            await sealed.create()
+        await clock.advance(9 * 3600)
+        codec.broken = False
+
+
+class Codec(Compression):
+    """It can break."""
+
+    broken = False
+
+    def encode(self, data: bytes) -> bytes:
+        if self.broken:
+            raise ZeroDivisionError
+        return super().encode(data)
+
+    def decode(self, data: bytes) -> bytes:
+        if self.broken:
+            raise ZeroDivisionError
+        return super().decode(data)
 
 
 def statements() -> Iterator[tuple[str, range]]:
