@@ -31,7 +31,7 @@ class Denials(Parking):
 
     async def _fail(self, refusal: EngineError) -> None:
         """The instance ends with this, once its steps are taken back; the program hears nothing more."""
-        await self._write(undoing.undo, self._number, _in_short(refusal))
+        await self._write(undoing.undo, self._number, _in_short(refusal), self._clock.now())
         self._host.on_drained()
         self._check_open()
 

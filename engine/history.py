@@ -30,7 +30,8 @@ STATUS_TYPES: Final[Mapping[str, str]] = {
     "terminated": "workflow_terminated",
 }
 TYPES: Final = frozenset({
-    *STATUS_TYPES.values(), "attempt_errored", "sleep_started", "wait_started", "wait_timed_out",
+    *STATUS_TYPES.values(), "attempt_errored", "sleep_started", "wait_started", "wait_timed_out", "rollback_started",
+    "rollback_attempt_errored", "rollback_completed", "rollback_errored",
     *(f"{what}_{how}" for what in ("step", "sleep", "wait", "value", "child", "rollback_step")
       for how in ("completed", "errored")),
 })  # fmt: skip

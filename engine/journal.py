@@ -293,8 +293,9 @@ class LiveJournal(Waits):
             await self._refuse()
         if self.undoing is None:
             self.undoing, self.frozen, self.supervised = bounded_error(error), True, True
-            await self._write(undoing.undo, self._number, self.undoing)
+            await self._write(undoing.undo, self._number, self.undoing, self._clock.now())
 
     async def undone(self, words: str) -> None:
         self._check_open()
-        await self._write(undoing.undone, self._number, bounded_error(ErrorRecord("", words)).message)
+        told = bounded_error(ErrorRecord("", words)).message
+        await self._write(undoing.undone, self._number, told, self._clock.now())

@@ -213,6 +213,7 @@ def _tests(workflow: str, query: Query) -> tuple[str, list[Any]]:
 
 
 _KINDS = {"do": "step", "undo": "rollback_step"}
+_ATTEMPTS = {"attempt": "attempt_errored", "undo": "rollback_attempt_errored"}
 
 
 def _event(row: tuple[Any, ...], error: ErrorRecord | None) -> HistoryEvent:
@@ -221,8 +222,10 @@ def _event(row: tuple[Any, ...], error: ErrorRecord | None) -> HistoryEvent:
         kind = _KINDS.get(what, what)
         late = "wait_timed_out" if what == "wait" else f"{kind}_errored"
         what = f"{kind}_completed" if state == "done" else late
-    elif what == "attempt":
-        what = "attempt_errored"
+    elif what == "undone":
+        what = "rollback_completed" if error is None else "rollback_errored"
+    elif what in _ATTEMPTS:
+        what = _ATTEMPTS[what]
     else:
         what = STATUS_TYPES.get(what, f"{what}_started")
     told = None if error is None else {"name": error.name, "message": error.message}

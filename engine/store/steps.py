@@ -50,7 +50,7 @@ def record(store: Store, now: int, *row: Any) -> None:
         row = (*row[:9], value and store.seal(value), error, *row[11:])
     store.records.add((*row, None if row[-1] is None else store.next_number()))
     if state == "retrying" and error is not None:
-        store.change(number, now, "attempt", name, count, attempts, due, error)
+        store.change(number, now, "attempt" if kind == "do" else "undo", name, count, attempts, due, error)
     elif state == "waiting":
         store.change(number, now, kind, name, count, due=due)
     store.touch(number)

@@ -30,6 +30,7 @@ _TAKEN_UP: Final = {
     "workflow_waiting_for_pause": ("goes on", "the pause was called off, or its host was lost"),
 }
 """What it means that a run begins, by what was told of the instance before. After a wait it is no news."""
+_ATTEMPTS: Final = {"attempt_errored": "do", "rollback_attempt_errored": "undo"}
 _MOMENTS: Final = {"wake_at": "wakes", "paused_at": "paused", "expires": "is kept until"}
 
 
@@ -82,15 +83,15 @@ def _facts(told: Mapping[str, Any], now: int) -> Iterator[str]:
 
 
 def _steps(told: Mapping[str, Any], now: int, outputs: bool) -> Iterator[Row]:
-    failures: dict[tuple[Any, Any], list[str]] = {}
+    failures: dict[tuple[Any, Any, Any], list[str]] = {}
     for event in told["history"]:
-        if event["type"] == "attempt_errored":
-            failures.setdefault((event["stepName"], event["stepCount"]), []).append(_error(event.get("error")))
+        if (kind := _ATTEMPTS.get(event["type"])) is not None:
+            failures.setdefault((kind, event["stepName"], event["stepCount"]), []).append(_error(event.get("error")))
     for step in told["steps"]:
         started = step["started"] if step["started"] is not None else told["created"]
         ended = step["ended"] if step["ended"] is not None else max(now, started)
         name = plain(step["name"], 40) + (f" ({step['count']})" if step["count"] > 1 else "")
-        notes = [_explained(step, now, failures.get((step["name"], step["count"]), []))]
+        notes = [_explained(step, now, failures.get((step["kind"], step["name"], step["count"]), []))]
         if step["within"] is not None:
             notes.append("asked for in the body of another step")
         if outputs and step["state"] == "done" and step["kind"] in {"do", "wait", "child", "value"}:

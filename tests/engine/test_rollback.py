@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cloister.engine import Engine, InstanceFailed, InstanceFinished, NonRetryableError, WorkflowEntrypoint
+from cloister.engine.testing import Mocks
 
 if TYPE_CHECKING:
     from cloister.engine.testing import VirtualClock
@@ -315,3 +316,23 @@ async def test_a_step_in_the_body_of_another_one_is_taken_back_by_that(
         assert status["error"]["name"] == "NonRetryableError"
         assert "give `rollback` to that one" in status["error"]["message"]
         assert (status["rollback"], ran) == ("complete", ["taken back"])
+
+
+@pytest.mark.parametrize(("fails", "end"), [(1, "rollback_completed"), (9, "rollback_errored")])
+async def test_whoever_subscribes_hears_how_steps_are_taken_back(
+    open_engine: OpenEngine, clock: VirtualClock, fails: int, end: str
+) -> None:
+    """That it begins and for what, attempts that failed, each step, and how it ended: once, whatever comes between."""
+    trip = Trip("flight", "no hotel")
+    trip.undo_fails = fails
+    async with open_engine(mocks=Mocks(evict=True)) as engine:
+        instance = await engine.workflow("w", workflow_of(trip.run)).create()
+        await clock.advance(1000)
+        told = [event async for event in instance.subscribe() if "rollback" in event.type or event.type.startswith("a")]
+    steps = (
+        ["rollback_step_completed"] * 2 if fails == 1 else ["rollback_attempt_errored"] * 1 + ["rollback_step_errored"]
+    )
+    assert [event.type for event in told] == ["rollback_started", "rollback_attempt_errored", *steps, end]
+    assert told[0].error == {"name": "LookupError", "message": "no hotel"}
+    assert [event.name for event in told[1:3]] == ["no hotel", "no hotel"]
+    assert (told[-1].error or {}).get("name") == (None if fails == 1 else "RollbackFailed")
