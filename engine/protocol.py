@@ -29,6 +29,8 @@ class Journal(Protocol):
     """Nothing new is recorded: the run takes its steps back, or is only a rehearsal."""
     supervised: bool
     """Whether `begin` is to be asked before the body of a step is run for the first time."""
+    mail: tuple[tuple[str, bytes], ...]
+    """Events that a wait of their type may be answered by before it is on record, if `took` is told so next."""
     only_waits: Callable[[], Awaitable[bool]]
     """Asked before the run is put aside: whether the program does nothing but wait for the journal. May be replaced."""
 
@@ -147,4 +149,20 @@ class Journal(Protocol):
         within: str | None = None,
     ) -> EventRecord:
         """The next event of this type. `WaitTimeout` if none came within the timeout, 24 hours by default."""
+        ...
+
+    def took(
+        self,
+        name: str,
+        count: int,
+        type: str,  # noqa: A002
+        timeout: object = None,
+        within: str | None = None,
+    ) -> None:
+        """The run has gone on with the first event of this type in its `mail`: that is on record before whatever is
+        recorded after it. What was told before changes nothing.
+
+        It is told only by a run that does nothing else meanwhile, so that a replay from the records before would come
+        to the same wait, and find the same event: nobody else takes it.
+        """
         ...

@@ -88,7 +88,7 @@ class Recorder:
         "_activity", "_arrived", "_asking", "_claim", "_clock", "_draining", "_gate", "_holds", "_host", "_known",
         "_linger", "_linger_timer", "_mocks", "_most_steps", "_number", "_occupied", "_of_kind", "_refusal", "_refused",
         "_rests", "_returning", "_room", "_running", "_turns", "_waits", "_writer", "_writes", "claims",
-        "code_digest", "frozen", "history", "instance_id", "only_waits", "over", "progressed", "run", "scope",
+        "code_digest", "frozen", "history", "instance_id", "mail", "only_waits", "over", "progressed", "run", "scope",
         "supervised", "undoing", "workflow_name",
     )  # fmt: skip
 
@@ -113,6 +113,7 @@ class Recorder:
         self._mocks, self._most_steps = mocks, steps
         self.frozen = frozen or claim.undoing is not None
         self.supervised = self.frozen or mocks is not None
+        self.mail = () if self.supervised else claim.mail
         self._claim = claim
         self._number = claim.number
         self._host: JournalHost = host

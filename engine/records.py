@@ -210,6 +210,8 @@ class Claim(NamedTuple):
     schedule: Fired | None = None
     woken: bool = False
     """Whether a sleep was over, and is on record with the claim: a run that is lost after that has come further."""
+    mail: tuple[tuple[str, bytes], ...] = ()
+    """Events that nobody has waited for yet, with their types, of each type the oldest first: a few short ones."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,7 @@ from .records import DEFAULT_CONFIG, ErrorRecord, EventRecord, Key
 from .rules import check_name, check_within
 from .store import children, events
 from .store.children import Child
+from .writes import Write
 
 DEFAULT_WAIT = "24 hours"
 SHORTEST_WAIT_MS = 1_000
@@ -81,6 +82,7 @@ class Waits(Denials):
         key = self._key("wait", name, count)
         check_name(type, what="event type")
         allowed = milliseconds(DEFAULT_WAIT if timeout is None else timeout, what="timeout")
+        self.mail = tuple(letter for letter in self.mail if letter[0] != type)  # whoever asks is told from the store
         known = self._known.get(key)
         if self.frozen and (known is None or known.state == "waiting"):
             await self._refuse()
@@ -115,6 +117,37 @@ class Waits(Denials):
         if event is None:
             raise WaitTimeout(allowed)
         return EventRecord.decode(event)
+
+    def took(
+        self,
+        name: str,
+        count: int,
+        type: str,  # noqa: A002
+        timeout: object = None,
+        within: str | None = None,
+    ) -> None:
+        check_within(within)
+        key = self._key("wait", name, count)
+        if key in self._known:
+            return
+        allowed = milliseconds(DEFAULT_WAIT if timeout is None else timeout, what="timeout")
+        place = next((place for place, (kind, _) in enumerate(self.mail) if kind == type), None)
+        if place is None or allowed < SHORTEST_WAIT_MS or self.frozen:
+            raise JournalBreach(f"wait {name!r} number {count} cannot have been answered by an event that came along")
+        told_of, now, position = self.mail[place][1], self._clock.now(), len(self._known)
+        known = Known("done", 0, now + allowed, DEFAULT_CONFIG)
+
+        def told(event: bytes | None, error: BaseException | None) -> None:
+            if error is None and event != told_of:
+                self._host.on_lost(f"it went on with another event than wait {name!r} number {count} has taken")
+            self._stir()
+
+        write = Write(self, told, True, (key, known, None, 0))
+        self._begin(
+            write, events.take_event, self._number, name, count, position, type, within, now + allowed, now
+        )  # fmt: skip
+        self.mail = self.mail[:place] + self.mail[place + 1 :]
+        self._place(key, known)
 
     async def _mocked(self, key: Key, known: Known, told: EventRecord | WaitTimeout, within: str | None) -> EventRecord:
         if isinstance(told, EventRecord):

@@ -47,6 +47,8 @@ def state(journal: Journal) -> dict[str, Any]:
     was one.
     """
     told: dict[str, Any] = {"claims": journal.claims}
+    if journal.mail:
+        told["mail"] = [list(letter) for letter in journal.mail]
     if journal.supervised:
         told |= {"supervised": True, "frozen": journal.frozen}
     if journal.undoing is not None:

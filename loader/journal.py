@@ -104,9 +104,16 @@ class JournalTarget:
 
     def pledge(self, method: str, payload: bytes, channel: Channel) -> Answer | None:
         """See `Capability`. For the commonest question of all: that a step has come to its result."""
-        if method != "settle" or len(payload) > _SHORT:
+        if method not in {"settle", "after"} or len(payload) > _SHORT:
             return None
         arguments = _read(payload, channel)
+        if method == "after":
+            match arguments:
+                case [taken, "settle", bytes(payload)]:
+                    self._took(taken)  # once, though `answer` may be asked the same
+                    arguments = _read(payload, channel)
+                case _:
+                    return None
         if type(arguments) is not list or len(arguments) != _ARGUMENTS:
             return None
         name, count, attempt, config, value, error, retryable, more, within = arguments
@@ -214,9 +221,27 @@ class JournalTarget:
         self._attempts[mark] = known  # as the last one to be forgotten
         return known
 
+    async def _after(self, channel: Channel, taken: object, method: str, payload: bytes) -> bytes:
+        """Another question, and first what events the run has gone on with since the one before."""
+        self._took(taken)
+        if method in _OF_THE_CALL or not isinstance(payload, bytes):
+            raise PayloadError(f"{method!r:.40} is not asked after something else")
+        return await self.answer(method, payload, channel) if method else values.dumps(None)
+
+    def _took(self, taken: object) -> None:
+        if not isinstance(taken, list):
+            raise PayloadError("what was taken is a list")
+        for each in taken:
+            match each:
+                case [str(name), int(count), str(kind), timeout, None]:
+                    self._journal.took(name, count, kind, timeout)
+                    self._count("wait_for_event", name, count)
+                case _:
+                    raise PayloadError("what was taken has a name, a count, a type and a timeout")
+
     async def _later(self, channel: Channel, ticket: int, method: str, payload: bytes) -> bytes:
         """Another question, whose answer is told under a number."""
-        if method in _OF_THE_CALL:
+        if method in _OF_THE_CALL and method != "after":
             raise PayloadError(f"{method!r:.40} is not asked with a ticket")
         self.tickets.take(ticket, method, payload, channel)
         return values.dumps(None)
@@ -361,6 +386,7 @@ class _OfTheCall(NamedTuple):
 
 _OF_THE_CALL: Final = {
     "through": _OfTheCall(JournalTarget._through, 4),
+    "after": _OfTheCall(JournalTarget._after, 3),
     "later": _OfTheCall(JournalTarget._later, 3),
     "forget": _OfTheCall(JournalTarget._forget, 1),
 }

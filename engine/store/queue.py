@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 WAKE_CHUNK = 1_024
 CLAIM_CHUNK = 64
 SCOPE_CHUNK = 64
+MOST_MAIL, MOST_MAIL_BYTES = 4, 4096
+"""Events that go with a claim, and what they may take together."""
 
 _ENDED = frozenset({"done", "failed"})
 _HISTORY = "SELECT kind, name, count, state, attempts, value, error, due, config, within, size, finished FROM steps"
@@ -152,7 +154,19 @@ def _claim(store: Store, workflow: str, number: int, now: int) -> Claim:
         f" claims = claims + 1, progress = {_PROGRESS} WHERE number = ?",
         (now, number, number),
     )
-    return _wake(store, claim, now)
+    return _wake(store, claim._replace(mail=_mail(store, number)), now)
+
+
+def _mail(store: Store, number: int) -> tuple[tuple[str, bytes], ...]:
+    """Those events that the run may be told of at once when it asks for them."""
+    query = "SELECT type, event FROM events WHERE instance = ? ORDER BY type, number LIMIT ?"
+    left, mail = MOST_MAIL_BYTES, list[tuple[str, bytes]]()
+    for event_type, event in store.execute(query, (number, MOST_MAIL)).fetchall():
+        left -= len(event)
+        if left < 0:
+            break
+        mail.append((event_type, store.unseal(event)))
+    return tuple(mail)
 
 
 def _wake(store: Store, claim: Claim, now: int) -> Claim:

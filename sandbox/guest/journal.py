@@ -41,6 +41,9 @@ class Journal:
         self.records = {(kind, name, count): rest for kind, name, count, *rest in history}
         self.defaults = defaults
         self.run = run
+        self.mail: list[list[Any]] = self.state.get("mail") or []
+        self._taken: list[list[Any]] = []
+        """Of the mail, of which the host is told with the next question."""
 
     @property
     def unvisited(self) -> set[Key]:
@@ -56,14 +59,20 @@ class Journal:
         if run.over:
             raise scope.Suspended(_OVER)
         run.asking += 1
+        taken: list[list[Any]] = []
         try:
+            if self._taken:
+                method, arguments = "after", ([*self._taken], method, encode(arguments))
+                taken, self._taken, encode = self._taken, [], values.dumps
             answer = await self._ask(self._target, method, encode, arguments)
+            taken = []
         except RemoteError as error:
             if error.name == "RunOver":
                 run.over = True
                 raise scope.Suspended(_OVER) from None
             raise
         finally:
+            self._taken = taken + self._taken  # it may not have got there; to hear it twice does no harm
             run.asking -= 1
         return _DONE if answer == _DONE_SENT else values.loads(answer, hook=JsDict, trusted=True)
 
@@ -79,6 +88,28 @@ class Journal:
         if not self._outcomes.next:
             await self._outcomes.arrived()
         return answer
+
+    def take(self, name: str, count: int, kind: str, timeout: Any) -> bytes | None:
+        """An event that came along with the run, for a wait that is told to the host with whatever is asked next.
+
+        Only for a program that does nothing else meanwhile, and asks for nothing that the host would refuse: else it is
+        to be asked, and then for all of that type.
+        """
+        letter = next((letter for letter in self.mail if letter[0] == kind), None)
+        if letter is None:
+            return None
+        alone = not self.run.asking and self._outcomes.next and scope.inside.get() is None
+        if not alone or not _plain(name, timeout):
+            self.mail = [letter for letter in self.mail if letter[0] != kind]
+            return None
+        self.mail.remove(letter)
+        self._taken.append([name, count, kind, timeout, None])
+        return bytes(letter[1])
+
+    async def conclude(self) -> None:
+        """The run is about to end: nothing is left that the host has yet to be told."""
+        if self._taken and not self.run.over:
+            await self.ask("")
 
     def started(self, name: str, count: int, attempt: int) -> None:
         """Tell the host what is being worked on, and do not wait for what it says."""
@@ -148,6 +179,21 @@ class Journal:
             finally:
                 self.run.busy -= 1
         return self._configs[key], config
+
+
+def _plain(name: Any, timeout: Any) -> bool:
+    """Whether a wait is called and bounded as they are every day, which the host does not refuse."""
+    if not isinstance(name, str) or not (0 < len(name) <= 200 and name.isprintable()):
+        return False
+    if type(timeout) is int:
+        return 1000 <= timeout <= _YEAR * 1000
+    amount, _, unit = timeout.partition(" ") if isinstance(timeout, str) else ("", "", "")
+    number = int(amount) if amount.isascii() and amount.isdecimal() and len(amount) < 9 else 0
+    return 0 < number <= _MOST.get(unit.removesuffix("s"), 0)
+
+
+_YEAR = 365 * 24 * 3600
+_MOST = {"second": _YEAR, "minute": _YEAR // 60, "hour": _YEAR // 3600, "day": 365, "week": 52}
 
 
 def exception(error: list[str]) -> Exception:

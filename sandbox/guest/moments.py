@@ -44,6 +44,8 @@ async def wait_for_event(
             got = values.loads(value, hook=JsDict, trusted=True)
         case ["failed", _, _, error, *_]:
             raise exception(error)
+        case None if (event := step._journal.take(name, count, kind, _span(timeout))) is not None:
+            got = values.loads(event, hook=JsDict, trusted=True)
         case _:
             got = await step._journal.record("wait_for_event", name, count, kind, _span(timeout))
             if "error" in got:

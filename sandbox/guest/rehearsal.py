@@ -42,7 +42,8 @@ class TenantWorkflow(WorkflowEntrypoint):
         found = [await one(), await step.do("two", lambda: 2), event.payload]
         await step.sleep_until("night", 1000)
         found.append(await step.do("three", lambda: self.env.KV.get("key")))
-        return [*found, await step.wait_for_event("paid", type="paid", timeout="1 day")]
+        paid = await step.wait_for_event("paid", type="paid", timeout="1 day")
+        return await step.do("four", lambda: [*found, paid.payload])
 """
 _SMALL_PROGRAM: Final = """
 from workers import WorkerEntrypoint, WorkflowEntrypoint
@@ -160,7 +161,8 @@ def _calls(program: str) -> list[Call]:
 
 def _run(number: int, history: list[Any]) -> Call:
     about = {"instanceId": "one"}
-    told = ["TenantWorkflow", about, values.dumps({}), history, _DEFAULTS, _JOURNAL, number, {"claims": number}]
+    state = {"claims": number, "mail": [["paid", values.dumps(_EVENT)]] if number % 2 else []}
+    told = ["TenantWorkflow", about, values.dumps({}), history, _DEFAULTS, _JOURNAL, number, state]
     return Call(number, 0, "run", _encode(told))
 
 
@@ -198,7 +200,10 @@ class _Reference:
 
 _KV, _JOURNAL = _Reference(1), _Reference(2)
 _EVENT: Final = {"payload": 1, "timestamp": 1000, "type": "paid"}
-_ANSWERS: Final[dict[str, Any]] = {"settle": ["done", None], "wait_for_event": _EVENT, "sleep": None}
+_SETTLED: Final = ["done", None]
+_ANSWERS: Final[dict[str, Any]] = {
+    "settle": _SETTLED, "after": _SETTLED, "wait_for_event": _EVENT, "sleep": None,
+}  # fmt: skip
 _HISTORY: Final[list[Any]] = [
     [kind, name, 1, state, 1, value, None, None, None]
     for kind, name, state, value in (

@@ -158,8 +158,10 @@ class Worker:
 
                 return await rollback.frozen(journal, task)
             result = await asyncio.shield(task)
+            await journal.conclude()
         except Exception as error:
             error.args = getattr(error, "recorded", error.args)  # its class is said beside its words
+            await journal.conclude()
             if journal.undos and not journal.state.get("frozen"):
                 from . import rollback
 

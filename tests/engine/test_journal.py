@@ -111,6 +111,59 @@ async def test_an_outcome_is_recorded_once(open_engine: OpenEngine, clock: Virtu
         assert await desk.recorded() == [("do", "a", 1, "done"), ("do", "b", 1, "done")]
 
 
+async def claimed_with(desk: Desk, *events: tuple[str, Any]) -> Journal:
+    """Its journal anew, for a run that was claimed with these events unread."""
+    await desk.instance.pause()
+    for kind, payload in events:
+        await desk.instance.send_event(type=kind, payload=payload)
+    await desk.instance.resume()
+    await desk.clock.run_until_idle()
+    return desk.runs[-1][0]
+
+
+async def test_an_event_that_came_along_is_taken_before_whatever_is_recorded_next(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """In the order in which they were sent, once each; whoever asks for one gets the next."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        await desk.create()
+        journal = await claimed_with(desk, ("go", 1), ("other", 0), ("go", 2), ("go", 3))
+        assert [kind for kind, _ in journal.mail] == ["go", "go", "go", "other"]
+        for _ in range(2):  # it may not know whether it was heard
+            journal.took("first", 1, "go", "1 hour")
+        assert (await journal.settle(Outcome("a", 1, 1, value=b"\x01"))).state == "done"
+        journal.took("second", 1, "go")
+        assert values.loads((await journal.wait_for_event("third", 1, "go")).payload) == 3
+        assert [kind for kind, _ in journal.mail] == ["other"]
+        for name, kind, timeout in (("x", "go", None), ("x", "none", None), ("x", "other", 999)):
+            with pytest.raises(JournalBreach):
+                journal.took(name, 1, kind, timeout)
+        journal.took("fourth", 1, "other")
+        records = (await claimed_with(desk)).history
+        told = [values.loads(record.value or b"") for record in records if record.kind == "wait"]
+        assert [event["payload"] for event in told] == [1, 2, 3, 0]
+        assert [record.name for record in records] == ["first", "a", "second", "third", "fourth"]
+
+
+async def test_what_a_run_was_told_of_and_did_not_take_comes_along_again(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """A run that is over takes nothing any more. Few events come along, and no large ones; to a rehearsal none."""
+    async with open_engine() as engine:
+        desk = Desk(engine, clock)
+        await desk.create()
+        first = await claimed_with(desk, *((f"e{number}", number) for number in range(6)))
+        again = await claimed_with(desk)
+        assert len(first.mail) == 4
+        assert again.mail == first.mail
+        with pytest.raises(RunOver):
+            first.took("w", 1, "e0")
+        assert again.rehearsal().mail == ()
+        again.took("w", 1, "e0")
+        assert [kind for kind, _ in (await claimed_with(desk, ("a", "x" * 5000))).mail] == []
+
+
 async def test_hostile_input_is_named_and_changes_nothing(open_engine: OpenEngine, clock: VirtualClock) -> None:
     """Types, ranges, sizes, names and attempts are checked; after all of it the run goes on as if nothing had
     been.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cloister.engine import Engine, WorkflowEntrypoint, current_attempt
-from cloister.ipc import Connection, PayloadError, values
+from cloister.ipc import CapabilityError, Connection, PayloadError, values
 from cloister.ipc.peer import Peer
 from cloister.loader.journal import JournalTarget
 
@@ -50,7 +50,7 @@ async def test_a_step_that_takes_long_gives_each_instance_that_it_creates_anothe
         assert first != second
 
 
-@pytest.mark.parametrize("method", ["through", "later", "forget", "sleep", "attempt"])
+@pytest.mark.parametrize("method", ["through", "after", "later", "forget", "sleep", "attempt"])
 async def test_a_question_of_another_form_is_refused_in_words_of_the_questions(method: str, tmp_path: Path) -> None:
     """Whatever a sandbox sends: nothing is told of how the host is written."""
 
@@ -66,6 +66,27 @@ async def test_a_question_of_another_form_is_refused_in_words_of_the_questions(m
     async with Engine(tmp_path / "app.db", synchronous="normal") as engine:
         for words in await (await engine.workflow("w", Asking).create()).result():
             assert "JournalTarget" not in words
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        [None, "settle", b""], [[None], "settle", b""], [[["w", 1, "t"]], "settle", b""], [[], "through", b""],
+        [[["w", 1, "t", None, "1 1 inside"]], "", b""], [[], "after", b""], [[], "settle", None], [[], 1, b""],
+    ],
+)  # fmt: skip
+async def test_what_is_said_to_have_been_taken_is_read_strictly(asked: list[Any], tmp_path: Path) -> None:
+    """And nothing is asked after it that is no question of the run's."""
+
+    class Asking(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> None:
+            with pytest.raises((PayloadError, CapabilityError)):
+                await JournalTarget(step.journal).answer("after", values.dumps(asked), Line())  # type: ignore[arg-type]
+
+    async with Engine(tmp_path / "app.db", synchronous="normal") as engine:
+        instance = await engine.workflow("w", Asking).create()
+        await instance.result()
+        assert (await instance.status())["steps"] == []
 
 
 async def test_outcomes_are_told_in_the_order_in_which_they_are_recorded(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import string
 import textwrap
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +36,11 @@ from cloister.loader import (
     create_dynamic_workflow_entrypoint,
     wrap_workflow_binding,
 )
+from cloister.loader.journal import JournalTarget
 
 Bind = Callable[..., DynamicWorkflowBinding]
 MakeWorker = Callable[..., WorkerStub]
+Eventually = Callable[[Callable[[], Any]], Awaitable[None]]
 
 ECHO = """
     from workers import WorkflowEntrypoint
@@ -701,3 +703,94 @@ async def test_a_step_whose_failures_are_too_much_to_store_fails_for_good(tmp_pa
         with pytest.raises(InstanceFailed, match="QuotaExceeded"):
             await instance.result(timeout=100)
         assert [step["status"] for step in (await instance.status())["steps"]] == ["failed"]
+
+
+MAIL = """
+    import asyncio, os
+    from workers import WorkflowEntrypoint
+    class TenantWorkflow(WorkflowEntrypoint):
+        async def run(self, event, step):
+            await step.wait_for_event("start", type="start")
+            first = await step.wait_for_event("first", type="go")
+            async def use():
+                if await self.env.COUNT.next() == 1:
+                    os._exit(1)
+                return first.payload * 10
+            used = await step.do("use", use)
+            second = await step.wait_for_event("second", type="go", timeout="2 days")
+            return [first.payload, used, second.payload]
+"""
+BESIDE = """
+    import asyncio
+    from workers import WorkflowEntrypoint
+    class TenantWorkflow(WorkflowEntrypoint):
+        async def run(self, event, step):
+            await step.wait_for_event("start", type="start")
+            async def left():
+                await step.wait_for_event("left", type="go")
+                return await step.do("same", lambda: "left")
+            async def right():
+                await step.do("right", lambda: 1)
+                return await step.do("same", lambda: "right")
+            both = await asyncio.gather(left(), right())
+            again = await step.wait_for_event("again", type="go")
+            await step.wait_for_event("end", type="end")
+            return [*both, again.payload]
+"""
+
+
+async def woken_with_mail(host: Host, eventually: Eventually, *payloads: int) -> Any:
+    """An instance that is put aside, is sent events that it does not wait for yet, and then the one it waits for."""
+    instance = await host.workflows("ann").create()
+    async for _ in instance.subscribe(types=["workflow_waiting"]):
+        break
+    await eventually(lambda: host.engine.statistics().parked)
+    for payload in payloads:
+        await instance.send_event(type="go", payload=payload)
+    await instance.send_event(type="start")
+    return instance
+
+
+async def test_an_event_that_came_along_is_on_record_with_what_comes_after_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eventually: Eventually
+) -> None:
+    """Nothing is asked for it. One that was not on record when its run was lost is there again, and consumed once."""
+    asked: list[str] = []
+    answer = JournalTarget.answer
+
+    async def noted(target: JournalTarget, method: str, payload: bytes, channel: Any) -> bytes:
+        asked.append(method)
+        return await answer(target, method, payload, channel)
+
+    monkeypatch.setattr(JournalTarget, "answer", noted)
+    count = Count()
+
+    def get_code(tenant_id: str) -> WorkerCode:
+        return WorkerCode(main_module="main.py", modules={"main.py": textwrap.dedent(MAIL)}, env={"COUNT": count})
+
+    engine = Engine(tmp_path / "app.db", linger=0.005)
+    async with Host(tmp_path / "app.db", get_code=get_code, engine=engine) as host:
+        instance = await woken_with_mail(host, eventually, 1, 2)
+        assert await instance.result(timeout=100) == [1, 10, 2]
+        steps = (await instance.status())["steps"]
+        assert [(step["kind"], step["name"]) for step in steps] == [
+            ("wait", "start"), ("wait", "first"), ("do", "use"), ("wait", "second"),
+        ]  # fmt: skip
+        assert engine.statistics().lost == 1
+    assert asked.count("wait_for_event") == 1, "for the one that had yet to be sent"
+
+
+async def test_a_program_that_does_something_beside_asks_for_its_events(tmp_path: Path, eventually: Eventually) -> None:
+    """Else one branch would go on before the others have begun, and in a replay after them."""
+
+    def get_code(tenant_id: str) -> WorkerCode:
+        return WorkerCode(main_module="main.py", modules={"main.py": textwrap.dedent(BESIDE)})
+
+    engine = Engine(tmp_path / "app.db", linger=0.005)
+    async with Host(tmp_path / "app.db", get_code=get_code, engine=engine) as host:
+        instance = await woken_with_mail(host, eventually, 1, 2)
+        await eventually(lambda: engine.statistics().parked == 2)
+        host.evict("ann")
+        await instance.send_event(type="end")
+        *both, again = await instance.result(timeout=100)
+        assert (sorted(both), again) == (["left", "right"], 2)
