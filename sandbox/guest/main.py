@@ -40,6 +40,7 @@ is evicted before that need not tidy up."""
 _CALL = bytes([codec.MARKS[Call]])
 _SHORT = 1024  # bytes of a call that waits for others to go with
 _LONGEST = 3600.0  # seconds that are waited for a timer at once
+_CANCELLED = 100  # timers, beyond which a turn of the loop forgets them
 _CHUNK = 32 * 1024  # below what the C library takes from the kernel anew each time
 
 
@@ -248,6 +249,7 @@ class Loop(asyncio.SelectorEventLoop):
     _thread_id: int | None
     _ready: collections.deque[asyncio.Handle]
     _scheduled: list[asyncio.TimerHandle]
+    _timer_cancelled_count: int
     _stopping: bool
     _debug: bool
     _selector: Any
@@ -261,7 +263,7 @@ class Loop(asyncio.SelectorEventLoop):
     def nothing_but(self, descriptor: int) -> bool:
         """Wait as in a turn for what is to be done next. Whether that is to read from this descriptor, and nothing
         else; if not, the next turn finds everything as it is."""
-        if self._ready or self._stopping or self._debug:
+        if self._ready or self._stopping or self._debug or self._timer_cancelled_count > _CANCELLED:
             return False
         wait: float | None = None
         if self._scheduled and (wait := min(self._scheduled[0].when() - self.time(), _LONGEST)) <= 0:

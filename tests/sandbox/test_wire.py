@@ -13,7 +13,7 @@ import pytest
 
 from cloister.ipc import codec, values, zmtp
 from cloister.ipc.messages import Call, Message, Result
-from cloister.sandbox.guest.main import Wire
+from cloister.sandbox.guest.main import Loop, Wire
 
 
 class Wired:
@@ -157,3 +157,33 @@ async def test_what_was_sent_while_the_loop_was_held_up_is_not_waited_for() -> N
             assert loop.remove_writer(its), "nobody waits for room for what was sent after that"
         finally:
             loop.remove_writer(its)
+
+
+def test_timers_that_were_cancelled_are_forgotten_while_one_frame_follows_the_other() -> None:
+    """Whoever bounds each call by an hour, and is called all the time, would else keep all of them for an hour."""
+    loop = Loop()
+    loop.reopen()
+    host, its = socket.socketpair()
+    kept: list[int] = []
+
+    class Busy:
+        def deliver(self, frame: bytes) -> None:
+            loop.call_later(3600, loop.stop).cancel()
+            kept.append(len(loop._scheduled))
+            if len(kept) < 1000:
+                host.send(zmtp.message(frame))
+            else:
+                loop.stop()
+
+        def stir(self) -> None: ...
+
+    with host, its:
+        wire = Wire(_socket.socket(fileno=its.detach()), loop)
+        wire.peer = Busy()  # type: ignore[assignment]
+        loop.add_reader(wire.descriptor, wire.serve)
+        host.send(zmtp.OPENING_OF_A_ROUTER + zmtp.message(b"frame"))
+        loop.run_forever()
+        loop.close()
+        wire._socket.close()
+    assert len(kept) == 1000
+    assert max(kept) < 200
