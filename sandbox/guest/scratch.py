@@ -19,6 +19,7 @@ from typing import IO, Any, Final, NamedTuple
 from . import reading
 
 ROOT: Final = "/tmp"
+_WAYS: Final = {*"arwx"}
 _files: dict[str, _Content] = {}
 _folders: set[str] = {ROOT}
 
@@ -50,6 +51,7 @@ class _Raw(io.RawIOBase):
 
     def readinto(self, buffer: Any) -> int:
         """Some of it."""
+        self._check(self.readable(), "readable")
         piece = self._content[self._at : self._at + len(buffer)]
         buffer[: len(piece)] = piece
         self._at += len(piece)
@@ -57,6 +59,7 @@ class _Raw(io.RawIOBase):
 
     def write(self, data: Any) -> int:
         """More of it, or something else."""
+        self._check(self.writable(), "writable")
         if "a" in self.mode:
             self._at = len(self._content)
         view = bytes(data)
@@ -73,10 +76,19 @@ class _Raw(io.RawIOBase):
 
     def truncate(self, size: int | None = None) -> int:
         """As long as this, and no longer."""
+        self._check(self.writable(), "writable")
         size = self._at if size is None else size
+        if size < 0:
+            raise _error(errno.EINVAL, self.name)
         del self._content[size:]
         self._content.extend(bytes(size - len(self._content)))
         return size
+
+    def _check(self, may: bool, what: str) -> None:
+        if self.closed:
+            raise ValueError("I/O operation on closed file.")
+        if not may:
+            raise io.UnsupportedOperation(f"not {what}")
 
     def close(self) -> None:
         """It is forgotten if that was asked for."""
@@ -97,6 +109,8 @@ def opened(
 ) -> IO[Any]:  # fmt: skip
     """A file below the folder, as `open` has it."""
     content = _files.get(file)
+    if len(_WAYS & {*mode}) != 1 or not {*mode} <= _WAYS | {*"+bt"} or {*"bt"} <= {*mode}:
+        raise ValueError(f"invalid mode: {mode!r}")
     if file in _folders:
         raise _error(errno.EISDIR, file)
     if content is not None and "x" in mode:
@@ -209,8 +223,8 @@ def named(
 ) -> IO[Any]:  # fmt: skip
     """`tempfile.NamedTemporaryFile`. One that is to be deleted is when it is closed."""
     place = path_of(ROOT if dir is None else dir)
-    if place is None:
-        raise _error(errno.EACCES, str(dir))
+    if place not in _folders:
+        raise _error(errno.EACCES if place is None else errno.ENOENT, str(dir))
     chosen = next(tempfile._get_candidate_names())  # type: ignore[attr-defined]
     file = posixpath.join(place, f"{'tmp' if prefix is None else prefix}{chosen}{suffix or ''}")
     return opened(file, mode.replace("r", "x").replace("w", "x"), buffering, encoding, errors, newline,

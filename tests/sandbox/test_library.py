@@ -319,7 +319,7 @@ async def test_temporary_files_lie_in_memory(tenant: Any) -> None:
     def told(way):
         try:
             return repr(way())
-        except OSError as error:
+        except (OSError, ValueError) as error:
             return type(error).__name__
     def main():
         with tempfile.NamedTemporaryFile("w+", suffix=".txt", delete=False) as file:
@@ -363,7 +363,10 @@ async def test_temporary_files_lie_in_memory(tenant: Any) -> None:
             lambda: open("/tmp/../etc/passwd"), lambda: os.rename("/tmp/all.zip", "/etc/all.zip"),
             lambda: os.mkdir("/var/x"), lambda: open("/tmpother", "w"), lambda: shutil.rmtree("/etc"),
             lambda: os.rmdir("/tmp"), lambda: tempfile.NamedTemporaryFile(dir="/var"),
-        )]
+            lambda: tempfile.NamedTemporaryFile(dir="/tmp/none"), lambda: open("/tmp/all.zip", "rw"),
+            lambda: open("/tmp/all.zip", "rb", 0).write(b"x"), lambda: open("/tmp/new", "wb", 0).read(1),
+            lambda: open("/tmp/all.zip", "r+b", 0).truncate(-1), lambda: open("/tmp/all.zip", "rb", 0).truncate(1),
+        )] + [len(open("/tmp/all.zip", "rb").read()) > 100]
     """
     found, refused = await tenant.do(source)
     assert found == [
@@ -374,6 +377,8 @@ async def test_temporary_files_lie_in_memory(tenant: Any) -> None:
         "FileNotFoundError", "IsADirectoryError", "FileExistsError", "FileExistsError", "FileNotFoundError",
         "FileNotFoundError", "NotADirectoryError", "PermissionError", "PermissionError", "PermissionError",
         "PermissionError", "PermissionError", "OSError", "PermissionError",
+        "FileNotFoundError", "ValueError", "UnsupportedOperation", "UnsupportedOperation", "OSError",
+        "UnsupportedOperation", True,
     ]  # fmt: skip
 
 
