@@ -22,8 +22,8 @@ from .watch import Account, Charge
 
 _MUCH_UNASKED: Final = 0.25
 _BRIEFLY: Final = 0.02
-"""Part of a core that it may have used between two calls, and the same in seconds: who used more may have waited with
-it until nobody looked."""
+"""Part of a core that it may use between calls all the time, and seconds beyond that: who uses more may wait with it
+until nobody looks, and do a little each time."""
 
 
 class Calls:
@@ -37,17 +37,25 @@ class Calls:
         self.in_flight = 0
         self.late = 0
         """How many have overrun their time, and may still stop."""
+        self._unasked, self._counted, self._counted_at = 0.0, watch.unasked, watch.seen_at
         self._blamed = False  # one has been told that it ended the sandbox
 
     def begin(self, limits: Limits) -> Charge:
         """One is about to be made, with these limits: what it will be charged."""
         self._precedence.begin()
-        watch, asked = self._watch, self.in_flight or self._watch.visited
-        seen, at = watch.seen, watch.seen_at
+        watch = self._watch
         charge = watch.begin(limits.cpu_ms, lambda: self._exceeded(limits), limits.subrequests)
-        if not asked and watch.seen - seen > max((watch.seen_at - at) * _MUCH_UNASKED, _BRIEFLY):
-            self._precedence.stray()
+        if watch.seen_at != self._counted_at:
+            self.count_unasked()
         return charge
+
+    def count_unasked(self) -> None:
+        """See whether it computes between its calls, as far as it was looked at."""
+        used, passed = self._watch.unasked - self._counted, self._watch.seen_at - self._counted_at
+        self._counted, self._counted_at = self._watch.unasked, self._watch.seen_at
+        self._unasked = max(self._unasked + used - passed * _MUCH_UNASKED, 0.0)
+        if self._unasked > _BRIEFLY:
+            self._precedence.stray()
 
     async def answered(self, method: str, payload: bytes, limits: Limits, charge: Charge) -> bytes:
         """Make it: its answer. See `Sandbox.call`."""

@@ -361,6 +361,7 @@ class Sandbox:
         """Look at what it does while nothing is asked of it. To be called from time to time."""
         before = self._watch.seen
         self._watch.look()
+        self._calls.count_unasked()
         if self._watch.seen - before > _A_LITTLE:
             self._precedence.look()
         self._count_threads()

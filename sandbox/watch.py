@@ -69,6 +69,8 @@ class Account:
         """Seconds of CPU that the process had used when it was last looked at."""
         self.seen_at = now()
         """When that was."""
+        self.unasked = 0.0
+        """Seconds of CPU that it was seen to use in its life while no call was going on, its tidying up aside."""
         self._stray = self._tidying = 0.0
         self._may_stray = self._may_ask_astray = math.inf
         self._asked_astray, self._asked_at = 0.0, now()
@@ -186,7 +188,9 @@ class Account:
         if self._visits:
             spent = self._share_with_visits(spent)
         if not self._charges:
-            self._stray += max(spent - self._tidying, 0.0)
+            unasked = max(spent - self._tidying, 0.0)
+            self._stray += unasked
+            self.unasked += unasked
             self._tidying = max(self._tidying - spent, 0.0)
         elif spent:
             part = spent / len(self._charges)
