@@ -113,7 +113,6 @@ class Recorder:
         self._mocks, self._most_steps = mocks, steps
         self.frozen = frozen or claim.undoing is not None
         self.supervised = self.frozen or mocks is not None
-        self.mail = () if self.supervised else claim.mail
         self._claim = claim
         self._number = claim.number
         self._host: JournalHost = host
@@ -125,6 +124,8 @@ class Recorder:
             known = Known(record.state, record.attempts, record.due_ms, record.config or DEFAULT_CONFIG)
             self._known[record.kind, record.name, record.count] = known
             self._of_kind[record.kind] += 1
+        all_fit = self._of_kind["wait"] + len(claim.mail) <= steps
+        self.mail = claim.mail if all_fit and not self.supervised else ()
         self._running: dict[Key, Beginning] = {}
         self._refusal: asyncio.Event | None = None
         self._refused: set[asyncio.Future[None]] = set()

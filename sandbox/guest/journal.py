@@ -92,15 +92,13 @@ class Journal:
     def take(self, name: str, count: int, kind: str, timeout: Any) -> bytes | None:
         """An event that came along with the run, for a wait that is told to the host with whatever is asked next.
 
-        Only for a program that does nothing else meanwhile, and asks for nothing that the host would refuse: else it is
-        to be asked, and then for all of that type.
+        Only for a program that does nothing else meanwhile, and asks for nothing that the host would refuse. Once the
+        host has to be asked for a wait it is for all of them: what came along is within the number that a run may have.
         """
         letter = next((letter for letter in self.mail if letter[0] == kind), None)
-        if letter is None:
-            return None
         alone = not self.run.asking and self._outcomes.next and scope.inside.get() is None
-        if not alone or not _plain(name, timeout):
-            self.mail = [letter for letter in self.mail if letter[0] != kind]
+        if letter is None or not alone or not _plain(name, timeout):
+            self.mail = []
             return None
         self.mail.remove(letter)
         self._taken.append([name, count, kind, timeout, None])

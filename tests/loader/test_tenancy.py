@@ -739,9 +739,9 @@ BESIDE = """
 """
 
 
-async def woken_with_mail(host: Host, eventually: Eventually, *payloads: int) -> Any:
+async def woken_with_mail(host: Host, eventually: Eventually, *payloads: int, params: Any = None) -> Any:
     """An instance that is put aside, is sent events that it does not wait for yet, and then the one it waits for."""
-    instance = await host.workflows("ann").create()
+    instance = await host.workflows("ann").create(params=params)
     async for _ in instance.subscribe(types=["workflow_waiting"]):
         break
     await eventually(lambda: host.engine.statistics().parked)
@@ -794,3 +794,36 @@ async def test_a_program_that_does_something_beside_asks_for_its_events(tmp_path
         await instance.send_event(type="end")
         *both, again = await instance.result(timeout=100)
         assert (sorted(both), again) == (["left", "right"], 2)
+
+
+MANY = """
+    from workers import WorkflowEntrypoint
+    class TenantWorkflow(WorkflowEntrypoint):
+        async def run(self, event, step):
+            await step.wait_for_event("start", type="start")
+            said = []
+            for type in event.payload:
+                try:
+                    said.append((await step.wait_for_event("one", type=type)).payload)
+                except Exception as error:
+                    said.append(str(error).partition(":")[0])
+            return [*said, await step.do("last", lambda: "done")]
+"""
+
+
+@pytest.mark.parametrize("asked", [["go", "go", "go"], ["other", "go", "go"]])
+async def test_a_wait_too_many_is_refused_where_it_is_asked_for_though_its_event_came_along(
+    asked: list[str], tmp_path: Path, eventually: Eventually
+) -> None:
+    """Also when the host was asked for others before, so that it makes no difference when the run was put aside."""
+
+    def get_code(tenant_id: str) -> WorkerCode:
+        return WorkerCode(main_module="main.py", modules={"main.py": textwrap.dedent(MANY)})
+
+    engine = Engine(tmp_path / "app.db", linger=0.005)
+    limits = WorkflowLimits(steps=3)
+    async with Host(tmp_path / "app.db", get_code=get_code, engine=engine, limits=limits) as host:
+        instance = await woken_with_mail(host, eventually, 1, 2, params=asked)
+        await instance.send_event(type="other", payload=0)
+        said = await instance.result(timeout=100)
+    assert said == [*([1, 2] if asked[0] == "go" else [0, 1]), "StepLimitExceeded", "done"]
