@@ -87,6 +87,7 @@ ROWS = {
     """,
     "temporary files: `tempfile`": """
         sandbox/test_library.py::test_temporary_files_lie_in_memory
+        sandbox/test_library.py::test_temporary_folders_are_copied_packed_and_moved_as_anywhere
         sandbox/test_library.py::test_what_would_need_a_file_says_what_to_do_instead
     """,
     "`js.eval`, `js.WebAssembly`": "loader/test_shim.py::test_what_has_no_place_here_says_so",

@@ -41,7 +41,8 @@ def open(file: Any, *args: Any, **kwargs: Any) -> IO[Any]:  # noqa: A001 - it is
 
         if (found := reading.opened(file, *args, **kwargs)) is not None:
             return found
-        if not {*(args[0] if args else kwargs.get("mode", "r"))} & {*"wax+"} and reading.missing(os.fspath(file)):
+        writes = bool({*(args[0] if args else kwargs.get("mode", "r"))} & {*"wax+"})
+        if os.path.normpath(os.fsdecode(file)).startswith("/tmp/") or (not writes and reading.missing(os.fspath(file))):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(file)) from None
         raise PermissionError(error.errno, _INSTEAD, os.fspath(file)) from None
 
@@ -121,6 +122,7 @@ def install() -> None:
     for name, same in _CHANGES.items():
         setattr(os, name, _also_temporary(getattr(os, name), same))
     shutil.rmtree = _also_temporary(shutil.rmtree, "rmtree")  # type: ignore[assignment]
+    shutil._copyxattr = lambda *_, **__: None  # type: ignore[attr-defined] # no file has any, nor may they be asked for
     tempfile._get_default_tempdir = lambda *_: "/tmp"  # type: ignore[attr-defined]
     tempfile.TemporaryFile = functools.partial(_scratch, "unnamed")
     tempfile.NamedTemporaryFile = functools.partial(_scratch, "named")

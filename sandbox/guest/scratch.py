@@ -21,7 +21,8 @@ from . import reading
 ROOT: Final = "/tmp"
 _WAYS: Final = {*"arwx"}
 _files: dict[str, _Content] = {}
-_folders: set[str] = {ROOT}
+_folders: dict[str, float] = {ROOT: time.time()}
+"""When each was made."""
 
 
 class _Content(bytearray):
@@ -136,11 +137,15 @@ def opened(
 def status(path: str) -> os.stat_result:
     """What `os.stat` says."""
     if path in _folders:
-        return os.stat_result((stat.S_IFDIR | 0o700, 0, 0, 1, 0, 0, 0, 0, 0, 0))
+        return _stat(stat.S_IFDIR | 0o700, 0, _folders[path])
     if path not in _files:
         raise _error(errno.ENOENT, path)
-    at = _files[path].changed
-    return os.stat_result((stat.S_IFREG | 0o600, 0, 0, 1, 0, 0, len(_files[path]), at, at, at))
+    return _stat(stat.S_IFREG | 0o600, len(_files[path]), _files[path].changed)
+
+
+def _stat(mode: int, size: int, at: float) -> os.stat_result:
+    whole, precise = (int(at),) * 3, (int(at * 1e9),) * 3
+    return os.stat_result((mode, 0, 0, 1, 0, 0, size, *whole, *(at,) * 3, *precise))
 
 
 def names(path: str) -> list[str]:
@@ -162,7 +167,7 @@ def mkdir(path: str, *_: Any, **__: Any) -> None:
     """Make a folder."""
     if path in _folders or path in _files:
         raise _error(errno.EEXIST, path)
-    _folders.add(path)
+    _folders[path] = time.time()
 
 
 def rmdir(path: str, **_: Any) -> None:
@@ -171,17 +176,27 @@ def rmdir(path: str, **_: Any) -> None:
         raise _error(errno.ENOTEMPTY, path)
     if path == ROOT:
         raise _error(errno.EBUSY, path)
-    _folders.discard(path)
+    _folders.pop(path, None)
 
 
 def rename(path: str, target: Any, **_: Any) -> None:
-    """Call a file something else, in place of what was called that."""
+    """Call a file something else, in place of what was called that; or a folder, with what is in it."""
     to = path_of(target)
-    if to is None or to in _folders:
-        raise _error(errno.EACCES if to is None else errno.EISDIR, os.fsdecode(target))
-    if path not in _files:
-        raise _error(errno.EISDIR if path in _folders else errno.ENOENT, path)
-    _files[to] = _files.pop(path)
+    if to is None:
+        raise _error(errno.EACCES, os.fsdecode(target))
+    if path in _files:
+        if to in _folders:
+            raise _error(errno.EISDIR, to)
+        _files[to] = _files.pop(path)
+        return
+    names(path)
+    if to in _files or (to in _folders and to != path and names(to)):
+        raise _error(errno.ENOTDIR if to in _files else errno.ENOTEMPTY, to)
+    if path == ROOT or to.startswith(f"{path}/"):
+        raise _error(errno.EINVAL, path)
+    for kept in _files, _folders:
+        for one in [one for one in kept if f"{one}/".startswith(f"{path}/")]:
+            kept[f"{to}{one[len(path) :]}"] = kept.pop(one)  # type: ignore[assignment]
 
 
 def rmtree(path: str, ignore_errors: bool = False, *_: Any, **__: Any) -> None:
@@ -190,7 +205,8 @@ def rmtree(path: str, ignore_errors: bool = False, *_: Any, **__: Any) -> None:
         names(path)
     for one in [one for one in _files if one.startswith(f"{path}/")]:
         del _files[one]
-    _folders.difference_update([one for one in _folders if one != ROOT and f"{one}/".startswith(f"{path}/")])
+    for one in [one for one in _folders if one != ROOT and f"{one}/".startswith(f"{path}/")]:
+        del _folders[one]
 
 
 def keep(path: str, *_: Any, **__: Any) -> None:

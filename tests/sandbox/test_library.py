@@ -382,6 +382,42 @@ async def test_temporary_files_lie_in_memory(tenant: Any) -> None:
     ]  # fmt: skip
 
 
+async def test_temporary_folders_are_copied_packed_and_moved_as_anywhere(tenant: Any) -> None:
+    """With times that an archive can tell, and what is in them."""
+    source = """
+    import os, pathlib, shutil, tempfile
+    def told(way):
+        try:
+            return repr(way())
+        except OSError as error:
+            return type(error).__name__
+    def main():
+        place = pathlib.Path(tempfile.mkdtemp())
+        (place / "in" / "deep").mkdir(parents=True)
+        (place / "in" / "deep" / "tea").write_text("green")
+        shutil.copytree(place / "in", place / "copy")
+        shutil.copy2(place / "in" / "deep" / "tea", place / "too")
+        shutil.unpack_archive(shutil.make_archive("/tmp/packed", "zip", place), "/tmp/open")
+        seen = os.stat("/tmp/packed.zip")
+        times = [seen.st_mtime_ns // 10**9 == seen[8] == int(seen.st_mtime), os.stat(place).st_mtime > 10**9]
+        shutil.move(place / "in", place / "moved")
+        told_of = [told(lambda: os.rename(one, other)) for one, other in (
+            (place, place / "in"), ("/tmp", place / "in"), (place / "moved", place / "copy"),
+            (place / "moved", place / "too"), (place / "too", place / "copy"), (place / "none", place / "other"),
+        )]
+        told_of += [told(lambda: open(place / "none" / "x", mode)) for mode in "rwax"]
+        found = sorted(str(one.relative_to("/tmp/open")) for one in pathlib.Path("/tmp/open").rglob("*"))
+        kept = (place / "moved" / "deep" / "tea").read_text()
+        return [found, sorted(os.listdir(place)), kept, times, told_of]
+    """
+    found, listed, kept, times, told = await tenant.do(source)
+    assert found == ["copy", "copy/deep", "copy/deep/tea", "in", "in/deep", "in/deep/tea", "too"]
+    assert (listed, kept, times) == (["copy", "moved", "too"], "green", [True, True])
+    assert told == [
+        *["OSError"] * 3, "NotADirectoryError", "IsADirectoryError", *["FileNotFoundError"] * 5,
+    ]  # fmt: skip
+
+
 async def test_c_libraries_that_are_loaded_can_be_called_and_no_others(tenant: Any) -> None:
     """`ctypes` is no boundary; but it loads nothing, and C cannot call back, since that takes memory to execute."""
     source = """
