@@ -109,7 +109,7 @@ class Fetcher(RpcTarget):
         more, accept = dialed.handshake() if dial else ((), "")
         try:
             rule = rules.find(self._rules, asked.where, asked.method)
-            await self._turn(exchange, asked)
+            await self._turn(exchange, asked, dial=dial)
             with plain_errors(asked.where):
                 async with asyncio.timeout_at(asked.deadline):
                     answer = await network.ask(
@@ -124,10 +124,10 @@ class Fetcher(RpcTarget):
             await exchange.end(error)
             raise
 
-    async def _turn(self, exchange: Exchange, asked: Asked) -> None:
+    async def _turn(self, exchange: Exchange, asked: Asked, *, dial: bool) -> None:
         try:
             async with asyncio.timeout_at(asked.deadline):
-                await exchange.begin(self._network.turn(self._tenant))
+                await exchange.begin(self._network.turn(self._tenant, dial=dial))
         except TimeoutError:
             raise TimeoutError(
                 f"no turn came to ask {asked.where.origin}: as many requests are under way as may be, each "

@@ -37,7 +37,7 @@ class FetchLimits:
     """Seconds from the first turn until the last byte of the response."""
     redirects: int = 10
     at_once: int = 32
-    """Requests of one `Network` that are under way."""
+    """Requests of one `Network` that are under way. Half of them may be web sockets, which have no deadline."""
     at_once_per_tenant: int = 16
     """Those of one tenant, where the `Fetcher` says whose it is."""
 
@@ -59,6 +59,7 @@ class Network:
         self.limits = limits or FetchLimits()
         self.tell = log or _write
         self._turns = Shares(self.limits.at_once, self.limits.at_once_per_tenant)
+        self._dialed = Shares(max(self.limits.at_once // 2, 1), self.limits.at_once_per_tenant)
         self._resolver = addresses.Resolver()
         self._pools = {
             private: httpcore.AsyncConnectionPool(
@@ -101,13 +102,13 @@ class Network:
         )  # fmt: skip
 
     @contextlib.asynccontextmanager
-    async def turn(self, tenant: str) -> AsyncIterator[None]:
-        """A request is under way."""
-        await self._turns.enter(tenant)
-        try:
+    async def turn(self, tenant: str, *, dial: bool = False) -> AsyncIterator[None]:
+        """A request is under way, for a web socket if it is to `dial`."""
+        async with contextlib.AsyncExitStack() as taken:
+            for shares in (self._dialed, self._turns) if dial else (self._turns,):
+                await shares.enter(tenant)
+                taken.callback(shares.leave, tenant)
             yield
-        finally:
-            self._turns.leave(tenant)
 
     async def __aenter__(self) -> Self:
         return self

@@ -11,7 +11,7 @@ import pytest
 import websockets
 
 from cloister.loader import WorkerStub
-from cloister.loader.bindings import Egress, Fetcher, FetchLimits, Rule
+from cloister.loader.bindings import Egress, Fetcher, FetchLimits, Network, Rule
 
 Make = Callable[..., WorkerStub]
 
@@ -155,3 +155,23 @@ async def test_one_that_nobody_wants_is_closed(worker: Make, opened: Callable[..
     entry = worker(SOURCE, global_outbound=web.fetcher, env={"AT": f"http://{web.at}"}).get_entrypoint()
     await entry.leave()
     assert (await entry.go(f"ws://{web.at}/", ["bye"]))[-1] == ["close", 4000, "so long", True]
+
+
+async def test_open_ones_leave_turns_for_requests(opened: Callable[..., Web]) -> None:
+    """They have no deadline: a few tenants could else keep all others from the network for ever. Half is theirs."""
+    at = opened().at
+    limits = FetchLimits(at_once=4, at_once_per_tenant=2)
+    async with Network(limits=limits, log=lambda record: None) as network:
+        rule = Rule(origin=f"http://{at}", private=True)
+        one, two = (Fetcher(allow=[rule], tenant=name, network=network) for name in ("one", "two"))
+        asked = {"headers": {"Upgrade": "websocket", "Sec-WebSocket-Protocol": "tea"}}
+        dialed = [await one.fetch(f"http://{at}/", asked) for _ in range(2)]
+        waiting = asyncio.ensure_future(two.fetch(f"http://{at}/", asked))
+        for _ in range(3):
+            assert (await two.fetch(f"http://{at}/")).attributes["status"] == 426
+        assert not waiting.done()
+        dialed.pop().dropped()
+        dialed.append(await waiting)
+        assert [sent.attributes["status"] for sent in dialed] == [101, 101]
+        for sent in dialed:
+            sent.dropped()
