@@ -114,7 +114,7 @@ def forbid_namespaces(ids: str) -> None:
 
 
 PROGRAM = """
-import ctypes, os, socket, threading
+import ctypes, os, posix, socket, threading
 from workers import WorkerEntrypoint
 
 def attempt(what):
@@ -131,8 +131,8 @@ def look(path):
 class Default(WorkerEntrypoint):
     def try_everything(self):
         return {
-            "open": attempt(lambda: open("/etc/passwd")), "stat": attempt(lambda: os.stat("/etc/passwd")),
-            "look": look(b"/etc/passwd"), "list": attempt(lambda: os.listdir("/")), "fork": attempt(os.fork),
+            "open": attempt(lambda: open("/etc/passwd")), "stat": attempt(lambda: posix.stat("/etc/passwd")),
+            "look": look(b"/etc/passwd"), "list": attempt(lambda: posix.listdir("/")), "fork": attempt(os.fork),
             "socket": attempt(socket.socket), "exec": attempt(lambda: os.execv("/bin/sh", ["sh"])),
             "kill": attempt(lambda: os.kill(os.getppid() or 1, 0)), "kill_all": attempt(lambda: os.kill(-1, 9)),
         }
