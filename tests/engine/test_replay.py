@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -26,9 +27,9 @@ def workflow_of(body: Body) -> type[WorkflowEntrypoint]:
     return Written
 
 
-async def deep(turns: int, work: Awaitable[Any]) -> Any:
-    """Await through so many tasks, each of which takes turns of the loop to begin and to end."""
-    return await (asyncio.ensure_future(deep(turns - 1, work)) if turns else work)
+async def deep(turns: int, work: Callable[[], Awaitable[Any]]) -> Any:
+    """Await through so many tasks, each of which takes turns of the loop to begin and to end, or is given up before."""
+    return await (asyncio.ensure_future(deep(turns - 1, work)) if turns else work())
 
 
 async def program(event: Any, step: Any) -> Any:
@@ -42,7 +43,7 @@ async def program(event: Any, step: Any) -> Any:
         for part in parts:
             match part:
                 case ["same", number, turns]:
-                    await deep(turns, same(number))
+                    await deep(turns, partial(same, number))
                 case ["sleep", name, milliseconds]:
                     await step.sleep(name, milliseconds)
                     trace.append(name)
