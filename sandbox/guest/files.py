@@ -122,6 +122,8 @@ def install() -> None:
     for name, same in _CHANGES.items():
         setattr(os, name, _also_temporary(getattr(os, name), same))
     shutil.rmtree = _also_temporary(shutil.rmtree, "rmtree")  # type: ignore[assignment]
+    if "_rmtree" in vars(tempfile):  # Debian's has kept the other one
+        vars(tempfile)["_rmtree"] = shutil.rmtree
     shutil._copyxattr = lambda *_, **__: None  # type: ignore[attr-defined] # no file has any, nor may they be asked for
     tempfile._get_default_tempdir = lambda *_: "/tmp"  # type: ignore[attr-defined]
     tempfile.TemporaryFile = functools.partial(_scratch, "unnamed")
