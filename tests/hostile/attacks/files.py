@@ -22,13 +22,13 @@ HERE = -100  # AT_FDCWD
 @attack("EACCES")
 def read_a_file(bait: Bait) -> str:
     """Any that anybody may read."""
-    return Path(bait.file).read_text()
+    return os.read(os.open(bait.file, os.O_RDONLY), 1000).decode()
 
 
 @attack("EACCES")
 def overwrite_a_file(bait: Bait) -> int:
     """With something of its own."""
-    return Path(bait.file).write_text("was here")
+    return os.write(os.open(bait.file, os.O_WRONLY | os.O_TRUNC), b"was here")
 
 
 @attack("EACCES")
