@@ -36,7 +36,7 @@ class Default(WorkerEntrypoint):
             case "automatic":
                 return Response(WORDS, headers=headers)
             case "manual":
-                return js.Response.new(gzip.compress(WORDS), headers=headers, encodeBody="manual")
+                return js.Response.new(gzip.compress(WORDS, mtime=0), headers=headers, encodeBody="manual")
             case "long":
                 return Response(LONG, headers=headers)
             case "written":
