@@ -131,21 +131,23 @@ async def test_a_library_that_waits_too_long_gives_up(
             return [*found, (await self.env.PING())]
     """
     never = asyncio.Event()
-    server.answer = lambda *_: [never]
+    asked = list[object]()
+    server.answer = lambda *request: asked.append(request) or [never]
     log: asyncio.Queue[Egress] = asyncio.Queue()
     async with Fetcher(allow=[at(server)], log=log.put_nowait) as fetcher:
         made = code(source)
         made = type(made)(main_module="main.py", modules={**libraries, **made.modules}, global_outbound=fetcher,
                           env={"PING": lambda: "pong"})  # fmt: skip
-        for seconds in (0.05, 1.0, 15.0):  # a machine that is too busy to ask in time has more of it
+        for seconds in (0.05, 1.0, 10.0):  # a machine that is too busy to ask in time has more of it
+            asked.clear()
             told = await loader.get(tenant, lambda: made).get_entrypoint().main(server.url, seconds)
-            if told[3:] == ["ReadTimeout", "pong"] and log.qsize() == 4:
+            if told[3:] == ["ReadTimeout", "pong"] and len(asked) == 4:
                 break
             while not log.empty():
                 log.get_nowait()
         assert ["timed out" in words.lower() for words in told[:3]] == [True] * 3
         assert told[3:] == ["ReadTimeout", "pong"]
-        assert [(await log.get()).status for _ in range(4)] == [None] * 4
+        assert [(await log.get()).status for _ in range(4)] == [None] * 4  # which may come a little later
 
 
 async def test_encrypted_places_need_no_encryption_inside(loader: Any, tenant: str, code: Any, libraries: Any) -> None:
