@@ -132,7 +132,12 @@ async def test_a_library_that_waits_too_long_gives_up(
     """
     never = asyncio.Event()
     asked = list[object]()
-    server.answer = lambda *request: asked.append(request) or [never]
+
+    def answer(*request: object) -> list[asyncio.Event]:
+        asked.append(request)
+        return [never]
+
+    server.answer = answer
     log: asyncio.Queue[Egress] = asyncio.Queue()
     async with Fetcher(allow=[at(server)], log=log.put_nowait) as fetcher:
         made = code(source)
