@@ -142,7 +142,7 @@ def machine() -> str:
     load = os.getloadavg()[0]
     python = platform.python_version()
     if "--enable-optimizations" not in (sysconfig.get_config_var("CONFIG_ARGS") or ""):
-        python += " built without optimizations"  # as pyenv does unless told; a distribution's is a third faster
+        python += " built without optimizations"  # pyenv's default; a call takes a tenth longer
     return f"{os.cpu_count()} cores of {model}, Linux {platform.release()}, Python {python}, load {load:.1f}"
 
 
