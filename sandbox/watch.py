@@ -40,9 +40,10 @@ class Timer(Protocol):
 class Charge:
     """One call: what it may use and what it has used, in seconds of CPU and in calls to the host."""
 
-    __slots__ = ("asked", "limit", "may_ask", "over", "used")
+    __slots__ = ("asked", "begun", "limit", "may_ask", "over", "used")
 
-    def __init__(self, limit: float, may_ask: float, over: Callable[[], None]) -> None:
+    def __init__(self, limit: float, may_ask: float, over: Callable[[], None], begun: float = 0.0) -> None:
+        self.begun = begun
         self.limit = limit
         self.may_ask = may_ask
         self.used = self.asked = 0.0
@@ -83,10 +84,10 @@ class Account:
         self, limit_ms: int | None, over: Callable[[], None], may_ask: int | None = None, *, visit: bool = False
     ) -> Charge:
         """A call begins; `over` is called, once, if it uses more than its limit of CPU."""
-        charge = Charge(
-            math.inf if limit_ms is None else limit_ms / 1000, math.inf if may_ask is None else may_ask, over
-        )
         now = self._now()
+        charge = Charge(
+            math.inf if limit_ms is None else limit_ms / 1000, math.inf if may_ask is None else may_ask, over, now
+        )
         if self._charges or self._visits or self._unseen(now) > _little(charge):
             self._share(now)
         (self._visits if visit else self._charges).add(charge)
@@ -153,15 +154,15 @@ class Account:
 
     def end(self, charge: Charge) -> None:
         """The call is over. What the only one can have used since the last look is not looked at if it is too little to
-        matter: the next one is charged for it, or it is forgiven."""
+        matter: the next one is charged for it, or it is forgiven. What can have been used before the call is not."""
         now = self._now()
         unseen = self._unseen(now)
         if len(self._charges) + len(self._visits) > 1 or unseen > _little(charge):
             self._share(now)
-            unseen = 0.0
+            self._tidying = unseen = 0.0
         self._charges.discard(charge)
         self._visits.discard(charge)
-        self._tidying = _TIDYING + unseen
+        self._tidying = _TIDYING + min(self._tidying + (now - charge.begun) * self._cores, unseen)
 
     def stop(self) -> None:
         """The process is gone."""

@@ -165,6 +165,18 @@ def test_short_calls_one_after_the_other_are_not_looked_at_each(took: float, pau
     assert looks <= 13_000  # one in each millisecond, and those that a timer asks for
 
 
+def test_what_was_used_before_a_call_is_not_forgiven_with_it() -> None:
+    """Though nobody looked when it began: only what it can have used itself is."""
+    machine = Machine(cores=2)
+    machine.watch.bound(300, lambda: machine.over.append("stray"))
+    for _ in range(int(10 / 0.0014)):
+        charge = machine.watch.begin(300, lambda: machine.over.append("call"))
+        machine.run(0.0001)
+        machine.watch.end(charge)
+        machine.run(0.0013)
+    assert machine.over == ["stray"]
+
+
 @pytest.mark.parametrize("pause", [0.002, 0.004, 0.05])
 def test_who_computes_between_calls_that_are_not_looked_at_is_ended_all_the_same(pause: float) -> None:
     """Each forgives a little, which is soon used up."""
