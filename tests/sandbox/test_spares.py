@@ -77,7 +77,7 @@ async def test_no_spare_is_begun_while_somebody_waits_for_a_sandbox(
         monkeypatch.setattr(spawner._spares, "_now", lambda: now)  # or else a slow machine forgets that they were taken
         for _ in range(3):
             await asyncio.gather(*(spawner.take() for _ in range(10)))
-        monkeypatch.setattr(spawner._spares, "_now", lambda: now + PATIENCE)
+        monkeypatch.setattr(spawner._spares, "_now", lambda: now + 2 * PATIENCE)
         await until(lambda: spawner.spares == 8)
         assert made.begun >= 8
         assert made.beside == 0
@@ -112,7 +112,7 @@ async def test_the_next_is_begun_although_nobody_has_said_anything(
         monkeypatch.setattr(spares, "_now", lambda: now)
         await spawner.take()
         await until(lambda: spares._makers)
-        monkeypatch.setattr(spares, "_now", lambda: now + PATIENCE)
+        monkeypatch.setattr(spares, "_now", lambda: now + 2 * PATIENCE)
         await until(lambda: spawner.spares == 4)
         for _ in range(2):
             await spawner.take()
