@@ -9,9 +9,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterator
+from typing import Final
 
 from .errors import SandboxClosed, SandboxUnavailable
 from .lockdown.sequence import ACTIVE
+from .lockdown.shares import Rank
 from .nursery import Nursery, discard
 from .process import Process
 from .sandbox import Sandbox, Usage
@@ -19,6 +21,9 @@ from .slots import Slots
 from .wires import Wire, Wires
 
 HELLO_TIMEOUT = 10.0
+MODEST_S: Final = 0.1
+"""Seconds for which one that nobody waits for leaves the cores to everybody else while it comes up. Where those never
+rest it comes up all the same: there is to be one when somebody wants it."""
 _KILLED = -9
 
 
@@ -67,13 +72,19 @@ class Brood:
     async def bear(self, *, urgent: bool) -> Sandbox:
         """Fork a blank sandbox, and wait for its first word. `SandboxUnavailable`, `SandboxDied`, `OSError`.
 
-        One that is `urgent` does nothing that could wait until it is used.
+        One that is `urgent` does nothing that could wait until it is used. Any other keeps nobody from a core.
         """
         self._expected += 1
         try:
             with self._wires.lay() as wire:
                 sandbox = await self._fork(wire, urgent=urgent)
-                await self._greeted(sandbox)
+                rising = None if urgent else asyncio.get_running_loop().call_later(MODEST_S, self._rise, sandbox)
+                try:
+                    await self._greeted(sandbox)
+                finally:
+                    if rising is not None:
+                        rising.cancel()
+                        self._rise(sandbox)
                 self.borne += 1
         finally:
             self._expected -= 1
@@ -86,7 +97,9 @@ class Brood:
         asked = False
         try:
             group = self._slots.group(slot)
-            entrances = group.entrances() if group is not None else ()
+            if group is not None:
+                entrances = group.entrances()
+                group.rank(Rank.FIRST if urgent else Rank.BEHIND)
             null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)  # one that no sibling shares, flags and all
             entrances = null, *entrances
             asked = True
@@ -118,6 +131,11 @@ class Brood:
         if slot in self._stillborn:
             self._died(slot, *self._stillborn.pop(slot))
         return sandbox
+
+    def _rise(self, sandbox: Sandbox) -> None:
+        """It has a core like everybody else."""
+        if sandbox in self and (group := self._slots.group(sandbox.number)) is not None:
+            group.rank(Rank.FIRST)
 
     async def _greeted(self, sandbox: Sandbox) -> None:
         try:

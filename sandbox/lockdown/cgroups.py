@@ -47,6 +47,7 @@ class Group:
     version: int
     folders: tuple[str, ...]  # the first is the one that counts memory, the last the one that counts tasks
     share: str = ""  # the folder in which it has its rank, if it can have one
+    _rank: Rank = Rank.FIRST
     _limits: tuple[int, int] = (0, 0)
     _kills: int = 0
     _bell: int | None = None  # rung by the kernel when somebody in the group is short of memory
@@ -62,8 +63,10 @@ class Group:
         self._limits = memory_bytes, tasks
 
     def rank(self, rank: Rank) -> None:
-        """Have it be of this rank; to be asked only where it has a `share`."""
-        shares.give(self.share, self.version, rank)
+        """Have it be of this rank, where it has a `share`. Costs nothing when it is."""
+        if self.share and rank is not self._rank:
+            shares.give(self.share, self.version, rank)
+            self._rank = rank
 
     def watch(self, on_short: Callable[[], None]) -> None:
         """Have somebody hear when all of the memory is used and more is wanted. Where that is not to be had, the kernel
@@ -128,6 +131,7 @@ class Group:
         for folder in self.all:
             Path(folder).mkdir(parents=True, exist_ok=True)
         limits, self._limits, self._kills = self._limits, (0, 0), 0
+        self._rank = Rank.FIRST
         self.limit(*limits)
 
     def close(self) -> None:

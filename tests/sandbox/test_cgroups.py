@@ -103,6 +103,9 @@ def test_a_group_has_a_rank(version: int, weight: str, most: str, little: str, t
     before = written()[1]
     group.rank(Rank.BEHIND)
     assert written() == ("1", before)
+    (tmp_path / "cpu.idle").write_text("untouched")
+    group.rank(Rank.BEHIND)
+    assert written()[0] == "untouched", "it has that rank already"
 
 
 def test_a_group_that_is_gone_has_no_rank_and_nobody_minds(tmp_path: Path) -> None:

@@ -16,7 +16,11 @@ from typing import Any
 import psutil
 import pytest
 
-from cloister.sandbox import Limits, Policy, Sandbox, SandboxClosed, SandboxDied, SandboxUnavailable, Spawner
+from cloister.sandbox import Limits, Policy, Sandbox, SandboxClosed, SandboxDied, SandboxUnavailable, Spawner, brood
+from cloister.sandbox.brood import Brood
+from cloister.sandbox.lockdown.cgroups import Group
+from cloister.sandbox.lockdown.shares import Rank
+from cloister.sandbox.spares import AT_ONCE
 
 # ruff: noqa: ASYNC240 - a test may look at its folder
 
@@ -127,6 +131,44 @@ async def test_the_slot_of_the_next_is_ready_before_it_is_taken(open_spawner: Op
         assert (await spawner.take()).number == 1
         assert spawner._slots._free == [2]
         assert set(spawner._slots._groups_of) == made
+
+
+async def test_a_spare_that_nobody_waits_for_gives_way_until_it_is_up(
+    open_spawner: OpenSpawner, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those beside whom it is made answer meanwhile. The first spares are wanted at once, and so is what is taken
+    when there is none; and who has come up, or has not in a while, is as everybody else."""
+    told: dict[str, list[Rank]] = {}
+    urgent = [[Rank.FIRST]] * AT_ONCE
+
+    def rank(group: Group, rank: Rank) -> None:
+        told.setdefault(group.folders[0], []).append(rank)
+
+    monkeypatch.setattr(Group, "rank", rank)
+    async with open_spawner(spares=AT_ONCE + 1) as spawner:
+        await until(lambda: spawner.spares == AT_ONCE + 1)
+        if not told:
+            pytest.skip("this machine gives no control groups")
+        assert list(told.values()) == [*urgent, [Rank.BEHIND, Rank.FIRST]]
+    told.clear()
+    async with open_spawner(spares=0) as spawner:
+        await spawner.take()
+        assert list(told.values()) == [[Rank.FIRST]]
+    told.clear()
+    monkeypatch.setattr(brood, "MODEST_S", 0)
+    heard = Brood._greeted
+
+    async def greeted(self: Brood, sandbox: Sandbox) -> None:
+        await until(lambda: told[group(sandbox)][-1:] == [Rank.FIRST])
+        await heard(self, sandbox)
+
+    def group(sandbox: Sandbox) -> str:
+        return str(spawner._slots.group(sandbox.number).folders[0])
+
+    monkeypatch.setattr(Brood, "_greeted", greeted)
+    async with open_spawner(spares=AT_ONCE + 1) as spawner:
+        await until(lambda: spawner.spares == AT_ONCE + 1)
+        assert list(told.values()) == [*urgent, [Rank.BEHIND, Rank.FIRST, Rank.FIRST]]
 
 
 async def test_a_zygote_that_dies_is_replaced(open_spawner: OpenSpawner, until: Until) -> None:
