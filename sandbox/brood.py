@@ -21,7 +21,7 @@ from .slots import Slots
 from .wires import Wire, Wires
 
 HELLO_TIMEOUT = 10.0
-MODEST_S: Final = 0.1
+MODEST_S: Final = 0.02
 """Seconds for which one that nobody waits for leaves the cores to everybody else while it comes up. Where those never
 rest it comes up all the same: there is to be one when somebody wants it."""
 _KILLED = -9
