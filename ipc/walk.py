@@ -93,6 +93,8 @@ def scan(
         if kind == _EXT:
             code = data[body - 1]
             if code in {SET, CAPABILITY} and extensions:
+                if not length or _HEADS[data[body]][0] != _LIST:  # a text would be a set of all its characters
+                    raise PayloadError("a set or a capability is not a list inside")
                 elements = scan(
                     data[body:end],
                     max_depth=max_depth - len(outer),
@@ -100,6 +102,8 @@ def scan(
                     extensions=False,
                     before=elements + _BY_ITSELF,
                 )
+            elif code == DATETIME and length > 64:  # which its refusal would repeat; none is half as long
+                raise PayloadError(f"a date of {length:,} bytes")
             elif code != DATETIME:
                 nested = code in {SET, CAPABILITY}
                 raise PayloadError(

@@ -221,6 +221,7 @@ def peak(work: Callable[[], object]) -> int:
     return most
 
 
+CHARACTERS = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x11_0000)]))
 HOSTILE = {
     "empty lists": b"\xdd" + (2**24).to_bytes(4, "big") + b"\x90" * 2**22,
     "empty maps in a map": b"\xdf" + (2**20).to_bytes(4, "big") + b"".join(b"\xa3%03x\x80" % n for n in range(4000)),
@@ -229,6 +230,7 @@ HOSTILE = {
     "counts of counts": b"\xdd\xff\xff\xff\xff" * 2**19,
     "sets": b"\xdd\x00\x00\xff\xff" + msgpack.packb(msgpack.ExtType(3, b"\x91\x01")) * 65_535,
     "one set": msgpack.packb(msgpack.ExtType(3, b"\xdd" + (2**22).to_bytes(4, "big") + b"\x01" * 2**22)),
+    "one set of all characters": msgpack.packb(msgpack.ExtType(3, msgpack.packb(CHARACTERS))),
     "one number": b"\xc9\x00\x40\x00\x00\x02" + b"9" * 2**22,
     "one key": b"\x81\xdb\x00\x40\x00\x00" + b"k" * 2**22 + b"\xc1",
 }

@@ -110,6 +110,29 @@ async def answer_with_a_key_twice(bait: Bait) -> None:
     await _say(Result(2, b"\x82\xa1a\xc0\xa1a\xc0"))
 
 
+@attack("PayloadError: a set or a capability is not a list inside", endless=True)
+async def answer_with_a_set_of_all_characters(bait: Bait) -> None:
+    """Four megabytes of one text, of which a set would have a million members."""
+    text = b"".join("".join(map(chr, range(start, start + 0x800))).encode() for start in _PLANES)
+    inside = b"\xdb" + struct.pack(">I", len(text)) + text
+    await _say(Result(2, b"\xc9" + struct.pack(">I", len(inside)) + b"\x03" + inside))
+
+
+_PLANES = [start for start in range(0, 0x11_0000, 0x800) if start != 0xD800]
+
+
+@attack("PayloadError: a date of 8,388,608 bytes", endless=True)
+async def answer_with_a_date_without_end(bait: Bait) -> None:
+    """Which the words of its refusal would hold."""
+    await _say(Result(2, b"\xc9" + struct.pack(">I", 2**23) + b"\x02" + b"2" * 2**23))
+
+
+@attack(BROKE + "a note of an unknown form on 'log'", endless=True)
+async def log_at_a_level_that_there_is_not(bait: Bait) -> None:
+    """Whose name moves the cursor of whoever reads it."""
+    await _say(Note("log", values.dumps(["\x1b[2J", "x", 1, 1])))
+
+
 @attack("CapabilityError: capability 7 is not granted on this connection", endless=True)
 async def answer_with_a_forged_capability(bait: Bait) -> None:
     """That the host itself is said to have granted."""
