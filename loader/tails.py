@@ -122,8 +122,10 @@ class Tails:
 
     def hear(self, line: LogLine) -> None:
         """One more line. Without tails it goes to the host's own log."""
-        entry = TailLine(self._tenant_id, self._sandbox, line.level, line.text, line.invocation, line.time_ms)
-        if (kept := self._open.get(line.invocation)) is not None:
+        known = 0 <= line.invocation <= self._count  # it is the tenant's process that says of which it is
+        invocation = line.invocation if known else 0
+        entry = TailLine(self._tenant_id, self._sandbox, line.level, line.text, invocation, line.time_ms)
+        if (kept := self._open.get(invocation)) is not None:
             kept.add(entry)
         self._stream(entry)  # not to who prints it, or it would be told to it again
         if not self._streaming and not self._tails:

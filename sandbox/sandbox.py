@@ -37,7 +37,7 @@ from .lockdown.cgroups import Group
 from .policy import Limits
 from .precedence import SOON, WINDOW, Precedence
 from .process import Process, describe
-from .tail import Tail
+from .tail import LEVELS, Tail
 from .visits import WORKER, VisitedPeer
 from .watch import Account
 
@@ -427,7 +427,7 @@ class Sandbox:
     def _hear(self, topic: str, payload: bytes) -> None:
         values.scan(payload, max_depth=1, max_elements=_NOTE_ELEMENTS)
         match topic, values.loads(payload, trusted=True):
-            case "log", [str(level), str(text), int(invocation), int(time_ms)]:
+            case "log", [str(level), str(text), int(invocation), int(time_ms)] if level in LEVELS:
                 self.tail.hear(level, text, invocation, time_ms)
             case "background", int(count):
                 self.background = max(count, 0)

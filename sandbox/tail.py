@@ -17,13 +17,14 @@ _FEW: Final = LINES_PER_SECOND // 20
 """So many are taken together once some were dropped: each time it is told how many, which costs as much as a line."""
 LINE_LENGTH: Final = 9000
 """Characters of a line that are taken. The guest cuts earlier, and says how much was cut."""
-_LEVELS: Final = 16  # characters of a level's name
+LEVELS: Final = frozenset({"stdout", "stderr", "debug", "info", "warning", "error"})
 _CONTROLS = re.compile("[\\x00-\\x08\\x0b-\\x1f\\x7f-\\x9f\\u2028-\\u202e\\u2066-\\u2069]")
 """What would move a terminal's cursor, or show a line other than it is. Tabs and newlines may stay."""
 
 
 class LogLine(NamedTuple):
-    """One line that a tenant printed or logged. `level` is stdout, stderr, debug, info, warning or error."""
+    """One line that a tenant printed or logged. `level` is one of `LEVELS`; `time_ms`, milliseconds since 1970, is no
+    later than it arrived, and no earlier than the sandbox was made."""
 
     level: str
     text: str
@@ -42,6 +43,7 @@ class Tail:
         self._lines = Meter(LINES_PER_SECOND, now)
         self._untold = 0
         self._admitted = False
+        self._since_ms = _now_ms()
 
     def bound(self, bytes_per_second: int) -> None:
         """Take so many bytes a second from now on."""
@@ -65,11 +67,15 @@ class Tail:
         if self._untold:
             lost, self._untold = self._untold, 0
             words = f"{lost:,} lines came faster than they are taken, and were dropped"
-            self.listener(LogLine("warning", words, 0, int(time.time() * 1000)))
+            self.listener(LogLine("warning", words, 0, _now_ms()))
         shown = _CONTROLS.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
-        self.listener(LogLine(level[:_LEVELS], shown, invocation, time_ms))
+        self.listener(LogLine(level, shown, invocation, min(max(time_ms, self._since_ms), _now_ms())))
 
     def _drop(self) -> bool:
         self.dropped += 1
         self._untold += 1
         return False
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)

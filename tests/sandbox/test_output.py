@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from cloister.sandbox.guest.output import FEW, LONG, MAX_LINE, MAX_LINES, Output
-from cloister.sandbox.tail import LINE_LENGTH, LINES_PER_SECOND
+from cloister.sandbox.tail import LINE_LENGTH, LINES_PER_SECOND, LogLine, Tail
 
 Boot = Callable[..., Any]
 Until = Callable[[Callable[[], object]], Any]
@@ -187,12 +188,22 @@ async def test_the_host_cuts_what_the_guest_did_not(tenant: Any, until: Until) -
         import gc
         from cloister.ipc.peer import Peer
         peer = next(found for found in gc.get_objects() if isinstance(found, Peer))
-        peer.note("log", values.dumps(["L" * 1000, "x" * 50_000, 1, 1]))
+        peer.note("log", values.dumps(["stdout", "x" * 50_000, 1, 1]))
     """
     await tenant.do(source, None)
     await until(lambda: tenant.lines)
     assert len(tenant.lines[0].text) <= LINE_LENGTH
-    assert len(tenant.lines[0].level) <= 16
+
+
+@pytest.mark.parametrize("told", [0, -1, 2**63, -(2**63), 2**64 - 1])
+def test_a_line_is_of_no_time_at_which_it_cannot_have_been_printed(told: int) -> None:
+    """It is the tenant's process that says when: not before it was there, and not after it was heard."""
+    before = int(time.time() * 1000)
+    tail = Tail(1 << 20, time.monotonic)
+    heard: list[LogLine] = []
+    tail.listener = heard.append
+    tail.hear("stdout", "a word", 1, told)
+    assert before <= heard[0].time_ms <= int(time.time() * 1000)
 
 
 async def test_a_flood_is_bounded_and_counted(boot: Boot) -> None:
