@@ -53,10 +53,14 @@ class Rehearsal:
 
     @classmethod
     def read(cls, report: Encoded) -> Rehearsal:
-        """What whoever runs workflows elsewhere says of a replay: the map `{missed, ended, error}`."""
-        told = values.loads(report.data)
-        missed = tuple(sorted((kind, name, count) for kind, name, count in told["missed"]))
-        return _judged(missed, bool(told["ended"]), told["error"])
+        """What whoever runs workflows elsewhere says of a replay: the map `{missed, ended, error}`. Where it is none,
+        nothing is known to fit."""
+        match values.loads(report.data):
+            case {"missed": list(missed), "ended": bool(ended), "error": None | str() as error} if all(
+                isinstance(key, list) and list(map(type, key)) == [str, str, int] for key in missed
+            ):
+                return _judged(tuple(sorted((kind, name, count) for kind, name, count in missed)), ended, error)
+        return cls(False, error="a report of its replay that cannot be read")
 
 
 class _Nobody:

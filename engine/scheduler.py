@@ -269,7 +269,8 @@ class Scheduler:
     def _tell(self, address: Address, trouble: str) -> None:
         """What keeps an instance from going on is no part of its history, but somebody should hear of it."""
         self.troubles[address] = trouble
-        _log.warning("%s %r of %r %s", address.workflow, address.id, address.scope, trouble)
+        quoted = trouble.replace("\n", "\n    | ")  # it may be what a workflow has said
+        _log.warning("%s %r of %r %s", address.workflow, address.id, address.scope, quoted)
 
     def leave(self, run: Run) -> None:
         if run.stopping not in {"lost", "postponed"}:

@@ -248,10 +248,8 @@ class Peer:
             values.loads(payload, adopt=lambda reference: take_back(reference, self.exports), trusted=True)
 
     def _parted(self, goodbye: Goodbye) -> None:
-        reason = failures.printable(goodbye.payload[: failures.MAX_TEXT].decode("utf-8", "replace"))[
-            : failures.MAX_TEXT
-        ]
-        self.close(ConnectionClosed(reason or "the other side said goodbye"))
+        reason = failures.printable(goodbye.payload[: failures.MAX_TEXT].decode("utf-8", "replace"))
+        self.close(ConnectionClosed(" ".join(reason.split())[: failures.MAX_TEXT] or "the other side said goodbye"))
 
     def _given_back(self, release: Release) -> None:
         # After whoever waited for a result that came before it has read it, and found the capability there.

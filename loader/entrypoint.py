@@ -18,6 +18,7 @@ from cloister.ipc.capabilities import Served
 from cloister.ipc.stubs import Link, RemoteCall, RemoteMethod
 from cloister.sandbox import Limits, SandboxClosed, SandboxError, SandboxUnavailable, SandboxUnused
 
+from . import mail
 from .boots import TRIES, tried
 from .code import load_code
 from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity, RestartBackedOff, TenantError, TenantThrottled
@@ -26,6 +27,7 @@ from .http.bodies import Sent
 from .http.headers import Malformed
 from .http.messages import Request, Response
 from .journal import JournalTarget
+from .quoting import quoted
 from .worker import Worker
 
 if TYPE_CHECKING:
@@ -178,7 +180,8 @@ class Entrypoint:
 
         async def once() -> Any:
             async with AsyncExitStack() as use:
-                return await self._event(await self._use(use), event, subject)
+                answer = await self._event(await self._use(use), event, subject)
+            return mail.decided(answer) if event == "email" else answer
 
         return await tried(once)
 
@@ -242,7 +245,9 @@ class Entrypoint:
         finally:
             desk.let_go(worker)
         if not report.fits:
-            _log.warning("%r of %r stays on its code: %s", event.instance_id, self._stub.tenant_id, report.words)
+            _log.warning(
+                "%r of %r stays on its code: %s", event.instance_id, self._stub.tenant_id, quoted(report.words)
+            )
         return report.fits
 
     async def _pinned(self, event: WorkflowEvent, journal: Journal, warm: Worker | None) -> tuple[Key, GetCode]:

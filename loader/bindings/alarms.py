@@ -21,6 +21,7 @@ from cloister.ipc import IpcError
 from cloister.sandbox import LimitExceeded, SandboxDied, SandboxError
 
 from ..errors import LoaderError, TenantError
+from ..quoting import quoted
 from .shelf import Shelf
 from .storage import StorageQuotaExceeded
 
@@ -174,10 +175,11 @@ UPDATE alarms SET ringing = 0;
         except Exception as error:  # noqa: BLE001 - whatever became of it, it is tried again
             if isinstance(error, _THE_HOSTS) and not isinstance(error, _THE_TENANTS):
                 again = alarm.tries
-                _log.warning("the alarm of an object of %r is put off: %s", alarm.tenant, error)
+                _log.warning("the alarm of an object of %r is put off: %s", alarm.tenant, quoted(error))
             else:
                 again = alarm.tries + 1
-                _log.warning("the alarm of an object of %r failed", alarm.tenant, exc_info=True)
+                about = None if isinstance(error, _THE_TENANTS) else error
+                _log.warning("the alarm of an object of %r failed: %s", alarm.tenant, quoted(error), exc_info=about)
         await self._settle(alarm, again)
 
     async def _settle(self, alarm: Alarm, again: int | None) -> None:

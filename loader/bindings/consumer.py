@@ -18,6 +18,7 @@ from cloister.ipc import IpcError, values
 from cloister.sandbox import LimitExceeded, SandboxDied
 
 from ..errors import LoaderError, LoadFailed, NoCapacity, TenantError, TenantThrottled
+from ..quoting import quoted
 from .queues import MOST_DELAY, Delivery, QueueStore
 
 _log = logging.getLogger("cloister.queue")
@@ -134,7 +135,7 @@ class Consumer:
             answer = await self._entrypoint(tenant).handle("queue", about)
             again = _wanted(answer)
         except (*_THE_TENANTS, *_THE_HOSTS, LoaderError, IpcError) as error:
-            _log.warning("a batch of %d of %r for %r comes again: %s", len(batch), self._queue, tenant, error)
+            _log.warning("a batch of %d of %r for %r comes again: %s", len(batch), self._queue, tenant, quoted(error))
             if isinstance(error, _THE_HOSTS) or not isinstance(error, _THE_TENANTS):
                 await self._put_off(tenant, batch)
                 return
@@ -175,6 +176,6 @@ def _wanted(answer: Any) -> dict[str, float | None]:
             delay is None or (type(delay) in {int, float} and delay == delay) for delay in again.values()
         ):
             if error:
-                _log.warning("a consumer raised %s", error)
+                _log.warning("a consumer raised %s", quoted(error))
             return again
     raise TenantError("TypeError", f"queue() gave {type(answer).__name__}, which says nothing of its messages")

@@ -24,7 +24,7 @@ from cloister.sandbox import SandboxError
 from ..errors import LoaderError
 from ..http.headers import Pairs, find, headers
 from ..http.messages import Response
-from ..http.sockets import Line, Message
+from ..http.sockets import Line, Message, say
 from .exchange import Exchange
 
 _GUID: Final = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
@@ -127,7 +127,7 @@ class Dialed:
         code, reason, failure = _GONE, "the connection was lost", None
         try:
             async for message in self._messages():
-                await line.receive([message])
+                await say(line, "receive", [message])
             if (said := self._protocol.close_rcvd) is not None:
                 code, reason = said.code, said.reason
         except (httpcore.NetworkError, httpcore.TimeoutException, OSError) as error:
@@ -139,7 +139,7 @@ class Dialed:
                 await self._flush()
         finally:
             with contextlib.suppress(IpcError, SandboxError, LoaderError):
-                await line.close(code, reason)
+                await say(line, "close", code, reason)
             if isinstance(line, Stub):
                 line.dispose()
             else:

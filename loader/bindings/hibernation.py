@@ -20,7 +20,8 @@ from cloister.ipc.stubs import Channel
 from cloister.sandbox import SandboxError
 
 from ..errors import LoaderError, TenantError
-from ..http.sockets import Line, Message, WebSocket
+from ..http.sockets import Line, Message, Way, WebSocket, say
+from ..quoting import quoted
 from .storage import StorageQuotaExceeded
 
 _log = logging.getLogger("cloister.objects")
@@ -93,12 +94,12 @@ class Accepted(WebSocket):
     async def tell(self, messages: list[Any]) -> None:
         """What the object says to its client, until that has taken it."""
         await self._connected
-        await self._told.receive(messages)
+        await say(self._told, "receive", messages)
 
     async def leave(self, code: int, reason: str) -> None:
         """The object says no more."""
         await self._connected
-        await self._told.close(code, reason)
+        await say(self._told, "close", code, reason)
         self._forget()
 
     async def hear(self, message: Message) -> None:
@@ -128,7 +129,7 @@ class Accepted(WebSocket):
         except TenantError:
             return  # its tails have it, and the next message is no worse for it
         except (SandboxError, LoaderError, IpcError) as error:
-            _log.warning("a web socket of an object was told %s in vain: %s", method, error)
+            _log.warning("a web socket of an object was told %s in vain: %s", method, quoted(error))
             if method == "webSocketMessage":
                 await self._fail(error)
 
@@ -170,7 +171,7 @@ class Accepted(WebSocket):
         return self.connected and isinstance(self._told, Line)
 
 
-class ToObject:
+class ToObject(Way):
     """What a client tells an object, by way of this host."""
 
     uncounted = True

@@ -9,6 +9,7 @@ from cloister.ipc import IpcError
 from cloister.sandbox import LimitExceeded, SandboxDied, SandboxError
 
 from ..errors import EntrypointNotFound, LoaderError, NoCapacity, RestartBackedOff, TenantError, TenantThrottled
+from ..quoting import quoted
 
 _log = logging.getLogger("cloister.http")
 _ANSWERS: Final[list[tuple[type[Exception], int, str]]] = [
@@ -31,5 +32,5 @@ def to(error: Exception, path: str) -> tuple[int, str] | None:
     known = next((answer for answer in _ANSWERS if isinstance(error, answer[0])), None)
     if known is None:
         return None
-    _log.warning("%s was answered with %d: %s", path, known[1], error)
+    _log.warning("%s was answered with %d: %s", quoted(path), known[1], quoted(error))
     return known[1:]

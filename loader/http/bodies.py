@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from cloister.ipc import CapabilityError, Stub, values
 from cloister.ipc.streams import RemoteStream
-from cloister.ipc.stubs import Channel
+from cloister.ipc.stubs import Channel, RemoteMethod
 
 from .headers import Malformed
 
@@ -115,7 +115,7 @@ def _piece(piece: object) -> bytes:
 async def _asked_for(stub: Stub) -> AsyncIterator[bytes]:
     with stub:
         while True:
-            match await stub.next():
+            match await RemoteMethod(stub, "next")():  # whatever attribute it has of that name
                 case {"done": True}:
                     return
                 case {"done": False, "value": bytes(piece)}:

@@ -8,16 +8,16 @@ guest. What comes out of the sandbox is checked here. When the sandbox is gone, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple, Protocol, Self
 
 from cloister.ipc import CapabilityError, CodecError, IpcError, Stub, values
 from cloister.ipc.capabilities import end, spread
-from cloister.ipc.stubs import Channel
+from cloister.ipc.stubs import Channel, RemoteMethod
 from cloister.sandbox import LimitExceeded, SandboxError
 
-from ..errors import LoaderError
+from ..errors import LoaderError, TenantError
 from .bodies import Sent
 from .headers import UNSENDABLE
 
@@ -65,7 +65,7 @@ class WebSocket:
         """Pass it on to whoever is at the end of a line, and not use it here."""
         self._told = line
         assert self._stub is not None
-        return await self._stub.connect(line)
+        return await say(self._stub, "connect", line)
 
     async def open(self) -> Any:
         """Have the tenant begin, if it has not. Where its messages go."""
@@ -75,6 +75,9 @@ class WebSocket:
 
     async def _begin(self) -> Any:
         line = await self.connect(Line(self))
+        if not isinstance(line, Stub | Way):
+            words = f"a web socket leads to something of type {type(line).__name__}, which cannot be told anything"
+            raise TenantError("Malformed", words)
         if not isinstance(line, Stub):  # it was passed on, and whoever did that is needed no longer
             if isinstance(line, Line):
                 line.granted()
@@ -95,7 +98,7 @@ class WebSocket:
             async with self._turn:  # so that none overtakes those that waited for the line
                 line = await self.open()
             async with asyncio.timeout(self.wall_s):
-                await line.receive([message])
+                await say(line, "receive", [message])
         except TimeoutError:
             raise LimitExceeded(f"a message of a web socket was worked on for {self.wall_s:g} s") from None
         except CodecError:
@@ -110,7 +113,7 @@ class WebSocket:
             self.end(code, reason)
             try:
                 async with asyncio.timeout(self.idle_s):
-                    await (await self.open()).close(code, reason)
+                    await say(await self.open(), "close", code, reason)
             except (IpcError, SandboxError, LoaderError, TimeoutError):
                 return  # it needs not be told
 
@@ -173,7 +176,19 @@ class Speaker(Protocol):
         """The last word."""
 
 
-class Line:
+class Way:
+    """Where messages go that is this host's own. All that a tenant hands over beside is its stub, or of no use."""
+
+
+def say(line: Any, method: str, *args: object) -> Awaitable[Any]:
+    """Tell a line something. A tenant's is told it whatever attributes of that name it says to have."""
+    if isinstance(line, Stub):
+        return RemoteMethod(line, method)(*args)
+    told: Awaitable[Any] = getattr(line, method)(*args)
+    return told
+
+
+class Line(Way):
     """What a tenant tells of what it sends: `receive(messages)` and `close(code, reason)`."""
 
     uncounted = True
@@ -244,7 +259,10 @@ class SentSocket(Sent):
             return await super().answer(method, payload, channel)
         arguments, stubs = channel.decode(payload)
         try:
-            return channel.encode(await self._response.web_socket.connect(*spread(arguments)[0]))
+            match spread(arguments)[0]:
+                case [Stub() | Way() as line]:
+                    return channel.encode(await self._response.web_socket.connect(line))
+            raise CapabilityError("a web socket is connected to a line, and to nothing else")
         finally:
             end(stubs, None)
 

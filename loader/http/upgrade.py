@@ -11,6 +11,7 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
+from ..quoting import quoted
 from . import answers, asked
 from .asked import HttpLimits
 from .headers import Pairs, find
@@ -125,7 +126,7 @@ class Upgrade:
                 async with asyncio.timeout(self._limits.idle_s):
                     await self._room.acquire()
             except TimeoutError:  # nor would it be seen that the client has gone
-                _log.warning("the worker at %s is done with none of %d messages", self._scope["path"], _AT_ONCE)
+                _log.warning("the worker at %s is done with none of %d messages", quoted(self._scope["path"]), _AT_ONCE)
                 await self._close(_BUSY, "The worker does not keep up.")
                 return _BUSY, "The worker does not keep up."
             work = asyncio.ensure_future(self._pass_on(socket, message))
@@ -140,7 +141,7 @@ class Upgrade:
         except ConnectionResetError:
             return  # which whoever reads hears too
         except Exception as error:  # noqa: BLE001 - the next message is no worse for it
-            _log.warning("a message to %s was not heard: %s", self._scope["path"], error)
+            _log.warning("a message to %s was not heard: %s", quoted(self._scope["path"]), quoted(error))
 
     def _done(self, work: asyncio.Task[None]) -> None:
         self._working.discard(work)
@@ -154,7 +155,7 @@ class Upgrade:
                 async with asyncio.timeout(self._limits.idle_s):
                     await self._send({"type": "websocket.send", kind: message})
         except TimeoutError:
-            _log.warning("the client of %s took nothing for %g s", self._scope["path"], self._limits.idle_s)
+            _log.warning("the client of %s took nothing for %g s", quoted(self._scope["path"]), self._limits.idle_s)
             return
         except Exception as error:
             known = answers.to(error, self._scope["path"])

@@ -1,0 +1,10 @@
+"""What somebody else has said, as it stands in a log of the host's: no line of it looks like one of the log's own."""
+
+from __future__ import annotations
+
+from cloister.ipc import failures
+
+
+def quoted(said: object) -> str:
+    """The same, cut to what somebody would read, every line but the first set off."""
+    return failures.printable(str(said)[: failures.MAX_TEXT]).replace("\n", "\n    | ")
