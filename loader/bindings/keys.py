@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from cloister.ipc import RpcTarget, Stub
 from cloister.ipc.streams import RemoteStream
 
-from ..http.bodies import pieces, read_whole
+from ..http.bodies import INLINE, read_whole
 from ..http.headers import Malformed
 from . import options as given
+from .held import Held, Lent
 from .shelf import Shelf, owner, stored
 
 MOST_KEY: Final = 512
@@ -30,6 +31,8 @@ _MOST_READ: Final = 16 * 1024 * 1024
 """Bytes of all the values that are read at once."""
 _MOST_PARSED: Final = 100_000
 """Values within the JSON that is read at once: the host does nothing else meanwhile."""
+_IDLE_S: Final = 60.0
+"""Seconds that each next piece of a value may take."""
 _TYPES: Final = ("text", "json", "arrayBuffer", "bytes", "stream")
 
 
@@ -50,6 +53,11 @@ class KeyValueStore(Shelf):
     ) STRICT;
     CREATE INDEX IF NOT EXISTS expiring ON pairs (expires) WHERE expires IS NOT NULL;
     """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.held = Held()
+        """Values that come in, or are read, piece by piece."""
 
     async def drop(self, tenant: str) -> None:
         """Delete everything that is a tenant's."""
@@ -75,7 +83,11 @@ class KeyValue(RpcTarget):
         name = _key(key)
         metadata = given.as_json(found["metadata"], "metadata", MOST_METADATA) if "metadata" in found else None
         expires = self._expires(found)
-        data = await _bytes(value)
+        with self._store.held.one(self._scope[0]) as more_held:
+            data = await _bytes(value, more_held)
+            await self._store_pair(name, data, metadata, expires)
+
+    async def _store_pair(self, name: str, data: bytes, metadata: str | None, expires: float | None) -> None:
         size = len(name.encode()) + len(data) + len(metadata or "")
 
         def work(connection: sqlite3.Connection) -> None:
@@ -169,7 +181,18 @@ class KeyValue(RpcTarget):
             raise ValueError(
                 f"this JSON may have more than {_MOST_PARSED:,} values within; read it as text and parse that"
             )
-        return {name: _read(name, *found[name], kind) if name in found else (None, None) for name in names}
+        return {name: self._read(name, *found[name], kind) if name in found else (None, None) for name in names}
+
+    def _read(self, name: str, value: bytes, metadata: str | None, kind: str) -> tuple[Any, Any]:
+        about = None if metadata is None else json.loads(metadata)
+        if kind == "text":
+            return value.decode("utf-8", "replace"), about
+        if kind == "json":
+            try:
+                return json.loads(value), about
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"the value of {name!r:.80} is not JSON: {error}") from error
+        return Lent(self._store.held, self._scope[0], value, INLINE) if kind == "stream" else value, about
 
     def _expires(self, found: Mapping[str, Any]) -> float | None:
         now = self._store.now()
@@ -208,7 +231,7 @@ def _type(options: object, more: Mapping[str, Any]) -> str:
     return str(kind)
 
 
-async def _bytes(value: object) -> bytes:
+async def _bytes(value: object, more: Callable[[int], None]) -> bytes:
     match value:
         case str():
             data = value.encode("utf-8", "replace")
@@ -216,9 +239,11 @@ async def _bytes(value: object) -> bytes:
             data = value
         case Stub() | RemoteStream():
             try:
-                data = await read_whole(value, MOST_VALUE)
+                data = await read_whole(value, MOST_VALUE, more, _IDLE_S)
             except Malformed as error:
                 raise ValueError(str(error)) from error
+            except TimeoutError:
+                raise TimeoutError(f"a value that is put has to go on within {_IDLE_S:g} s") from None
         case _:
             raise TypeError(f"a value is text, bytes or a body, not {type(value).__name__}")
     if len(data) > MOST_VALUE:
@@ -228,18 +253,6 @@ async def _bytes(value: object) -> bytes:
 
 def _values_within(text: bytes) -> int:
     return sum(map(text.count, (b",", b"[", b"{")))
-
-
-def _read(name: str, value: bytes, metadata: str | None, kind: str) -> tuple[Any, Any]:
-    about = None if metadata is None else json.loads(metadata)
-    if kind == "text":
-        return value.decode("utf-8", "replace"), about
-    if kind == "json":
-        try:
-            return json.loads(value), about
-        except (ValueError, RecursionError) as error:
-            raise ValueError(f"the value of {name!r:.80} is not JSON: {error}") from error
-    return pieces(value) if kind == "stream" else value, about
 
 
 def _listed(name: str, expires: float | None, metadata: str | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from typing import Any, Final
 
 from cloister.ipc import CapabilityError, Stub, values
@@ -70,7 +70,7 @@ def opened(value: object, kind: str) -> tuple[Mapping[str, Any], Body]:
     return value._attributes, _asked_for(value.dup())
 
 
-async def read(source: object) -> AsyncIterator[bytes]:
+async def read(source: object) -> AsyncGenerator[bytes]:
     """What a sandbox gave to be read: a stream, a body, or a message with one. `Malformed`."""
     if isinstance(source, RemoteStream):
         async with source:
@@ -87,14 +87,20 @@ async def read(source: object) -> AsyncIterator[bytes]:
         raise Malformed(f"{type(source).__name__} is no stream of bytes")
 
 
-async def read_whole(source: object, most: int) -> bytes:
-    """All of it, if that is no more than so many bytes. `Malformed`."""
+async def read_whole(source: object, most: int, more: Callable[[int], None], idle_s: float) -> bytes:
+    """All of it, if that is no more than so many bytes. `more` hears of each piece as it is kept. `Malformed`, and
+    `TimeoutError` where the next piece does not come within `idle_s` seconds."""
     data = bytearray()
-    async for piece in read(source):
-        data += piece
-        if len(data) > most:
-            raise Malformed(f"it has more than {most:,} bytes")
-    return bytes(data)
+    async with contextlib.aclosing(read(source)) as reading:
+        while True:
+            async with asyncio.timeout(idle_s):
+                piece = await anext(reading, None)
+            if piece is None:
+                return bytes(data)
+            more(len(piece))
+            data += piece
+            if len(data) > most:
+                raise Malformed(f"it has more than {most:,} bytes")
 
 
 async def close(body: AsyncIterator[bytes]) -> None:

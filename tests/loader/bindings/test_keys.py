@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cloister.loader import TenantError, WorkerStub
-from cloister.loader.bindings import KeyValue, KeyValueStore, StorageQuota, StorageQuotaExceeded, StoreClosed
+from cloister.ipc.answering import MAX_HELD
+from cloister.loader import TenantError, TenantThrottled, WorkerStub
+from cloister.loader.bindings import KeyValue, KeyValueStore, StorageQuota, StorageQuotaExceeded, StoreClosed, keys
 
 Make = Callable[..., WorkerStub]
 
@@ -38,6 +39,58 @@ def store(runner: asyncio.Runner, tmp_path: Path, clock: Clock) -> Iterator[KeyV
     runner.run(store.__aenter__())
     yield store
     runner.run(store.__aexit__(None, None, None))
+
+
+async def test_what_is_put_and_read_piece_by_piece_is_bounded(tmp_path: Path) -> None:
+    """How fast it goes is up to the tenant: what it has begun is held, and too much of it is refused."""
+    quota = StorageQuota(bytes=1 << 30, entries=20)
+    async with KeyValueStore(tmp_path / "large.db", quota=quota) as store:
+        mine, others = KeyValue(store, "t"), KeyValue(store, "u")
+        await mine.put("a", bytes(4 << 20))
+        unread = [await mine.get("a", "stream") for _ in range(16)]
+        with pytest.raises(TenantThrottled, match="more than 64 MiB of values"):
+            await mine.get("a", "stream")
+        assert await others.get("a", "stream") is None
+        assert [piece async for piece in unread.pop()] == [bytes(256 << 10)] * 16
+        unread[0] = await mine.get("a", "stream")  # and the one that nobody will read is gone
+        await asyncio.sleep(0)
+        unread.append(await mine.get("a", "stream"))
+        del unread
+        await asyncio.sleep(0)
+        assert store.held._of == {}
+
+
+async def test_a_body_that_stands_still_holds_no_more_than_may_be_held(
+    worker: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor for longer than a while; what others of the tenant's put is stored."""
+    monkeypatch.setattr(keys, "_IDLE_S", 0.2)
+    source = """
+    import asyncio
+    from workers import WorkerEntrypoint
+    async def body():
+        yield b"x" * 1_000_000
+        await asyncio.Event().wait()
+    class Default(WorkerEntrypoint):
+        async def main(self):
+            with_body = asyncio.ensure_future(self.env.KV.put("a", body()))
+            await asyncio.wait({with_body}, timeout=0.01)
+            await self.env.KV.put("b", b"yes")
+            try:
+                await with_body
+            except TimeoutError as error:
+                return str(error)
+    """
+    async with KeyValueStore(tmp_path / "large.db") as store:
+        entry = worker(source, env={"KV": KeyValue(store, "t")}).get_entrypoint()
+        assert await entry.main() == "a value that is put has to go on within 0.2 s"
+        assert store.held._of == {}
+        monkeypatch.undo()
+        store.held.more("t", MAX_HELD - 100_000)
+        with pytest.raises(TenantError, match="TenantThrottled: tenant 't' reads or writes more than 64 MiB"):
+            await entry.main()
+        store.held.less("t", MAX_HELD - 100_000)
+        assert store.held._of == {}
 
 
 async def test_a_value_is_a_stream(worker: Make, store: KeyValueStore) -> None:
