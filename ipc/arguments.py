@@ -1,4 +1,4 @@
-"""What calls that wait for an answer hold of arguments: bounded for each guest, and for all guests of a host together.
+"""What is held for guests, such as arguments of calls that wait: bounded for each, and for all of a host together.
 
 Where all of them hold too much, it is those that hold much whose next calls are refused: whoever asks for little is
 served, or for no more than its part of what is kept for that. A few that fill it up, and wait, are not to keep all

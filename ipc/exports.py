@@ -19,14 +19,18 @@ if TYPE_CHECKING:
     from .answer import Answer
 
 MAX_GRANTS: Final = 65_536
+_LIGHT: Final = 2048  # bytes of a reference that are not counted
 _MINE, _YOURS, _STREAM = range(3)
 
 
 class Exports:
-    """What this side has granted on one connection."""
+    """What this side has granted on one connection. `hold` says whether what is said of it, such as the body of a
+    response, may take so many bytes more, and so many in all; it hears when they take less."""
 
-    def __init__(self) -> None:
-        self._granted: dict[int, list[Any]] = {}  # number: [capability, references held over there, key in _numbers]
+    def __init__(self, hold: Callable[[int, int], bool] = lambda more, held: True) -> None:
+        self._granted: dict[int, list[Any]] = {}
+        """Number: capability, references held over there, key in `_numbers`, bytes of the reference if they count."""
+        self._hold, self._held = hold, 0
         self._numbers: dict[Hashable, int] = {}
         self._next = 0
         self._over = False
@@ -46,11 +50,19 @@ class Exports:
             if self._over:  # an answer that nobody will get
                 return number
             self._numbers[key] = number
-            self._granted[number] = [capability, 0, key]
+            self._granted[number] = [capability, 0, key, 0]
             if (granted := getattr(capability, "granted", None)) is not None:
                 granted()
         self._granted[number][1] += 1
         return number
+
+    def weigh(self, number: int, size: int) -> None:
+        """So many bytes are said of what has a number, and held as long as it is. `CodecError` if it is too much."""
+        if (entry := self._granted.get(number)) is not None and size > entry[3]:
+            more, entry[3] = size - entry[3], size
+            self._held += more
+            if not self._hold(more, self._held):
+                raise CodecError("what is granted on this connection, or on all, holds too many bytes; dispose of some")
 
     def get(self, number: int) -> Capability:
         """The capability of a number. `CapabilityError` if it is not granted on this connection."""
@@ -74,6 +86,7 @@ class Exports:
         entry[1] -= count
         if not entry[1]:
             del self._granted[number], self._numbers[entry[2]]
+            self._lighten(entry[3])
             _drop(entry[0])
 
     def clear(self) -> None:
@@ -82,8 +95,14 @@ class Exports:
         dropped = [entry[0] for entry in self._granted.values()]
         self._granted.clear()
         self._numbers.clear()
+        self._lighten(self._held)
         for capability in dropped:
             _drop(capability)
+
+    def _lighten(self, size: int) -> None:
+        if size:
+            self._held -= size
+            self._hold(-size, self._held)
 
 
 def _drop(capability: Capability) -> None:
@@ -108,7 +127,10 @@ def refer(subject: object, channel: Channel, exports: Exports, granted: list[int
     granted.append(exports.grant(capability))
     if getattr(capability, "streams", False):
         return values.dumps([_STREAM, granted[-1]])
-    return values.dumps([_MINE, granted[-1], dict(capability.attributes)])
+    reference = values.dumps([_MINE, granted[-1], dict(capability.attributes)])
+    if len(reference) > _LIGHT:
+        exports.weigh(granted[-1], len(reference))
+    return reference
 
 
 def resolve(reference: bytes, channel: Channel, exports: Exports) -> object:

@@ -41,7 +41,7 @@ class Peer:
     `on_read` hears how many elements each value had that was checked; `hook` is applied to each map that is read,
     and `dress` to each object that came or came back, which may be given to the reader as something else; what is sent
     may be too, by `lend`. `hold` says whether the arguments of calls may take so many bytes more, and so many in all,
-    and hears when they take less.
+    and hears when they take less; `hold_granted` likewise of what is said of capabilities that are granted.
     """
 
     def __init__(
@@ -63,9 +63,10 @@ class Peer:
         on_cancel: Callable[[int, bool], None] = lambda _call, _late: None,
         on_closed: Callable[[Exception], None] = lambda _: None,
         hold: Callable[[int, int], bool] = lambda _more, held: held <= MAX_HELD,
+        hold_granted: Callable[[int, int], bool] = lambda _more, held: True,
     ) -> None:
         self.connection = connection
-        self.exports = Exports()
+        self.exports = Exports(hold_granted)
         self._send = send
         self._trusted = trusted
         self._hook = hook

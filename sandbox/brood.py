@@ -117,9 +117,8 @@ class Brood:
                 os.close(entrance)
         try:
             alone = self.nursery.layers.get("processes") == ACTIVE
-            sandbox = Sandbox(
-                slot, Process(pidfd), wire.link, group, self.nursery.address_space, self._wires.arguments, alone=alone
-            )
+            room, wires = self.nursery.address_space, self._wires
+            sandbox = Sandbox(slot, Process(pidfd), wire.link, group, room, wires.arguments, wires.granted, alone=alone)
         except BaseException:
             wire.link.close()
             self._abandoned.add(slot)

@@ -87,6 +87,7 @@ class Sandbox:
         group: Group | None,
         address_space: int,
         arguments: Arguments,
+        granted: Arguments,
         *,
         alone: bool = False,
     ) -> None:
@@ -152,6 +153,7 @@ class Sandbox:
             unread=link.unread,
             on_visit=self._precedence.begin,
             hold=arguments.hold,
+            hold_granted=granted.hold,
         )
         self._peer.on_streams_over = lambda: self.on_background()
         link.on_bytes = self._intake.arrived

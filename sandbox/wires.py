@@ -58,6 +58,8 @@ class Wires:
         self._transport = make()
         self.arguments = Arguments()
         """What the calls of all sandboxes at their ends hold."""
+        self.granted = Arguments()
+        """What is said to them of what they are granted, such as the bodies of responses, and held as long as it is."""
 
     @contextlib.contextmanager
     def lay(self) -> Iterator[Wire]:

@@ -63,10 +63,11 @@ def opened(value: object, kind: str) -> tuple[Mapping[str, Any], Body]:
     if not isinstance(value, Stub) or value._attributes.get(CLASS) != kind:
         raise Malformed(f"a {kind} was expected, not {type(value).__name__}")
     whole = value._attributes.get("body", ...)
-    if whole is None or isinstance(whole, bytes):
+    if whole is None or (isinstance(whole, bytes) and len(whole) <= INLINE):
         return value._attributes, whole
     if whole is not ...:
-        raise Malformed(f"a body of {type(whole).__name__}")
+        size = f"{len(whole):,} bytes" if isinstance(whole, bytes) else type(whole).__name__
+        raise Malformed(f"a body of {size}")
     return value._attributes, _asked_for(value.dup())
 
 

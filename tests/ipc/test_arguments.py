@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cloister.ipc import TooManyCalls, values
+from cloister.ipc import CodecError, RpcTarget, TooManyCalls, values
 from cloister.ipc.answering import MAX_HELD
 from cloister.ipc.arguments import Arguments
 from cloister.ipc.unread import MUCH
@@ -94,3 +94,33 @@ async def test_calls_of_all_guests_are_counted_together(open_pair: OpenPair, unt
     await asyncio.gather(little, again)
     assert arguments._bytes == 0
     second.cancel()
+
+
+class Large(RpcTarget):
+    """Of which much is said."""
+
+    def __init__(self, size: int) -> None:
+        self._said = {"body": bytes(size)}
+
+    def rpc_attributes(self) -> dict[str, Any]:
+        """What is held as long as this is."""
+        return self._said
+
+
+async def test_what_is_said_of_what_is_granted_counts_as_long_as_it_is(open_pair: OpenPair, until: Until) -> None:
+    """A guest that keeps one response after the other would have the host keep their bodies."""
+    granted = Arguments(most=8 * MUCH)
+    pairs = [open_pair(hold_granted=granted.hold) for _ in range(2)]
+    kept = [pairs[0].guest.decode(pairs[0].host.encode(Large(MUCH)))[0] for _ in range(7)]
+    again = pairs[0].guest.decode(pairs[0].host.encode(shared := Large(10)))[0]
+    with pytest.raises(CodecError, match="holds too many bytes; dispose of some"):
+        pairs[0].host.encode([shared, Large(MUCH)])
+    little = pairs[1].guest.decode(pairs[1].host.encode(Large(MUCH // 2)))[0]
+    assert len(pairs[0].host.exports) == 8  # what was refused is not granted
+    kept.pop()
+    await until(lambda: len(pairs[0].host.exports) == 7)
+    kept.append(pairs[0].guest.decode(pairs[0].host.encode(Large(MUCH)))[0])
+    del again, little
+    for pair in pairs:
+        pair.host.close(ConnectionError("gone"))
+    assert granted._bytes == 0

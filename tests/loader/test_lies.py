@@ -88,6 +88,14 @@ async def test_a_body_whose_next_piece_is_asked_of_a_number(worker: Make) -> Non
         await response.bytes()
 
 
+async def test_a_body_that_travels_with_its_head_is_short(worker: Make) -> None:
+    """A long one is asked for piece by piece, or the host would hold it for whoever it is for."""
+    head = {"workers.class": "Response", "status": 200, "status_text": "", "headers": []}
+    lie = f"Response.attributes = {{**{head!r}, 'body': bytes(300_000)}}"
+    with pytest.raises(TenantError, match="a body of 300,000 bytes"):
+        await worker(f"{LIAR}{lie}\n{LEADS_NOWHERE}").get_entrypoint().fetch("https://a.example/")
+
+
 MAIL = {"from": "ann@a.example", "to": "bob@b.example", "raw": b"\r\n"}
 DECIDED: dict[str, Any] = {"rejected": None, "forwarded": [], "replied": []}
 
