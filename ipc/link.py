@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import contextvars
 import math
+import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -133,8 +134,9 @@ class Link(ABC):
 class Transport(Protocol):
     """All links of one host. Made inside the event loop that serves it, and closed there."""
 
-    def connect(self, path: str, on_frame: OnFrame, on_lost: OnLost) -> Link:
-        """Connect to the socket that a guest listens on, and greet it."""
+    async def lay(self, on_frame: OnFrame, on_lost: OnLost) -> tuple[Link, socket.socket]:
+        """A link that has greeted whoever will be there, and the end of it that a guest is to be given: the caller's,
+        to close when that is done. `OSError`."""
 
     def close(self) -> None:
         """Close every link. Harmless when repeated."""

@@ -1,7 +1,8 @@
 """The transport over libzmq, and the only module that imports it: one ROUTER for all guests.
 
 For a host that has its reasons to have libzmq move the bytes, in a thread of its own and outside of Python's lock. The
-host connects and the host names each peer, so that no guest can claim another's identity. The ROUTER is a raw one:
+host connects and the host names each peer, so that no guest can claim another's identity; what libzmq has connected to
+is a socket of the host's, whose other end is the guest's. The ROUTER is a raw one:
 libzmq would read what is hostile in a language where a mistake is a hole, and collect the parts of a message without
 end; of raw bytes it takes no more than its queue holds, and then the guest has to wait.
 
@@ -15,11 +16,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import socket
 from typing import Final
 
 import zmq
 
 from . import zmtp
+from .doors import Doors
 from .errors import ConnectionClosed, TooManyCalls
 from .link import NOBODYS, Link, OnFrame, OnLost
 
@@ -38,11 +41,11 @@ class RouterLink(Link):
 
     __slots__ = ("connected", "endpoint", "name", "router")
 
-    def __init__(self, router: Router, name: bytes, endpoint: str, on_frame: OnFrame, on_lost: OnLost) -> None:
+    def __init__(self, router: Router, name: bytes, on_frame: OnFrame, on_lost: OnLost) -> None:
         super().__init__(on_frame, on_lost)
         self.router = router
         self.name = name
-        self.endpoint = endpoint
+        self.endpoint = ""
         self.connected = False
 
     def close(self) -> None:
@@ -67,6 +70,7 @@ class Router:
 
     def __init__(self, *, high_water: int = 2048) -> None:
         self._loop = asyncio.get_running_loop()
+        self._doors = Doors()
         self._context = zmq.Context()
         self._context.set(zmq.MAX_SOCKETS, MAX_LINKS)
         self._socket = self._context.socket(zmq.ROUTER)
@@ -84,14 +88,21 @@ class Router:
         self._drain_soon = False
         NOBODYS.run(self._loop.add_reader, self._socket.FD, self._drain)
 
-    def connect(self, path: str, on_frame: OnFrame, on_lost: OnLost) -> Link:
-        """See `Transport.connect`."""
-        name = b"%d" % next(self._numbers)
-        link = self._links[name] = RouterLink(self, name, f"ipc://{path}", on_frame, on_lost)
-        self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, name)
+    async def lay(self, on_frame: OnFrame, on_lost: OnLost) -> tuple[Link, socket.socket]:
+        """See `Transport.lay`."""
+        link = RouterLink(self, b"%d" % next(self._numbers), on_frame, on_lost)
+        try:
+            return link, await self._doors.connected(lambda path: self._connect(link, path))
+        except BaseException:
+            link.close()
+            raise
+
+    def _connect(self, link: RouterLink, path: str) -> None:
+        link.endpoint = f"ipc://{path}"
+        self._links[link.name] = link
+        self._socket.setsockopt(zmq.CONNECT_ROUTING_ID, link.name)
         self._socket.connect(link.endpoint)
-        self.send(name, zmtp.OPENING_OF_A_ROUTER)
-        return link
+        self.send(link.name, zmtp.OPENING_OF_A_ROUTER)
 
     def close(self) -> None:
         """See `Transport.close`."""
@@ -101,6 +112,7 @@ class Router:
         self._links.clear()
         self._socket.close(0)
         self._context.term()
+        self._doors.close()
 
     def send(self, name: bytes, data: bytes) -> None:
         """Queue bytes for one peer. `TooManyCalls`, `ConnectionClosed`."""

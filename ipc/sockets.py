@@ -2,7 +2,8 @@
 
 Bytes go from one process to the other in two system calls. libzmq at this end would hand them to a thread of its own
 and back, which costs as much again as the rest of a call, and keep 20 KiB of queues for each guest; both ends speak its
-protocol all the same. The host connects, so no guest can be taken for another.
+protocol all the same. Each link is a pair of sockets without a name, of which a guest is given one when it is made: so
+none can be taken for another, and there is nothing that anybody else could connect to.
 
 Each guest is read a little at a time, so that one that floods makes the others wait for no longer than it takes to
 look at that little; the rest waits in the kernel, and then with the guest. A guest that is held is not read at all for
@@ -40,7 +41,7 @@ class SocketLink(Link):
     def __init__(
         self,
         links: set[SocketLink],
-        path: str,
+        end: socket.socket,
         on_frame: OnFrame,
         on_lost: OnLost,
         most: int,
@@ -56,17 +57,12 @@ class SocketLink(Link):
         self._held: asyncio.TimerHandle | None = None
         self._held_from = self._held_until = 0.0
         self._released = False
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        self._descriptor = self._socket.fileno()
+        self._socket = end
+        self._descriptor = end.fileno()
         self._links = links
         links.add(self)
-        try:
-            self._socket.connect(path)
-            self._send(zmtp.OPENING_OF_A_ROUTER)
-        except (OSError, ConnectionClosed):  # it has gone before it was met, which is told of like every other end
-            self._loop.call_soon(self._readable)
-        else:
-            NOBODYS.run(self._loop.add_reader, self._descriptor, self._readable)
+        self._send(zmtp.OPENING_OF_A_ROUTER)
+        NOBODYS.run(self._loop.add_reader, self._descriptor, self._readable)
 
     def unread_for(self) -> float:
         """See `Link.unread_for`."""
@@ -243,9 +239,10 @@ class Sockets:
         self._unread = Unread(asyncio.get_running_loop().time)
         self._vigil = Vigil()
 
-    def connect(self, path: str, on_frame: OnFrame, on_lost: OnLost) -> Link:
-        """See `Transport.connect`."""
-        return SocketLink(self._links, path, on_frame, on_lost, self._most, self._unread, self._vigil)
+    async def lay(self, on_frame: OnFrame, on_lost: OnLost) -> tuple[Link, socket.socket]:
+        """See `Transport.lay`."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        return SocketLink(self._links, ours, on_frame, on_lost, self._most, self._unread, self._vigil), theirs
 
     def close(self) -> None:
         """See `Transport.close`."""

@@ -76,16 +76,15 @@ class Brood:
         """
         self._expected += 1
         try:
-            with self._wires.lay() as wire:
-                sandbox = await self._fork(wire, urgent=urgent)
-                rising = None if urgent else asyncio.get_running_loop().call_later(MODEST_S, self._rise, sandbox)
-                try:
-                    await self._greeted(sandbox)
-                finally:
-                    if rising is not None:
-                        rising.cancel()
-                        self._rise(sandbox)
-                self.borne += 1
+            sandbox = await self._fork(await self._wires.lay(), urgent=urgent)
+            rising = None if urgent else asyncio.get_running_loop().call_later(MODEST_S, self._rise, sandbox)
+            try:
+                await self._greeted(sandbox)
+            finally:
+                if rising is not None:
+                    rising.cancel()
+                    self._rise(sandbox)
+            self.borne += 1
         finally:
             self._expected -= 1
             self._end_if_done()
@@ -104,7 +103,8 @@ class Brood:
             entrances = null, *entrances
             asked = True
             asyncio.get_running_loop().call_soon(self._slots.prepare)  # while the zygote forks
-            pidfd = await self.nursery.fork(slot, self._slots.uid(slot), [wire.end, *entrances], urgent=urgent)
+            given = [wire.end.fileno(), *entrances]
+            pidfd = await self.nursery.fork(slot, self._slots.uid(slot), given, urgent=urgent)
         except BaseException as error:
             wire.link.close()
             if isinstance(error, SandboxUnavailable) or not asked:
@@ -113,6 +113,7 @@ class Brood:
                 self._abandoned.add(slot)
             raise
         finally:
+            wire.end.close()
             for entrance in entrances:
                 os.close(entrance)
         try:
@@ -124,7 +125,6 @@ class Brood:
             self._abandoned.add(slot)
             discard(pidfd)
             raise
-        wire.given()
         self._sandboxes[slot] = sandbox
         wire.listened_to()
         if slot in self._stillborn:

@@ -1,4 +1,4 @@
-"""A guest's life: accept the host's connection, say hello, answer calls until the host is gone.
+"""A guest's life: greet the host over the connection that it was born with, answer calls until the host is gone.
 
 It runs after the lockdown. Everything it needs is imported by then.
 """
@@ -32,8 +32,6 @@ from .questions import Questions
 from .values import JsDict
 from .worker import Worker
 
-_ACCEPT_WITHIN = 10.0
-"""Seconds after which a guest that no host has connected to ends."""
 _AT_REST = 3.0
 """Seconds after which whoever came for code that was imported has been served, and the compiler has done its work. Who
 is evicted before that need not tidy up."""
@@ -90,7 +88,7 @@ class GuestPeer(Peer):
 
 
 class Wire:
-    """The accepted descriptor: bytes to frames and back, without ever blocking the loop.
+    """The descriptor of the connection: bytes to frames and back, without ever blocking the loop.
 
     Reading is the loop's; writing is done by any thread, since any thread may print.
     """
@@ -323,12 +321,8 @@ class Stage:
         """What to do when the host says, by a note, that code is about to come."""
         asyncio.set_event_loop(self.loop)
 
-    def serve(self, listener: int, account: Mapping[str, int]) -> int:
+    def serve(self, descriptor: int, account: Mapping[str, int]) -> int:
         """Live. Returns what to exit with, which tells the host that it was the connection that ended."""
-        door = _socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, listener)
-        door.settimeout(_ACCEPT_WITHIN)
-        descriptor, _ = door._accept()  # type: ignore[attr-defined]
-        door.close()
         self.converse(_socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, descriptor), account)
         return exits.CUT_OFF
 

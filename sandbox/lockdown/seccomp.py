@@ -34,7 +34,6 @@ ALLOWED: Final = frozenset(
         read write close fstat lseek                 # on what it holds; Python asks where a file is when it wraps one
         poll ppoll pselect6 select                   # the same by machine and by age of the C library
         epoll_create1 epoll_ctl epoll_wait epoll_pwait
-        accept4                                      # the host's connection: the guest listens, and is confined by then
         shutdown getsockname getpeername             # asyncio's streams, on pairs that the tenant makes
         munmap brk                                   # memory; what may be mapped is checked
         set_robust_list rseq                         # each thread, when it starts

@@ -16,9 +16,9 @@ from typing import Final, NamedTuple
 from . import identity, kernel, landlock, limits, namespaces, seccomp
 
 COUNT_OF_TASKS: Final = 64
-RULES, ZYGOTE, CONNECTION = 3, 4, 5
-"""The descriptors that a child keeps beside the standard streams until it has used them: Landlock's rules, the zygote's
-process, by which it sees whether that is still there, and what it listens on. The bootstrap sets them aside."""
+CONNECTION, RULES, ZYGOTE = 3, 4, 5
+"""The descriptors that a child has beside the standard streams: its connection, and until it has used them Landlock's
+rules and the zygote's process, by which it sees whether that is still there. The bootstrap sets them aside."""
 ACTIVE: Final = "active"
 NOT_AVAILABLE: Final = "not available: "
 _NOT_NEEDED: Final = "root needs none"
@@ -155,7 +155,7 @@ def _join_groups(_: Jail, slot: Slot) -> None:
 def _close_all_but(_: Jail, slot: Slot) -> None:
     """Close everything but standard streams and what is needed, whatever the zygote held and whatever its number."""
     os.dup2(slot.connection, CONNECTION, False)
-    kernel.close_from(CONNECTION + 1)
+    kernel.close_from(ZYGOTE + 1)
 
 
 def _bound_tasks(jail: Jail, _: Slot) -> None:

@@ -37,11 +37,7 @@ def make(request: pytest.FixtureRequest) -> Make:
 class Guest:
     """A guest at the end of a real socket, and the host's link to it."""
 
-    def __init__(self, path: str) -> None:
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._listener.bind(path)
-        self._listener.listen(1)
-        self.path = path
+    def __init__(self) -> None:
         self.reader = zmtp.Reader()
         self.heard: list[bytes] = []
         self.on_frame: Callable[[bytes], None] = self.heard.append
@@ -55,12 +51,11 @@ class Guest:
         self.error = error
 
     async def meet(self, transport: Transport, opening: bytes = zmtp.OPENING) -> Guest:
-        """Connect, and go through the handshake of both sides."""
+        """Take this end of a link, and go through the handshake of both sides."""
         loop = asyncio.get_running_loop()
-        self._listener.setblocking(False)
-        self.link = transport.connect(self.path, lambda frame: self.on_frame(frame), lambda error: self.on_lost(error))
-        self.connection, _ = await loop.sock_accept(self._listener)
-        self._listener.close()
+        self.link, self.connection = await transport.lay(
+            lambda frame: self.on_frame(frame), lambda error: self.on_lost(error)
+        )
         self.connection.setblocking(False)
         await self.write(opening)
         while not self.reader.ready:
@@ -88,9 +83,9 @@ class Guest:
 
 
 @asynccontextmanager
-async def guests(folder: Path, count: int, make: Make) -> AsyncIterator[tuple[Transport, list[Guest]]]:
+async def guests(count: int, make: Make) -> AsyncIterator[tuple[Transport, list[Guest]]]:
     transport = make()
-    made = [Guest(str(folder / str(n))) for n in range(count)]
+    made = [Guest() for _ in range(count)]
     try:
         yield transport, [await guest.meet(transport) for guest in made]
     finally:
@@ -99,10 +94,10 @@ async def guests(folder: Path, count: int, make: Make) -> AsyncIterator[tuple[Tr
             guest.connection.close()
 
 
-async def test_frames_go_both_ways_to_the_right_guest(make: Make, tmp_path: Path, until: Until) -> None:
+async def test_frames_go_both_ways_to_the_right_guest(make: Make, until: Until) -> None:
     """Empty, short and long ones, in order."""
     frames = [b"", b"short", b"x" * 300, b"y" * 5_000_000, b"end"]
-    async with guests(tmp_path, 3, make) as (_, all_of_them):
+    async with guests(3, make) as (_, all_of_them):
         for n, guest in enumerate(all_of_them):
             for frame in frames:
                 guest.link.send(frame + b"%d" % n)
@@ -115,20 +110,20 @@ async def test_frames_go_both_ways_to_the_right_guest(make: Make, tmp_path: Path
         assert all_of_them[1].heard == [b"up", *frames]
 
 
-async def test_what_waits_while_nobody_sends_is_read_to_the_end(make: Make, tmp_path: Path, until: Until) -> None:
+async def test_what_waits_while_nobody_sends_is_read_to_the_end(make: Make, until: Until) -> None:
     """The descriptor tells of a change once; thousands of frames may be behind it."""
-    async with guests(tmp_path, 1, make) as (_, [guest]):
+    async with guests(1, make) as (_, [guest]):
         await guest.write(b"".join(zmtp.message(b"%d" % n) for n in range(5000)))
         await until(lambda: len(guest.heard) == 5000)
         assert guest.heard == [b"%d" % n for n in range(5000)]
 
 
-async def test_a_guest_cannot_say_who_it_is(make: Make, tmp_path: Path, until: Until) -> None:
+async def test_a_guest_cannot_say_who_it_is(make: Make, until: Until) -> None:
     """The host knows whom it has connected to; what a guest claims in its handshake is passed over."""
     router = make()
-    honest = await Guest(str(tmp_path / "a")).meet(router)
+    honest = await Guest().meet(router)
     claim = b"\x05READY" + zmtp._property(b"Socket-Type", b"DEALER") + zmtp._property(b"Identity", b"1")
-    liar = await Guest(str(tmp_path / "b")).meet(router, zmtp.GREETING + bytes([4, len(claim)]) + claim)
+    liar = await Guest().meet(router, zmtp.GREETING + bytes([4, len(claim)]) + claim)
     await liar.say(b"lie")
     await until(lambda: liar.heard == [b"lie"])
     honest.link.send(b"secret")
@@ -139,9 +134,9 @@ async def test_a_guest_cannot_say_who_it_is(make: Make, tmp_path: Path, until: U
     liar.connection.close()
 
 
-async def test_a_guest_that_goes_is_told_of_once_after_its_last_words(make: Make, tmp_path: Path, until: Until) -> None:
+async def test_a_guest_that_goes_is_told_of_once_after_its_last_words(make: Make, until: Until) -> None:
     """And sending to it is an error from then on, never a hang."""
-    async with guests(tmp_path, 2, make) as (_, [leaver, neighbour]):
+    async with guests(2, make) as (_, [leaver, neighbour]):
         await leaver.say(b"last words")
         leaver.connection.close()
         await until(lambda: leaver.lost)
@@ -165,9 +160,9 @@ async def test_a_guest_that_goes_is_told_of_once_after_its_last_words(make: Make
     ],
     ids=["a byte too large", "exabytes", "all of them", "garbage"],
 )
-async def test_what_is_no_frame_ends_that_link_only(make: Make, tmp_path: Path, until: Until, data: bytes) -> None:
+async def test_what_is_no_frame_ends_that_link_only(make: Make, until: Until, data: bytes) -> None:
     """No memory is set aside for a length that a guest claims; its neighbours go on."""
-    async with guests(tmp_path, 2, make) as (_, [hostile, neighbour]):
+    async with guests(2, make) as (_, [hostile, neighbour]):
         await hostile.write(data)
         await until(lambda: hostile.lost)
         with pytest.raises(ConnectionClosed):
@@ -179,9 +174,9 @@ async def test_what_is_no_frame_ends_that_link_only(make: Make, tmp_path: Path, 
         assert neighbour.lost == 0
 
 
-async def test_how_long_a_frame_has_been_on_its_way_is_known(make: Make, tmp_path: Path, until: Until) -> None:
+async def test_how_long_a_frame_has_been_on_its_way_is_known(make: Make, until: Until) -> None:
     """From its first byte, whatever comes of it meanwhile; what is between frames is no time at all."""
-    async with guests(tmp_path, 1, make) as (_, [guest]):
+    async with guests(1, make) as (_, [guest]):
         now, link = 0.0, guest.link
         loop = asyncio.get_running_loop()
         await until(lambda: link._reader.ready)
@@ -215,26 +210,26 @@ class Clock:
         return getattr(self._loop, name)
 
 
-async def test_the_largest_frame_is_taken(make: Make, tmp_path: Path, until: Until) -> None:
+async def test_the_largest_frame_is_taken(make: Make, until: Until) -> None:
     """Nothing that may be sent is refused by the transport."""
-    async with guests(tmp_path, 1, make) as (_, [guest]):
+    async with guests(1, make) as (_, [guest]):
         await guest.say(bytes(codec.MAX_FRAME))
         await until(lambda: guest.heard)
         assert len(guest.heard[0]) == codec.MAX_FRAME
 
 
-async def test_a_message_of_several_parts_is_no_frame(make: Make, tmp_path: Path, until: Until) -> None:
+async def test_a_message_of_several_parts_is_no_frame(make: Make, until: Until) -> None:
     """Nor is it collected until its last part comes: the first one ends the link."""
-    async with guests(tmp_path, 1, make) as (_, [guest]):
+    async with guests(1, make) as (_, [guest]):
         await guest.write(b"\x01\x01a")
         await until(lambda: guest.lost)
         assert guest.heard == []
         assert "several parts" in str(guest.error)
 
 
-async def test_a_guest_that_is_not_read_has_to_wait(make: Make, tmp_path: Path) -> None:
+async def test_a_guest_that_is_not_read_has_to_wait(make: Make) -> None:
     """What it may send ahead of being read is bounded, whatever it is; the rest stays with it."""
-    async with guests(tmp_path, 1, make) as (_, [guest]):
+    async with guests(1, make) as (_, [guest]):
         sent, blocked = 0, 0
         while blocked < 200:  # libzmq takes some of it in a thread of its own
             try:
@@ -246,9 +241,9 @@ async def test_a_guest_that_is_not_read_has_to_wait(make: Make, tmp_path: Path) 
         assert sent < 4 << 20
 
 
-async def test_every_piece_is_told_of(make: Make, tmp_path: Path, until: Until) -> None:
+async def test_every_piece_is_told_of(make: Make, until: Until) -> None:
     """So that somebody can count what a guest sends, also what never becomes a frame."""
-    async with guests(tmp_path, 1, make) as (_, [guest]):
+    async with guests(1, make) as (_, [guest]):
         await until(lambda: guest.link._reader.ready)
         sizes: list[int] = []
         guest.link.on_bytes = sizes.append
@@ -257,9 +252,9 @@ async def test_every_piece_is_told_of(make: Make, tmp_path: Path, until: Until) 
         assert guest.heard == []
 
 
-async def test_a_guest_that_does_not_read_is_told_of_and_harms_nobody(make: Make, tmp_path: Path) -> None:
+async def test_a_guest_that_does_not_read_is_told_of_and_harms_nobody(make: Make) -> None:
     """Its queue is full at some point; everybody else's is not."""
-    async with guests(tmp_path, 2, make) as (_, [deaf, neighbour]):
+    async with guests(2, make) as (_, [deaf, neighbour]):
 
         def fill() -> None:
             for _ in range(10_000):
@@ -277,7 +272,12 @@ async def test_a_guest_with_libzmq_understands_a_plain_socket(tmp_path: Path, un
         dealer.setsockopt(zmq.LINGER, 0)
         dealer.bind(f"ipc://{tmp_path}/guest")
         sockets, heard = Sockets(), list[bytes]()
-        link = sockets.connect(f"{tmp_path}/guest", heard.append, lambda _: None)
+        end = socket.socket(socket.AF_UNIX)
+        end.connect(f"{tmp_path}/guest")
+        end.setblocking(False)
+        link = SocketLink(
+            sockets._links, end, heard.append, lambda _: None, MAX_UNSENT, sockets._unread, sockets._vigil
+        )
         await until(lambda: link._reader.ready)
         for frame in (b"", b"short", b"x" * 300, b"y" * 5_000_000):
             link.send(frame)
@@ -288,9 +288,9 @@ async def test_a_guest_with_libzmq_understands_a_plain_socket(tmp_path: Path, un
         sockets.close()
 
 
-async def test_a_flood_makes_nobody_wait_for_more_than_a_little_of_it(tmp_path: Path, until: Until) -> None:
+async def test_a_flood_makes_nobody_wait_for_more_than_a_little_of_it(until: Until) -> None:
     """However much of it lies ready: each guest is read a piece at a time, in turn."""
-    async with guests(tmp_path, 2, Sockets) as (_, [flood, neighbour]):
+    async with guests(2, Sockets) as (_, [flood, neighbour]):
         flood.connection.send(zmtp.message(b"x") * 30_000)
         neighbour.connection.send(zmtp.message(b"y"))
         heard_before: list[int] = []
@@ -299,22 +299,22 @@ async def test_a_flood_makes_nobody_wait_for_more_than_a_little_of_it(tmp_path: 
         assert heard_before[0] <= 2 * 8192 // len(zmtp.message(b"x"))
 
 
-async def test_a_guest_that_was_gone_before_it_was_met_is_told_of_too(tmp_path: Path, until: Until) -> None:
-    """Nobody listens any longer, but somebody did: that is its end, and no error of the host's."""
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(f"{tmp_path}/gone")
-        listener.listen(1)
-    transport, lost = Sockets(), list[object]()
-    transport.connect(f"{tmp_path}/gone", lambda _: None, lost.append)
-    transport.connect(f"{tmp_path}/gone", lambda _: None, lost.append).close()
+async def test_a_guest_that_was_gone_before_it_was_met_is_told_of_too(make: Make, until: Until) -> None:
+    """That is its end, and no error of the host's; of one that was given up meanwhile nothing is told."""
+    transport, lost = make(), list[object]()
+    for close in (False, True):
+        link, end = await transport.lay(lambda _: None, lost.append)
+        end.close()
+        if close:
+            link.close()
     await until(lambda: lost)
     assert lost == [None]
     transport.close()
 
 
-async def test_a_large_frame_comes_in_large_pieces(tmp_path: Path, until: Until) -> None:
+async def test_a_large_frame_comes_in_large_pieces(until: Until) -> None:
     """What can be no more than one frame costs nobody a turn for each little piece of it."""
-    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+    async with guests(1, Sockets) as (_, [guest]):
         sizes: list[int] = []
         guest.link.on_bytes = sizes.append
         await guest.say(bytes(4 << 20))
@@ -322,9 +322,9 @@ async def test_a_large_frame_comes_in_large_pieces(tmp_path: Path, until: Until)
         assert len(sizes) < 4 << 20 >> 14
 
 
-async def test_a_guest_that_goes_with_its_queue_full_is_told_of_as_gone(tmp_path: Path, until: Until) -> None:
+async def test_a_guest_that_goes_with_its_queue_full_is_told_of_as_gone(until: Until) -> None:
     """What waited for it is dropped, and its last words are read."""
-    async with guests(tmp_path, 1, Sockets) as (_, [leaver]):
+    async with guests(1, Sockets) as (_, [leaver]):
         leaver.link.send(bytes(10 << 20))
         await leaver.say(b"last words")
         leaver.connection.close()
@@ -332,7 +332,7 @@ async def test_a_guest_that_goes_with_its_queue_full_is_told_of_as_gone(tmp_path
         assert (leaver.heard, leaver.lost, leaver.error) == ([b"last words"], 1, None)
 
 
-async def test_a_frame_that_cannot_be_handled_costs_its_own_link_only(make: Make, tmp_path: Path, until: Until) -> None:
+async def test_a_frame_that_cannot_be_handled_costs_its_own_link_only(make: Make, until: Until) -> None:
     """The others' frames that wait behind it are read; the loop hears of the error."""
     unheard: list[dict[str, Any]] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: unheard.append(context))
@@ -340,7 +340,7 @@ async def test_a_frame_that_cannot_be_handled_costs_its_own_link_only(make: Make
     def fail(_: bytes) -> None:
         raise RuntimeError("a bug of the host's")
 
-    async with guests(tmp_path, 2, make) as (_, [troubled, neighbour]):
+    async with guests(2, make) as (_, [troubled, neighbour]):
         troubled.on_frame = fail
         await troubled.write(zmtp.message(b"x") * 10)
         await neighbour.write(zmtp.message(b"y") * 10)
@@ -349,9 +349,9 @@ async def test_a_frame_that_cannot_be_handled_costs_its_own_link_only(make: Make
     assert "a bug of the host's" in str(unheard[0]["exception"])
 
 
-async def test_a_closed_link_hears_nothing_more(make: Make, tmp_path: Path, until: Until) -> None:
+async def test_a_closed_link_hears_nothing_more(make: Make, until: Until) -> None:
     """What the guest said meanwhile is dropped, and its end is no news."""
-    async with guests(tmp_path, 2, make) as (_, [gone, neighbour]):
+    async with guests(2, make) as (_, [gone, neighbour]):
         gone.link.close()
         with pytest.raises(ConnectionClosed):
             gone.link.send(b"x")
@@ -360,17 +360,16 @@ async def test_a_closed_link_hears_nothing_more(make: Make, tmp_path: Path, unti
         assert (gone.heard, gone.lost) == ([], 0)
 
 
-async def test_nothing_is_left_when_it_is_closed(make: Make, tmp_path: Path) -> None:
+async def test_nothing_is_left_when_it_is_closed(make: Make) -> None:
     """Descriptors of thirty links and of the context; closing again is harmless, and sending an error."""
 
     async def once() -> None:
-        async with guests(tmp_path, 30, make) as (transport, all_of_them):
+        async with guests(30, make) as (transport, all_of_them):
             all_of_them[3].connection.close()
             link = all_of_them[0].link
         transport.close()
         with pytest.raises(ConnectionClosed):
             link.send(b"x")
-        remove_files(tmp_path)
 
     await once()
     before = open_files()
@@ -378,18 +377,13 @@ async def test_nothing_is_left_when_it_is_closed(make: Make, tmp_path: Path) -> 
     assert open_files() == before
 
 
-def remove_files(folder: Path) -> None:
-    for file in folder.iterdir():
-        file.unlink()
-
-
 def open_files() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-async def test_what_is_kept_for_a_guest_that_does_not_read_is_bounded(tmp_path: Path) -> None:
+async def test_what_is_kept_for_a_guest_that_does_not_read_is_bounded() -> None:
     """And a short word still finds room when a long one does not."""
-    async with guests(tmp_path, 1, Sockets) as (_, [deaf]):
+    async with guests(1, Sockets) as (_, [deaf]):
         link: Any = deaf.link
 
         def fill() -> None:
@@ -404,9 +398,9 @@ async def test_what_is_kept_for_a_guest_that_does_not_read_is_bounded(tmp_path: 
             link.send(bytes(4 << 20))
 
 
-async def test_who_has_much_unread_is_not_listened_to_until_it_has_read_it(tmp_path: Path, until: Until) -> None:
+async def test_who_has_much_unread_is_not_listened_to_until_it_has_read_it(until: Until) -> None:
     """Also what has come in the same breath waits; then all of it is heard, in order."""
-    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+    async with guests(1, Sockets) as (_, [guest]):
         link: Any = guest.link
         await until(lambda: link._reader.ready)
         heard: list[bytes] = []
@@ -431,9 +425,9 @@ async def test_who_has_much_unread_is_not_listened_to_until_it_has_read_it(tmp_p
         assert link.unread() == 0
 
 
-async def test_who_is_not_listened_to_is_heard_of_when_it_has_gone(tmp_path: Path, until: Until) -> None:
+async def test_who_is_not_listened_to_is_heard_of_when_it_has_gone(until: Until) -> None:
     """It leaves nothing behind."""
-    async with guests(tmp_path, 1, Sockets) as (transport, [guest]):
+    async with guests(1, Sockets) as (transport, [guest]):
         link: Any = guest.link
         lost: list[Any] = []
         link.on_lost = lost.append
@@ -445,18 +439,18 @@ async def test_who_is_not_listened_to_is_heard_of_when_it_has_gone(tmp_path: Pat
         assert vars(transport)["_unread"]._bytes == 0
 
 
-async def test_a_heartbeat_is_answered(make: Make, tmp_path: Path) -> None:
+async def test_a_heartbeat_is_answered(make: Make) -> None:
     """As the protocol asks for, whoever does the asking."""
-    async with guests(tmp_path, 1, make) as (_, [guest]):
+    async with guests(1, make) as (_, [guest]):
         await guest.write(b"\x04\x09\x04PING\x00\x0aab")
         async with asyncio.timeout(100):
             said = await asyncio.get_running_loop().sock_recv(guest.connection, 100)
         assert said == b"\x04\x07\x04PONGab"
 
 
-async def test_of_commands_is_told_how_many_there_were(make: Make, tmp_path: Path, until: Until) -> None:
+async def test_of_commands_is_told_how_many_there_were(make: Make, until: Until) -> None:
     """They cost the host as much to look at as messages, and nobody needs more than one at once."""
-    async with guests(tmp_path, 1, make) as (_, [guest]):
+    async with guests(1, make) as (_, [guest]):
         await until(lambda: guest.link._reader.ready)
         told: list[int] = []
         guest.link.on_commands = told.append
@@ -465,9 +459,9 @@ async def test_of_commands_is_told_how_many_there_were(make: Make, tmp_path: Pat
         assert sum(told) == 1000
 
 
-async def test_of_a_long_message_is_told_when_it_begins(make: Make, tmp_path: Path, until: Until) -> None:
+async def test_of_a_long_message_is_told_when_it_begins(make: Make, until: Until) -> None:
     """What it is and how long it will be, while next to nothing of it is kept."""
-    async with guests(tmp_path, 1, make) as (_, [guest]):
+    async with guests(1, make) as (_, [guest]):
         await until(lambda: guest.link._reader.ready)
         told: list[tuple[int, int]] = []
         guest.link.on_begun = lambda mark, size: told.append((mark, size))
@@ -477,9 +471,9 @@ async def test_of_a_long_message_is_told_when_it_begins(make: Make, tmp_path: Pa
         assert guest.heard == []
 
 
-async def test_of_short_messages_that_come_in_heaps_few_are_taken_at_a_time(tmp_path: Path, until: Until) -> None:
+async def test_of_short_messages_that_come_in_heaps_few_are_taken_at_a_time(until: Until) -> None:
     """They take longer to look at than to receive. Who sends longer ones again is read in larger pieces again."""
-    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+    async with guests(1, Sockets) as (_, [guest]):
         await until(lambda: guest.link._reader.ready)
         sizes: list[int] = []
         guest.link.on_bytes = sizes.append
@@ -492,9 +486,9 @@ async def test_of_short_messages_that_come_in_heaps_few_are_taken_at_a_time(tmp_
         assert max(sizes) > 1024
 
 
-async def test_a_guest_that_is_held_is_not_read_and_loses_nothing(tmp_path: Path, until: Until) -> None:
+async def test_a_guest_that_is_held_is_not_read_and_loses_nothing(until: Until) -> None:
     """What it says waits in the kernel, and then with it; another guest does not wait. The longest hold counts."""
-    async with guests(tmp_path, 2, Sockets) as (_, [held, other]):
+    async with guests(2, Sockets) as (_, [held, other]):
         await until(lambda: held.link._reader.ready and other.link._reader.ready)
         now = asyncio.get_running_loop().time
         began, heard = now(), list[float]()
@@ -509,9 +503,9 @@ async def test_a_guest_that_is_held_is_not_read_and_loses_nothing(tmp_path: Path
         assert heard[0] - began >= 0.08
 
 
-async def test_a_guest_that_is_held_can_be_let_go_and_closed(tmp_path: Path, until: Until) -> None:
+async def test_a_guest_that_is_held_can_be_let_go_and_closed(until: Until) -> None:
     """At once; and after the end nothing is watched that may be another's."""
-    async with guests(tmp_path, 2, Sockets) as (_, [released, closed]):
+    async with guests(2, Sockets) as (_, [released, closed]):
         await until(lambda: released.link._reader.ready and closed.link._reader.ready)
         for guest in (released, closed):
             guest.link.hold(3600)
@@ -527,9 +521,9 @@ async def test_a_guest_that_is_held_can_be_let_go_and_closed(tmp_path: Path, unt
         assert (closed.heard, closed.lost) == ([], 0)
 
 
-async def test_who_is_held_has_its_time_for_a_frame_all_the_same(tmp_path: Path, until: Until) -> None:
+async def test_who_is_held_has_its_time_for_a_frame_all_the_same(until: Until) -> None:
     """It could not finish it meanwhile, and is not ended for that."""
-    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+    async with guests(1, Sockets) as (_, [guest]):
         await until(lambda: guest.link._reader.ready)
         now = asyncio.get_running_loop().time
         began = now()
@@ -543,9 +537,9 @@ async def test_who_is_held_has_its_time_for_a_frame_all_the_same(tmp_path: Path,
         assert guest.link.unfinished_for() <= now() - began - 0.3
 
 
-async def test_who_was_let_go_is_not_held_again(tmp_path: Path, until: Until) -> None:
+async def test_who_was_let_go_is_not_held_again(until: Until) -> None:
     """It is gone, and what there is of it is read to the end, however much it counts."""
-    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+    async with guests(1, Sockets) as (_, [guest]):
         await until(lambda: guest.link._reader.ready)
 
         def hold(_: int) -> None:
@@ -560,19 +554,19 @@ async def test_who_was_let_go_is_not_held_again(tmp_path: Path, until: Until) ->
         assert len(guest.heard) == 40
 
 
-async def test_where_libzmq_moves_the_bytes_nobody_is_held(tmp_path: Path) -> None:
+async def test_where_libzmq_moves_the_bytes_nobody_is_held() -> None:
     """It reads ahead of whoever asks."""
-    async with guests(tmp_path, 1, Router) as (_, [guest]):
+    async with guests(1, Router) as (_, [guest]):
         assert guest.link.hold(1.0) is False
         guest.link.release()
 
 
-async def test_what_a_guest_says_is_part_of_nobodys_request(make: Make, tmp_path: Path, until: Until) -> None:
+async def test_what_a_guest_says_is_part_of_nobodys_request(make: Make, until: Until) -> None:
     """Whoever it was for whom the connection was made, or who spoke last."""
     user: contextvars.ContextVar[str] = contextvars.ContextVar("user", default="nobody")
     user.set("alice")
     heard: list[str] = []
-    async with guests(tmp_path, 2, make) as (_, both):
+    async with guests(2, make) as (_, both):
         for guest in both:
             guest.on_frame = lambda _: heard.append(user.get())
             guest.link.send(b"hello")
@@ -582,9 +576,9 @@ async def test_what_a_guest_says_is_part_of_nobodys_request(make: Make, tmp_path
     assert heard == ["nobody", "nobody"]
 
 
-async def test_what_is_said_while_the_loop_only_looks_for_an_answer_goes_at_once(tmp_path: Path, until: Until) -> None:
+async def test_what_is_said_while_the_loop_only_looks_for_an_answer_goes_at_once(until: Until) -> None:
     """A look is nobody who may have something to say in the same turn."""
-    async with guests(tmp_path, 1, Sockets) as (_, (guest,)):
+    async with guests(1, Sockets) as (_, (guest,)):
         link = guest.link
         assert isinstance(link, SocketLink)
         await guest.say(b"up")
@@ -595,27 +589,27 @@ async def test_what_is_said_while_the_loop_only_looks_for_an_answer_goes_at_once
         assert guest.connection.recv(64) == zmtp.message(b"at once")
 
 
-async def test_what_several_say_to_a_guest_in_one_turn_goes_together(tmp_path: Path) -> None:
+async def test_what_several_say_to_a_guest_in_one_turn_goes_together() -> None:
     """In order, and in one piece: each piece would wake the guest."""
 
     async def say(guest: Guest, frame: bytes) -> None:
         guest.link.send(frame)
 
-    async with guests(tmp_path, 2, Sockets) as (_, both):
+    async with guests(2, Sockets) as (_, both):
         await asyncio.gather(*(say(guest, b"%d" % n) for n in range(10) for guest in both))
         for guest in both:
             data = await asyncio.get_running_loop().sock_recv(guest.connection, 65536)
             assert data == b"".join(zmtp.message(b"%d" % n) for n in range(10))
 
 
-async def test_a_large_frame_among_them_keeps_its_place(tmp_path: Path) -> None:
+async def test_a_large_frame_among_them_keeps_its_place() -> None:
     """Even if the guest cannot take it at once."""
     frames = [b"first", bytes(2 << 20), b"last"]
 
     async def say(guest: Guest, frame: bytes) -> None:
         guest.link.send(frame)
 
-    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+    async with guests(1, Sockets) as (_, [guest]):
         await asyncio.gather(*(say(guest, frame) for frame in frames))
         heard: list[bytes] = []
         while len(heard) < len(frames):
@@ -624,9 +618,9 @@ async def test_a_large_frame_among_them_keeps_its_place(tmp_path: Path) -> None:
         assert heard == frames
 
 
-async def test_what_is_gathered_goes_in_one_piece_some_turns_later(tmp_path: Path) -> None:
+async def test_what_is_gathered_goes_in_one_piece_some_turns_later() -> None:
     """However it comes within them, and nothing of it before. If there is nothing to send, nothing is sent."""
-    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+    async with guests(1, Sockets) as (_, [guest]):
         guest.link.gather(3)
         guest.link.send(b"code")
         for call in (b"first", b"second"):
@@ -643,10 +637,10 @@ async def test_what_is_gathered_goes_in_one_piece_some_turns_later(tmp_path: Pat
         assert await asyncio.get_running_loop().sock_recv(guest.connection, 65536) == zmtp.message(b"by itself")
 
 
-async def test_what_is_gathered_waits_behind_what_a_guest_has_unread(tmp_path: Path) -> None:
+async def test_what_is_gathered_waits_behind_what_a_guest_has_unread() -> None:
     """In its place; and who is gone is sent nothing."""
     frames = [bytes(2 << 20), b"code", b"first"]
-    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+    async with guests(1, Sockets) as (_, [guest]):
         guest.link.send(frames[0])
         guest.link.gather(1)
         for frame in frames[1:]:
@@ -664,9 +658,9 @@ async def test_what_is_gathered_waits_behind_what_a_guest_has_unread(tmp_path: P
         assert guest.connection.recv(64) == b""
 
 
-async def test_a_guest_that_goes_before_they_are_sent_is_told_of_as_gone(tmp_path: Path, until: Until) -> None:
+async def test_a_guest_that_goes_before_they_are_sent_is_told_of_as_gone(until: Until) -> None:
     """Once, after its last words."""
-    async with guests(tmp_path, 1, Sockets) as (_, [guest]):
+    async with guests(1, Sockets) as (_, [guest]):
         await guest.say(b"last words")
         guest.connection.close()
 

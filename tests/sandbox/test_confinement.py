@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-import re
 import socket
 import stat
 import struct
@@ -371,25 +370,17 @@ async def test_the_memory_of_the_machine_is_the_sandboxs_own(boot: Any) -> None:
     assert await tenant.do("import os\ndef main(): return os.sysconf('SC_OPEN_MAX')") == 64
 
 
-async def test_its_sockets_say_nothing_of_the_host(boot: Callable[..., Any]) -> None:
-    """Not where the host keeps them, nor how many there have been, nor who it is, let alone by a descriptor of it."""
+async def test_its_sockets_say_nothing_of_the_host(tenant: Any) -> None:
+    """They have no names, at neither end; nor who it is, let alone by a descriptor of it."""
     source = """
-    import os, re, socket
+    import os, socket
     def main():
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM, 0, fileno=os.dup(3)) as host:
             kinds = {"cred": 17, "security": 31, "groups": 59, "pidfd": 77}
             asked = [attempt(lambda: host.getsockopt(socket.SOL_SOCKET, kind, 64)) for kind in kinds.values()]
             return [host.getsockname(), host.getpeername(), asked]
     """
-    names = []
-    for _ in range(2):
-        own, peer, asked = await (await boot()).do(source)
-        folder, _, name = own.rpartition("/")
-        assert re.fullmatch(r"/proc/self/fd/\d+", folder), own
-        assert (peer, asked) == ("", ["PermissionError"] * 4)
-        names.append(name)
-    assert len(set(names)) == 2
-    assert all(re.fullmatch("[0-9a-f]{8}", name) for name in names)
+    assert await tenant.do(source) == ["", "", ["PermissionError"] * 4]
 
 
 async def test_corners_of_the_kernel_that_nothing_needs_are_closed(tenant: Any) -> None:

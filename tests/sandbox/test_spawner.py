@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shutil
 import signal
-import socket
-import tempfile
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -21,8 +18,6 @@ from cloister.sandbox.brood import Brood
 from cloister.sandbox.lockdown.cgroups import Group
 from cloister.sandbox.lockdown.shares import Rank
 from cloister.sandbox.spares import AT_ONCE
-
-# ruff: noqa: ASYNC240 - a test may look at its folder
 
 Until = Callable[[Callable[[], object]], Any]
 OpenSpawner = Callable[..., Any]
@@ -271,60 +266,12 @@ async def test_a_closed_spawner_gives_nothing(open_spawner: OpenSpawner) -> None
         await sandbox.call("invoke", [None, "get", [1], {}, None])
 
 
-async def test_the_sockets_lie_where_nobody_else_can_come(open_spawner: OpenSpawner) -> None:
-    """In a folder of this user's alone; a socket is there no longer than it takes to connect."""
-    async with open_spawner(spares=1) as spawner:
-        await answer(await spawner.take())
-        folder = Path(spawner._wires.folder)
-        assert folder.stat().st_mode & 0o777 == 0o700
-        assert folder.stat().st_uid == os.getuid()
-        assert {file.is_socket() for file in folder.iterdir()} <= {True}
-
-
-async def test_what_a_host_left_that_was_killed_is_swept(
-    open_spawner: OpenSpawner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its folder of sockets, and nothing that only looks like one, belongs to somebody else, or leads elsewhere."""
-    tmp_path = Path(tempfile.mkdtemp(dir="/tmp"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
-    left, strange, elsewhere = (tmp_path / name for name in ("cloister-sockets-a", "cloister-sockets-b", "elsewhere"))
-    for folder in (left, strange, elsewhere):
-        folder.mkdir()
-        make_socket(folder / "0")
-    (strange / "notes.txt").write_text("not ours")
-    (tmp_path / "cloister-sockets-c").symlink_to(elsewhere)
-    async with open_spawner() as spawner:
-        await answer(await spawner.take())
-        assert Path(spawner._wires.folder).parent == tmp_path
-        assert not left.exists()
-        assert (strange / "notes.txt").read_text() == "not ours"
-        assert (elsewhere / "0").is_socket()
-    shutil.rmtree(tmp_path)
-
-
-def make_socket(path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path))
-
-
 async def test_two_hosts_in_one_process_do_not_disturb_each_other(open_spawner: OpenSpawner) -> None:
     """Each has its zygote; closing one leaves the other."""
     async with open_spawner() as first:
         async with open_spawner() as second:
             await asyncio.gather(answer(await first.take(), "a"), answer(await second.take(), "b"))
         await answer(await first.take(), "c")
-
-
-async def test_a_folder_that_is_too_long_for_a_socket_is_not_used(
-    open_spawner: OpenSpawner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """The system takes 107 bytes for a socket's name."""
-    long = tmp_path / ("x" * 100)
-    long.mkdir()
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(long))
-    async with open_spawner() as spawner:
-        await answer(await spawner.take())
-        assert long not in Path(spawner._wires.folder).parents
 
 
 async def test_what_it_uses_can_be_looked_at(open_spawner: OpenSpawner) -> None:
