@@ -78,7 +78,7 @@ class Peer:
         self._loop = asyncio.get_running_loop()
         self._waiting: dict[int, Answer] = {}
         self._answering = Answering(self._loop, hold, fatal, trace)
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Any = None
         self._leaving: collections.deque[tuple[int | None, tuple[bytes, ...]]] = collections.deque()
         self._releasing = False
         self.streams: dict[int, int] = {}
@@ -336,7 +336,11 @@ class Peer:
             self._timer.cancel()
         deadline = self.connection.next_deadline()
         self._due = math.inf if deadline is None else deadline
-        self._timer = None if deadline is None else self._loop.call_at(deadline, self._expire)
+        self._timer = None if deadline is None else self._expire_at(deadline)
+
+    def _expire_at(self, deadline: float) -> Any:
+        """A timer for then; if it goes off earlier, the next one follows."""
+        return self._loop.call_at(deadline, self._expire)
 
     def _expire(self) -> None:
         self._timer = None

@@ -37,6 +37,8 @@ class House:
         self.register = Register()
         self.audit: Audit | None = None
         self.pools: dict[Key, Pool] = {}
+        self.wide: set[Pool] = set()
+        """Those that have more than one worker, or had until a moment ago."""
         self.room = Room(config)
         self.lobby = Lobby(self.room.refusal)
         self.closed: str | None = "use the loader inside `async with Loader(...) as loader`"
@@ -187,6 +189,8 @@ class House:
         if not pool.candidate:
             self.pools[pool.key] = pool
         pool.workers.append(worker)
+        if len(pool.workers) > 1:
+            self.wide.add(pool)
         pool.all.add(worker)
         pool.tenant.pools.add(pool)
         boot = self._tasks[worker] = asyncio.ensure_future(self._boot(pool, worker))

@@ -96,6 +96,10 @@ class Tenants:
     def __init__(self, quota: Quota, quotas: Quotas | None, now: Callable[[], float]) -> None:
         self._quota, self._quotas, self._now = quota, quotas, now
         self._records: dict[str | Key, Tenant] = {}
+        self._without: set[Tenant] = set()
+        """Those that have no sandbox, or had none a moment ago: whoever may have to be forgotten is among them."""
+        self.bounded: set[Tenant] = set()
+        """Those whose memory has a ceiling of its own."""
 
     def __iter__(self) -> Iterator[Tenant]:
         return iter(list(self._records.values()))
@@ -111,6 +115,9 @@ class Tenants:
         if record is None:
             quota = self._quota if key.one_off else self.quota(key.tenant_id)
             record = self._records[owner] = Tenant(owner, quota, self._now())
+            self._without.add(record)
+            if quota.memory_bytes is not None:
+                self.bounded.add(record)
         return record
 
     def quota(self, tenant_id: str) -> Quota:
@@ -131,5 +138,17 @@ class Tenants:
 
     def forget(self, tenant: Tenant) -> None:
         """Drop a record that says nothing any more."""
-        if not tenant.pools and self._records.get(tenant.owner) is tenant and tenant.silent(self._now()):
-            del self._records[tenant.owner]
+        if not tenant.pools and self._records.get(tenant.owner) is tenant:
+            self._without.add(tenant)
+            if tenant.silent(self._now()):
+                del self._records[tenant.owner]
+                self._without.discard(tenant)
+                self.bounded.discard(tenant)
+
+    def forget_silent(self) -> None:
+        """The same for all of them."""
+        for tenant in tuple(self._without):
+            if tenant.pools:
+                self._without.discard(tenant)
+            else:
+                self.forget(tenant)

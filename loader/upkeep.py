@@ -1,6 +1,7 @@
 """A look at the house from time to time: how much memory sandboxes take, who takes too much, and who is not needed.
 
-Each look measures some, the ones measured longest ago, so that thousands of idle sandboxes cost next to nothing.
+Each look measures some, the ones measured longest ago; and while no sandbox has computed, none takes more than it did,
+so that thousands of idle ones cost nothing.
 """
 
 from __future__ import annotations
@@ -8,6 +9,9 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from typing import Final
+
+from cloister.sandbox.lockdown.cgroups import cpu_counter
+from cloister.sandbox.stir import Stir
 
 from .config import LoaderConfig
 from .house import House
@@ -23,8 +27,10 @@ class Upkeep:
 
     def __init__(self, config: LoaderConfig, house: House, tenants: Tenants) -> None:
         self._config, self._house, self._tenants = config, house, tenants
+        self._stir = Stir(cpu_counter())
         self._timer: asyncio.TimerHandle | None = None
         self._to_measure: deque[Worker] = deque()
+        self._stale = True  # something may take more than when it was measured
 
     def start(self) -> None:
         """Look again and again."""
@@ -35,22 +41,25 @@ class Upkeep:
         if self._timer is not None:
             self._timer.cancel()
 
-    def look(self, now: float) -> None:
-        """One look."""
-        self._measure()
+    def look(self, now: float, *, measure: bool = True) -> None:
+        """One look, at memory too unless it can be as it was."""
+        if measure:
+            self._measure()
         self._end_idle(now)
-        for tenant in self._tenants:
+        for tenant in tuple(self._tenants.bounded) if measure else ():
             self._hold_to_memory(tenant)
-            self._tenants.forget(tenant)
+        self._tenants.forget_silent()
         while self._house.room.over() and (leaver := self._house.room.first_to_leave()) is not None:
             self._house.remove([leaver], "evicted: all sandboxes together take more memory than memory_bytes")
 
     def _look_and_start(self) -> None:
-        self.look(asyncio.get_running_loop().time())
+        self._stale = self._stir.any() or self._stale
+        self.look(asyncio.get_running_loop().time(), measure=self._stale or bool(self._to_measure))
         self.start()
 
     def _measure(self) -> None:
         if not self._to_measure:
+            self._stale = False
             self._to_measure.extend(self._house)
         for _ in range(min(max(_MEASURED, len(self._house.room) // 16), len(self._to_measure))):
             worker = self._to_measure.popleft()
@@ -59,7 +68,9 @@ class Upkeep:
 
     def _end_idle(self, now: float) -> None:
         """Of a tenant that has several, those that had nothing to do for a while; one stays."""
-        for pool in list(self._house.pools.values()):
+        for pool in tuple(self._house.wide):
+            if len(pool.workers) <= 1:
+                self._house.wide.discard(pool)
             surplus = [
                 worker
                 for worker in pool.workers[1:]

@@ -119,7 +119,8 @@ class Brood:
         try:
             alone = self.nursery.layers.get("processes") == ACTIVE
             room, wires = self.nursery.address_space, self._wires
-            sandbox = Sandbox(slot, Process(pidfd), wire.link, group, room, wires.arguments, wires.granted, alone=alone)
+            held = wires.arguments, wires.granted
+            sandbox = Sandbox(slot, Process(pidfd), wire.link, group, room, *held, wires.alarms, alone=alone)
         except BaseException:
             wire.link.close()
             self._abandoned.add(slot)

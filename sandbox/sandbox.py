@@ -29,6 +29,7 @@ from cloister.ipc.messages import Note
 from cloister.ipc.observation import observe
 from cloister.ipc.unread import MUCH
 
+from .alarms import Alarms
 from .calls import Calls
 from .ending import Ending
 from .errors import LimitExceeded, ProtocolViolation, SandboxClosed, SandboxDied, SandboxError, SandboxUnused
@@ -88,6 +89,7 @@ class Sandbox:
         address_space: int,
         arguments: Arguments,
         granted: Arguments,
+        alarms: Alarms,
         *,
         alone: bool = False,
     ) -> None:
@@ -109,7 +111,7 @@ class Sandbox:
         self._hello: asyncio.Future[bytes] = loop.create_future()
         self._intake = Intake(self.limits.bytes_per_second, loop.time, hold=link.hold, end=self._flooded)
         self.tail = Tail(self.limits.output_bytes_per_second, loop.time)
-        self._watch = Account(process.cpu_seconds, loop.time, loop.call_at)
+        self._watch = Account(process.cpu_seconds, loop.time, alarms.call_at)
         share = group if group is not None and group.share else None
         reversible = share is not None or process.may_rise()
         self._precedence = Precedence(
@@ -151,6 +153,7 @@ class Sandbox:
             explain=self._calls.explain,
             intake=self._intake,
             unread=link.unread,
+            alarms=alarms,
             on_visit=self._precedence.begin,
             hold=arguments.hold,
             hold_granted=granted.hold,
@@ -362,10 +365,11 @@ class Sandbox:
     def tend(self) -> None:
         """Look at what it does while nothing is asked of it. To be called from time to time."""
         before = self._watch.seen
-        self._watch.look()
-        self._calls.count_unasked()
-        if self._watch.seen - before > _A_LITTLE:
-            self._precedence.look()
+        if self._process.cpu_seconds() != before or self.busy:
+            self._watch.look()
+            self._calls.count_unasked()
+            if self._watch.seen - before > _A_LITTLE:
+                self._precedence.look()
         self._count_threads()
         if self._link.unfinished_for() > UNFINISHED:
             words = f"the sandbox broke the protocol: a frame that was not finished within {UNFINISHED:.0f} s"

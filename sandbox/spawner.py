@@ -18,17 +18,21 @@ from cloister.ipc.sockets import Sockets
 from .brood import Brood
 from .demand import Demand, most_here
 from .errors import LayerMissing, SandboxDied, SandboxUnavailable
+from .lockdown.cgroups import cpu_counter
 from .lockdown.levels import missing
 from .lockdown.sequence import FLOOR
 from .policy import Policy
 from .sandbox import Sandbox
 from .slots import Slots
 from .spares import Spares
+from .stir import Stir
 from .succession import Succession
 from .wires import Wires
 
 TEND_EVERY: Final = 10.0
 """Seconds between two looks: at sandboxes, which `watch` relies on, at the spares, and at the zygote's age."""
+_WHILE_ALL_REST: Final = 6
+"""So many looks it takes to see each sandbox once, while none of them can have computed."""
 _FORKS_AT_ONCE: Final = 8
 _TRIES: Final = 3
 """How many a taker may see die, or their zygotes, before they have said a word."""
@@ -60,6 +64,7 @@ class Spawner:
         self._ending: asyncio.Task[None] | None = None
         self._tending: asyncio.TimerHandle | None = None
         self._used = 0.0
+        self._looks = 0
         self.layers: dict[str, str] = {}
         self.costs: dict[str, list[int]] = {}
         """Layer: nanoseconds that it took the zygote, and that it takes each child."""
@@ -69,6 +74,7 @@ class Spawner:
         self._used = self._now()
         self._wires = Wires(self._make_transport)
         self._slots = Slots()
+        self._stir = Stir(cpu_counter())
         most = self._policy.most_spares
         demand = Demand(self._least, most_here() if most is None else most)
         self._spares = Spares(demand, self._bear, self._fresh, self._now)
@@ -136,9 +142,11 @@ class Spawner:
                 raise SandboxUnavailable(f"the host has no means to make a sandbox: {error}") from error
 
     def _tend(self) -> None:
+        stirred, self._looks = self._stir.any(), self._looks + 1
         for brood in self._succession:
             for sandbox in brood:
-                sandbox.tend()
+                if stirred or sandbox.number % _WHILE_ALL_REST == self._looks % _WHILE_ALL_REST:
+                    sandbox.tend()
         if not self.idle_s:
             self._used = self._now()
         self._succession.look()

@@ -16,6 +16,7 @@ from cloister.ipc import ConnectionClosed, Peer, RemoteProtocolError, TooManyCal
 from cloister.ipc.messages import Failure, Result
 from cloister.ipc.sockets import MAX_UNSENT
 
+from .alarms import Alarms, Timer
 from .errors import LimitExceeded, ProtocolViolation, SandboxDied, SandboxError
 from .intake import MESSAGE, Intake
 from .policy import Limits
@@ -43,7 +44,7 @@ class VisitedPeer(Peer):
     """
 
     # Beside what it has of `Peer`: with more than thirty attributes in its dictionary, each would have names of its own
-    __slots__ = ("_account", "_explain", "_intake", "_left", "_limits", "_on_visit", "_overrun", "_unread")
+    __slots__ = ("_account", "_alarms", "_explain", "_intake", "_left", "_limits", "_on_visit", "_overrun", "_unread")
 
     def __init__(
         self,
@@ -54,13 +55,18 @@ class VisitedPeer(Peer):
         explain: Callable[[ConnectionClosed], Awaitable[SandboxError]],
         intake: Intake,
         unread: Callable[[], int],
+        alarms: Alarms,
         on_visit: Callable[[], None] = lambda: None,
         **options: Any,
     ) -> None:
         super().__init__(*arguments, **options)
         self._account, self._limits, self._overrun, self._explain = account, limits, overrun, explain
         self._intake, self._unread, self._on_visit = intake, unread, on_visit
+        self._alarms = alarms
         self._left: dict[int, Charge] = {}
+
+    def _expire_at(self, deadline: float) -> Timer:
+        return self._alarms.call_at(deadline, self._expire)
 
     def call(
         self, target: int, method: str, payload: bytes, *, timeout: float | None = None

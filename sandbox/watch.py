@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import Final
+
+from .alarms import Timer
 
 _SHORTEST = 0.005
 """Seconds between two looks: what a limit may be overshot by, beside the scheduler's share."""
@@ -28,13 +30,6 @@ _TIDYING = 0.001
 """Seconds that it may use so after each answer."""
 
 _CORES: Final = os.cpu_count() or 1  # which the C library reads from a file each time
-
-
-class Timer(Protocol):
-    """What a loop gives for a call to come."""
-
-    def cancel(self) -> None:
-        """Never mind."""
 
 
 class Charge:
@@ -225,4 +220,5 @@ class Account:
 
     def _timed(self) -> None:
         self._timer, self._due = None, math.inf
-        self.look()
+        if self._charges or self._visits or self._stray or self._may_stray < _FROM_OUTSIDE * self._cores:
+            self.look()  # else its calls are over, and whatever it does then is seen from outside soon enough

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 
 from cloister.ipc.arguments import Arguments
 from cloister.ipc.link import Link, Transport
 
+from .alarms import Alarms
 from .errors import SandboxUnavailable
 
 
@@ -48,6 +50,8 @@ class Wires:
         """What the calls of all sandboxes at their ends hold."""
         self.granted = Arguments()
         """What is said to them of what they are granted, such as the bodies of responses, and held as long as it is."""
+        self.alarms = Alarms(asyncio.get_running_loop())
+        """When their limits could be crossed."""
 
     async def lay(self) -> Wire:
         """A wire, whose end the caller closes. `OSError`."""

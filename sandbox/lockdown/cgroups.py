@@ -221,6 +221,21 @@ class Groups:
         return not any(folder.exists() for folder in (*self._roots, *made))
 
 
+def cpu_counter() -> Callable[[], float]:
+    """A function that gives the CPU time, in seconds, of everybody who is in this process's own group or below it, or
+    with version 2 beside it: its sandboxes, wherever they are put, and others. `OSError` where nobody counts it."""
+    places = _places()
+    if "cpuacct" in places:
+        nanoseconds = f"{places['cpuacct']}/cpuacct.usage"
+        return lambda: int(kernel.read(nanoseconds)) / 1e9
+    try:
+        _, (group, *_) = _parents(places)
+    except LayerMissing:
+        group = places.get("", Path("/"))
+    told = f"{group}/cpu.stat"
+    return lambda: int(kernel.read(told).split()[1]) / 1e6  # which begins with `usage_usec`
+
+
 def _make(folder: str) -> None:
     with contextlib.suppress(FileExistsError):
         os.mkdir(folder)  # noqa: PTH102 - as the other calls here
