@@ -6,6 +6,7 @@ import asyncio
 import inspect
 import textwrap
 from collections.abc import Awaitable, Callable, Iterator
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -160,9 +161,12 @@ class Stage:
         return status["output"] if status["error"] is None else status["error"]
 
     async def rests(self, instance: Any) -> None:
-        """Wait, without letting time pass, until the instance only waits and its run has been dropped."""
+        """Wait until the instance only waits and its run has been dropped. No time passes but what a run is kept for
+        when its program has come to rest: for however long that takes, what it waits for does not come meanwhile."""
         while (await instance.status())["status"] != "waiting":
-            await self.clock.advance(_MOMENT)
+            await self.clock.run_until_idle()
+            if min((timer.moment() for timer in self.clock._timers), default=inf) - self.clock._elapsed < _MOMENT:
+                await self.clock.advance(_MOMENT)
             await asyncio.sleep(0.001)
 
 
