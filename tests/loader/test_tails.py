@@ -52,8 +52,10 @@ class Default(WorkerEntrypoint):
         while True:
             pass
 
-    async def waits(self):
+    async def waits(self, begun=None):
         print("waiting")
+        if begun:
+            await begun()
         await asyncio.sleep(3600)
 
     def prints(self, count, size):
@@ -113,8 +115,9 @@ async def test_failures_limits_and_ends_are_told(worker: Make, eventually: Event
     entry = worker(SOURCE, tails=(events.append,), limits=Limits(cpu_ms=100)).get_entrypoint()
     with pytest.raises(TenantError):
         await entry.fails()
-    asked = asyncio.ensure_future(entry.waits())
-    await asyncio.sleep(0.05)
+    begun = asyncio.Event()
+    asked = asyncio.ensure_future(entry.waits(lambda: begun.set()))
+    await begun.wait()
     asked.cancel()
     await asyncio.wait({asked})
     await entry.greet("Alice")  # by its answer the other call has been cancelled over there

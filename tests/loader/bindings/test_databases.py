@@ -546,7 +546,7 @@ async def test_no_process_outlives_a_host_that_is_killed(tmp_path: Path) -> None
     host.kill()
     await host.wait()
     for server in servers:
-        ended, _, _ = await asyncio.to_thread(select.select, [server], [], [], 30)
+        ended, _, _ = await asyncio.to_thread(select.select, [server], [], [], 200)
         os.close(server)
         assert ended
     async with Databases(tmp_path, limits=DatabaseLimits(seconds=100)) as databases:
@@ -593,11 +593,11 @@ def _descriptors() -> list[str]:
 
 async def test_what_nobody_waits_for_is_interrupted(tmp_path: Path) -> None:
     """And its turn is given to the next at once, which would else wait for it and be given up."""
-    limits = DatabaseLimits(seconds=60)
-    async with Databases(tmp_path / "databases", limits=limits, processes=1) as databases, asyncio.timeout(50):
+    limits = DatabaseLimits(seconds=3600)
+    async with Databases(tmp_path / "databases", limits=limits, processes=1) as databases, asyncio.timeout(200):
         database = Database(databases, "t-42")
         running = asyncio.ensure_future(database.sql(FOREVER))
-        await asyncio.sleep(0.05)
+        await _until_running()
         running.cancel()
         assert await database.sql("SELECT 1 AS x") == [{"x": 1}]
         assert running.cancelled()

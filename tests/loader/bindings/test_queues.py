@@ -84,11 +84,18 @@ async def empty(store: QueueStore) -> bool:
     return (await store.usage("t"))["entries"] == 0
 
 
-async def test_messages_come_in_batches(store: QueueStore, shop: Any, seen: list[Any], eventually: Eventually) -> None:
+async def test_messages_come_in_batches(
+    store: QueueStore, shop: Any, seen: list[Any], eventually: Eventually, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As many as wait for each other for a moment, in the order in which they were sent, and then they are gone."""
-    async with consumer(store, shop, Delivering(batch_size=3, max_wait_s=2.0)):
+    now = store.now()
+    monkeypatch.setattr(store, "now", lambda: now)
+    async with consumer(store, shop, Delivering(batch_size=3, max_wait_s=600.0)) as delivery:
         await shop.order("a")
         await shop.order({"b": [1]}, None, "d")
+        await eventually(lambda: seen and not delivery._busy)
+        now += 600.0
+        delivery._wake.set()
         await eventually(lambda: empty(store))
     assert seen == [["jobs", [["a", 1], [{"b": [1]}, 1], [None, 1]]], ["jobs", [["d", 1]]]]
 
