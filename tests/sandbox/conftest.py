@@ -146,7 +146,7 @@ def until() -> Callable[[Callable[[], object]], Any]:
     """Wait for a condition, turn by turn of the loop."""
 
     async def wait(condition: Callable[[], object]) -> None:
-        async with asyncio.timeout(100):
+        async with asyncio.timeout(250):
             while not condition():  # noqa: ASYNC110 - nobody could set an event for any condition
                 await asyncio.sleep(0.002)
 
