@@ -109,7 +109,7 @@ def read(payload: bytes, rebuild: Rebuild) -> Exception:
 
 def _revive(name: str, message: str, trace: str, rebuild: Rebuild) -> Exception:
     return rebuild(
-        printable(name[:MAX_NAME])[:MAX_NAME],
+        printable(name[:MAX_NAME])[:MAX_NAME] or "Exception",  # a class may have no name
         printable(message[:MAX_TEXT])[:MAX_TEXT],
         printable(trace[-MAX_TRACE:])[-MAX_TRACE:],
     )

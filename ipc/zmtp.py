@@ -99,11 +99,12 @@ class Reader:
 
     @property
     def begun(self) -> tuple[int, int] | None:
-        """The first byte and the size of the long frame of which something is missing, if that much has come."""
+        """The first byte and the size of the long frame of which something is missing, if that much has come. That of a
+        command is -1."""
         buffer = self._buffer
         if not self.missing or len(buffer) < 10 or not buffer[0] & _LONG:
             return None
-        return buffer[9], int.from_bytes(buffer[1:9], "big")
+        return -1 if buffer[0] & _COMMAND else buffer[9], int.from_bytes(buffer[1:9], "big")
 
     def _next(self, at: int) -> tuple[int, int, int] | None:
         """The flags, start and end of the next frame that is complete."""

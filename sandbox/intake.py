@@ -41,7 +41,7 @@ LONGEST: Final = 65_536
 ANSWERS: Final = frozenset({MARKS[Result], MARKS[Failure]})
 """What the host has asked for, so that it counts no more than its bytes."""
 _VAIN: Final = frozenset({MARKS[Note], MARKS[Cancel]})
-_SHORT: Final = {MARKS[kind]: kind.__name__ for kind in (Hello, Cancel, Release, Note, Goodbye)}
+_SHORT: Final = {MARKS[kind]: kind.__name__ for kind in (Hello, Cancel, Release, Note, Goodbye)} | {-1: "command"}
 
 
 class Intake:

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from cloister.ipc import Stub
 
+from ..errors import TenantError
 from .bodies import CLASS, Body, Sent, Whole, close, opened
 from .headers import TOKEN, UNSENDABLE, Malformed
 from .headers import headers as checked
@@ -182,6 +183,8 @@ class Response(Message):
         try:
             async for piece in super()._read():
                 yield piece
+        except Malformed as error:
+            raise TenantError("Malformed", f"the body of a response: {error}") from error
         finally:
             await self.aclose()
 

@@ -47,7 +47,7 @@ class WebSocket:
         self._stub = stub
         self.most_bytes, self.idle_s = most_bytes, idle_s
         self.wall_s: float | None = None
-        """Seconds that the tenant may take for one message."""
+        """Seconds that the tenant may take for one message, and to be connected."""
         self._line: asyncio.Future[Any] | None = None
         self._turn = asyncio.Lock()
         self._arrived: asyncio.Queue[Message] = asyncio.Queue(1)
@@ -74,7 +74,13 @@ class WebSocket:
         return await asyncio.shield(self._line)
 
     async def _begin(self) -> Any:
-        line = await self.connect(Line(self))
+        try:
+            async with asyncio.timeout(self.wall_s) as bound:
+                line = await self.connect(Line(self))
+        except TimeoutError:
+            if not bound.expired():
+                raise
+            raise LimitExceeded(f"a web socket was not connected within {self.wall_s:g} s") from None
         if not isinstance(line, Stub | Way):
             words = f"a web socket leads to something of type {type(line).__name__}, which cannot be told anything"
             raise TenantError("Malformed", words)

@@ -66,6 +66,14 @@ def test_of_a_long_message_the_head_is_known_before_the_rest() -> None:
     assert reader.begun is None
 
 
+def test_a_long_command_is_told_from_a_message() -> None:
+    """Whose first byte says something else."""
+    reader = zmtp.Reader()
+    reader.feed(zmtp.GREETING + COMMAND_READY)
+    reader.feed(b"\x06" + (70_000).to_bytes(8, "big") + b"\x04PING")
+    assert reader.begun == (-1, 70_000)
+
+
 def test_it_is_ready_when_the_peer_has_said_so_and_not_before() -> None:
     """Messages have to wait for that, in both directions."""
     reader = zmtp.Reader()

@@ -273,7 +273,7 @@ async def test_pieces_that_are_no_bytes_are_refused(worker: Make) -> None:
             return Forged(nothing())
     """
     response = await worker(source).get_entrypoint().fetch("https://shop.example/")
-    with pytest.raises(ValueError, match="a piece of a body that is "):
+    with pytest.raises(TenantError, match="a piece of a body that is "):
         await response.bytes()
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from cloister.engine import Encoded, Rehearsal
 from cloister.ipc import values
-from cloister.loader import TailLine, TenantError, WorkerStub
+from cloister.loader import LimitExceeded, Limits, TailLine, TenantError, WorkerStub
 from cloister.loader.bindings import Consumer, Delivering, Queue, QueueStore
 from cloister.loader.http import answers
 from cloister.loader.tails import Tails
@@ -86,6 +86,40 @@ async def test_a_body_whose_next_piece_is_asked_of_a_number(worker: Make) -> Non
     response = await worker(f"{LIAR}{lie}\n{LEADS_NOWHERE}").get_entrypoint().fetch("https://a.example/")
     with pytest.raises(TenantError, match="no method 'next'"):
         await response.bytes()
+
+
+@pytest.mark.parametrize("piece", [5, {"done": False, "value": "text"}, {"done": 1, "value": b""}])
+async def test_a_body_of_something_else_than_bytes_is_the_tenants_error(worker: Make, piece: object) -> None:
+    """And not one of whoever reads it."""
+    head = {"workers.class": "Response", "status": 200, "status_text": "", "headers": []}
+    lie = f"Response.attributes = {head!r}\nResponse.next = lambda self: {piece!r}"
+    response = await worker(f"{LIAR}{lie}\n{LEADS_NOWHERE}").get_entrypoint().fetch("https://a.example/")
+    with pytest.raises(TenantError, match="Malformed: the body of a response: a piece of a body that is"):
+        await response.bytes()
+
+
+async def test_a_web_socket_that_is_never_connected_keeps_nobody(worker: Make) -> None:
+    """Longer than a call may take: neither who speaks on it nor who listens to it."""
+    lie = "import asyncio\nasync def never(self, line): await asyncio.Event().wait()\nResponse.connect = never\n"
+    entry = worker(f"{LIAR}{lie}{LEADS_NOWHERE}").get_entrypoint(limits=Limits(wall_ms=2000))
+    async with await entry.fetch("https://a.example/", headers={"upgrade": "websocket"}) as response:
+        assert response.web_socket is not None
+        with pytest.raises(ConnectionResetError, match="not connected within 2 s"):
+            await response.web_socket.send("hello")
+        with pytest.raises(LimitExceeded, match="not connected within 2 s"):
+            await anext(response.web_socket)
+
+
+async def test_an_exception_without_a_name_is_called_something(worker: Make) -> None:
+    """An error that says nothing at all would help nobody."""
+    source = """
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def go(self):
+            raise type("", (Exception,), {})()
+    """
+    with pytest.raises(TenantError, match="Exception"):
+        await worker(source).get_entrypoint().go()
 
 
 async def test_a_body_that_travels_with_its_head_is_short(worker: Make) -> None:

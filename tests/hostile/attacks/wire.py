@@ -255,6 +255,13 @@ async def announce_a_frame_without_end(bait: Bait) -> None:
     await asyncio.Event().wait()
 
 
+@attack(BROKE + "a command of 8,388,608 bytes", endless=True)
+async def announce_a_command_at_length(bait: Bait) -> None:
+    """Of the protocol below, which has none that is longer than a line."""
+    _write(struct.pack(">BQ", 6, 2**23) + b"\x04PING" + bytes(99))
+    await asyncio.Event().wait()
+
+
 @attack(BROKE + "a message of several parts, or one before READY", endless=True)
 async def send_a_message_in_parts(bait: Bait) -> None:
     """Which the protocol below allows, and ours does not."""
