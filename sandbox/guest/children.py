@@ -36,9 +36,8 @@ async def child(
                 raise TypeError(f"step.child() takes a workflow binding, such as env.WORKFLOWS, not {binding!r:.80}")
             given = {**(options or {}), **more}
             try:
-                told = await journal.record(
-                    "child", name, count, binding, given, _span(timeout), encode=binding._channel.encode
-                )
+                asked = name, count, binding, given, _span(timeout)
+                told = await journal.record("child", asked, binding._channel.encode)
             except asyncio.CancelledError:
                 if not journal.run.over:
                     journal._tell("give_up", name, count)

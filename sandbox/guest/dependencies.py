@@ -51,7 +51,7 @@ async def _result(step: Step) -> Any:
     if step._memo is None or step._memo.done():
         step._memo = asyncio.get_running_loop().create_future()
         if not step._calls:
-            return await step._run()
+            return await step()
     return await step._memo
 
 

@@ -23,6 +23,7 @@ _ON_RECORD = {"InstanceAlreadyExists", "MomentTooFar", "QueueFull", "QuotaExceed
 _OVER = "this run was parked or ended; if it goes on, it does so from its records"
 _DONE: list[Any] = ["done", None]
 _DONE_SENT = values.dumps(_DONE)
+_Encode = Callable[[Any], bytes]
 
 
 class Journal:
@@ -38,6 +39,8 @@ class Journal:
         self._target = run.journal = stub._target
         self._configs: dict[bytes, dict[str, Any]] = {}
         self._outcomes = Outcomes(history, run)
+        self.skipped = self._outcomes.skipped
+        self.supervised = bool(self.state.get("supervised"))
         self.records = {(kind, name, count): rest for kind, name, count, *rest in history}
         self.defaults = defaults
         self.run = run
@@ -54,40 +57,39 @@ class Journal:
         """One round trip."""
         return self._asked(method, values.dumps, arguments)
 
-    async def _asked(self, method: str, encode: Callable[[Any], bytes], arguments: tuple[object, ...]) -> Any:
+    def record(self, method: str, given: tuple[Any, ...], encode: _Encode = values.dumps) -> Coroutine[Any, Any, Any]:
+        """A round trip whose answer is an outcome, which waits its turn among the others."""
+        return self._asked(method, encode, (*given, scope.inside.get()), outcome=True)
+
+    async def _asked(self, method: str, encode: _Encode, given: tuple[Any, ...], *, outcome: bool = False) -> Any:
         run = self.run
         if run.over:
             raise scope.Suspended(_OVER)
         run.asking += 1
-        taken: list[list[Any]] = []
+        final = outcome and method != "settle"
+        taken = refusal = None
         try:
             if self._taken:
-                method, arguments = "after", ([*self._taken], method, encode(arguments))
-                taken, self._taken, encode = self._taken, [], values.dumps
-            answer = await self._ask(self._target, method, encode, arguments)
-            taken = []
+                taken, self._taken = self._taken, []
+                method, encode, given = "after", values.dumps, (taken, method, encode(given))
+            answer = await self._ask(self._target, method, encode, given)
+            taken = None
         except RemoteError as error:
             if error.name == "RunOver":
                 run.over = True
                 raise scope.Suspended(_OVER) from None
-            raise
-        finally:
-            self._taken = taken + self._taken  # it may not have got there; to hear it twice does no harm
-            run.asking -= 1
-        return _DONE if answer == _DONE_SENT else values.loads(answer, hook=JsDict, trusted=True)
-
-    async def record(self, method: str, *arguments: object, encode: Callable[[Any], bytes] = values.dumps) -> Any:
-        """A round trip whose answer is an outcome, which waits its turn among the others."""
-        try:
-            answer = await self._asked(method, encode, (*arguments, scope.inside.get()))
-        except RemoteError as error:
-            if error.name not in _ON_RECORD or method == "settle":
+            if not final or error.name not in _ON_RECORD:
                 raise
+            refusal = [error.name, error.message]
+        finally:
+            if taken:
+                self._taken = taken + self._taken  # it may not have got there; to hear it twice does no harm
+            run.asking -= 1
+        if outcome and not self._outcomes.next:
             await self._outcomes.arrived()
-            raise exception([error.name, error.message]) from None
-        if not self._outcomes.next:
-            await self._outcomes.arrived()
-        return answer
+        if refusal is not None:
+            raise exception(refusal)
+        return _DONE if answer == _DONE_SENT else values.loads(answer, hook=JsDict, trusted=True)
 
     def take(self, name: str, count: int, kind: str, timeout: Any) -> bytes | None:
         """An event that came along with the run, for a wait that is told to the host with whatever is asked next.
@@ -133,10 +135,6 @@ class Journal:
         """An attempt of a step begins: what its body does is marked with what is returned."""
         self._outcomes.skip(name, count, before=attempt)
         return f"{attempt} {count} {name}"
-
-    def taken(self, key: Key) -> bool:
-        """Whether a step belongs to a body that is not run again, so that nobody else's may have its number."""
-        return key in self._outcomes.skipped
 
     async def visit(self, kind: str, name: str, count: int) -> list[Any] | None:
         """The record of a step, if there is one: state, attempts, value, error, config. An outcome waits its turn."""

@@ -47,7 +47,7 @@ async def wait_for_event(
         case None if (event := step._journal.take(name, count, kind, _span(timeout))) is not None:
             got = values.loads(event, hook=JsDict, trusted=True)
         case _:
-            got = await step._journal.record("wait_for_event", name, count, kind, _span(timeout))
+            got = await step._journal.record("wait_for_event", (name, count, kind, _span(timeout)))
             if "error" in got:
                 raise exception(got["error"])
     moment = datetime.datetime.fromtimestamp(got["timestamp"] / 1000, datetime.UTC).replace(tzinfo=None)
@@ -79,7 +79,7 @@ async def _kept(step: WorkflowStep, name: str, make: Callable[[], Any]) -> Any:
         case ["failed", _, _, error, *_]:
             raise exception(error)
     value = make()
-    await step._journal.record("keep", name, count, values.dumps(value))
+    await step._journal.record("keep", (name, count, values.dumps(value)))
     return value
 
 

@@ -87,7 +87,7 @@ class Outcomes:
     def skip(self, name: str, count: int, *, before: float = math.inf) -> None:
         """The body of a step is not run again, or not its attempts before one: nobody will ask for what was recorded
         in them."""
-        if (inside := self._within.pop((name, count), None)) is None:
+        if not self._within or (inside := self._within.pop((name, count), None)) is None:
             return
         self._within[name, count] = [inner for inner in inside if inner[0] >= before]
         for attempt, key in inside:

@@ -60,7 +60,8 @@ class Questions:
         finally:
             self._asked -= 1
             self._bytes -= len(payload)
-            self.stir()
+            if self._calls or self._queue:
+                self.stir()
 
     async def _with_ticket(self, target: int, method: str, encode: Callable[[Any], bytes], arguments: Any) -> bytes:
         if self._queue or not self._free:
@@ -125,8 +126,9 @@ class Questions:
 
     @property
     def _free(self) -> bool:
-        fewer = self._handing + self._woken < self._most_handing and self._held < _MOST
-        return fewer and self._bytes < _MOST_BYTES and not self.crowded
+        woken = self._woken
+        fewer = self._handing + woken < self._most_handing and self._held < _MOST
+        return fewer and self._bytes < _MOST_BYTES and self._connection.room > woken
 
     async def room(self) -> None:
         """Wait until there is room for a call of the program's own. It is to be made at once."""

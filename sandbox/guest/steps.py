@@ -24,8 +24,8 @@ from .values import JsDict
 from .workers.workflows import NonRetryableError
 
 Body = Callable[..., Any]
-Attempted = tuple[bytes, list[str] | None, bool, dict[str, Any] | None]
-"""What came of an attempt: the encoded value, or the error and whether another one makes sense; what is rarely said."""
+Attempted = tuple[bytes, list[str] | None, bool, dict[str, Any] | None, Any]
+"""Of an attempt: the encoded value, or the error and whether to try again; what is rarely said; what was returned."""
 
 
 class WorkflowStep:
@@ -41,11 +41,10 @@ class WorkflowStep:
         **undo: Any,
     ) -> Any:  # fmt: skip
         """Declare a step (decorator), or run one: `await step.do("name", [config], function)`."""
-        body, rest = (rest[-1], rest[:-1]) if rest and callable(rest[-1]) else (None, rest)
         if callable(name):
             raise TypeError("step.do is used with parentheses: @step.do() or @step.do('name')")
-        if body is not None:
-            settings = rest[0] if rest else config
+        if rest and callable(body := rest[-1]):
+            settings = rest[0] if len(rest) > 1 else config
             return Step(self, str(name or getattr(body, "__name__", "step")), body, None, False, settings, **undo)()
         if rest:  # the older form: do(name, depends, concurrent, config)
             older: list[Any] = [*rest, *(depends, concurrent, config)[len(rest) :]]
@@ -70,8 +69,8 @@ class WorkflowStep:
         return moments.method(self, name)
 
     def _count(self, kind: str, name: str) -> int:
-        count = self._counts.get((kind, name), 0) + 1
-        while self._journal.taken((kind, name, count)):
+        count, skipped = self._counts.get((kind, name), 0) + 1, self._journal.skipped
+        while skipped and (kind, name, count) in skipped:  # nobody else's may have the number of such a one
             count += 1
         self._counts[kind, name] = count
         return count
@@ -87,7 +86,7 @@ class WorkflowStep:
             case ["failed", _, _, error, *_]:
                 raise exception(error)
             case _:
-                await self._journal.record("sleep", name, count, duration, until)
+                await self._journal.record("sleep", (name, count, duration, until))
 
 
 class Step:
@@ -110,11 +109,8 @@ class Step:
         """What steps that depend on this one wait for, if one does."""
         self._result: list[Any] = []  # none as long as there is none
 
-    def __call__(self) -> Awaitable[Any]:
-        """Run the step. What is returned is to be awaited."""
-        return self._run()
-
-    async def _run(self) -> Any:
+    async def __call__(self) -> Any:
+        """Run the step."""
         self._calls += 1
         try:
             if (arguments := self._plain_arguments()) is None:
@@ -165,7 +161,7 @@ class Step:
     async def _perform(self, count: int, arguments: list[Any]) -> Any:
         journal, name = self._owner._journal, self._step_name
         record = await journal.visit("do", name, count) if journal.records else None
-        attempt, config, said, settings = 1, None, None, None
+        attempt, resolved, details, settings = 1, journal.defaults, None, None
         match record:
             case None if self._config is None:
                 pass
@@ -173,44 +169,48 @@ class Step:
                 return _read(journal, name, count, value)
             case ["failed", _, _, error, *_]:
                 raise exception(error)
-            case ["retrying", made, said, _, config, *_]:  # whose recorded configuration holds
+            case ["retrying", made, details, _, config, *_]:  # whose recorded configuration holds
+                resolved = config or resolved
                 journal.begin(name, count, made + 1)  # now: nobody waits until then for what is not asked for again
                 attempt = await journal.ask("attempt", name, count)
             case _ if self._config is not None:
-                config, settings = await journal.configure(self._config)
-        hidden = {"journal": journal, "said": [said], "given": self._config, "resolved": config or journal.defaults}
+                resolved, settings = await journal.configure(self._config)
+        said = [details]
         while True:
-            known = await journal.ask("begin", name, count) if journal.state.get("supervised") else None
-            value, error, retryable, more = known or await self._attempt(count, attempt, hidden, arguments)
+            known = await journal.ask("begin", name, count) if journal.supervised else None
+            about = count, attempt, resolved, said
+            value, error, retryable, more, result = (*known, ...) if known else await self._attempt(about, arguments)
             outcome = name, count, attempt, settings, value, error, retryable, more
             encode = _as_it_is if settings is error is more is None else values.dumps
             try:
-                verdict = await journal.record("settle", *outcome, encode=encode)
+                verdict = await journal.record("settle", outcome, encode)
             except IpcError as refusal:  # such as a result that is too large, and will be next time
                 if error is not None and not retryable:
                     raise
                 name_of, text = _refused(refusal)
                 error = [name_of, text, ""]
-                verdict = await journal.record("settle", name, count, attempt, settings, b"", error, False, None)
+                verdict = await journal.record("settle", (name, count, attempt, settings, b"", error, False, None))
             if verdict[0] == "done":
+                if type(result) in _SAME:
+                    return result
                 return _read(journal, name, count, [more["size"]] if more else value)
             if verdict[0] == "failed":
                 raise exception(verdict[1])
             attempt = await journal.ask("attempt", name, count)
 
-    def _context(self, count: int, attempt: int, hidden: dict[str, Any]) -> Context:
+    def _context(self, count: int, attempt: int, resolved: dict[str, Any], said: list[Any]) -> Context:
         """What the body is told, with which the author may do what he likes, and what is asked by way of it."""
-        resolved = hidden["resolved"]
         shown = JsDict(resolved, retries=JsDict(resolved["retries"]))
         context = Context(step=JsDict(name=self._step_name, count=count), attempt=attempt, config=shown)
-        context.__dict__ = {**hidden, "earlier": hidden["said"][0]}
+        hidden = {"journal": self._owner._journal, "said": said, "given": self._config, "resolved": resolved}
+        context.__dict__ = {**hidden, "earlier": said[0]}
         return context
 
-    async def _attempt(self, count: int, attempt: int, hidden: dict[str, Any], arguments: list[Any]) -> Attempted:
-        """One run of the body."""
-        journal: Journal = hidden["journal"]
-        beats = "heartbeatTimeout" in hidden["resolved"]
-        context = self._context(count, attempt, hidden) if arguments or beats else None
+    async def _attempt(self, about: tuple[int, int, dict[str, Any], list[Any]], arguments: list[Any]) -> Attempted:
+        """One run of the body. `about`: what its context is made from."""
+        journal, (count, attempt, resolved, _) = self._owner._journal, about
+        beats = "heartbeatTimeout" in resolved
+        context = self._context(*about) if arguments or beats else None
         patience = None
         run = journal.run
         mark = scope.inside.set(journal.begin(self._step_name, count, attempt))
@@ -220,8 +220,8 @@ class Step:
             if not beats:
                 waits, result = begin(self._call(context, arguments))
                 if not waits and type(result) in WHOLE:
-                    return values.dumps(result), None, True, None
-            patience = Patience(journal, (self._step_name, count, attempt), began, hidden["resolved"]["timeout"], beats)
+                    return values.dumps(result), None, True, None, result
+            patience = Patience(journal, (self._step_name, count, attempt), began, resolved["timeout"], beats)
             async with patience as timer:
                 if beats and context is not None:
                     from . import attempts
@@ -233,14 +233,14 @@ class Step:
                 if type(result) not in WHOLE and (hasattr(result, "__aiter__") or inspect.isgenerator(result)):
                     from . import streams
 
-                    context = context or self._context(count, attempt, hidden)
-                    return b"", None, True, {"size": await streams.record(context, result)}
-            return values.dumps(result), None, True, None
+                    context = context or self._context(*about)
+                    return b"", None, True, {"size": await streams.record(context, result)}, result
+            return values.dumps(result), None, True, None, result
         except Exception as error:
             from . import attempts
 
             late = patience is not None and patience.timer.expired()
-            return await attempts.failed(context or self._context(count, attempt, hidden), error, late)
+            return *await attempts.failed(context or self._context(*about), error, late), ...
         except BaseException:
             journal.stopped(self._step_name, count, told=attempt > 1 if patience is None else patience.noted)
             raise
@@ -249,7 +249,8 @@ class Step:
             scope.inside.reset(mark)
 
     def _call(self, context: Context | None, arguments: list[Any]) -> Any:
-        return self._body(*[context if argument is _CONTEXT else argument for argument in arguments])
+        filled = arguments and [context if argument is _CONTEXT else argument for argument in arguments]
+        return self._body(*filled)
 
 
 class Context(JsDict):
@@ -280,6 +281,7 @@ def _refused(error: IpcError) -> tuple[str, str]:
 
 
 _CONTEXT = object()
+_SAME = frozenset({type(None), bool, int, float, str, bytes})  # what comes back from the record as it was
 _as_it_is = functools.partial(values.dumps, exact=True)  # what is of plain types alone
 _STARS = inspect.CO_VARARGS | inspect.CO_VARKEYWORDS
 
