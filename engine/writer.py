@@ -236,7 +236,7 @@ class Writer:
                     results.append(store.apart(verb, args) if sealed else verb(store, *args))
                 except EngineError as refusal:
                     results.append(refusal)
-                if store.kin:
+                if store.kin is not None:
                     store.related(len(results))
             if started is None:
                 started = time.perf_counter()

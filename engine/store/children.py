@@ -55,7 +55,7 @@ def begin(store: Store, number: int, row: tuple[Any, ...], child: Child, now: in
         position,
         None,
     )
-    store.kin.queued.add(child.workflow)
+    store.relate().queued.add(child.workflow)
 
 
 def give_up(store: Store, number: int, name: str, count: int, error: ErrorRecord, now: int) -> bytes | None:

@@ -82,10 +82,10 @@ def _answer(
     address, standing = _address(store, parent)
     if standing is Status.WAITING:
         instances.stand(store, parent, Status.QUEUED, now, wake_at=now)
-        store.kin.queued.add(address.workflow)
+        store.relate().queued.add(address.workflow)
     elif standing is Status.RUNNING:
         instances.go_on(store, parent)
-    store.kin.answers.append(Answer(address, name, int(count), value))
+    store.relate().answers.append(Answer(address, name, int(count), value))
 
 
 def end_all(store: Store, number: int, error: ErrorRecord, now: int, *, orphans: bool = False) -> None:
@@ -105,7 +105,7 @@ def end(store: Store, number: int, error: ErrorRecord, now: int) -> None:
     """Terminate an instance that another one has begun."""
     address, _ = _address(store, number)
     finish(store, number, Status.TERMINATED, None, error, now)
-    store.kin.ended.append((address, error))
+    store.relate().ended.append((address, error))
 
 
 def _address(store: Store, number: int) -> tuple[Address, Status]:

@@ -25,6 +25,3 @@ class Kin:
     ended: list[tuple[Address, ErrorRecord]] = field(default_factory=list)
     queued: set[str] = field(default_factory=set)
     """The workflows of which something is queued."""
-
-    def __bool__(self) -> bool:
-        return bool(self.answers or self.ended or self.queued)

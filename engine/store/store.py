@@ -19,12 +19,13 @@ from .backlog import Backlog, Bounds
 from .codes import Codes
 from .kin import Kin
 from .rows import Rows
-from .steps import RECORD, record
+from .steps import RECORD, RESULT, record, record_result
 
 RESERVE = 65_536
 MAX_CHANGES = 20_000
 FORGET_EVERY = 512
 _NOBODY = frozenset[int]()
+_STANDING = "INSERT INTO changes (instance, number, at, type) VALUES (?, ?, ?, ?)"
 _CHANGE = "INSERT INTO changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
 _TABLES = """
 SELECT name, (SELECT coalesce(group_concat(name, ', '), 'rowid') FROM pragma_table_info(tables.name) WHERE pk)
@@ -53,12 +54,15 @@ class Store:
         tried = Plain() if codec is None else Tried(codec)
         self.seal, self.unseal = tried.encode, tried.decode
         self.run = connection.execute
-        self.records, self._changes = Rows(RECORD), Rows(_CHANGE)
+        self.records, self.results = Rows(RECORD), Rows(RESULT)  # no step has a row in both of a transaction
+        self._standings, self._changes = Rows(_STANDING), Rows(_CHANGE)
+        self._waiting = (self.results, self._standings, self.records, self._changes)
         self.number: int = self.execute("SELECT value FROM counter").fetchone()[0]
         self._reserved = self.number
         self._expiring: int | None = None
         self._touched: set[int] = set()
-        self.kin = Kin()
+        self.kin: Kin | None = None
+        """What the operation has done to other instances, if it has."""
         self._related: list[tuple[int, Kin]] = []
         self.watched: set[int] = set()
         self.quotas: dict[str, int] = {}
@@ -94,10 +98,9 @@ class Store:
         return self.run(statement, parameters)
 
     def _insert_rows(self) -> None:
-        if self.records.waiting:
-            self.records.insert(self.run)
-        if self._changes.waiting:
-            self._changes.insert(self.run)
+        for rows in self._waiting:
+            if rows.waiting:
+                rows.insert(self.run)
 
     def begin(self, *, checkpoints: bool = True) -> None:
         """A transaction; none if it raises. Whether its commit may shorten the log, which takes a sync or two more, is
@@ -128,14 +131,14 @@ class Store:
 
     def apart(self, verb: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run a verb of which nothing is left if the codec fails it: others of the transaction are not concerned."""
-        if verb is record:  # by far the commonest, and done with the codec before it writes
+        if verb is record_result or verb is record:  # by far the commonest, and done with the codec before it writes
             return verb(self, *args)
         self.execute("SAVEPOINT apart")
         try:
             result = verb(self, *args)
         except CodecFailed:
             self.roll_back("apart")
-            self.kin = Kin()
+            self.kin = None
             self.execute("RELEASE apart")
             raise
         except EngineError:
@@ -183,18 +186,27 @@ class Store:
         self._related, self._expiring = [], None
         return News(expiring, touched, tuple(related))
 
+    def relate(self) -> Kin:
+        """For what the operation does to an instance that it is not about."""
+        if self.kin is None:
+            self.kin = Kin()
+        return self.kin
+
     def related(self, done: int) -> None:
-        """What was done so far has done something to instances that it was not about."""
-        self._related.append((done, self.kin))
-        self.kin = Kin()
+        """So many operations have been done, of which the last may have done something to others."""
+        if self.kin is not None:
+            self._related.append((done, self.kin))
+            self.kin = None
 
     def change(
         self, number: int, now: int, what: str, name: str | None = None, count: int | None = None,
         attempt: int | None = None, due: int | None = None, error: str | bytes | None = None,
     ) -> None:  # fmt: skip
         """A line of the instance's history, with an error as it is stored. See `schema_5.sql`."""
-        row = (number, self.next_number(), now, what, name, count, attempt, due, error)
-        self._changes.add(row)
+        if name is None and error is None:  # none of it is due
+            self._standings.add((number, self.next_number(), now, what))
+        else:
+            self._changes.add((number, self.next_number(), now, what, name, count, attempt, due, error))
         if self.number % FORGET_EVERY == 0:
             self._forget_changes(number)
         self.touch(number)
