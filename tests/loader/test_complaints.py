@@ -172,18 +172,21 @@ async def test_a_tenant_that_is_named_again_is_not_loaded_again(loader: Loader, 
 async def test_a_loop_without_end_ends_and_holds_up_nobody(code: Code) -> None:
     """One tenant spins in the middle of a call; the others' are answered meanwhile, and it is ended by its limit."""
     async with Loader(spares=2) as loader:
-        limits = Limits(cpu_ms=1_500, wall_ms=None)  # on a busy machine it gives way for a while
-        spinner = loader.get("spinner", lambda: code(SOURCE, limits=limits)).get_entrypoint()
-        spinning = asyncio.ensure_future(spinner.spin())
         answered = 0
-        while not spinning.done():
-            name = f"t{answered % 3}"
-            assert await loader.get(name, partial(code, SOURCE, env={"NAME": name})).get_entrypoint().who() == name
-            answered += 1
-        with pytest.raises(LimitExceeded, match="1,500 ms of CPU"):
-            await spinning
+        for cpu_ms in (300, 1_500):  # some machines take longer than that to start the others
+            limits = Limits(cpu_ms=cpu_ms, wall_ms=None)  # on a busy one it gives way for a while
+            spinner = loader.get(f"spinner {cpu_ms}", partial(code, SOURCE, limits=limits)).get_entrypoint()
+            spinning, answered = asyncio.ensure_future(spinner.spin()), 0
+            while answered <= 10 and not spinning.done():
+                name = f"t{answered % 3}"
+                assert await loader.get(name, partial(code, SOURCE, env={"NAME": name})).get_entrypoint().who() == name
+                answered += not spinning.done()
+            with pytest.raises(LimitExceeded, match=f"{cpu_ms:,} ms of CPU"):
+                await spinning
+            assert await spinner.count() == 1
+            if answered > 10:
+                break
         assert answered > 10
-        assert await spinner.count() == 1
 
 
 async def test_what_cannot_be_granted_is_refused_by_name(loader: Loader, code: Code, path: Path) -> None:

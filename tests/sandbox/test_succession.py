@@ -135,7 +135,7 @@ async def test_numbers_and_users_are_shared_by_no_two_that_live(rotating: Any, u
 
 async def test_two_hosts_have_users_of_their_own(open_spawner: OpenSpawner) -> None:
     """However many hosts there were before: what a closed one had is used again."""
-    for _ in range(12):
+    for _ in range(3):
         async with open_spawner() as spawner:
             base = spawner._slots.uid(0)
     async with open_spawner() as one, open_spawner() as other:
