@@ -281,7 +281,7 @@ async def test_printing_in_threads_does_not_break_the_wire(tenant: Any) -> None:
         return "y" * 1_000_000
     """
     await tenant.do(source, "start")
-    for _ in range(6):
+    for _ in range(12):
         assert await tenant.do(source, "answer") == "y" * 1_000_000
     assert await tenant.do(source, "stop") is None
     assert {line.text for line in tenant.lines if line.level == "stdout"} == {"x" * 2000}
