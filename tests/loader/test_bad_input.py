@@ -40,6 +40,7 @@ from cloister.loader import (
     LimitExceeded,
     Limits,
     Loader,
+    LoaderConfig,
     LoaderError,
     LoadFailed,
     SandboxDied,
@@ -750,7 +751,8 @@ async def test_a_tenant_that_kills_every_run_ends_errored_and_its_neighbour_comp
     def get_code(tenant: str) -> WorkerCode:
         return code(sources[tenant], env={"ENTERED": lambda: entered.append(1)})
 
-    async with Host(path, get_code=get_code, engine=Engine(path, clock=clock), spares=2) as host:
+    engine, config = Engine(path, clock=clock), LoaderConfig(spares=2, restart_most_s=0.25)
+    async with Host(path, get_code=get_code, engine=engine, config=config) as host:
         poison = await host.workflows("poison").create()
         neighbour = await host.workflows("neighbour").create()
         assert await neighbour.result() == "mended"
