@@ -8,6 +8,8 @@ What a call means is not known here.
 from __future__ import annotations
 
 import asyncio
+import math
+from collections.abc import Callable
 from typing import Final
 
 from cloister.ipc import ConnectionClosed, DeadlineExceeded, Peer
@@ -17,6 +19,7 @@ from .ending import GRACE, Ending
 from .errors import LimitExceeded, SandboxDied, SandboxError
 from .policy import Limits
 from .precedence import Precedence
+from .process import Share
 from .visits import LATE_GRACE, WORKER
 from .watch import Account, Charge
 
@@ -24,6 +27,12 @@ _MUCH_UNASKED: Final = 0.25
 _BRIEFLY: Final = 0.02
 """Part of a core that it may use between calls all the time, and seconds beyond that: who uses more may wait with it
 until nobody looks, and do a little each time."""
+_LITTLE: Final = 0.1
+"""Part of its moment that one which has to stop may have had to wait for a core: more than that it is given back."""
+_MOST_GIVEN_BACK: Final = 30
+"""Times its moment, in all."""
+_OF_LATE: Final = 0.1
+"""Seconds within which it is not asked again for what it has had of a core, when many are given up before their time."""
 
 
 class Calls:
@@ -31,9 +40,13 @@ class Calls:
 
     peer: Peer
 
-    def __init__(self, watch: Account, precedence: Precedence, ending: Ending, link: Link) -> None:
+    def __init__(
+        self, watch: Account, precedence: Precedence, ending: Ending, link: Link, share: Callable[[], Share]
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._watch, self._precedence, self._ending, self._link = watch, precedence, ending, link
+        self._share, self._now = share, self._loop.time
+        self._shared, self._shared_at = Share(0.0, 0.0, False), -math.inf
         self.in_flight = 0
         self.late = 0
         """How many have overrun their time, and may still stop."""
@@ -94,16 +107,32 @@ class Calls:
         """One was given up, and perhaps because its time was over: it has a moment to stop in."""
         grace = LATE_GRACE if late else GRACE
         self.late += late
-        self._loop.call_later(grace, self._after_grace, call, grace, late)
+        now = self._now()
+        if late or now - self._shared_at > _OF_LATE:
+            self._shared, self._shared_at = self._share(), now
+        self._loop.call_later(grace, self._after_grace, call, grace, late, self._shared, grace * _MOST_GIVEN_BACK)
 
-    def _after_grace(self, call: int, grace: float, late: bool, heard: bool = False) -> None:
+    def _after_grace(
+        self, call: int, grace: float, late: bool, before: Share, left: float, heard: bool = False
+    ) -> None:
         going_on = call in self.peer.connection.cancelled
         if going_on and not heard and (held := self._link.held_for()):  # it may have answered, which nobody reads
-            self._loop.call_later(held + grace, self._after_grace, call, grace, late, True)
+            self._loop.call_later(held + grace, self._after_grace, call, grace, late, before, left, True)
+            return
+        if going_on and (lacked := min(_lacked(before, now := self._share(), grace), left)) > grace * _LITTLE:
+            before = before._replace(lacked=now.lacked)
+            self._loop.call_later(lacked, self._after_grace, call, grace, late, before, left - lacked, heard)
             return
         self.late -= late
         if going_on:
             self.overrun(f"the sandbox did not stop within {grace * 1000:,.0f} ms of being cancelled")
+
+
+def _lacked(before: Share, now: Share, moment: float) -> float:
+    """Seconds of its moment in which it had no core, though it could have gone on. Of one that waits for one now it is
+    known only when it gets it: as long as it computes, its moment is one of CPU time."""
+    waits = moment - (now.had - before.had) if now.wants else 0.0
+    return max(now.lacked - before.lacked, waits)
 
 
 def _seconds(milliseconds: int | None) -> float | None:

@@ -14,7 +14,7 @@ import resource
 import select
 import signal
 import time
-from typing import Final
+from typing import Final, NamedTuple
 
 import psutil
 
@@ -53,6 +53,17 @@ def require_handles() -> None:
             "takes a kernel of 5.3 or newer, and in a container a seccomp profile that lets pidfd_open and "
             "pidfd_send_signal through"
         ) from error
+
+
+class Share(NamedTuple):
+    """What the first thread of a process has had of a core, so far: the one on whose loop it answers."""
+
+    had: float
+    """Seconds of CPU."""
+    lacked: float
+    """Seconds for which it could have gone on, and had to wait for a core."""
+    wants: bool
+    """Whether it goes on now, or waits so: for how long is known only when it has one."""
 
 
 class Process:
@@ -128,6 +139,16 @@ class Process:
                 if kernel.read(f"/proc/{self.pid}/task/{thread}/stat").rpartition(b") ")[2].startswith(b"R"):
                     return True
         return False
+
+    def share(self) -> Share:
+        """Of whether something takes it long because of itself, or because the machine is busy. All nothing where the
+        kernel does not say."""
+        try:
+            had, lacked, _ = kernel.read(f"/proc/{self.pid}/schedstat").split()
+            state = kernel.read(f"/proc/{self.pid}/stat").rpartition(b") ")[2]
+            return Share(int(had) / 1e9, int(lacked) / 1e9, state.startswith(b"R"))
+        except (OSError, ValueError):
+            return Share(0.0, 0.0, False)
 
     def _threads(self) -> list[str]:
         if self.threads() == 1:  # most have no other, and this is asked often

@@ -136,7 +136,7 @@ class Sandbox:
             describe=self._describe,
         )
         self.died = self._ending.died
-        self._calls = Calls(self._watch, self._precedence, self._ending, link)
+        self._calls = Calls(self._watch, self._precedence, self._ending, link, process.share)
         self._peer = self._calls.peer = VisitedPeer(
             Connection(reserve=MAX_CALLS // 4),
             link.send,

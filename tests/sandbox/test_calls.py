@@ -33,7 +33,7 @@ class Machine:
         self.precedence = Precedence(
             lambda: self.cpu, lambda: self.now, self._call_at, busy=lambda: bool(self.charges), rank=self._take_rank
         )
-        self.calls = Calls(self.watch, self.precedence, NOTHING, NOTHING)
+        self.calls = Calls(self.watch, self.precedence, NOTHING, NOTHING, NOTHING)
 
     def cancel(self) -> None: ...
 

@@ -14,6 +14,7 @@ import pytest
 from cloister.ipc import RemoteError, values
 from cloister.sandbox import LimitExceeded, Limits, SandboxClosed, SandboxDied, Spawner
 from cloister.sandbox.errors import ProtocolViolation
+from cloister.sandbox.process import Share
 
 Boot = Callable[..., Any]
 Until = Callable[[Callable[[], object]], Any]
@@ -622,6 +623,55 @@ async def test_nor_is_who_does_not_stop_spared_for_being_held(boot: Boot, until:
     assert tenant.sandbox.alive
     assert later.pass_time() > 3000
     assert (await tenant.sandbox.died).startswith("did not stop within 60 ms of being cancelled")
+
+
+@pytest.mark.parametrize(
+    ("shares", "times"),
+    [
+        ([Share(1, 5, False), Share(1, 5, False)], [0.06]),
+        ([Share(1, 5, False), Share(1.001, 5.003, False)], [0.06]),
+        ([Share(1, 5, True), Share(1.06, 5, True)], [0.06]),
+        ([Share(1, 5, False), Share(1, 5, True), *[Share(1.01, 5.11, False)] * 2], [0.06, 0.06, 0.11]),
+        ([Share(1, 5, False), Share(1, 5.04, False), Share(1, 5.05, False), Share(1, 5.05, False)], [0.06, 0.04, 0.01]),
+        ([Share(1, 5, True), Share(1.02, 5.04, True), Share(1.06, 5.04, True)], [0.06, 0.04]),
+        ([Share(1, 5, True), Share(1, 95, True), Share(1, 95, True)], [0.06, 1.8]),
+    ],
+    ids=["asleep", "nearly", "computes", "starved", "twice", "between", "at most"],
+)  # fmt: skip
+async def test_who_is_to_stop_is_given_back_what_others_had_of_the_machine(
+    boot: Boot, until: Until, run_out: RunOut, shares: list[Share], times: list[float]
+) -> None:
+    """It has its moment of a core that it could have, or asleep; and not for ever, whatever it is that keeps it."""
+    tenant = await boot()
+    later = Later(tenant.sandbox)
+    call = await start(tenant, REFUSES_TO_STOP, until, limits=Limits(wall_ms=50_000))
+    said = iter(shares)
+    tenant.sandbox._calls._share = lambda: next(said)
+    run_out(tenant)
+    with pytest.raises(LimitExceeded):
+        await call
+    for passed in times:
+        assert tenant.sandbox.alive
+        assert later.pass_time() == pytest.approx(passed)
+    assert (await tenant.sandbox.died).startswith("did not stop within 60 ms of being cancelled")
+
+
+async def test_what_a_process_lacks_is_what_the_kernel_says(boot: Boot) -> None:
+    """One that computes wants a core; of one that has ended there is nothing."""
+    tenant = await boot()
+    share = tenant.sandbox._process.share
+    before = share()
+    assert before.had > 0
+    call = asyncio.ensure_future(tenant.do("def main():\n    while True: pass", limits=Limits(cpu_ms=200)))
+    while not call.done():
+        if (now := share()).had > before.had + 0.05:
+            assert now.wants
+            break
+        await asyncio.sleep(0.001)
+    with pytest.raises(LimitExceeded):
+        await call
+    await tenant.sandbox.died
+    assert share() == (0, 0, False)
 
 
 @pytest.mark.parametrize("where", ["wire._reader.feed", "asyncio.get_running_loop()._run_once"])
