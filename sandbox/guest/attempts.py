@@ -82,9 +82,12 @@ def _late(context: steps.Context) -> str:
 
 
 def told(error: Exception) -> list[str]:
-    """Class name, message and traceback of an exception."""
-    name = getattr(error, "name", "") if isinstance(error, failure.StepError) else type(error).__name__
-    report = [name, failure.text(error), failure.trace(error)[-16_384:]]
+    """Class name, message and traceback of an exception, whose class is said beside its words."""
+    if isinstance(error, failure.StepError):
+        report = [error.name, error.message, failure.trace(error)[-16_384:]]
+    else:
+        error.args = getattr(error, "__recorded__", error.args)
+        report = [type(error).__name__, failure.text(error), failure.trace(error)[-16_384:]]
     return [part.encode("utf-8", "replace").decode() for part in report]
 
 

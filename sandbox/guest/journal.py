@@ -199,6 +199,7 @@ def exception(error: list[str]) -> Exception:
         return NonRetryableError(message)
     rebuilt = failure.rebuild(name, f"{name}: {message}")
     if type(rebuilt).__name__ == name:
+        rebuilt.__recorded__ = failure.rebuild(name, message).args  # type: ignore[attr-defined]
         return rebuilt
     from . import revival
 

@@ -15,7 +15,7 @@ from . import importer
 def revive(name: str, message: str) -> Exception | None:
     """One of the only class of that name, the tenant's own before any other's. None if there is none.
 
-    It says its class before its words, as those of Python's own classes do; `recorded` are the words alone.
+    It says its class before its words, as those of Python's own classes do; `__recorded__` are the words alone.
     """
     own = {known for finder in sys.meta_path if isinstance(finder, importer.Tenant) for known in finder.names}
     others = {known for known in sys.modules if known not in own and not known.startswith("cloister.")}
@@ -24,7 +24,7 @@ def revive(name: str, message: str) -> Exception | None:
         return None
     try:
         error: Any = Exception.__new__(*found, f"{name}: {message}")
-        error.recorded = (message,)
+        error.__recorded__ = (message,)
         says = str(error)
     except Exception:  # one that is made of more than its words, and says them in its own way
         return None

@@ -160,7 +160,7 @@ class Worker:
             result = await asyncio.shield(task)
             await journal.conclude()
         except Exception as error:
-            error.args = getattr(error, "recorded", error.args)  # its class is said beside its words
+            error.args = getattr(error, "__recorded__", error.args)  # its class is said beside its words
             await journal.conclude()
             if journal.undos and not journal.state.get("frozen"):
                 from . import rollback

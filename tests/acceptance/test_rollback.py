@@ -42,7 +42,7 @@ async def test_a_run_that_fails_takes_its_steps_back_with_retries_and_in_another
     error = await stage.outcome(instance)
     status = await instance.status()
     assert (status["status"], status["rollback"]) == ("errored", "complete")
-    assert error == {"name": "LookupError", "message": "LookupError: no hotel"}
+    assert error == {"name": "LookupError", "message": "no hotel"}
     assert stage.ledger.entries == [
         "book flight",
         "book no hotel",

@@ -931,6 +931,50 @@ async def test_an_error_is_of_its_class_again_where_the_program_has_it(stage: An
     ]
 
 
+async def test_the_error_of_an_instance_says_its_class_once(stage: Any) -> None:
+    """Also of one that came out of a step, or of a step in the body of another one; in a replay too."""
+    binding = stage.bind("""
+    from workers import WorkflowEntrypoint
+    from workers.workflows import NonRetryableError
+
+    class Declined(ValueError):
+        pass
+
+    class Odd(Exception):
+        def __init__(self, code, when):
+            self.code, self.when = code, when
+        def __str__(self):
+            return f"{self.code} {self.when}"
+
+    ERRORS = [TypeError("t"), KeyError("k"), UnicodeDecodeError("utf-8", b"x", 0, 1, "u"), Declined("no"), Odd(1, 2),
+              NonRetryableError("n"), OSError(2, "gone")]
+
+    class TenantWorkflow(WorkflowEntrypoint):
+        async def run(self, event, step):
+            number, inside, again = event.payload
+            never = {"retries": {"limit": 0, "delay": 0}}
+            async def fails():
+                raise ERRORS[number]
+            async def outer():
+                await step.do("inner", never, fails)
+            try:
+                await step.do("outer", never, outer if inside else fails)
+            except Exception:
+                await step.sleep("a while", "1 hour")
+                if not again:
+                    raise
+                await step.do("again", never, outer)
+    """)
+    said = ["t", "'k'", "'utf-8' codec can't decode byte 0x78 in position 0: u", "no", "1 2", "n", "[Errno 2] gone"]
+    kinds = ["TypeError", "KeyError", "UnicodeDecodeError", "Declined", "Odd", "NonRetryableError", "FileNotFoundError"]
+    for number, (kind, words) in enumerate(zip(kinds, said, strict=True)):
+        for inside, again in ((False, False), (True, False), (False, True)):
+            instance = await binding.create(params=[number, inside, again])
+            assert await stage.outcome(instance) == {"name": kind, "message": words}
+            status = await instance.status()
+            assert {(step["error"] or {}).get("message", words) for step in status["steps"]} == {words}
+
+
 async def test_lengths_of_time_and_names_are_taken_in_either_form(stage: Any) -> None:
     """A timedelta where a duration is taken, a datetime where a moment is; camel case beside snake case, and options
     as JavaScript has them."""
