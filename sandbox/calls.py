@@ -32,7 +32,7 @@ _LITTLE: Final = 0.1
 _MOST_GIVEN_BACK: Final = 30
 """Times its moment, in all."""
 _OF_LATE: Final = 0.1
-"""Seconds within which it is not asked again for what it has had of a core, when many are given up before their time."""
+"""Seconds within which it is not asked again for what it has had of a core, when many are given up in time."""
 
 
 class Calls:
