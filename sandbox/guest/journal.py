@@ -14,12 +14,13 @@ from cloister.ipc.errors import CodecError, RemoteError
 from cloister.ipc.stubs import Stub
 
 from . import failure, scope
-from .outcomes import Key, Outcomes
+from .outcomes import NOBODY, Key, Outcomes
 from .values import JsDict
 from .workers.workflows import NonRetryableError
 
 _ON_RECORD = {"InstanceAlreadyExists", "MomentTooFar", "QueueFull", "QuotaExceeded"}
 """What is refused once and for all, and comes in the order of records. Everything else is refused in each run anew."""
+_TELL_AFTER = 0.02  # seconds: what a run goes on with that asks nothing is on record by then
 _OVER = "this run was parked or ended; if it goes on, it does so from its records"
 _DONE: list[Any] = ["done", None]
 _DONE_SENT = values.dumps(_DONE)
@@ -103,8 +104,14 @@ class Journal:
             self.mail = []
             return None
         self.mail.remove(letter)
+        if not self._taken:
+            asyncio.get_running_loop().call_later(_TELL_AFTER, self._tell_of_taken, context=NOBODY)
         self._taken.append([name, count, kind, timeout, None])
         return bytes(letter[1])
+
+    def _tell_of_taken(self) -> None:
+        if self._taken and not self.run.over:
+            self._tell("")
 
     async def conclude(self) -> None:
         """The run is about to end: nothing is left that the host has yet to be told."""

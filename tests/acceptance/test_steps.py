@@ -975,6 +975,42 @@ async def test_the_error_of_an_instance_says_its_class_once(stage: Any) -> None:
             assert {(step["error"] or {}).get("message", words) for step in status["steps"]} == {words}
 
 
+async def test_an_event_that_came_along_with_the_run_is_on_record_soon(stage: Any, eventually: Any) -> None:
+    """Also if the program asks for nothing more: it is shown with its event, and can be begun from again."""
+    binding = stage.bind("""
+    import asyncio
+    from workers import WorkflowEntrypoint
+    class TenantWorkflow(WorkflowEntrypoint):
+        async def run(self, event, step):
+            await step.sleep("nap", "1 hour")
+            got = await step.wait_for_event("go", "go")
+            await self.env.LEDGER.note(f"got {got.payload}")
+            await asyncio.Event().wait()
+    """)
+    instance = await binding.create()
+
+    async def waits() -> list[str]:
+        return [step["status"] for step in (await instance.status())["steps"] if step["kind"] == "wait"]
+
+    await stage.rests(instance)
+    await instance.send_event(type="go", payload=1)
+    await stage.clock.advance(3600)
+    await eventually(lambda: stage.ledger.entries == ["got 1"])
+
+    async def is_told() -> bool:
+        return await waits() == ["done"]
+
+    await eventually(is_told)
+    await instance.restart(from_step={"name": "go", "type": "wait"})
+
+    async def waits_again() -> bool:
+        return await waits() == ["waiting"]
+
+    await eventually(waits_again)
+    await instance.send_event(type="go", payload=2)
+    await eventually(lambda: stage.ledger.entries == ["got 1", "got 2"])
+
+
 async def test_lengths_of_time_and_names_are_taken_in_either_form(stage: Any) -> None:
     """A timedelta where a duration is taken, a datetime where a moment is; camel case beside snake case, and options
     as JavaScript has them."""
