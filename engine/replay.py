@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import math
 import weakref
 from collections import deque
@@ -34,10 +35,13 @@ _PATIENCE: Final = 64
 """Turns in which a program rests, after which it is not looked at any longer: it waits for something else than steps,
 or is another one."""
 STUCK_AFTER: Final = 1.0
-"""Seconds after that, within which it may go on. Then nobody is taken to ask for the next outcome."""
+"""Seconds after that, within which it may go on. Then it is said that the others wait for what nobody asks for."""
+STUCK_FOR_SURE: Final = 10.0
+"""Seconds after which nobody is taken to ask for it: so much longer than a replay may be what else it waits for."""
 _MOST_TURNS: Final = 1000
 """Turns that a program may take to come to rest. One that never does is not waited for any longer."""
 _NOBODY: Final = contextvars.Context()
+_log = logging.getLogger("cloister.engine")
 
 _current: contextvars.ContextVar[Replay | None] = contextvars.ContextVar("replay", default=None)
 """Whose program it is that goes on."""
@@ -47,10 +51,10 @@ _lines: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Line] = weakref.We
 class Replay:
     """One run's. A step comes to `recorded` if its outcome is in the history, and to `arrived` if it is new."""
 
-    def __init__(self, history: Sequence[StepRecord]) -> None:
+    def __init__(self, history: Sequence[StepRecord], whose: tuple[str, str], *, patient: bool) -> None:
         ended = (each for each in history if each.state in {"done", "failed"} and each.kind != "undo")
         self._order: dict[Key, None] = dict.fromkeys((each.kind, each.name, each.count) for each in ended)
-        self._history = history
+        self._history, self._whose, self._patient = history, whose, patient
         self._inside: dict[tuple[str, int], list[tuple[int, Key]]] | None = None
         self.skipped: set[Key] = set()
         """Steps that were in such bodies as are not run again."""
@@ -164,13 +168,35 @@ class Replay:
     def _watch(self, first: Key) -> None:
         if self._watched != first:
             self._watched = first
-            asyncio.get_running_loop().call_later(STUCK_AFTER, self._give_up, first, context=_NOBODY)
+            asyncio.get_running_loop().call_later(STUCK_AFTER, self._warn, first, context=_NOBODY)
+
+    def _warn(self, first: Key) -> None:
+        if not self._stuck(first):
+            return
+        if not self._patient:
+            self._give_up(first)
+            return
+        _log.warning(
+            "%s %r is replayed and does not ask for %s %r number %d, which was recorded next: what comes after that"
+            " waits for %g s at most, and is told in another order than it was then. What a run awaits beside its steps, such"
+            " as an answer from elsewhere, belongs into a step",
+            *self._whose, *first, STUCK_FOR_SURE,
+        )  # fmt: skip
+        left = max(STUCK_FOR_SURE - STUCK_AFTER, 0.0)
+        asyncio.get_running_loop().call_later(left, self._give_up, first, context=_NOBODY)
 
     def _give_up(self, first: Key) -> None:
-        self._watched = None
-        if first == next(iter(self._order), None):
-            self._missing = first
+        if self._stuck(first):
+            self._watched, self._missing = None, first
+            _log.warning("%s %r goes on in another order than it did, or is another program", *self._whose)
             self._stir()
+
+    def _stuck(self, first: Key) -> bool:
+        """Whether what was missing still is."""
+        still = first == next(iter(self._order), None) and first not in self._gates and bool(self._gates or self._new)
+        if not still and self._watched == first:
+            self._watched = None
+        return still
 
     def _let_go(self, key: Key) -> None:
         """Nobody waits behind this outcome any longer, nor before it: who waits in a gate is always in the order."""

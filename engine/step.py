@@ -72,7 +72,7 @@ class WorkflowStep:
         self.elsewhere = False  # whether somebody took the journal, and runs the workflow there
         self._counts: dict[tuple[StepKind, str], int] = {}
         self._recorded: dict[Key, StepRecord] = {(r.kind, r.name, r.count): r for r in journal.history}
-        self._replay = Replay(journal.history)
+        self._replay = Replay(journal.history, (journal.workflow_name, journal.instance_id), patient=not journal.frozen)
         self.unvisited = self._replay.unvisited
         self._rollback = Rollback(journal, clock)
 

@@ -270,9 +270,12 @@ async def test_what_goes_on_of_a_body_that_was_given_up_holds_up_nobody(
 
 
 async def test_a_replay_that_awaits_something_else_than_steps_keeps_to_the_order(
-    open_engine: OpenEngine, clock: VirtualClock
+    open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Such as an answer from elsewhere, which comes when it comes: who waits behind it waits for it."""
+    """Such as an answer from elsewhere, which comes when it comes: who waits behind it waits for it, and if that takes
+    long it is said whose program that is.
+    """
+    monkeypatch.setattr(replay, "STUCK_AFTER", 0.0)
     asked: asyncio.Queue[asyncio.Future[None]] = asyncio.Queue()
     recorded = asyncio.Event()
 
@@ -304,15 +307,20 @@ async def test_a_replay_that_awaits_something_else_than_steps_keeps_to_the_order
         await clock.advance(3600)
         for _ in range(1000):  # many more turns than a program is looked at for
             await asyncio.sleep(0)
+        while not caplog.messages:  # noqa: ASYNC110 - nobody is told of a warning
+            await asyncio.sleep(0.001)
+        [said] = caplog.messages
+        assert said.startswith(f"w {instance.id!r} is replayed and does not ask for do 'late' number 1")
         (await asked.get()).set_result(None)
         assert await ended == ["late", "early"]
 
 
 async def test_a_replay_in_which_an_outcome_is_not_asked_for_goes_on_without_it(
-    open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+    open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not for ever: the program is another one, and is told so in the end."""
+    """Not for ever: the program is another one, and is told so in the end; its owner hears of it before."""
     monkeypatch.setattr(replay, "STUCK_AFTER", 0.0)
+    monkeypatch.setattr(replay, "STUCK_FOR_SURE", 0.0)
     runs: list[None] = []
 
     async def run(event: Any, step: Any) -> list[str]:
@@ -330,3 +338,4 @@ async def test_a_replay_in_which_an_outcome_is_not_asked_for_goes_on_without_it(
         await clock.advance(3600)
         with pytest.raises(InstanceFailed, match="NonDeterminismError"):
             await ended
+        assert f"w {instance.id!r} goes on in another order than it did, or is another program" in caplog.text

@@ -15,6 +15,7 @@ from cloister.engine import (
     NonRetryableError,
     StepFailed,
     WorkflowEntrypoint,
+    replay,
 )
 
 if TYPE_CHECKING:
@@ -292,9 +293,10 @@ async def test_an_output_that_is_encoded_is_passed_on_unread(open_engine: OpenEn
 
 
 async def test_a_replay_that_misses_recorded_steps_is_an_error_not_a_wrong_result(
-    open_engine: OpenEngine, clock: VirtualClock
+    open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Code that changed under its history fails with `NonDeterminismError`, which names the step."""
+    monkeypatch.setattr(replay, "STUCK_FOR_SURE", 0.0)
 
     async def before(event: Any, step: Any) -> None:
         await step.do("collect", lambda: 1)
