@@ -7,7 +7,7 @@ is the same for whoever comes later.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
@@ -30,11 +30,30 @@ STATUS_TYPES: Final[Mapping[str, str]] = {
     "terminated": "workflow_terminated",
 }
 TYPES: Final = frozenset({
-    *STATUS_TYPES.values(), "attempt_errored", "sleep_started", "wait_started", "wait_timed_out", "rollback_started",
-    "rollback_attempt_errored", "rollback_completed", "rollback_errored",
-    *(f"{what}_{how}" for what in ("step", "sleep", "wait", "value", "child", "rollback_step")
-      for how in ("completed", "errored")),
+    *STATUS_TYPES.values(), "sleep_started", "wait_started", "wait_timed_out", "rollback_started", "rollback_completed",
+    "rollback_errored", *(f"{what}_{how}" for what in ("sleep", "wait", "value", "child")
+                          for how in ("completed", "errored")),
+    *(f"{whose}{what}_{how}" for whose in ("", "rollback_") for what in ("step", "attempt")
+      for how in ("started", "completed", "errored")),
 })  # fmt: skip
+EVENTS_OF_A_LINE: Final = 4
+"""So many events may be told of what is on record under one number: each has a number of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Something on record: what it is, and of a step that has ended, how. `started` is when that began, if known."""
+
+    number: int
+    at: int
+    what: str
+    state: str
+    name: str | None
+    count: int | None
+    attempt: int | None
+    due: int | None
+    error: Mapping[str, str] | None
+    started: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +70,18 @@ class HistoryEvent:
     """When the next attempt is made, the sleep is over, or the wait gives up."""
     error: Mapping[str, str] | None = None
 
+    @property
+    def retry_delay_ms(self) -> int | None:
+        """How long it is until the next attempt, if there is one."""
+        failed = self.type.endswith("attempt_errored") and self.due_ms is not None
+        return max((self.due_ms or 0) - self.timestamp_ms, 0) if failed else None
+
     def plain(self, instance_id: str) -> dict[str, Any]:
         """As a dict under Cloudflare's names, without what it does not have."""
         told = {
             "eventId": self.id, "type": self.type, "timestamp": self.timestamp_ms, "instanceId": instance_id,
             "stepName": self.name, "stepCount": self.count, "attempt": self.attempt, "due": self.due_ms,
-            "error": None if self.error is None else dict(self.error),
+            "retryDelayMs": self.retry_delay_ms, "error": None if self.error is None else dict(self.error),
         }  # fmt: skip
         return {key: value for key, value in told.items() if value is not None}
 
@@ -111,25 +136,110 @@ class Watchers:
                 bell.set()
 
 
-Read = Callable[[int, int, int], "Awaitable[tuple[list[HistoryEvent], bool]]"]
-"""Number of an instance, a cursor, how many at most: what came after it, and whether the instance has ended."""
+class Narrator:
+    """Tells what is on record as events, in order.
+
+    That an attempt of a step has begun is on record by itself if somebody was there to hear of it, or if it was not the
+    first one. Else it is told with what came of it, so that everybody hears of the same things. `begun` are the first
+    attempts which were told of before.
+    """
+
+    def __init__(self, begun: Iterable[Begun] = ()) -> None:
+        self._begun = set(begun)
+
+    def tell(self, line: Line) -> list[HistoryEvent]:
+        """One line, as it is: the last of its events has the last of its numbers."""
+        what, state, attempt = line.what, line.state, line.attempt
+        whose = "rollback_" if what in _OF_ROLLBACKS else ""
+        if what in _BEGINNINGS:
+            if attempt == 1:
+                self._begun.add((what, line.name, line.count))
+            told = self._beginning(line, whose, line.at)
+        elif what in _ATTEMPTED and (state or what in _FAILURES):
+            told = self._unheard(line, whose)
+            if state and attempt:
+                told.append((f"{whose}attempt_{'completed' if state == 'done' else 'errored'}", line.at))
+            told.append((f"{whose}{_outcome('step', state) if state else 'attempt_errored'}", line.at))
+        else:
+            if what == "queued":  # of a new run, which begins its steps anew
+                self._begun.clear()
+            told = [(_plain_type(line), line.at)]
+        first = (line.number + 1) * EVENTS_OF_A_LINE - len(told)
+        return [self._event(line, first + place, *each) for place, each in enumerate(told)]
+
+    def _unheard(self, line: Line, whose: str) -> list[tuple[str, int]]:
+        """The beginning of what nobody was told of when it began."""
+        beginning = _BEGUN[whose], line.name, line.count
+        if line.attempt != 1 or beginning in self._begun:
+            return []
+        began = line.at if line.started is None else min(line.started, line.at)
+        return self._beginning(line, whose, began)
+
+    @staticmethod
+    def _beginning(line: Line, whose: str, at: int) -> list[tuple[str, int]]:
+        first = [(f"{whose}step_started", at)] if line.attempt == 1 else []
+        return [*first, (f"{whose}attempt_started", at)]
+
+    @staticmethod
+    def _event(line: Line, number: int, kind: str, at: int) -> HistoryEvent:
+        if kind.endswith(("step_started", "attempt_started")):
+            attempt = line.attempt if kind.endswith("attempt_started") else None
+            return HistoryEvent(number, kind, at, line.name, line.count, attempt, None, None)
+        return HistoryEvent(number, kind, at, line.name, line.count, line.attempt, line.due, line.error)
+
+
+_BEGUN: Final = {"": "began", "rollback_": "undo began"}
+_BEGINNINGS: Final = frozenset(_BEGUN.values())
+_FAILURES: Final = frozenset({"attempt", "undo"})
+_ATTEMPTED: Final = frozenset({"do", *_FAILURES})
+_OF_ROLLBACKS: Final = frozenset({"undo", "undo began"})
+
+
+def _outcome(kind: str, state: str) -> str:
+    return f"{kind}_completed" if state == "done" else f"{kind}_errored"
+
+
+def _plain_type(line: Line) -> str:
+    if line.state:
+        return "wait_timed_out" if (line.what, line.state) == ("wait", "failed") else _outcome(line.what, line.state)
+    if line.what == "undone":
+        return "rollback_completed" if line.error is None else "rollback_errored"
+    return STATUS_TYPES.get(line.what, "rollback_started" if line.what == "rollback" else f"{line.what}_started")
+
+
+Begun = tuple[str, "str | None", "int | None"]
+"""The first attempt of a step: as what its beginning is on record, and the step's name and count."""
+Read = Callable[[int, int, int], "Awaitable[tuple[list[Line], bool]]"]
+"""Number of an instance, a line's number, how many at most: that line and what came after it, and whether the instance
+has ended."""
 
 
 async def follow(
-    number: int, read: Read, watchers: Watchers, after: int, types: frozenset[str]
+    number: int,
+    read: Read,
+    watchers: Watchers,
+    after: int,
+    types: frozenset[str],
+    narrator: Narrator,
+    watched: Callable[[], None],
 ) -> AsyncGenerator[HistoryEvent, None]:
-    """Everything after the cursor, then everything as it comes, until the instance has ended."""
+    """Everything after the cursor, then everything as it comes, until the instance has ended. `watched` is called when
+    what comes is told.
+    """
+    line = max(after, 0) // EVENTS_OF_A_LINE
     with watchers.watch(number) as bell:
+        watched()
         while True:
             bell.clear()  # before it is read, so that what comes meanwhile is not missed
-            events, ended = await read(number, after, PAGE)
-            for event in events:
-                after = event.id
-                if not types or event.type in types:
-                    yield event
-            if len(events) == PAGE:
+            lines, ended = await read(number, line, PAGE)
+            for each in lines:
+                line = each.number + 1
+                for event in narrator.tell(each):
+                    if event.id > after and (not types or event.type in types):
+                        yield event
+            if len(lines) == PAGE:
                 continue
             if ended:
                 return
-            if not events:
+            if not lines:
                 await bell.wait()

@@ -14,7 +14,7 @@ from cloister.ipc import values
 
 from .endings import End
 from .errors import InstanceAlreadyExists, InstanceFailed, revive
-from .history import HistoryEvent, check_cursor, check_types, follow
+from .history import EVENTS_OF_A_LINE, HistoryEvent, Line, Narrator, check_cursor, check_types, follow
 from .options import Creation
 from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
 from .rehearsal import Rehearsal, rehearse
@@ -217,8 +217,9 @@ class Instance:
 
         With a cursor (the `id` of the last event that was dealt with) only what came later. `types` names the events
         that are wanted; the iterator ends with the instance whether or not its end is among them. A restart wipes the
-        outcomes of steps from the history, and of all else nothing. That an attempt of a step has begun is on record
-        nowhere, and so no event: `status()` shows it as running. Raises `InstanceNotFound`, `InvalidCursor`.
+        outcomes of steps from the history, and of all else nothing. That a step, or an attempt of it, has begun is told
+        when it does to whoever listens by then, and else together with how it ended, at the time that it began.
+        Raises `InstanceNotFound`, `InvalidCursor`.
         """
         return self._follow(check_cursor(cursor), check_types(types))
 
@@ -226,10 +227,16 @@ class Instance:
         scheduler = self._scheduler
         number = await scheduler.reader.ask(Catalogue.find, self._address)
 
-        def read(*place: int) -> Awaitable[tuple[list[HistoryEvent], bool]]:
+        def read(*place: int) -> Awaitable[tuple[list[Line], bool]]:
             return scheduler.reader.ask(Catalogue.history, *place)
 
-        async with contextlib.aclosing(follow(number, read, scheduler.watchers, after, types)) as events:
+        def watched() -> None:
+            if (run := scheduler.active.get(self._address)) is not None:
+                run.journal.announce_all()
+
+        begun = await scheduler.reader.ask(Catalogue.begun, number, max(after, 0) // EVENTS_OF_A_LINE)
+        told = follow(number, read, scheduler.watchers, after, types, Narrator(begun), watched)
+        async with contextlib.aclosing(told) as events:
             async for event in events:
                 yield event
 

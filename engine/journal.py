@@ -161,6 +161,8 @@ class LiveJournal(Waits):
             verdict = verdict._replace(due=now)
         error = None if verdict.error is None else bounded_error(verdict.error)
         began = self._running.get(key)
+        if began is not None and outcome.attempt > 1:
+            self._announce(key, began[0])  # of the first one, the step's own record says when it began
         try:
             if self._room.end(key) and error is not None:
                 self._writer.submit(steps.drop_chunks, self._number, *key[1:]).add_done_callback(self._check_stored)
@@ -180,6 +182,7 @@ class LiveJournal(Waits):
                     await self._fail(refusal)
         finally:
             self._running.pop(key, None)
+            self._told_of(key, outcome.attempt)
             self._stir()
         if not self._next:
             await self._turn(key)
@@ -209,6 +212,7 @@ class LiveJournal(Waits):
     def _result_recorded(self, write: PromptWrite, error: BaseException | None) -> None:
         key: Key = write.replaces[0]
         self._running.pop(key, None)
+        self._told_of(key, 1)
         self._stir()
         if error is None and not self._next:
             self._return_soon(key, write.waiter)

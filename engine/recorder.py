@@ -24,6 +24,7 @@ from .writes import Write, settle
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Set as AbstractSet
 
     from .mocks import Mocks
     from .writer import Writer
@@ -85,11 +86,11 @@ class Recorder:
     """What every method of a journal is made of. `frozen`: nothing new is recorded; `over`: nothing at all."""
 
     __slots__ = (  # tens of thousands may be live at once, and a dict for so many attributes takes 1.5 KiB
-        "_activity", "_arrived", "_asking", "_claim", "_clock", "_draining", "_gate", "_holds", "_host", "_known",
-        "_linger", "_linger_timer", "_mocks", "_most_steps", "_number", "_occupied", "_of_kind", "_refusal", "_refused",
-        "_rests", "_returning", "_room", "_running", "_turns", "_waits", "_writer", "_writes", "claims",
-        "code_digest", "frozen", "history", "instance_id", "mail", "only_waits", "over", "progressed", "run", "scope",
-        "supervised", "undoing", "workflow_name",
+        "_activity", "_announced", "_arrived", "_asking", "_claim", "_clock", "_draining", "_gate", "_holds", "_host",
+        "_known", "_linger", "_linger_timer", "_mocks", "_most_steps", "_number", "_occupied", "_of_kind", "_refusal",
+        "_refused", "_rests", "_returning", "_room", "_running", "_turns", "_waits", "_watched", "_writer", "_writes",
+        "claims", "code_digest", "frozen", "history", "instance_id", "mail", "only_waits", "over", "progressed", "run",
+        "scope", "supervised", "undoing", "workflow_name",
     )  # fmt: skip
 
     def __init__(
@@ -103,6 +104,7 @@ class Recorder:
         frozen: bool = False,
         mocks: Mocks | None = None,
         steps: int = MAX_STEPS,
+        watched: AbstractSet[int] = frozenset(),
     ) -> None:
         self.workflow_name, self.scope, self.instance_id = claim.address
         self.run = claim.run
@@ -127,6 +129,8 @@ class Recorder:
         all_fit = self._of_kind["wait"] + len(claim.mail) <= steps
         self.mail = claim.mail if all_fit and not self.supervised else ()
         self._running: dict[Key, Beginning] = {}
+        self._watched = watched
+        self._announced: set[tuple[Key, int]] | None = None
         self._refusal: asyncio.Event | None = None
         self._refused: set[asyncio.Future[None]] = set()
         self._returning: set[asyncio.Future[None]] = set()
@@ -241,7 +245,33 @@ class Recorder:
     def _beginning(self, key: Key, now: int) -> Beginning:
         """When the attempt in progress began, or that it does now."""
         self._go_on()
-        return self._running.setdefault(key, (now, len(self._known)))
+        if key not in self._running:
+            self._running[key] = (now, len(self._known))
+            if self._number in self._watched:
+                self._announce(key, now)
+        return self._running[key]
+
+    def announce_all(self) -> None:
+        """Somebody wants to hear of what is in progress, and from now on of each attempt when it begins."""
+        if self.over is None:
+            for key, (since, _) in self._running.items():
+                self._announce(key, since)
+
+    def _told_of(self, key: Key, attempt: int) -> None:
+        """It has ended, and need not be remembered."""
+        if self._announced is not None:
+            self._announced.discard((key, attempt))
+
+    def _announce(self, key: Key, since: int) -> None:
+        """That the next attempt of a step has begun is on record, once."""
+        known = self._known.get(key)
+        attempt = 1 if known is None else known.attempts + 1
+        if self._announced is None:
+            self._announced = set()
+        if (key, attempt) not in self._announced:
+            self._announced.add((key, attempt))
+            began = self._writer.submit_unhurried(recorded.began, self._number, since, *key, attempt)
+            began.add_done_callback(self._check_stored)
 
     def _forget(self, key: Key) -> None:
         """It was not recorded after all."""

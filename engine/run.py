@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from .clock import Clock
+    from .history import Watchers
     from .mocks import Mocks
     from .writer import Writer
 
@@ -39,6 +40,7 @@ class RunKeeper(Protocol):
     linger: float
     mocks: Mocks | None
     steps: int
+    watchers: Watchers
 
     async def finished(self, run: Run, status: Status, output: bytes | None, error: ErrorRecord | None) -> None: ...
     def parkable(self, run: Run, waits: tuple[Key, ...]) -> None: ...
@@ -65,6 +67,7 @@ class Run:
             linger=keeper.linger,
             mocks=keeper.mocks,
             steps=keeper.steps,
+            watched=keeper.watchers.watched,
         )
         self.task = asyncio.get_running_loop().create_task(self._run(claim))
 

@@ -18,8 +18,8 @@ _SENT = "SELECT 1 FROM events WHERE instance = ? UNION ALL SELECT 1 FROM event_i
 """Whether an instance was sent something that is still there."""
 _BRIEF: Final[frozenset[Callable[..., Any]]] = frozenset(
     {
-        instances.create, instances.rest, instances.go_on, steps.record, steps.record_result, ending.finish,
-        events.take_event, events.expire, events.send_event, codes.pin,
+        instances.create, instances.rest, instances.go_on, steps.began, steps.record, steps.record_result,
+        ending.finish, events.take_event, events.expire, events.send_event, codes.pin,
     }
 )  # fmt: skip
 

@@ -15,7 +15,7 @@ from cloister.ipc import values
 
 from ..codecs import PayloadCodec, Plain, Tried
 from ..errors import InstanceNotFound, StepNotFound
-from ..history import STATUS_TYPES, HistoryEvent
+from ..history import Begun, Line
 from ..listing import Query, Summary
 from ..records import FINAL, Address, ErrorRecord, Key, Status
 from .columns import STANDS, read_error, unpack_config, unpack_error, unseal_text
@@ -151,21 +151,38 @@ class Catalogue:
             found = [(number, self._summary(number)) for (number,) in numbers[:limit]]
         return found, None if rest is None else rest[0]
 
-    def history(self, number: int, after: int, limit: int) -> tuple[list[HistoryEvent], bool]:
-        """What happened to an instance after this point, and whether it has ended: `InstanceNotFound` if it is gone."""
+    def history(self, number: int, first: int, limit: int) -> tuple[list[Line], bool]:
+        """What is on record of an instance from this number on, and whether it has ended: `InstanceNotFound` if it is
+        gone.
+        """
         row = self._execute("SELECT created, status FROM instances WHERE number = ?", (number,)).fetchone()
         if row is None:
             raise InstanceNotFound("the instance was deleted")
-        events = [HistoryEvent(0, STATUS_TYPES["queued"], row[0])] if after < 0 else []
+        lines = [Line(0, row[0], "queued", "", None, None, None, None, None, None)] if first <= 0 else []
         rows = self._execute(
-            "SELECT number, at, type, '', name, count, attempt, due, error FROM changes"
-            " WHERE instance = ? AND number > ?"
-            " UNION ALL SELECT finished, ended, kind, state, name, count, nullif(attempts, 0), NULL, error FROM steps"
-            " WHERE instance = ? AND finished > ? ORDER BY 1 LIMIT ?",
-            (number, after, number, after, limit - len(events)),
+            "SELECT changes.number, at, changes.type, '', changes.name, changes.count, attempt, changes.due,"
+            " changes.error, steps.started FROM changes LEFT JOIN steps ON changes.type IN ('attempt', 'undo')"
+            " AND steps.instance = changes.instance AND steps.name = changes.name AND steps.count = changes.count"
+            " AND steps.kind = CASE changes.type WHEN 'undo' THEN 'undo' ELSE 'do' END"
+            " WHERE changes.instance = ? AND changes.number >= ?"
+            " UNION ALL SELECT finished, ended, kind, state, name, count, nullif(attempts, 0), NULL, error, started"
+            " FROM steps WHERE instance = ? AND finished >= ? ORDER BY 1 LIMIT ?",
+            (number, first, number, first, limit - len(lines)),
         ).fetchall()
-        events += [_event(row[:-1], self._error(row[-1])) for row in rows]
-        return events, Status(row[1]) in FINAL
+        lines += [
+            Line(at[0], at[1], what, state, name, count, attempt, due, told(self._error(error)), started)
+            for *at, what, state, name, count, attempt, due, error, started in rows
+        ]
+        return lines, Status(row[1]) in FINAL
+
+    def begun(self, number: int, before: int) -> list[Begun]:
+        """Of which steps it is on record before this number that their first attempt of this run has begun."""
+        return self._execute(
+            "SELECT type, name, count FROM changes WHERE instance = ?1 AND number < ?2 AND attempt = 1"
+            " AND type IN ('began', 'undo began') AND number > coalesce((SELECT max(number) FROM changes"
+            " WHERE instance = ?1 AND number < ?2 AND type = 'queued'), 0)",
+            (number, before),
+        ).fetchall()
 
     def _summary(self, number: int) -> Summary:
         row = self._execute(
@@ -212,21 +229,6 @@ def _tests(workflow: str, query: Query) -> tuple[str, list[Any]]:
     return tests, parameters
 
 
-_KINDS = {"do": "step", "undo": "rollback_step"}
-_ATTEMPTS = {"attempt": "attempt_errored", "undo": "rollback_attempt_errored"}
-
-
-def _event(row: tuple[Any, ...], error: ErrorRecord | None) -> HistoryEvent:
-    number, at, what, state, name, count, attempt, due = row
-    if state:
-        kind = _KINDS.get(what, what)
-        late = "wait_timed_out" if what == "wait" else f"{kind}_errored"
-        what = f"{kind}_completed" if state == "done" else late
-    elif what == "undone":
-        what = "rollback_completed" if error is None else "rollback_errored"
-    elif what in _ATTEMPTS:
-        what = _ATTEMPTS[what]
-    else:
-        what = STATUS_TYPES.get(what, f"{what}_started")
-    told = None if error is None else {"name": error.name, "message": error.message}
-    return HistoryEvent(number, what, at, name, count, attempt, due, told)
+def told(error: ErrorRecord | None) -> dict[str, str] | None:
+    """An error as whoever asks is told of it."""
+    return None if error is None else {"name": error.name, "message": error.message}

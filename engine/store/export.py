@@ -14,6 +14,7 @@ from sqlite_utils import Database
 from cloister.ipc import PayloadError, values
 
 from ..database import VERSION
+from ..history import Narrator
 from ..records import Address, EventRecord
 from .archive import reading
 from .catalogue import REDACTED, Catalogue
@@ -36,7 +37,8 @@ def export(path: Path, address: Address) -> dict[str, Any]:
                 _event(row["event"])
                 for row in database.query("SELECT event FROM events WHERE instance = ? ORDER BY number", [number])
             ]
-            history, _ = catalogue.history(number, -1, 2**31)
+            history, _ = catalogue.history(number, 0, 2**31)
+            narrator = Narrator()
             return {
                 "workflow": address.workflow,
                 **instance,
@@ -45,7 +47,7 @@ def export(path: Path, address: Address) -> dict[str, Any]:
                 },
                 "steps": steps,
                 "events": events,
-                "history": [event.plain(address.id) for event in history],
+                "history": [event.plain(address.id) for line in history for event in narrator.tell(line)],
             }
 
 

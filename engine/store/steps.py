@@ -8,7 +8,7 @@ from ..errors import StepNotFound
 from . import usage
 
 if TYPE_CHECKING:
-    from ..records import Key
+    from ..records import Key, StepKind
     from .store import Store
 
 _INTO: Final = """
@@ -58,6 +58,11 @@ def record(store: Store, now: int, *row: Any) -> None:
     elif state == "waiting":
         store.change(number, now, kind, name, count, due=due)
     store.touch(number)
+
+
+def began(store: Store, number: int, now: int, kind: StepKind, name: str, count: int, attempt: int) -> None:
+    """An attempt has begun, of which somebody wants to hear."""
+    store.change(number, now, "undo began" if kind == "undo" else "began", name, count, attempt)
 
 
 def record_result(

@@ -56,10 +56,13 @@ class Steps(WorkflowEntrypoint):
 
 EVERYTHING = [
     "workflow_queued", "workflow_running",
-    "attempt_errored flaky", "workflow_waiting", "workflow_running", "step_completed flaky",
+    "step_started flaky", "attempt_started flaky", "attempt_errored flaky", "workflow_waiting", "workflow_running",
+    "attempt_started flaky", "attempt_completed flaky", "step_completed flaky",
     "sleep_started nap", "workflow_waiting", "workflow_running", "sleep_completed nap",
     "wait_started in vain", "workflow_waiting", "workflow_running", "wait_timed_out in vain",
-    "wait_started go", "workflow_waiting", "workflow_running", "step_errored hopeless", "workflow_errored",
+    "wait_started go", "workflow_waiting", "workflow_running",
+    "step_started hopeless", "attempt_started hopeless", "attempt_errored hopeless", "step_errored hopeless",
+    "workflow_errored",
 ]  # fmt: skip
 
 
@@ -90,10 +93,12 @@ async def test_the_history_is_told_in_order_and_completely(open_engine: OpenEngi
         ordered = [event for event in told(seen) if event != "wait_completed go"]
         assert ordered == EVERYTHING
         assert [event.id for event in seen] == sorted({event.id for event in seen})
-        failed = seen[2]
+        failed = seen[4]
         assert (failed.attempt, failed.due_ms, failed.error) == (
             1, began + 60_000, {"name": "ConnectionError", "message": "not yet"},
         )  # fmt: skip
+        assert failed.plain("x")["retryDelayMs"] == 60_000
+        assert [event.attempt for event in seen if event.type == "attempt_started"] == [1, 2, 1]
         assert [event.timestamp_ms for event in seen] == sorted(event.timestamp_ms for event in seen)
         assert seen[-1].error == {"name": "LookupError", "message": "nothing"}
         nap = next(event for event in seen if event.type == "sleep_started")
@@ -134,6 +139,93 @@ async def test_a_live_subscriber_sees_what_a_later_one_reads(open_engine: OpenEn
         assert not engine._watchers.watched
 
 
+class Slow(WorkflowEntrypoint):
+    """A step whose first attempt fails after an hour, and whose second takes as long; and one beside it."""
+
+    async def run(self, event: Any, step: Any) -> None:
+        retries = {"retries": {"limit": 1, "delay": "1 minute"}, "timeout": "1 day"}
+        await asyncio.gather(step.do("slow", retries, self.slow), step.do("beside", lambda: asyncio.sleep(0)))
+
+    async def slow(self, ctx: Any) -> None:
+        over = asyncio.Event()
+        self.env["clock"].call_later(3600, over.set)
+        await over.wait()
+        if ctx.attempt == 1:
+            raise ConnectionError
+
+
+BEGINNINGS = [
+    "step_started slow", "attempt_started slow", "attempt_errored slow", "attempt_started slow",
+    "attempt_completed slow", "step_completed slow",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("listens", ["never", "first", "later"])
+async def test_a_step_that_goes_on_is_told_of_when_somebody_listens(
+    open_engine: OpenEngine, clock: VirtualClock, listens: str
+) -> None:
+    """When it begins, or when somebody comes to listen; each beginning once for whoever listens from any point on, at
+    the time that it was. Who reads it later is told the same, also where nobody has listened."""
+    early: list[HistoryEvent] = []
+    types = ["step_started", "step_completed", "attempt_started", "attempt_completed", "attempt_errored"]
+    async with open_engine() as engine:
+        began = clock.now()
+        instance = await engine.workflow("w", Slow, env={"clock": clock}).create(id="x")
+        if listens == "first":
+            watching = asyncio.create_task(collect(instance.subscribe(types=types), early))
+        await clock.advance(60)
+        if listens == "later":
+            watching = asyncio.create_task(collect(instance.subscribe(types=types), early))
+            await clock.advance(1)
+        slow = [event for event in early if event.name == "slow"]
+        if listens != "never":
+            assert told(slow) == BEGINNINGS[:2], "it goes on, and is told of"
+        await clock.advance(3 * 3600)
+        assert (await instance.status())["status"] == "complete"
+        late: list[HistoryEvent] = []
+        await collect(instance.subscribe(types=types), late)
+        if listens != "never":
+            await watching
+            assert late == early
+        slow = [event for event in late if event.name == "slow"]
+        assert told(slow) == BEGINNINGS
+        assert sorted(told([event for event in late if event.name == "beside"])) == [
+            "attempt_completed beside", "attempt_started beside", "step_completed beside", "step_started beside",
+        ]  # fmt: skip
+        minutes = [round((event.timestamp_ms - began) / 60_000) for event in slow]
+        assert minutes == [0, 0, 60, 61, 121, 121]
+        for place, event in enumerate(late):
+            rest: list[HistoryEvent] = []
+            await collect(instance.subscribe(event.id, types=types), rest)
+            assert rest == late[place + 1 :]
+
+
+async def test_a_new_run_is_told_of_as_the_first_one_was(open_engine: OpenEngine, clock: VirtualClock) -> None:
+    """What began in the run before it hides nothing of what begins in this one."""
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Slow, env={"clock": clock}).create(id="x")
+        first: list[HistoryEvent] = []
+        watching = asyncio.create_task(collect(instance.subscribe(), first))
+        await clock.advance(4 * 3600)
+        await watching
+        await instance.restart()
+        await clock.advance(4 * 3600)
+        seen: list[HistoryEvent] = []
+        await collect(instance.subscribe(first[-1].id), seen)
+        assert [event for event in told(seen) if event.endswith("slow")] == BEGINNINGS
+
+
+async def test_nothing_is_recorded_of_beginnings_that_nobody_hears_of(
+    open_engine: OpenEngine, clock: VirtualClock, path: Path
+) -> None:
+    """A step costs what it did."""
+    async with open_engine() as engine:
+        await engine.workflow("w", Steps).create(params=10)
+        await clock.advance(1)
+    with contextlib.closing(sqlite3.connect(path)) as database:
+        assert database.execute("SELECT count(*) FROM changes WHERE type LIKE '%began'").fetchone() == (0,)
+
+
 async def test_a_long_history_comes_in_pages_and_misses_nothing_while_it_grows(
     open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -154,7 +246,7 @@ async def test_only_what_is_asked_for_is_told_and_the_end_ends_it_all_the_same(
         instance = await run_everything(engine, clock)
         seen: list[HistoryEvent] = []
         await collect(instance.subscribe(types=["attempt_errored", "wait_timed_out"]), seen)
-        assert told(seen) == ["attempt_errored flaky", "wait_timed_out in vain"]
+        assert told(seen) == ["attempt_errored flaky", "wait_timed_out in vain", "attempt_errored hopeless"]
         wrong: list[Any] = ["step_exploded", ["x"], 7, [7]]
         for types in wrong:
             with pytest.raises((ValueError, TypeError)):
