@@ -178,8 +178,8 @@ class Replay:
             return
         _log.warning(
             "%s %r is replayed and does not ask for %s %r number %d, which was recorded next: what comes after that"
-            " waits for %g s at most, and is told in another order than it was then. What a run awaits beside its steps, such"
-            " as an answer from elsewhere, belongs into a step",
+            " waits for %g s at most, and is told in another order than it was then. What a run awaits beside its"
+            " steps, such as an answer from elsewhere, belongs into a step",
             *self._whose, *first, STUCK_FOR_SURE,
         )  # fmt: skip
         left = max(STUCK_FOR_SURE - STUCK_AFTER, 0.0)
