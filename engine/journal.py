@@ -162,7 +162,7 @@ class LiveJournal(Waits):
         error = None if verdict.error is None else bounded_error(verdict.error)
         began = self._running.get(key)
         if began is not None and outcome.attempt > 1:
-            self._announce(key, began[0])  # of the first one, the step's own record says when it began
+            self._announce(key, began)  # of the first one, the step's own record says when it began
         try:
             if self._room.end(key) and error is not None:
                 self._writer.submit(steps.drop_chunks, self._number, *key[1:]).add_done_callback(self._check_stored)
@@ -198,7 +198,7 @@ class LiveJournal(Waits):
         if key in known or self._of_kind["do"] >= self._most_steps or not self._room.has(size):
             return False
         now, position = self._clock.now(), len(known)
-        started, began = self._running.get(key) or (now, position)
+        started, began, _ = self._running.get(key) or (now, position, 1)
         write = PromptWrite(self, self._result_recorded, True, (key, _RESULT, None, size))
         write.waiter = told
         self._writer.submit_for(

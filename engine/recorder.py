@@ -69,8 +69,8 @@ class Known(NamedTuple):
     config: StepConfig
 
 
-Beginning = tuple[int, int]
-"""Of an attempt: the time, and how many steps were on record."""
+Beginning = tuple[int, int, int]
+"""Of an attempt: the time, how many steps were on record, and its number."""
 Replaced = tuple[Key, Known, Known | None, int]
 """What is about to be recorded of a step, what was known of it before, and how many bytes it takes."""
 
@@ -150,7 +150,7 @@ class Recorder:
 
     def running(self) -> dict[Key, int]:
         """The steps in progress, and when the attempt began."""
-        return {key: since for key, (since, _) in self._running.items()}
+        return {key: since for key, (since, *_) in self._running.items()}
 
     @property
     def refused(self) -> asyncio.Event:
@@ -246,32 +246,35 @@ class Recorder:
         """When the attempt in progress began, or that it does now."""
         self._go_on()
         if key not in self._running:
-            self._running[key] = (now, len(self._known))
+            known = self._known.get(key)
+            self._running[key] = began = (now, len(self._known), 1 if known is None else known.attempts + 1)
             if self._number in self._watched:
-                self._announce(key, now)
+                self._announce(key, began)
         return self._running[key]
 
     def announce_all(self) -> None:
         """Somebody wants to hear of what is in progress, and from now on of each attempt when it begins."""
         if self.over is None:
-            for key, (since, _) in self._running.items():
-                self._announce(key, since)
+            for key, began in self._running.items():
+                if (known := self._known.get(key)) is None or known.attempts < began[
+                    2
+                ]:  # else its end is being written
+                    self._announce(key, began)
 
     def _told_of(self, key: Key, attempt: int) -> None:
         """It has ended, and need not be remembered."""
         if self._announced is not None:
             self._announced.discard((key, attempt))
 
-    def _announce(self, key: Key, since: int) -> None:
-        """That the next attempt of a step has begun is on record, once."""
-        known = self._known.get(key)
-        attempt = 1 if known is None else known.attempts + 1
+    def _announce(self, key: Key, began: Beginning) -> None:
+        """That an attempt has begun is on record, once."""
+        since, _, attempt = began
         if self._announced is None:
             self._announced = set()
         if (key, attempt) not in self._announced:
             self._announced.add((key, attempt))
-            began = self._writer.submit_unhurried(recorded.began, self._number, since, *key, attempt)
-            began.add_done_callback(self._check_stored)
+            write = self._writer.submit_unhurried(recorded.began, self._number, since, *key, attempt)
+            write.add_done_callback(self._check_stored)
 
     def _forget(self, key: Key) -> None:
         """It was not recorded after all."""
@@ -302,7 +305,7 @@ class Recorder:
         settings = None if config is DEFAULT_CONFIG else pack_config(config)
         return self._write(
             recorded.record, now, number, key[0], name, count, position, state, attempts, due, None, value, failure,
-            settings, within, size, *(began or (now, position)), ended, progress=progress,
+            settings, within, size, *(began[:2] if began else (now, position)), ended, progress=progress,
             replaces=(key, known, before, taken),
         )  # fmt: skip
 
