@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import CodecFailed, RunOver
 from ..options import DEFAULT_RETENTION, Retention
@@ -193,9 +193,10 @@ def _wake(store: Store, claim: Claim, now: int) -> Claim:
 def release(store: Store, number: int, keys: tuple[Key, ...], now: int) -> Standing:
     """The run is dropped.
 
-    It waits for the earliest of these steps; if one is over by now, or none given, it queues.
+    It waits for the earliest of these steps; if one is over by now, or none given, or they are to be taken back since,
+    it queues.
     """
-    status, _ = _unfinished(store, number)
+    status, undoing = _unfinished(store, number, "undoing")
     if status is Status.WAITING_FOR_PAUSE:
         return instances.stand(store, number, Status.PAUSED, now, paused_at=now)
     due = [
@@ -206,7 +207,8 @@ def release(store: Store, number: int, keys: tuple[Key, ...], now: int) -> Stand
         ).fetchone()
         for key in keys
     ]
-    if not due or None in due:
+    late = undoing is not None and not any(kind == "undo" for kind, _, _ in keys)
+    if late or not due or None in due:
         return instances.stand(store, number, Status.QUEUED, now, wake_at=now)
     return instances.stand(store, number, Status.WAITING, now, wake_at=min(row[0] for row in due))
 
@@ -268,9 +270,9 @@ def reclaim(store: Store, workflow: str, alive: tuple[int, ...], now: int) -> No
             release(store, number, (), now)
 
 
-def _unfinished(store: Store, number: int, counted: str = "run") -> tuple[Status, int]:
-    """Where the instance of a run stands, and what was counted of it; `RunOver` if it has ended, or is gone."""
-    row = store.execute(f"SELECT status, {counted} FROM instances WHERE number = ?", (number,)).fetchone()
+def _unfinished(store: Store, number: int, more: str) -> tuple[Status, Any]:
+    """Where the instance of a run stands, and what else is said of it; `RunOver` if it has ended, or is gone."""
+    row = store.execute(f"SELECT status, {more} FROM instances WHERE number = ?", (number,)).fetchone()
     if row is None or (status := Status(row[0])) in FINAL:
         raise RunOver
     return status, row[1]

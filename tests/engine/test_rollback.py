@@ -223,6 +223,31 @@ async def test_terminate_with_rollback_stops_a_step_in_flight_and_takes_it_back_
     assert log == ["slow", ["slow", None], ["a", 1]]
 
 
+async def test_terminate_with_rollback_does_not_wait_for_what_a_run_waits_for_that_is_just_being_put_aside(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """The run has been stopped, and its deadline is about to be where the instance stands."""
+    trip, stopped = Trip(), asyncio.Event()
+
+    async def body(event: Any, step: Any) -> Any:
+        await trip.book(step, "flight")
+        try:
+            await step.sleep("until the day", "30 days")
+        except asyncio.CancelledError:
+            stopped.set()
+            await clock.sleep(1)
+            raise
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", workflow_of(body)).create()
+        passing = asyncio.create_task(clock.advance(60))
+        await stopped.wait()
+        await instance.terminate(rollback=True)
+        await passing
+        assert await ended(instance) == ("terminated", "Terminated", "complete")
+    assert trip.log == ["book flight", "cancel flight FLIGHT for Terminated"]
+
+
 async def test_a_rollback_goes_on_after_a_restart_where_it_was(open_engine: OpenEngine, clock: VirtualClock) -> None:
     """What was taken back is not taken back again."""
     trip = Trip("flight", "hotel", "no car")
