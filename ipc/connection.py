@@ -51,17 +51,18 @@ class Connection:
 
     def __init__(self, *, greeted: bool = False, max_calls: int = MAX_CALLS, reserve: int = 0) -> None:
         self.state = State.READY if greeted else State.NEW
-        self.cancelled: set[int] = set()
+        # With nothing in them, which they mostly have, dictionaries take a third of what sets do.
+        self.cancelled: dict[int, None] = {}
         """Calls of the first capability that were given up and whose answer has not come yet: the peer is still busy
         with them."""
-        self._onward: set[int] = set()
+        self._onward: dict[int, None] = {}
         """Calls of what the peer has granted beyond that, in flight or given up: whoever has it may give up as many as
         they like, and it is not the peer that is to blame."""
         self._most_incoming = self._most_outgoing = max_calls
         self._reserve = reserve
         self._next_call = 1
         self._outgoing: dict[int, float | None] = {}
-        self._incoming: set[int] = set()
+        self._incoming: dict[int, None] = {}
 
     def bound(self, *, incoming: int | None = None, outgoing: int | None = None) -> None:
         """Let so many calls be in flight from now on, of either side or both."""
@@ -109,7 +110,7 @@ class Connection:
         self._next_call += 1
         self._outgoing[number] = deadline
         if target:
-            self._onward.add(number)
+            self._onward[number] = None
         return number, frame
 
     def cancel(self, call: int) -> bytes | None:
@@ -120,21 +121,21 @@ class Connection:
         if self.state is State.CLOSED:
             return None
         if call not in self._onward:
-            self.cancelled.add(call)
+            self.cancelled[call] = None
         return codec.encode(Cancel(call))
 
     def withdraw(self, call: int) -> None:
         """Forget a call of this side whose frame could not be sent: the peer will never hear of it."""
         self._outgoing.pop(call, None)
-        self._onward.discard(call)
-        self.cancelled.discard(call)
+        self._onward.pop(call, None)
+        self.cancelled.pop(call, None)
 
     def answer(self, answer: Result | Failure) -> bytes | None:
         """The frame of an answer to a call of the peer; None if the connection closed before it was ready."""
         if answer.call not in self._incoming:
             raise LocalProtocolError(f"call {answer.call} is not open, or was answered before")
         frame = codec.encode(answer)
-        self._incoming.discard(answer.call)
+        self._incoming.pop(answer.call, None)
         return frame if self.state is State.READY else None
 
     def note(self, topic: str, payload: bytes) -> bytes:
@@ -167,21 +168,21 @@ class Connection:
     def _answered(self, call: int) -> None:
         if call in self._outgoing:
             del self._outgoing[call]
-            self._onward.discard(call)
+            self._onward.pop(call, None)
             return
         if call >= self._next_call or call == 0:
             raise RemoteProtocolError(f"an answer to call {call}, which was never made")
         if call not in self.cancelled and call not in self._onward:
             raise RemoteProtocolError(f"a second answer to call {call}")
-        self.cancelled.discard(call)
-        self._onward.discard(call)
+        self.cancelled.pop(call, None)
+        self._onward.pop(call, None)
 
     def _asked(self, call: int) -> None:
         if call in self._incoming:
             raise RemoteProtocolError(f"call {call} was made twice")
         if len(self._incoming) >= self._most_incoming:
             raise RemoteProtocolError(f"more than {self._most_incoming} calls in flight")
-        self._incoming.add(call)
+        self._incoming[call] = None
 
     def close(self) -> list[int]:
         """End the conversation from this side without a word. Returns the calls that will have no answer."""

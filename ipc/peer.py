@@ -7,7 +7,6 @@ and what to do when it breaks the rules, is said by whoever opens the peer.
 from __future__ import annotations
 
 import asyncio
-import collections
 import contextlib
 import math
 from collections.abc import Awaitable, Callable, Mapping
@@ -44,6 +43,13 @@ class Peer:
     and hears when they take less; `hold_granted` likewise of what is said of capabilities that are granted.
     """
 
+    # A host has one for each of thousands of sandboxes; the dictionary is for who puts another method in place of one
+    __slots__ = (
+        "__dict__", "__weakref__", "_answering", "_closed", "_dress", "_due", "_hook", "_leaving", "_lend", "_loop",
+        "_on_call", "_on_cancel", "_on_closed", "_on_hello", "_on_note", "_on_read", "_releasing", "_send", "_timer",
+        "_trusted", "_waiting", "connection", "exports", "on_streams_over", "rebuild", "streams",
+    )  # fmt: skip
+
     def __init__(
         self,
         connection: Connection,
@@ -79,7 +85,7 @@ class Peer:
         self._waiting: dict[int, Answer] = {}
         self._answering = Answering(self._loop, hold, fatal, trace)
         self._timer: Any = None
-        self._leaving: collections.deque[tuple[int | None, tuple[bytes, ...]]] = collections.deque()
+        self._leaving: list[tuple[int | None, tuple[bytes, ...]]] = []
         self._releasing = False
         self.streams: dict[int, int] = {}
         """Streams of the other side that are open here, and how often each is held."""
@@ -222,8 +228,10 @@ class Peer:
 
     def _release_all(self) -> None:
         self._releasing = False  # first: who comes from here on either is among them or wakes the loop again
-        while self._leaving:
-            self._release(*self._leaving.popleft())
+        while leaving := self._leaving[:]:
+            del self._leaving[: len(leaving)]  # whoever adds one meanwhile, in whatever thread, adds it behind these
+            for target, unread in leaving:
+                self._release(target, unread)
 
     def _release(self, target: int | None, unread: tuple[bytes, ...]) -> None:
         for payload in unread:

@@ -27,7 +27,9 @@ _LONG: Final = 80
 class Print:
     """By what code is known again within one process: each module, and what else decides how it behaves."""
 
-    modules: dict[str, int]
+    # Thousands are kept, and a map would take twice as much.
+    names: tuple[str, ...]
+    hashes: tuple[int, ...]
     fields: tuple[int, ...]
 
     @classmethod
@@ -35,7 +37,12 @@ class Print:
         """That of some code. Python's own hashes are keyed at random, kept with the text, and cost next to nothing."""
         flags, preload = frozenset(code.compatibility_flags), frozenset(code.preload)
         fields = code.main_module, code.compatibility_date, flags, preload
-        return cls({name: _hash(module) for name, module in code.modules.items()}, tuple(map(hash, fields)))
+        names = tuple(sorted(code.modules))
+        return cls(names, tuple(_hash(code.modules[name]) for name in names), tuple(map(hash, fields)))
+
+    def by_name(self) -> dict[str, int]:
+        """The hash of each module."""
+        return dict(zip(self.names, self.hashes, strict=True))
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +57,11 @@ class Difference:
     @classmethod
     def between(cls, old: Print, new: Print) -> Difference:
         """What the newer has that the older had not."""
-        both = old.modules.keys() & new.modules.keys()
-        changed = (name for name in both if old.modules[name] != new.modules[name])
+        before, after = old.by_name(), new.by_name()
         return cls(
-            tuple(sorted(changed)),
-            tuple(sorted(new.modules.keys() - both)),
-            tuple(sorted(old.modules.keys() - both)),
+            tuple(sorted(name for name in before.keys() & after if before[name] != after[name])),
+            tuple(sorted(after.keys() - before)),
+            tuple(sorted(before.keys() - after)),
             tuple(name for name, one, other in zip(_FIELDS, old.fields, new.fields, strict=True) if one != other),
         )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import functools
+import contextvars
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cloister.ipc import CapabilityError, CodecError, PayloadError, RemoteError, values
 from cloister.ipc.stubs import Link, flat
@@ -24,11 +24,26 @@ if TYPE_CHECKING:
     from .pool import Pool
 
 
+_NOBODYS: Final = contextvars.Context()
+"""In which a worker is told of its end: each copy of a request's own would last as long as the worker."""
+
+
 class Worker:
     """What the loader keeps for a tenant. `ready` is done when its code has been sent; the import may still go on.
 
     Calls follow the code down the same wire and are answered after it, so the first one costs no round trip more.
     """
+
+    # A host has one for each of thousands of tenants: a dictionary of its own would take as much again as all of this.
+    __slots__ = (
+        "_audit", "_cpu_seen", "_digest", "_on_gone", "_on_idle", "_stored", "_up", "announced", "began", "boot_ms",
+        "code", "end_noted", "evicted", "held", "held_until", "idle_since", "imported", "measured_bytes", "over",
+        "pool", "ready", "retired", "sandbox", "tails", "tenant_id", "users",
+    )  # fmt: skip
+    code: WorkerCode
+    sandbox: Sandbox
+    tails: Tails
+    imported: asyncio.Task[None]
 
     def __init__(
         self,
@@ -50,9 +65,6 @@ class Worker:
         """Done when it has left."""
         self._up = False
         self._cpu_seen = 0.0
-        self.code: WorkerCode
-        self.sandbox: Sandbox
-        self.tails: Tails
         self.boot_ms = self.began = 0.0
         self.announced = self.end_noted = False
         self.ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -63,17 +75,19 @@ class Worker:
         self._on_idle = on_idle
         self._on_gone = on_gone
         self._audit = audit
-        self.imported: asyncio.Task[None]
+        self._digest = self._stored = b""
 
-    @functools.cached_property
+    @property
     def digest(self) -> bytes:
         """The digest of its code, which direct calls have no use for."""
-        return self.code.digest
+        self._digest = self._digest or self.code.digest
+        return self._digest
 
-    @functools.cached_property
+    @property
     def stored(self) -> bytes:
         """Its code as it is kept beside the runs that need it."""
-        return self.code.stored()
+        self._stored = self._stored or self.code.stored()
+        return self._stored
 
     @property
     def open(self) -> bool:
@@ -134,8 +148,8 @@ class Worker:
         sandbox.raise_as(TenantError)
         if self._audit is not None:
             sandbox.observe(observer(self._audit, self))
-        sandbox.on_background = lambda: self._on_idle(self)
-        sandbox.died.add_done_callback(lambda _: self._on_gone(self))
+        sandbox.on_background = self._worked
+        sandbox.died.add_done_callback(self._died, context=_NOBODYS)
         modules = {name: (kind, content) for name, (kind, content) in code.portable().items()}
         flags = resolved(code.compatibility_date, code.compatibility_flags)
         asyncio.get_running_loop().call_soon(self._sent)  # by then the code is on its way
@@ -208,6 +222,12 @@ class Worker:
                 fault = isinstance(failure, CodeError)
                 why = "its code does not load" if fault else f"it could not be booted: {failure}"
                 self.sandbox.kill(SandboxClosed(f"the sandbox was ended because {why}"))
+
+    def _worked(self) -> None:
+        self._on_idle(self)
+
+    def _died(self, _: asyncio.Future[str]) -> None:
+        self._on_gone(self)
 
     async def _answered(self, call: Awaitable[bytes], read: Callable[[bytes], Any]) -> Any:
         """The answer to a call, which is the import's failure if the code did not load. If it cannot be read, that is

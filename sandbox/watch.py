@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Final
 
 from .alarms import Timer
@@ -60,7 +60,7 @@ class Account:
         self._now = now
         self._call_at = call_at
         self._charges: set[Charge] = set()
-        self._visits: set[Charge] = set()
+        self._visits: dict[Charge, None] = {}  # which takes less than a set while there are none
         self.seen = 0.0
         """Seconds of CPU that the process had used when it was last looked at."""
         self.seen_at = now()
@@ -85,7 +85,10 @@ class Account:
         )
         if self._charges or self._visits or self._unseen(now) > _little(charge):
             self._share(now)
-        (self._visits if visit else self._charges).add(charge)
+        if visit:
+            self._visits[charge] = None
+        else:
+            self._charges.add(charge)
         self._look_within(charge.limit, _SHORTEST, now)
         return charge
 
@@ -96,7 +99,7 @@ class Account:
 
     def ask(self) -> bool:
         """The process calls the host: charged like CPU time. False if all that could have done it had their share."""
-        charges = self._charges or self._visits
+        charges: Collection[Charge] = self._charges or self._visits
         if not charges:
             return self._ask_astray()
         part = 1 / len(charges)
@@ -128,10 +131,10 @@ class Account:
         look, if that can be before the next one that is called for from outside."""
         now = self._now()
         self._share(now)
-        for charges in (self._charges, self._visits):
-            for charge in [charge for charge in charges if charge.used >= charge.limit]:
-                charges.discard(charge)
-                charge.over()
+        for charge in [charge for charge in (*self._charges, *self._visits) if charge.used >= charge.limit]:
+            self._charges.discard(charge)
+            self._visits.pop(charge, None)
+            charge.over()
         if self._stray > self._may_stray:
             self._may_stray = math.inf
             self._strayed()
@@ -156,7 +159,7 @@ class Account:
             self._share(now)
             self._tidying = unseen = 0.0
         self._charges.discard(charge)
-        self._visits.discard(charge)
+        self._visits.pop(charge, None)
         self._tidying = _TIDYING + min(self._tidying + (now - charge.begun) * self._cores, unseen)
 
     def stop(self) -> None:
@@ -202,7 +205,7 @@ class Account:
 
     def _arm(self, now: float) -> None:
         if self._charges or self._visits:
-            left = min(charge.limit - charge.used for charges in (self._charges, self._visits) for charge in charges)
+            left = min(charge.limit - charge.used for charge in (*self._charges, *self._visits))
             self._look_within(left, _SHORTEST, now)
         elif self._stray:
             self._look_within(self._may_stray - self._stray, _SHORTEST, now)

@@ -12,18 +12,18 @@ again. Who is short of memory waits instead, and the host hears of it and ends i
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from ..errors import LayerMissing
 from . import kernel, shares
+from .bells import Bells
 from .shares import Rank
 
 _PREFIX: Final = "cloister-"
@@ -50,6 +50,7 @@ class Group:
     _rank: Rank = Rank.FIRST
     _limits: tuple[int, int] = (0, 0)
     _kills: int = 0
+    _bells: Bells = field(default_factory=Bells)
     _bell: int | None = None  # rung by the kernel when somebody in the group is short of memory
     _on_short: Callable[[], None] = lambda: None
 
@@ -75,18 +76,15 @@ class Group:
         if self._bell is None and self.version == 1:
             with contextlib.suppress(OSError):
                 self._bell = self._hang_bell()
-                asyncio.get_running_loop().add_reader(self._bell, self._rung)
 
     def unwatch(self) -> None:
         """Nobody hears any more. Harmless when repeated."""
         if self._bell is not None:
-            with contextlib.suppress(RuntimeError):  # there is no loop any more
-                asyncio.get_running_loop().remove_reader(self._bell)
-            os.close(self._bell)
+            self._bells.take_down(self._bell)
             self._bell = None
 
     def _hang_bell(self) -> int:
-        bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        bell = self._bells.hang(self._rung)
         try:
             control = os.open(f"{self.folders[0]}/{_MEMORY_EVENTS[1]}", os.O_RDWR | os.O_CLOEXEC)
             try:
@@ -95,7 +93,7 @@ class Group:
             finally:
                 os.close(control)
         except OSError:
-            os.close(bell)
+            self._bells.take_down(bell)
             raise
         return bell
 
@@ -175,6 +173,7 @@ class Groups:
         if os.sched_getscheduler(0) not in _SHARES_CORES:
             self._beside = None
         self._made: list[Group] = []
+        self._bells = Bells()
         try:
             for parent in {*parents, self._beside or self._parent}:
                 _sweep(parent)
@@ -192,7 +191,7 @@ class Groups:
         folders = tuple(f"{root}/{name}" for root in self._roots) or (f"{self._parent}/{self._name}-{name}",)
         for folder in folders:
             _make(folder)
-        self._made.append(Group(self.version, folders, self._share(name)))
+        self._made.append(Group(self.version, folders, self._share(name), _bells=self._bells))
         return self._made[-1]
 
     def _share(self, name: str) -> str:

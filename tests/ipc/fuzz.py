@@ -246,8 +246,8 @@ class Conversation:
         connection = self.connection
         assert connection.state is self.state
         assert connection.calls_in_flight == len(self.outgoing) <= self.MAX_CALLS
-        assert connection.cancelled == self.cancelled
-        assert connection._incoming == self.incoming
+        assert connection.cancelled.keys() == self.cancelled
+        assert connection._incoming.keys() == self.incoming
         assert len(self.incoming) <= self.MAX_CALLS
         waiting = [
             deadline

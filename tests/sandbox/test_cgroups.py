@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from cloister.sandbox.lockdown import cgroups
+from cloister.sandbox.lockdown.bells import Bells
 from cloister.sandbox.lockdown.cgroups import Group, Groups
 from cloister.sandbox.lockdown.shares import Rank
 
@@ -45,17 +47,41 @@ async def test_whoever_watches_hears_when_the_group_is_short(folder: Path, until
 
 
 async def test_a_bell_is_taken_down_with_its_group(folder: Path) -> None:
-    """And hung again where somebody else had removed the group."""
-    group = Group(1, (str(folder),))
+    """And hung again where somebody else had removed the group; the one that stands for all goes with the last."""
+    bells = Bells()
+    group, other = (Group(1, (str(folder),), _bells=bells) for _ in range(2))
     before = _descriptors()
+    other.watch(lambda: None)
+    assert _descriptors() == before + 2
     group.watch(lambda: None)
-    assert _descriptors() == before + 1
+    assert _descriptors() == before + 3
     group.close()
     group.unwatch()
-    assert _descriptors() == before
+    assert _descriptors() == before + 2
     group.watch(lambda: None)
-    assert _descriptors() == before + 1
+    assert _descriptors() == before + 3
     group.unwatch()
+    other.unwatch()
+    assert _descriptors() == before
+
+
+async def test_one_that_is_rung_may_take_another_down(until: Any) -> None:
+    """Which is then not heard any more, though it was rung as well."""
+    bells, heard = Bells(), list[int]()
+    hung: list[int] = []
+
+    def rung(number: int) -> None:
+        heard.append(number)
+        for bell in hung:
+            bells.take_down(bell)
+
+    hung += [bells.hang(lambda number=number: rung(number)) for number in range(3)]  # type: ignore[misc]
+    for bell in hung:
+        os.eventfd_write(bell, 1)
+    await until(lambda: heard)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    assert len(heard) == 1
 
 
 async def test_where_there_is_no_bell_the_kernel_kills(tmp_path: Path) -> None:
