@@ -152,9 +152,10 @@ class Narrator:
         what, state, attempt = line.what, line.state, line.attempt
         whose = "rollback_" if what in _OF_ROLLBACKS else ""
         if what in _BEGINNINGS:
+            beginning = what, line.name, line.count
+            told = self._beginning(line, whose, line.at, again=beginning in self._begun)
             if attempt == 1:
-                self._begun.add((what, line.name, line.count))
-            told = self._beginning(line, whose, line.at)
+                self._begun.add(beginning)
         elif what in _ATTEMPTED and (state or what in _FAILURES):
             told = self._unheard(line, whose)
             if state and attempt:
@@ -176,8 +177,9 @@ class Narrator:
         return self._beginning(line, whose, began)
 
     @staticmethod
-    def _beginning(line: Line, whose: str, at: int) -> list[tuple[str, int]]:
-        first = [(f"{whose}step_started", at)] if line.attempt == 1 else []
+    def _beginning(line: Line, whose: str, at: int, *, again: bool = False) -> list[tuple[str, int]]:
+        """With its step's, unless that has begun before: an attempt that was lost with its process begins again."""
+        first = [(f"{whose}step_started", at)] if line.attempt == 1 and not again else []
         return [*first, (f"{whose}attempt_started", at)]
 
     @staticmethod

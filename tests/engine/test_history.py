@@ -215,6 +215,29 @@ async def test_a_new_run_is_told_of_as_the_first_one_was(open_engine: OpenEngine
         assert [event for event in told(seen) if event.endswith("slow")] == BEGINNINGS
 
 
+async def test_a_step_whose_attempt_was_lost_with_its_host_begins_once_and_its_attempt_again(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """From whichever point on it is told."""
+    first: list[HistoryEvent] = []
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Slow, env={"clock": clock}).create(id="x")
+        watching = asyncio.create_task(collect(instance.subscribe(), first))
+        await clock.advance(60)
+        watching.cancel()
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", Slow, env={"clock": clock}).get("x")
+        rest: list[HistoryEvent] = []
+        watching = asyncio.create_task(collect(instance.subscribe(first[-1].id), rest))
+        await clock.advance(4 * 3600)
+        await watching
+        whole: list[HistoryEvent] = []
+        await collect(instance.subscribe(), whole)
+    assert first + rest == whole
+    slow = [event for event in told(whole) if event.endswith("slow")]
+    assert slow == [*BEGINNINGS[:2], *BEGINNINGS[1:]]
+
+
 async def test_nothing_is_recorded_of_beginnings_that_nobody_hears_of(
     open_engine: OpenEngine, clock: VirtualClock, path: Path
 ) -> None:
