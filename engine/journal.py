@@ -75,9 +75,7 @@ class LiveJournal(Waits):
             raise JournalBreach("the instance is tied to other code already")
         if self.code_digest != digest and not self.frozen:
             self.code_digest = digest
-            self._writer.submit_unhurried(codes.pin, self._number, PinnedCode(digest, code)).add_done_callback(
-                self._check_stored
-            )
+            self._writer.submit_unhurried(self._not_stored, codes.pin, self._number, PinnedCode(digest, code))
 
     def rehearsal(self) -> LiveJournal:
         """The same history, on which nothing can be recorded, tied to no code."""
@@ -194,24 +192,28 @@ class LiveJournal(Waits):
         key: Key = ("do", name, count)
         if self.over is not None or self.frozen or self._mocks is not None or not is_result(name, count, value, within):
             return False
-        known, size = self._known, len(value)
-        if key in known or self._of_kind["do"] >= self._most_steps or not self._room.has(size):
+        known, size, of_kind = self._known, len(value), self._of_kind
+        if key in known or of_kind["do"] >= self._most_steps or not self._room.took(size):
             return False
         now, position = self._clock.now(), len(known)
         started, began, _ = self._running.get(key) or (now, position, 1)
         write = PromptWrite(self, self._result_recorded, True, (key, _RESULT, None, size))
         write.waiter = told
-        self._writer.submit_for(
-            write, steps.record_result, now, self._number, name, count, position, value, within, started, began
-        )
+        row = self._number, name, count, position, value, within, started, began
+        try:
+            self._writer.submit_for(write, steps.record_result, now, *row)
+        except BaseException:
+            self._room.give_back(size)
+            raise
         self._writes += 1
-        self._room.take(size, name)
-        self._place(key, _RESULT)
+        of_kind["do"] += 1
+        known[key] = _RESULT
         return True
 
     def _result_recorded(self, write: PromptWrite, error: BaseException | None) -> None:
         key: Key = write.replaces[0]
-        self._running.pop(key, None)
+        if self._running:
+            self._running.pop(key, None)
         self._told_of(key, 1)
         self._stir()
         if error is None and not self._next:

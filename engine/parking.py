@@ -137,7 +137,7 @@ class Parking(Recorder):
             self._stir()
         elif soon:
             self._rests = True
-            self._writer.submit_unhurried(instances.rest, self._number, nearest).add_done_callback(self._check_stored)
+            self._writer.submit_unhurried(self._not_stored, instances.rest, self._number, nearest)
         else:
             self._host.on_parkable(tuple(self._waits))
 

@@ -273,8 +273,7 @@ class Recorder:
             self._announced = set()
         if (key, attempt) not in self._announced:
             self._announced.add((key, attempt))
-            write = self._writer.submit_unhurried(recorded.began, self._number, since, *key, attempt)
-            write.add_done_callback(self._check_stored)
+            self._writer.submit_unhurried(self._not_stored, recorded.began, self._number, since, *key, attempt)
 
     def _forget(self, key: Key) -> None:
         """It was not recorded after all."""
@@ -337,7 +336,7 @@ class Recorder:
         """It rests no longer, if it did."""
         if self._rests and self.over is None:
             self._rests = False
-            self._writer.submit_unhurried(instances.go_on, self._number).add_done_callback(self._check_stored)
+            self._writer.submit_unhurried(self._not_stored, instances.go_on, self._number)
 
     def wrote(self, write: Write) -> None:
         """See `Bookkeeper`."""

@@ -52,8 +52,7 @@ class Replay:
     """One run's. A step comes to `recorded` if its outcome is in the history, and to `arrived` if it is new."""
 
     def __init__(self, history: Sequence[StepRecord], whose: tuple[str, str], *, patient: bool) -> None:
-        ended = (each for each in history if each.state in {"done", "failed"} and each.kind != "undo")
-        self._order: dict[Key, None] = dict.fromkeys((each.kind, each.name, each.count) for each in ended)
+        self._order: dict[Key, None] = _ended(history) if history else {}
         self._history, self._whose, self._patient = history, whose, patient
         self._inside: dict[tuple[str, int], list[tuple[int, Key]]] | None = None
         self.skipped: set[Key] = set()
@@ -229,6 +228,12 @@ class _Line:
 def _busy(ready: Iterable[Any]) -> set[Replay | None]:
     """Whose programs go on in the loop's next turn."""
     return {handle._context.get(_current) for handle in ready}
+
+
+def _ended(history: Iterable[StepRecord]) -> dict[Key, None]:
+    """What has an outcome, in that order."""
+    ended = (each for each in history if each.state in {"done", "failed"} and each.kind != "undo")
+    return dict.fromkeys((each.kind, each.name, each.count) for each in ended)
 
 
 def _inside(history: Iterable[StepRecord]) -> dict[tuple[str, int], list[tuple[int, Key]]]:

@@ -28,9 +28,13 @@ class Room:
         self._stored = sum(len(record.value or b"") + (record.size or 0) for record in history)
         self._streams: dict[Key, _Stream] = {}
 
-    def has(self, size: int) -> bool:
-        """Whether a result of so many bytes can be taken, and none is being recorded in pieces."""
-        return not self._streams and self._stored + size <= MAX_STATE
+    def took(self, size: int) -> bool:
+        """Take a result of so many bytes if there is room for it, and none is being recorded in pieces."""
+        stored = self._stored + size
+        if self._streams or stored > MAX_STATE:
+            return False
+        self._stored = stored
+        return True
 
     def take(self, size: int, name: str) -> None:
         """A result of so many bytes is stored. `PayloadTooLarge`."""

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from .writes import PromptWrite, Write
+from .writes import PromptWrite, Unwaited, Write
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Callable, Iterable, Sequence
 
-    Waiter = asyncio.Future[Any] | Write
+    Waiter = asyncio.Future[Any] | Write | Unwaited
 
 
 class Telling:

@@ -26,6 +26,7 @@ from .handover import Handover
 from .promptness import Promptness
 from .store.brief import brief
 from .telling import Telling
+from .writes import Unwaited
 
 if TYPE_CHECKING:
     from .store.kin import Kin
@@ -42,7 +43,7 @@ PATIENCE_SECONDS, NAP_SECONDS = 1.0, 0.002
 
 P = ParamSpec("P")
 T = TypeVar("T")
-_Operation = tuple[Callable[..., Any], tuple[Any, ...], "asyncio.Future[Any] | Write"]
+_Operation = tuple[Callable[..., Any], tuple[Any, ...], "asyncio.Future[Any] | Write | Unwaited"]
 
 log = logging.getLogger(__name__)
 
@@ -97,13 +98,20 @@ class Writer:
 
     def submit(self, verb: Callable[Concatenate[Store, P], T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Queue a verb. The future is done once its transaction is durable; `StorageError` if that failed."""
-        return self._submit(self._handover.put, verb, args, kwargs)
+        assert not kwargs
+        if self._closing:
+            raise EngineClosed
+        future: asyncio.Future[T] = self._loop.create_future()
+        self.pending += 1
+        self._handover.put((verb, args, future))
+        return future
 
-    def submit_unhurried(
-        self, verb: Callable[Concatenate[Store, P], T], *args: P.args, **kwargs: P.kwargs
-    ) -> asyncio.Future[T]:
+    def submit_unhurried(self, failed: Callable[[BaseException], object], verb: Callable[..., Any], *args: Any) -> None:
         """The same for what nobody waits for: it shares the commit of what comes next, or has its own before long."""
-        return self._submit(self._handover.put_unhurried, verb, args, kwargs)
+        if self._closing:
+            raise EngineClosed
+        self.pending += 1
+        self._handover.put_unhurried((verb, args, Unwaited(failed)))
 
     def submit_for(self, write: Write, verb: Callable[..., Any], *args: Any) -> None:
         """Queue a verb of which `write` is to hear, at once, what came of it."""
@@ -111,17 +119,6 @@ class Writer:
             raise EngineClosed
         self.pending += 1
         self._handover.put((verb, args, write))
-
-    def _submit(
-        self, put: Callable[[_Operation], None], verb: Callable[..., T], args: tuple[Any, ...], none: dict[str, Any]
-    ) -> asyncio.Future[T]:
-        assert not none
-        if self._closing:
-            raise EngineClosed
-        future: asyncio.Future[T] = self._loop.create_future()
-        self.pending += 1
-        put((verb, args, future))
-        return future
 
     async def idle(self) -> bool:
         """Return when nothing that was submitted is unacknowledged, and whether that had to be waited for."""

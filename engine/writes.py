@@ -68,6 +68,25 @@ class PromptWrite(Write):
         self._told(self, self._error)
 
 
+class Unwaited:
+    """A write that nobody waits for. `failed` hears why there is none, if so."""
+
+    __slots__ = ("_failed",)
+
+    def __init__(self, failed: Callable[[BaseException], object]) -> None:
+        self._failed = failed
+
+    def done(self) -> bool:
+        """Nobody can take it back."""
+        return False
+
+    def set_result(self, result: Any) -> None:
+        """As it was to be."""
+
+    def set_exception(self, error: BaseException) -> None:
+        self._failed(error)
+
+
 def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> bool:
     """Tell whoever waits for a future; whether somebody still does."""
     if future.done():

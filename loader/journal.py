@@ -6,6 +6,7 @@ Which run it is follows from the capability; nothing that a sandbox says can nam
 from __future__ import annotations
 
 import asyncio
+import functools
 import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple
@@ -36,7 +37,6 @@ _RECORDS: Final = {"sleep": "sleep", "wait_for_event": "wait", "keep": "value", 
 _LONGEST_MARK: Final = 300
 _LONGEST_TIMEOUT: Final = StepConfig().timeout_ms / 1000  # of steps that say nothing
 _DONE: Final = values.dumps(["done", None])
-_RECORDED: Final = Verdict("done")
 _SHORT: Final = 65_536
 _ARGUMENTS: Final = 9  # of `settle`
 _MOST_ATTEMPTS: Final = 1000
@@ -120,9 +120,8 @@ class JournalTarget:
         if type(attempt) is not int or attempt != 1 or retryable is not True or not (config is error is more is None):
             return None
         answer = Answer(self._loop)
-        if not self._journal.record_result(
-            name, count, value, within, lambda error: self._told(answer, name, count, error)
-        ):
+        told = functools.partial(self._told, answer, name, count)
+        if not self._journal.record_result(name, count, value, within, told):
             return None
         self._asking += 1
         return answer
@@ -131,7 +130,8 @@ class JournalTarget:
         self._asking -= 1
         self._heard = self._now()
         if error is None:
-            answer.settle(self._settled(_RECORDED, name, count, 1))
+            self._ended(name, count, 1)
+            answer.settle(_DONE)
         else:
             answer.fail(error)
 
@@ -184,12 +184,15 @@ class JournalTarget:
         return await self._journal.settle(outcome)
 
     def _settled(self, verdict: Verdict, name: str, count: int, attempt: int) -> bytes:
+        self._ended(name, count, attempt)
+        return _DONE if verdict.error is None else values.dumps([verdict.state, plain(verdict.error)])
+
+    def _ended(self, name: str, count: int, attempt: int) -> None:
         """It was recorded, for the first time: the journal sees to that."""
         if self._attempts:
             self._attempts.pop(f"{attempt} {count} {name}", None)
         self._pulses.ended(name, count)
         self.on_record()
-        return _DONE if verdict.error is None else values.dumps([verdict.state, plain(verdict.error)])
 
     async def _through(self, channel: Channel, mark: str, target: int, method: str, payload: bytes) -> bytes:
         """A call of a capability on behalf of a step, which whoever is called may ask for."""

@@ -14,7 +14,7 @@ from cloister.ipc.errors import CodecError, RemoteError
 from cloister.ipc.stubs import Stub
 
 from . import failure, scope
-from .outcomes import NOBODY, Key, Outcomes
+from .outcomes import NOBODY, Outcomes
 from .values import JsDict
 from .workers.workflows import NonRetryableError
 
@@ -40,7 +40,8 @@ class Journal:
         self._target = run.journal = stub._target
         self._configs: dict[bytes, dict[str, Any]] = {}
         self._outcomes = Outcomes(history, run)
-        self.skipped = self._outcomes.skipped
+        self.skipped, self.unvisited = self._outcomes.skipped, self._outcomes.unvisited
+        """Steps in bodies that are not run again, and those with an outcome that the run has yet to come to."""
         self.supervised = bool(self.state.get("supervised"))
         self.records = {(kind, name, count): rest for kind, name, count, *rest in history}
         self.defaults = defaults
@@ -48,11 +49,6 @@ class Journal:
         self.mail: list[list[Any]] = self.state.get("mail") or []
         self._taken: list[list[Any]] = []
         """Of the mail, of which the host is told with the next question."""
-
-    @property
-    def unvisited(self) -> set[Key]:
-        """Steps with a recorded outcome that the run has not come to."""
-        return self._outcomes.unvisited
 
     def ask(self, method: str, *arguments: object) -> Coroutine[Any, Any, Any]:
         """One round trip."""

@@ -21,6 +21,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any
 
 from cloister.ipc import values
+from cloister.ipc.answer import Answer
 from cloister.ipc.capabilities import end, follow
 from cloister.ipc.connection import Connection
 from cloister.ipc.stubs import Channel, Stub
@@ -152,12 +153,15 @@ class Worker:
         journal = Journal(stub, history, defaults, run, state)
         workflow = self._make(name, None)
         task = asyncio.ensure_future(self._guarded(workflow, event, WorkflowStep(journal), run))
+        ended = Answer(task.get_loop())
+        task.add_done_callback(lambda _: ended.settle(b""))
         try:
             if journal.state.get("frozen"):
                 from . import rollback
 
                 return await rollback.frozen(journal, task)
-            result = await asyncio.shield(task)
+            await ended  # which, unlike the task, may be cancelled by itself, and goes on in the turn in which it ends
+            result = task.result()
             await journal.conclude()
         except Exception as error:
             error.args = getattr(error, "__recorded__", error.args)  # its class is said beside its words
