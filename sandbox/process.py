@@ -24,6 +24,7 @@ from .lockdown import kernel
 from .lockdown.shares import Rank
 
 _PID: Final = re.compile(rb"^Pid:\s*(\d+)$", re.MULTILINE)
+_TABLES: Final = re.compile(rb"^VmPTE:\s*(\d+) kB$", re.MULTILINE)
 FROM_OUTSIDE: Final = frozenset({signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT})
 """Signals that are sent, mostly by somebody else, and do not come of what a process does."""
 _PAGE: Final = os.sysconf("SC_PAGE_SIZE")
@@ -164,6 +165,14 @@ class Process:
             return os.stat(f"/proc/{self.pid}/task").st_nlink - 2  # noqa: PTH116 - looked at often
         except OSError:
             return 0
+
+    def table_bytes(self) -> int:
+        """What the kernel takes to know which page of its is where; 0 when it has ended."""
+        try:
+            found = _TABLES.search(kernel.read(f"/proc/{self.pid}/status"))
+        except OSError:
+            return 0
+        return int(found[1]) << 10 if found else 0
 
     def memory_bytes(self) -> int:
         """Its proportional share of memory, 0 when it has ended or may not be looked at."""

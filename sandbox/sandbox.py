@@ -54,6 +54,9 @@ _HELD_FOR = 10.0
 _NOTE = codec.MARKS[Note]
 _LINE = codec.encode(Note("log", b""))  # how the guest's own code begins a line of its log
 
+_TABLES, _TABLES_OF_MEMORY = 4 << 20, 8
+"""Bytes of page tables that a process may have, and one more for so many of its memory: pages side by side take one for
+each five hundred."""
 _A_LITTLE = 0.1
 """Seconds of CPU that it may use between two looks of others at it without being looked at more closely."""
 _AT_ONCE = 3
@@ -123,7 +126,7 @@ class Sandbox:
             spent=cpu_seconds,
             waits=process.waits,
             soon=SOON if reversible else WINDOW,  # a first import takes so long, and it would be for good
-            on_look=self._count_threads,
+            on_look=self._count,
         )
         self._ending = Ending(
             process,
@@ -370,7 +373,7 @@ class Sandbox:
             self._calls.count_unasked()
             if self._watch.seen - before > _A_LITTLE:
                 self._precedence.look()
-        self._count_threads()
+        self._count()
         if self._link.unfinished_for() > UNFINISHED:
             words = f"the sandbox broke the protocol: a frame that was not finished within {UNFINISHED:.0f} s"
             self.kill(ProtocolViolation(words))
@@ -389,10 +392,16 @@ class Sandbox:
     def _streams_over(self) -> None:
         self.on_background()
 
-    def _count_threads(self) -> None:
-        """Where no group does, which would refuse them: some thousand have room in what memory it may use."""
-        if self._group is None and self._process.threads() > self.limits.threads:
+    def _count(self) -> None:
+        """Where no group does: threads, of which some thousand have room in what memory it may use, and the kernel's
+        tables of its pages, which take twice as much as the pages do that are scattered."""
+        if self._group is not None:
+            return
+        if self._process.threads() > self.limits.threads:
             self.kill(LimitExceeded(f"the sandbox exceeded {self.limits.threads} threads"))
+        most = _TABLES + self.limits.memory_bytes // _TABLES_OF_MEMORY
+        if self._process.table_bytes() > most:
+            self.kill(LimitExceeded(f"the sandbox exceeded {most >> 20:,} MiB of page tables"))
 
     def _strayed(self) -> None:
         self.kill(LimitExceeded(f"the sandbox exceeded {self.limits.cpu_ms:,} ms of CPU while it answered nothing"))

@@ -135,6 +135,7 @@ def test_deaths_and_limits_have_the_same_words(report: dict[str, Any]) -> None:
         "spin": "the sandbox exceeded 100 ms of CPU",
         "fill": "MemoryError",
         "multiply": "RuntimeError: can't start new thread" if grouped else "the sandbox exceeded 32 threads",
+        "scatter": f"the sandbox exceeded {'128 MiB of memory' if grouped else '20 MiB of page tables'}",
     }
 
 
