@@ -449,8 +449,13 @@ async def test_a_slow_client_holds_up_the_tenant(shop: Any, board: Board, eventu
 async def test_a_client_that_takes_nothing_is_given_up(loader: Loader, shop: Any) -> None:
     """It holds the sandbox no longer than the limit says."""
     before = loader.statistics().in_use
-    with pytest.raises(Overrun, match="the client took nothing of the response"):
-        await spoken(asgi(shop, limits=HttpLimits(idle_s=0.05)), path="/ticks", raw_path=b"/ticks", takes=False)
+    for seconds in (0.05, 1.0, 20.0):  # on a busy machine it may be the tenant that is late
+        application = asgi(shop, limits=HttpLimits(idle_s=seconds))
+        with pytest.raises((Overrun, TimeoutError)) as caught:
+            await spoken(application, path="/ticks", raw_path=b"/ticks", takes=False)
+        if caught.type is Overrun:
+            break
+    assert "the client took nothing of the response" in str(caught.value)
     assert loader.statistics().in_use == before
 
 
