@@ -24,7 +24,7 @@ from typing import Final
 from ..errors import LayerMissing
 from . import kernel, shares
 from .bells import Bells
-from .shares import Rank
+from .shares import Rank, Standing
 
 _PREFIX: Final = "cloister-"
 _ENTRANCE: Final = {1: "tasks", 2: "cgroup.procs"}
@@ -47,12 +47,15 @@ class Group:
     version: int
     folders: tuple[str, ...]  # the first is the one that counts memory, the last the one that counts tasks
     share: str = ""  # the folder in which it has its rank, if it can have one
-    _rank: Rank = Rank.FIRST
     _limits: tuple[int, int] = (0, 0)
     _kills: int = 0
     _bells: Bells = field(default_factory=Bells)
     _bell: int | None = None  # rung by the kernel when somebody in the group is short of memory
     _on_short: Callable[[], None] = lambda: None
+    _standing: Standing = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._standing = Standing(self.share, self.version)
 
     def limit(self, memory_bytes: int, tasks: int) -> None:
         """Bound what all processes of the group use together, and how many threads they have. Costs nothing when that
@@ -65,9 +68,8 @@ class Group:
 
     def rank(self, rank: Rank) -> None:
         """Have it be of this rank, where it has a `share`. Costs nothing when it is."""
-        if self.share and rank is not self._rank:
-            shares.give(self.share, self.version, rank)
-            self._rank = rank
+        if self.share:
+            self._standing.change(rank)
 
     def watch(self, on_short: Callable[[], None]) -> None:
         """Have somebody hear when all of the memory is used and more is wanted. Where that is not to be had, the kernel
@@ -129,7 +131,7 @@ class Group:
         for folder in self.all:
             Path(folder).mkdir(parents=True, exist_ok=True)
         limits, self._limits, self._kills = self._limits, (0, 0), 0
-        self._rank = Rank.FIRST
+        self._standing.rank = None  # that part may be as it was
         self.limit(*limits)
 
     def close(self) -> None:

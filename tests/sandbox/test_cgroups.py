@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import select
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cloister.sandbox.lockdown import cgroups
+from cloister.sandbox.lockdown import cgroups, shares
 from cloister.sandbox.lockdown.bells import Bells
 from cloister.sandbox.lockdown.cgroups import Group, Groups
 from cloister.sandbox.lockdown.shares import Rank
@@ -132,6 +135,47 @@ def test_a_group_has_a_rank(version: int, weight: str, most: str, little: str, t
     (tmp_path / "cpu.idle").write_text("untouched")
     group.rank(Rank.BEHIND)
     assert written()[0] == "untouched", "it has that rank already"
+
+
+@contextmanager
+def no_descriptors() -> Iterator[None]:
+    """This process can open nothing."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+
+
+async def test_a_rank_that_could_not_be_given_is_given_when_it_can_be(
+    tmp_path: Path, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last that was asked for: who was put behind is not to stay there, nor its slot, for want of a descriptor."""
+    monkeypatch.setattr(shares, "_AGAIN", 0)
+    for name in ("cpu.idle", "cpu.weight"):
+        (tmp_path / name).touch()
+    group = Group(2, (), str(tmp_path))
+    group.rank(Rank.BEHIND)
+    with no_descriptors():
+        for rank in (Rank.FIRST, Rank.LITTLE, Rank.FIRST):
+            group.rank(rank)
+    assert (tmp_path / "cpu.idle").read_text() == "1"
+    await until(lambda: group._standing.rank is Rank.FIRST)
+    assert (tmp_path / "cpu.idle").read_text() == "0"
+    assert (tmp_path / "cpu.weight").read_text().startswith("100")
+
+
+def test_a_part_that_is_left_of_a_group_may_have_any_rank(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where somebody else has removed the rest, it is given again."""
+    monkeypatch.setattr("cloister.sandbox.lockdown.shares.known", lambda _: True)
+    group = Groups().acquire("7")
+    for name in ("cpu.idle", "cpu.shares"):
+        Path(group.share, name).touch()
+    group.rank(Rank.BEHIND)
+    group._make_anew()
+    group.rank(Rank.FIRST)
+    assert Path(group.share, "cpu.idle").read_text() == "0"
 
 
 def test_a_group_that_is_gone_has_no_rank_and_nobody_minds(tmp_path: Path) -> None:
