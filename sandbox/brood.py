@@ -109,8 +109,8 @@ class Brood:
             wire.link.close()
             if isinstance(error, SandboxUnavailable) or not asked:
                 self._slots.give_back(slot)
-            else:  # the child comes all the same, finds itself left, and the slot is free when it has gone
-                self._abandoned.add(slot)
+            else:
+                self._abandon(slot)
             raise
         finally:
             wire.end.close()
@@ -123,7 +123,7 @@ class Brood:
             sandbox = Sandbox(slot, Process(pidfd), wire.link, group, room, *held, wires.alarms, alone=alone)
         except BaseException:
             wire.link.close()
-            self._abandoned.add(slot)
+            self._abandon(slot)
             discard(pidfd)
             raise
         self._sandboxes[slot] = sandbox
@@ -131,6 +131,13 @@ class Brood:
         if slot in self._stillborn:
             self._died(slot, *self._stillborn.pop(slot))
         return sandbox
+
+    def _abandon(self, slot: int) -> None:
+        """The child comes all the same, finds itself left, and the slot is free when it has gone, as it may have."""
+        if self._stillborn.pop(slot, None) is None and not self.lost:
+            self._abandoned.add(slot)
+        else:
+            self._slots.give_back(slot)
 
     def _rise(self, sandbox: Sandbox) -> None:
         """It has a core like everybody else."""

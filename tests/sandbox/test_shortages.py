@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
@@ -15,6 +16,7 @@ import pytest
 
 from cloister.sandbox import Limits, Sandbox, SandboxUnavailable, Spawner
 from cloister.sandbox.lockdown import cgroups
+from cloister.sandbox.sandbox import Usage
 from cloister.sandbox.slots import Slots
 
 # ruff: noqa: ASYNC240 - a test may look at its folder
@@ -91,6 +93,35 @@ async def test_a_zygote_that_does_not_answer_is_replaced(
             await spawner.take()
         await until(lambda: spawner.zygote_pid not in {None, first})
         await answer(await spawner.take())
+
+
+async def test_a_slot_is_free_again_whoever_was_first(
+    open_spawner: OpenSpawner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a child that nobody has been told of: its death, or that of its zygote, or the end of who had asked for it."""
+    async with open_spawner(spares=0) as spawner:
+        await answer(await spawner.take())
+        brood = spawner._succession.serving
+        slots: list[int] = []
+
+        async def died(slot: int, *_: Any, **__: Any) -> int:
+            slots.append(slot)
+            brood._died(slot, 1, Usage(0, 0))
+            raise OSError(errno.EMFILE, "the host has no descriptor left")
+
+        async def lost(slot: int, *_: Any, **__: Any) -> int:
+            slots.append(slot)
+            brood.nursery.kill()
+            await asyncio.wait({brood.nursery.lost})
+            raise OSError(errno.EMFILE, "the host has no descriptor left")
+
+        for fork in (died, lost):
+            monkeypatch.setattr(brood.nursery, "fork", fork)
+            with pytest.raises(SandboxUnavailable, match="no descriptor left"):
+                await spawner.take()
+            assert slots[-1] in spawner._slots._free
+        assert not brood._abandoned
+        assert not brood._stillborn
 
 
 async def test_a_refusal_that_comes_too_late_frees_the_slot(open_spawner: OpenSpawner, until: Until) -> None:
