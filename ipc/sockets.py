@@ -60,9 +60,9 @@ class SocketLink(Link):
         self._socket = end
         self._descriptor = end.fileno()
         self._links = links
-        links.add(self)
         self._send(zmtp.OPENING_OF_A_ROUTER)
         NOBODYS.run(self._loop.add_reader, self._descriptor, self._readable)
+        links.add(self)
 
     def unread_for(self) -> float:
         """See `Link.unread_for`."""
@@ -242,7 +242,12 @@ class Sockets:
     async def lay(self, on_frame: OnFrame, on_lost: OnLost) -> tuple[Link, socket.socket]:
         """See `Transport.lay`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        return SocketLink(self._links, ours, on_frame, on_lost, self._most, self._unread, self._vigil), theirs
+        try:
+            return SocketLink(self._links, ours, on_frame, on_lost, self._most, self._unread, self._vigil), theirs
+        except BaseException:  # the system watches no more than so many descriptors for each user
+            ours.close()
+            theirs.close()
+            raise
 
     def close(self) -> None:
         """See `Transport.close`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import errno
 import socket
 import struct
 import time
@@ -310,6 +311,26 @@ async def test_a_guest_that_was_gone_before_it_was_met_is_told_of_too(make: Make
     await until(lambda: lost)
     assert lost == [None]
     transport.close()
+
+
+async def test_where_no_more_can_be_watched_nothing_is_left_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The system has a bound for each user, which others may have reached."""
+    transport, loop = Sockets(), asyncio.get_running_loop()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    before = _descriptors()
+    with monkeypatch.context() as patched:
+        patched.setattr(loop, "add_reader", full)
+        with pytest.raises(OSError, match="no space left"):
+            await transport.lay(lambda _: None, lambda _: None)
+    assert not transport._links
+    assert _descriptors() == before
+
+
+def _descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 async def test_a_large_frame_comes_in_large_pieces(until: Until) -> None:
