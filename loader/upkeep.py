@@ -1,7 +1,8 @@
 """A look at the house from time to time: how much memory sandboxes take, who takes too much, and who is not needed.
 
 Each look measures some, the ones measured longest ago; and while no sandbox has computed, none takes more than it did,
-so that thousands of idle ones cost nothing.
+so that thousands of idle ones cost next to nothing: each is measured once in a while all the same, since memory can be
+taken in less time than is noticed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from .worker import Worker
 
 _MEASURED: Final = 64
 """Sandboxes that are measured in one look at least, or a sixteenth of all."""
+_WHILE_ALL_REST: Final = 12
+"""So many looks go by until all are measured again, while none of them can have computed."""
 
 
 class Upkeep:
@@ -30,6 +33,7 @@ class Upkeep:
         self._stir = Stir(cpu_counter())
         self._timer: asyncio.TimerHandle | None = None
         self._to_measure: deque[Worker] = deque()
+        self._looks = 0
         self._stale = True  # something may take more than when it was measured
 
     def start(self) -> None:
@@ -53,7 +57,8 @@ class Upkeep:
             self._house.remove([leaver], "evicted: all sandboxes together take more memory than memory_bytes")
 
     def _look_and_start(self) -> None:
-        self._stale = self._stir.any() or self._stale
+        self._looks += 1
+        self._stale |= self._stir.any() or self._looks % _WHILE_ALL_REST == 0
         self.look(asyncio.get_running_loop().time(), measure=self._stale or bool(self._to_measure))
         self.start()
 
