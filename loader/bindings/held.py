@@ -26,6 +26,8 @@ class Held:
 
     def more(self, tenant: str, size: int) -> None:
         """So many bytes more of a tenant's. `TenantThrottled`, and then they are not counted."""
+        if not size:
+            return
         self._of[tenant] += size
         if not self._all.hold(size, self._of[tenant]):
             self.less(tenant, size)

@@ -110,6 +110,7 @@ async def test_a_value_is_a_stream(worker: Make, store: KeyValueStore) -> None:
     """
     found = await worker(source, env={"KV": KeyValue(store, "t")}).get_entrypoint().main()
     assert found == [1, 9_000, True, None, [], {"c": 1}]
+    assert store.held._of == {}, "nor of one that is empty"
 
 
 async def test_a_tenants_code_runs_as_it_does_at_cloudflare(worker: Make, store: KeyValueStore) -> None:
