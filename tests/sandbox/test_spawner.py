@@ -140,6 +140,7 @@ async def test_a_spare_that_nobody_waits_for_gives_way_until_it_is_up(
         told.setdefault(group.folders[0], []).append(rank)
 
     monkeypatch.setattr(Group, "rank", rank)
+    monkeypatch.setattr(brood, "MODEST_S", 250)  # however long it takes to come up here
     async with open_spawner(spares=AT_ONCE + 1) as spawner:
         await until(lambda: spawner.spares == AT_ONCE + 1)
         if not told:
