@@ -134,6 +134,7 @@ class Brood:
 
     def _abandon(self, slot: int) -> None:
         """The child comes all the same, finds itself left, and the slot is free when it has gone, as it may have."""
+        self._let_first(slot)  # or it would take its time to go
         if self._stillborn.pop(slot, None) is None and not self.lost:
             self._abandoned.add(slot)
         else:
@@ -141,7 +142,11 @@ class Brood:
 
     def _rise(self, sandbox: Sandbox) -> None:
         """It has a core like everybody else."""
-        if sandbox in self and (group := self._slots.group(sandbox.number)) is not None:
+        if sandbox in self:
+            self._let_first(sandbox.number)
+
+    def _let_first(self, slot: int) -> None:
+        if (group := self._slots.group(slot)) is not None:
             group.rank(Rank.FIRST)
 
     async def _greeted(self, sandbox: Sandbox) -> None:
@@ -194,6 +199,7 @@ class Brood:
     def _lost(self, _: asyncio.Future[None]) -> None:
         """The zygote is gone, and its children are dying with it: nobody is left to say so but us."""
         for sandbox in self:
+            self._rise(sandbox)  # it may be coming up, and would take its time to die
             sandbox.lose("its zygote died")
             self._died(sandbox.number, _KILLED, Usage(0, 0))
         for slot in self._abandoned:

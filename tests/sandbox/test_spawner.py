@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import threading
@@ -165,6 +166,39 @@ async def test_a_spare_that_nobody_waits_for_gives_way_until_it_is_up(
     async with open_spawner(spares=AT_ONCE + 1) as spawner:
         await until(lambda: spawner.spares == AT_ONCE + 1)
         assert list(told.values()) == [*urgent, [Rank.BEHIND, Rank.FIRST, Rank.FIRST]]
+
+
+async def test_who_is_left_or_lost_while_it_comes_up_is_behind_nobody(
+    open_spawner: OpenSpawner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is to die, and who is behind takes its time for that too: its group would be there for as long."""
+    told: list[Rank] = []
+    monkeypatch.setattr(Group, "rank", lambda _, rank: told.append(rank))
+
+    async def fail(*_: object, **__: object) -> int:
+        raise OSError(errno.EMFILE, "the host has no descriptor left")
+
+    async def greeted(self: Brood, _: Sandbox) -> None:
+        self.nursery.kill()
+        await asyncio.wait({self.nursery.lost})
+        raise SandboxUnavailable("its zygote is gone")
+
+    async with open_spawner(spares=0) as spawner:
+        born = await spawner._succession.open()
+        with monkeypatch.context() as patched:
+            patched.setattr(born.nursery, "fork", fail)
+            with pytest.raises(OSError, match="no descriptor"):
+                await born.bear(urgent=False)
+        if not told:
+            pytest.skip("this machine gives no control groups")
+        assert told == [Rank.BEHIND, Rank.FIRST]
+        told.clear()
+        monkeypatch.setattr(brood, "MODEST_S", 250)
+        monkeypatch.setattr(Brood, "_greeted", greeted)
+        with pytest.raises(SandboxUnavailable, match="is gone"):
+            await born.bear(urgent=False)
+        assert told[0] is Rank.BEHIND
+        assert told[-1] is Rank.FIRST
 
 
 async def test_a_zygote_that_dies_is_replaced(open_spawner: OpenSpawner, until: Until) -> None:
