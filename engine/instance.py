@@ -15,7 +15,7 @@ from cloister.ipc import values
 from .endings import End
 from .errors import InstanceAlreadyExists, InstanceFailed, revive
 from .history import EVENTS_OF_A_LINE, HistoryEvent, Line, Narrator, check_cursor, check_types, follow
-from .options import Creation
+from .options import Creation, together
 from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
 from .rehearsal import Rehearsal, rehearse
 from .rules import bounded_error, check_name, encode, step_key
@@ -141,7 +141,7 @@ class Instance:
 
         Options are `id`, `labels` and `retention`. `StepNotFound`, `InstanceAlreadyExists`.
         """
-        given = {**(options or {}), **more}
+        given = together(options, more, more, what="fork()")
         if strange := given.keys() - {"id", "labels", "retention"}:
             raise TypeError(f"fork() has no option {min(strange)!r}")
         creation = Creation.read(given)
@@ -201,7 +201,7 @@ class Instance:
         """Send an event: options are `type`, `payload`, and `id`, by which a repeated send is recognised and
         ignored.
         """
-        given = {**(options or {}), **more}
+        given = together(options, more, ("type", "payload", "id"), what="send_event()")
         if "type" not in given:
             raise TypeError("an event needs a `type`")
         event_type = check_name(given["type"], what="event type")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from cloister.ipc import values
 
@@ -68,6 +68,7 @@ class Retention:
         return max(LONGEST_RETENTION_MS, self.success_ms or 0, self.error_ms or 0)
 
 
+CREATION: Final = ("id", "params", "retention", "labels")
 _UNSAID = Retention()
 DEFAULT_RETENTION = Retention(7 * DAY_MS, 7 * DAY_MS)
 
@@ -102,6 +103,17 @@ class Creation(NamedTuple):
             derived,
             code,
         )
+
+
+def together(
+    options: object, named: Mapping[str, Any], known: Iterable[str] = CREATION, *, what: str = "create()"
+) -> dict[str, Any]:
+    """Options of a dict, whose other keys are ignored, and those given by name: `TypeError` unless they are `known`."""
+    if options is not None and not isinstance(options, Mapping):
+        raise TypeError(f"{what} takes a dict of options, or options by name, not {type(options).__name__}")
+    if named and (strange := named.keys() - set(known)):
+        raise TypeError(f"{what} has no option {min(strange)!r}; there are {', '.join(known)}")
+    return {**(options or {}), **named}
 
 
 class _Ids:

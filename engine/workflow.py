@@ -21,7 +21,7 @@ from .errors import (
 )
 from .instance import Instance
 from .listing import DEFAULT_PAGE, Page, Query, Summary, cursor_after, page_size
-from .options import Creation
+from .options import Creation, together
 from .records import Address, PinnedCode
 from .rules import check_known_id, check_name
 from .schedules import Schedule
@@ -33,7 +33,6 @@ MAX_BATCH = 100
 MAX_EACH = 1_000
 BULK_CHUNK = 64
 BULK_ACTIONS = ("pause", "resume", "terminate", "restart", "delete")
-_CREATE_OPTIONS = frozenset({"id", "params", "retention", "labels"})
 
 
 _NOTHING: Any = object()
@@ -58,9 +57,7 @@ class Workflow:
         Raises `InstanceAlreadyExists`, `InvalidInstanceId`, `InvalidLabels`, `InvalidRetention`, `PayloadTooLarge`,
         `CreationRateExceeded`, `QueueFull`, `QuotaExceeded`, `StorageError`.
         """
-        if strange := more.keys() - _CREATE_OPTIONS:
-            raise TypeError(f"create() has no option {min(strange)!r}")
-        creation = self._read({**(options or {}), **more})
+        creation = self._read(together(options, more))
         address = Address(self.name, check_name(scope, what="scope"), creation.id)
         try:
             await self._controls.create(address, creation)

@@ -19,6 +19,7 @@ from cloister.engine import (
     Schedule,
     Workflow,
 )
+from cloister.engine.options import together
 from cloister.ipc import PayloadError, values
 
 from .answers import Answering, Parts, only, read_options
@@ -98,7 +99,7 @@ class DynamicWorkflowBinding(Answering):
 
     async def create(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> DynamicInstance:
         """Create an instance of this tenant's. See `cloister.engine.Workflow.create` for the options."""
-        return DynamicInstance(await self._raw().create(self.wrapped({**(options or {}), **more}), scope=self.scope))
+        return DynamicInstance(await self._raw().create(self.wrapped(together(options, more)), scope=self.scope))
 
     def child(self, options: Mapping[str, Any]) -> Child:
         """What is created and awaited by a step: an instance of this tenant's."""

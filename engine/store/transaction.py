@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from ..database import tables
 from ..errors import InstanceAlreadyExists
-from ..options import Creation
+from ..options import Creation, together
 from ..rules import check_name
 from . import instances
 
@@ -75,7 +75,7 @@ class Transaction:
     ) -> str:
         """Create an instance, as `Workflow.create` does; its id. It exists if everything else is stored."""
         store = self._open()
-        creation = Creation.read({**(options or {}), **more}, longest_ms=workflow.longest_retention_ms)
+        creation = Creation.read(together(options, more), longest_ms=workflow.longest_retention_ms)
         store.guard(None)
         try:
             made = instances.create_batch(

@@ -111,6 +111,29 @@ async def test_bad_input_to_the_binding_is_refused_and_creates_nothing(open_engi
                 engine.workflow(name, Napper, concurrency=concurrency)
 
 
+async def test_options_that_are_misspelt_by_name_or_are_no_options_are_refused_in_words(
+    open_engine: OpenEngine,
+) -> None:
+    """What was meant by them would be lost. Other keys of a dict are ignored, as in programs for Cloudflare."""
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Listener)
+        instance = await workflow.create({"id": "x", "locationHint": "weur"})
+        event: Any = "t"
+        for refused, words in (
+            (lambda: workflow.create(event), r"create\(\) takes a dict of options, or options by name, not str"),
+            (lambda: workflow.create(parms=1), r"create\(\) has no option 'parms'; there are id, params"),
+            (lambda: engine.transact(lambda now: now.create(workflow, parms=1)), r"create\(\) has no option 'parms'"),
+            (lambda: instance.fork(event), r"fork\(\) takes a dict of options"),
+            (lambda: instance.send_event(event), r"send_event\(\) takes a dict of options"),
+            (lambda: instance.send_event(type="t", paylod=1), r"send_event\(\) has no option 'paylod'; there are type"),
+        ):
+            with pytest.raises(TypeError, match=words):
+                await refused()
+        assert [each.id for each in (await workflow.list()).instances] == ["x"]
+        await instance.send_event({"type": "t", "payload": "it", "metadata": 1})
+        assert await instance.result() == "it"
+
+
 async def test_a_batch_skips_what_exists_and_leaves_it_out(open_engine: OpenEngine) -> None:
     """So that a batch whose answer was lost can be repeated."""
     async with open_engine() as engine:

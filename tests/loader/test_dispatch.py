@@ -187,6 +187,18 @@ async def test_the_engine_runs_what_the_loader_returns(engine: Engine) -> None:
     assert (context.ctx.instance_id, context.ctx.scope) == ("x", "t")
 
 
+async def test_options_of_a_tenants_binding_that_are_misspelt_are_refused_as_the_raw_ones_are(engine: Engine) -> None:
+    """Its params would be lost."""
+    raw = engine.workflow("w", create_dynamic_workflow_entrypoint(lambda _: pytest.fail("asked for code")))
+    binding = wrap_workflow_binding(raw, {"tenant_id": "t"})
+    with pytest.raises(TypeError, match=r"create\(\) has no option 'parms'; there are id, params"):
+        await binding.create(parms=1)
+    options: Any = "x"
+    with pytest.raises(TypeError, match="takes a dict of options, or options by name, not str"):
+        await binding.create(options)
+    assert not (await binding.list()).instances
+
+
 async def test_an_instance_made_through_the_raw_binding_ends_errored_and_says_why(engine: Engine) -> None:
     """No envelope, no tenant: that is the instance's error, and the loader is never called."""
     raw = engine.workflow("w", create_dynamic_workflow_entrypoint(lambda _: pytest.fail("asked for code")))
