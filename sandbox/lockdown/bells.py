@@ -24,14 +24,22 @@ class Bells:
         bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         try:
             if self._all is None:
-                self._all = select.epoll()
-                asyncio.get_running_loop().add_reader(self._all.fileno(), self._hear)
+                self._all = self._heard()
             self._all.register(bell, select.EPOLLIN)
         except OSError:
             os.close(bell)
             raise
         self._rung[bell] = rung
         return bell
+
+    def _heard(self) -> select.epoll:
+        fresh = select.epoll()
+        try:
+            asyncio.get_running_loop().add_reader(fresh.fileno(), self._hear)
+        except OSError:  # else those that are hung next would ring, and nobody hear it
+            fresh.close()
+            raise
+        return fresh
 
     def take_down(self, bell: int) -> None:
         """One less."""

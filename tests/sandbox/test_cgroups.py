@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import resource
 import select
@@ -85,6 +86,29 @@ async def test_one_that_is_rung_may_take_another_down(until: Any) -> None:
     for _ in range(3):
         await asyncio.sleep(0)
     assert len(heard) == 1
+
+
+async def test_where_no_more_can_be_watched_there_is_no_bell_and_the_next_is_heard(
+    folder: Path, until: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that nobody hears would have who is short of memory wait for ever."""
+    (folder / "memory.oom_control").write_text("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n")
+    group, heard, before = Group(1, (str(folder),)), list[int](), _descriptors()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(asyncio.get_running_loop(), "add_reader", full)
+        group.watch(lambda: heard.append(0))
+    assert _descriptors() == before
+    group.watch(lambda: heard.append(1))
+    assert group._bell is not None
+    (folder / "memory.oom_control").write_text("oom_kill_disable 1\nunder_oom 1\noom_kill 0\n")
+    os.eventfd_write(group._bell, 1)
+    await until(lambda: heard)
+    group.unwatch()
+    assert _descriptors() == before
 
 
 async def test_where_there_is_no_bell_the_kernel_kills(tmp_path: Path) -> None:
