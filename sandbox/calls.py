@@ -120,7 +120,7 @@ class Calls:
             self._loop.call_later(held + grace, self._after_grace, call, grace, late, before, left, True)
             return
         if going_on and (lacked := min(_lacked(before, now := self._share(), grace), left)) > grace * _LITTLE:
-            before = before._replace(lacked=now.lacked)
+            before = before._replace(lacked=now.lacked, beside=now.beside)
             self._loop.call_later(lacked, self._after_grace, call, grace, late, before, left - lacked, heard)
             return
         self.late -= late
@@ -130,9 +130,10 @@ class Calls:
 
 def _lacked(before: Share, now: Share, moment: float) -> float:
     """Seconds of its moment in which it had no core, though it could have gone on. Of one that waits for one now it is
-    known only when it gets it: as long as it computes, its moment is one of CPU time."""
+    known only when it gets it: as long as it computes, its moment is one of CPU time. What it lacked because its own
+    threads had it is its own affair, or it could have as many of them as it takes to live on."""
     waits = moment - (now.had - before.had) if now.wants else 0.0
-    return max(now.lacked - before.lacked, waits)
+    return max(now.lacked - before.lacked, waits) - (now.beside - before.beside)
 
 
 def _seconds(milliseconds: int | None) -> float | None:

@@ -65,6 +65,8 @@ class Share(NamedTuple):
     """Seconds for which it could have gone on, and had to wait for a core."""
     wants: bool
     """Whether it goes on now, or waits so: for how long is known only when it has one."""
+    beside: float = 0.0
+    """Seconds of CPU that the other threads of the process had."""
 
 
 class Process:
@@ -147,7 +149,9 @@ class Process:
         try:
             had, lacked, _ = kernel.read(f"/proc/{self.pid}/schedstat").split()
             state = kernel.read(f"/proc/{self.pid}/stat").rpartition(b") ")[2]
-            return Share(int(had) / 1e9, int(lacked) / 1e9, state.startswith(b"R"))
+            had_s = int(had) / 1e9
+            beside = max(self.cpu_seconds() - had_s, 0.0)
+            return Share(had_s, int(lacked) / 1e9, state.startswith(b"R"), beside)
         except (OSError, ValueError):
             return Share(0.0, 0.0, False)
 

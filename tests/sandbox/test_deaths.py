@@ -635,8 +635,10 @@ async def test_nor_is_who_does_not_stop_spared_for_being_held(boot: Boot, until:
         ([Share(1, 5, False), Share(1, 5.04, False), Share(1, 5.05, False), Share(1, 5.05, False)], [0.06, 0.04, 0.01]),
         ([Share(1, 5, True), Share(1.02, 5.04, True), Share(1.06, 5.04, True)], [0.06, 0.04]),
         ([Share(1, 5, True), Share(1, 95, True), Share(1, 95, True)], [0.06, 1.8]),
+        ([Share(1, 5, True, 2), Share(1.01, 5.05, True, 2.11)], [0.06]),
+        ([Share(1, 5, True, 2), Share(1, 5.06, True, 2.02), Share(1, 5.06, True, 2.1)], [0.06, 0.04]),
     ],
-    ids=["asleep", "nearly", "computes", "starved", "twice", "between", "at most"],
+    ids=["asleep", "nearly", "computes", "starved", "twice", "between", "at most", "its own threads", "a thread"],
 )  # fmt: skip
 async def test_who_is_to_stop_is_given_back_what_others_had_of_the_machine(
     boot: Boot, until: Until, run_out: RunOut, shares: list[Share], times: list[float]
@@ -671,7 +673,7 @@ async def test_what_a_process_lacks_is_what_the_kernel_says(boot: Boot) -> None:
     with pytest.raises(LimitExceeded):
         await call
     await tenant.sandbox.died
-    assert share() == (0, 0, False)
+    assert share() == Share(0, 0, False)
 
 
 @pytest.mark.parametrize("where", ["wire._reader.feed", "asyncio.get_running_loop()._run_once"])
