@@ -17,6 +17,8 @@ from .kin import Answer
 if TYPE_CHECKING:
     from .store import Store
 
+MOST_ENDED = 4096
+"""Of how many instances it is remembered that others have ended them: until their runs have been stopped."""
 PARENT_ENDED = ErrorRecord("Terminated", "the instance that awaited it has ended")
 
 
@@ -48,11 +50,11 @@ def finish(
     if was_queued:
         store.backlog.add(key, scope, -1)
     store.expect(expires)
+    if not childless:
+        end_all(store, number, PARENT_ENDED, now)  # of which its history tells before its end, the last that it tells
     store.change(number, now, status.value, error=failure)
     if parent is not None:
         _answer(store, (parent, awaited), status, output, error, now)
-    if not childless:
-        end_all(store, number, PARENT_ENDED, now)
     if has_events:
         store.execute("DELETE FROM events WHERE instance = ?", (number,))
         store.execute("DELETE FROM event_ids WHERE instance = ?", (number,))
@@ -105,6 +107,9 @@ def end(store: Store, number: int, error: ErrorRecord, now: int) -> None:
     """Terminate an instance that another one has begun."""
     address, _ = _address(store, number)
     finish(store, number, Status.TERMINATED, None, error, now)
+    if len(store.ended_beside) >= MOST_ENDED:
+        store.ended_beside.clear()
+    store.ended_beside.add(number)
     store.relate().ended.append((address, error))
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from ..errors import StepNotFound
+from ..errors import RunOver, StepNotFound
 from . import usage
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ def record(store: Store, now: int, *row: Any) -> None:
 
     What a first record says of position, type, config, enclosing step and start stays.
     """
+    if store.ended_beside and row[0] in store.ended_beside:
+        raise RunOver
     if store.counted:
         usage.check_step(store, row)
     number, kind, name, count, _, state, attempts, due, _, value, error = row[:11]
@@ -62,7 +64,8 @@ def record(store: Store, now: int, *row: Any) -> None:
 
 def began(store: Store, number: int, now: int, kind: StepKind, name: str, count: int, attempt: int) -> None:
     """An attempt has begun, of which somebody wants to hear."""
-    store.change(number, now, "undo began" if kind == "undo" else "began", name, count, attempt)
+    if number not in store.ended_beside:
+        store.change(number, now, "undo began" if kind == "undo" else "began", name, count, attempt)
 
 
 def record_result(
@@ -70,6 +73,8 @@ def record_result(
     started: int, began: int,
 ) -> None:  # fmt: skip
     """The first and last record of a step that has come to its result at once, as nearly all do: see `RESULT`."""
+    if store.ended_beside and number in store.ended_beside:
+        raise RunOver
     if store.counted:
         usage.check_instance(store, number, len(value))
     if store.sealed and value:

@@ -63,6 +63,8 @@ class Store:
         self._touched: set[int] = set()
         self.kin: Kin | None = None
         """What the operation has done to other instances, if it has."""
+        self.ended_beside: set[int] = set()
+        """Instances that others have ended of late: of theirs, what is on its way is not recorded."""
         self._related: list[tuple[int, Kin]] = []
         self.watched: set[int] = set()
         self.quotas: dict[str, int] = {}
@@ -127,6 +129,7 @@ class Store:
         """Take back what was written since the savepoint. Numbers that were given stay given."""
         self.execute(f"ROLLBACK TO {savepoint}")
         self.backlog.forget()
+        self.ended_beside.clear()  # some may not have ended after all
         self.execute("UPDATE counter SET value = ?", (self._reserved,))
 
     def apart(self, verb: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -57,6 +57,7 @@ def restart(store: Store, address: Address, step: Key | None, now: int) -> None:
     else:
         _wipe_from(store, number, step)
     ending.end_all(store, number, children.GIVEN_UP, now, orphans=True)
+    store.ended_beside.discard(number)
     store.execute(
         "UPDATE instances SET status = ?, run = run + 1, started = NULL, ended = NULL, wake_at = NULL,"
         " paused_at = NULL, losses = 0, postponed = 0, progress = 0, output = NULL, error = NULL, expires = NULL,"

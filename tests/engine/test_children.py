@@ -155,6 +155,36 @@ async def test_what_ends_a_parent_ends_the_children_that_it_awaits(
         assert engine.statistics().running == 0
 
 
+async def test_the_end_is_the_last_that_is_told_of_a_parent_and_of_the_child_that_ends_with_it(
+    open_engine: OpenEngine, clock: VirtualClock, hands: str
+) -> None:
+    """What the child's step comes to at that moment is not recorded after it."""
+    over: dict[str, asyncio.Event] = {}
+
+    async def child(event: Any, step: Any) -> None:
+        await step.do("work", over[event.payload].wait)
+        await step.sleep("rest", "1 hour")
+
+    async def parent(event: Any, step: Any) -> None:
+        await step.child("c", children, params=event.payload, id=event.payload)
+
+    async with open_engine() as engine:
+        children = engine.workflow("children", workflow_of(child))
+        parents = engine.workflow("parents", workflow_of(parent))
+        for turns in range(12):
+            name = f"after-{turns}-turns"
+            over[name] = asyncio.Event()
+            instance = await parents.create(params=name)
+            await clock.advance(1)
+            over[name].set()
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            await instance.terminate()
+            await clock.advance(60)
+            for each in (instance, await children.get(name)):
+                assert [event.type async for event in each.subscribe()][-1] == "workflow_terminated"
+
+
 async def test_a_child_that_is_just_being_created_ends_with_its_parent(
     open_engine: OpenEngine, clock: VirtualClock
 ) -> None:
