@@ -7,7 +7,7 @@ import contextvars
 import sys
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 from cloister.ipc import CapabilityError, CodecError, PayloadError, RemoteError, values
 from cloister.ipc.stubs import Link, flat
@@ -22,10 +22,6 @@ from .tickets import Held
 
 if TYPE_CHECKING:
     from .pool import Pool
-
-
-_NOBODYS: Final = contextvars.Context()
-"""In which a worker is told of its end: each copy of a request's own would last as long as the worker."""
 
 
 class Worker:
@@ -149,7 +145,9 @@ class Worker:
         if self._audit is not None:
             sandbox.observe(observer(self._audit, self))
         sandbox.on_background = self._worked
-        sandbox.died.add_done_callback(self._died, context=_NOBODYS)
+        # In a context that has nothing: a copy of a request's own would last as long as the worker. And one of its own,
+        # which the loop of another thread may not be in just then.
+        sandbox.died.add_done_callback(self._died, context=contextvars.Context())
         modules = {name: (kind, content) for name, (kind, content) in code.portable().items()}
         flags = resolved(code.compatibility_date, code.compatibility_flags)
         asyncio.get_running_loop().call_soon(self._sent)  # by then the code is on its way

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from typing import Any
 
 import pytest
@@ -106,3 +107,19 @@ async def test_calls_that_are_over_leave_no_timer_each(quiet: Rest) -> None:
         await warm(loader, 24)
         timers: list[Any] = asyncio.get_running_loop()._scheduled  # type: ignore[attr-defined]
         assert len([timer for timer in timers if not timer.cancelled()]) < 24
+
+
+async def test_workers_hear_of_their_ends_each_in_an_empty_context_of_its_own() -> None:
+    """Of nobody's request; and the loop of another thread, which has workers as well, keeps nobody from hearing."""
+    mark = contextvars.ContextVar[int]("mark")
+    mark.set(1)
+    async with Loader(max_sandboxes=8, spares=0) as loader:
+        await warm(loader, 2)
+        contexts = [
+            context
+            for worker in loader._house
+            for heard, context in worker.sandbox.died._callbacks
+            if heard == worker._died
+        ]
+        assert list(map(len, contexts)) == [0, 0]
+        assert contexts[0] is not contexts[1]
