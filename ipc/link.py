@@ -19,7 +19,8 @@ from . import zmtp
 from .errors import ConnectionClosed, RemoteProtocolError, TooManyCalls
 
 NOBODYS: Final = contextvars.Context()
-"""What is done because a guest has spoken is part of nobody's request, whoever it was for whom the guest was made."""
+"""What is done because a guest has spoken is part of nobody's request, whoever it was for whom the guest was made.
+To be copied for each use: the loop of another thread may use it just then."""
 LEAST, MOST = 1024, 8 * 1024
 """Bytes of the smallest and of the largest piece that is taken at once where there may be several messages in it."""
 _AT_ONCE: Final = 2

@@ -86,7 +86,7 @@ class Router:
         self._links: dict[bytes, RouterLink] = {}
         self._numbers = itertools.count(1)
         self._drain_soon = False
-        NOBODYS.run(self._loop.add_reader, self._socket.FD, self._drain)
+        NOBODYS.copy().run(self._loop.add_reader, self._socket.FD, self._drain)
 
     async def lay(self, on_frame: OnFrame, on_lost: OnLost) -> tuple[Link, socket.socket]:
         """See `Transport.lay`."""

@@ -61,7 +61,7 @@ class SocketLink(Link):
         self._descriptor = end.fileno()
         self._links = links
         self._send(zmtp.OPENING_OF_A_ROUTER)
-        NOBODYS.run(self._loop.add_reader, self._descriptor, self._readable)
+        NOBODYS.copy().run(self._loop.add_reader, self._descriptor, self._readable)
         links.add(self)
 
     def unread_for(self) -> float:
@@ -113,7 +113,7 @@ class SocketLink(Link):
 
     def _listen(self) -> None:
         if self._held is None and not self._stuffed and self in self._links:
-            NOBODYS.run(self._loop.add_reader, self._descriptor, self._readable)
+            NOBODYS.copy().run(self._loop.add_reader, self._descriptor, self._readable)
 
     def _stop_listening(self) -> None:
         self._loop.remove_reader(self._descriptor)
@@ -152,7 +152,7 @@ class SocketLink(Link):
     def _keep(self, data: bytearray) -> None:
         """Send the rest when the guest has read something."""
         self._unsent, self.taken = data, self._loop.time()
-        NOBODYS.run(self._loop.add_writer, self._descriptor, self._writable)
+        NOBODYS.copy().run(self._loop.add_writer, self._descriptor, self._writable)
         self._have_more(len(data))
 
     def _have_more(self, size: int) -> None:

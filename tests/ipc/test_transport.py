@@ -7,6 +7,7 @@ import contextvars
 import errno
 import socket
 import struct
+import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -327,6 +328,31 @@ async def test_where_no_more_can_be_watched_nothing_is_left_open(monkeypatch: py
             await transport.lay(lambda _: None, lambda _: None)
     assert not transport._links
     assert _descriptors() == before
+
+
+async def test_links_may_be_laid_in_the_loops_of_two_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process may have several hosts. Neither is in the way of the other, whenever each gets its turn."""
+    transport, loop, laid = Sockets(), asyncio.get_running_loop(), list[str]()
+    add_reader = loop.add_reader
+
+    async def lay(transport: Sockets, who: str) -> None:
+        _, end = await transport.lay(lambda _: None, lambda _: None)
+        end.close()
+        laid.append(who)
+        transport.close()
+
+    async def lay_there() -> None:
+        await lay(Sockets(), "there")
+
+    def meanwhile(*what: Any) -> None:
+        other = threading.Thread(target=lambda: asyncio.run(lay_there()))
+        other.start()
+        other.join()
+        add_reader(*what)
+
+    monkeypatch.setattr(loop, "add_reader", meanwhile)
+    await lay(transport, "here")
+    assert laid == ["there", "here"]
 
 
 def _descriptors() -> int:
