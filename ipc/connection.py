@@ -15,6 +15,7 @@ from .errors import ConnectionClosed, LocalProtocolError, RemoteProtocolError, T
 from .messages import VERSION, Call, Cancel, Failure, Goodbye, Hello, Message, Note, Release, Result
 
 MAX_CALLS: Final = 1024
+_frame_of_call: Final = codec.WRITERS[Call]
 
 
 class State(enum.Enum):
@@ -106,8 +107,8 @@ class Connection:
         if len(self._outgoing) >= most or (target and len(self._onward) >= most):
             raise TooManyCalls(f"{most} calls are in flight already")
         number = self._next_call
-        frame = codec.encode(Call(number, target, method, payload))
-        self._next_call += 1
+        frame = _frame_of_call(number, target, method, payload)
+        self._next_call = number + 1
         self._outgoing[number] = deadline
         if target:
             self._onward[number] = None

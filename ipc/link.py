@@ -99,6 +99,10 @@ class Link(ABC):
         """Bytes have arrived. What one guest says must never keep the others' from being read, whatever comes of it."""
         try:
             self.on_bytes(len(data))
+            if (frame := self._reader.alone(data)) is not None and not self._stuffed and not self._later:
+                self._piece = LEAST
+                self.on_frame(frame)
+                return
             commands = self._reader.commands
             frames, reply = self._reader.feed(data)
             if self._reader.commands != commands:

@@ -90,7 +90,19 @@ def loads(data: bytes, *, adopt: Adopt | None = None, hook: Hook | None = None, 
     except IpcError:
         raise
     except Exception as error:  # msgpack raises a dozen kinds, and each of them means the same here
-        raise PayloadError(f"the value cannot be read: {error or type(error).__name__}") from error
+        raise _unreadable(error) from error
+
+
+def leaf(data: bytes) -> Any:
+    """Decode a value that has nothing inside, which its first byte tells (`walk.LEAVES`). `PayloadError`."""
+    try:
+        return msgpack.unpackb(data)
+    except Exception as error:
+        raise _unreadable(error) from error
+
+
+def _unreadable(error: Exception) -> PayloadError:
+    return PayloadError(f"the value cannot be read: {error or type(error).__name__}")
 
 
 def split(data: bytes) -> dict[str, bytes] | list[bytes]:
@@ -116,7 +128,7 @@ def split(data: bytes) -> dict[str, bytes] | list[bytes]:
     except PayloadError:
         raise
     except Exception as error:
-        raise PayloadError(f"the value cannot be read: {error or type(error).__name__}") from error
+        raise _unreadable(error) from error
     if reader.tell() != len(data):
         raise PayloadError("bytes follow the end of the value")
     return parts

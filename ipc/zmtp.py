@@ -66,9 +66,9 @@ class Reader:
 
     def feed(self, data: bytes) -> tuple[list[bytes], bytes]:
         """The messages completed by `data`, and what has to be sent back at once (a PONG). `RemoteProtocolError`."""
+        if (message := self.alone(data)) is not None:
+            return [message], b""
         buffer = self._buffer
-        if self.ready and not buffer and len(data) > 1 and not data[0] and len(data) == data[1] + 2:
-            return [data[2:]], b""  # one short message and nothing else, as nearly always
         buffer += data
         self.missing = 0
         if not self._greeted:
@@ -96,6 +96,12 @@ class Reader:
         if at:
             del buffer[:at]
         return messages, replies
+
+    def alone(self, data: bytes) -> bytes | None:
+        """The message in `data` where that is one short message and nothing else, as nearly always. Else: `feed`."""
+        if len(data) < 2 or data[0] or len(data) != data[1] + 2 or self._buffer or not self.ready:
+            return None
+        return data[2:]
 
     @property
     def begun(self) -> tuple[int, int] | None:

@@ -51,7 +51,8 @@ class Pool:
 
     def next_at_once(self) -> Worker | None:
         """The same, if it can take a call now and there is no reason for another one."""
-        worker = self.next()
+        workers = self.workers
+        worker = workers[0] if len(workers) == 1 else self.next()  # nearly all have one
         if worker is None or not worker.open:
             return None
         if worker.users and (worker.users >= self.full or worker.computing) and len(self.workers) < self.most:

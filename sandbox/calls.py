@@ -74,7 +74,8 @@ class Calls:
         """Make it: its answer. See `Sandbox.call`."""
         self.in_flight += 1
         try:
-            answer = await self.peer.call(WORKER, method, payload, timeout=_seconds(limits.wall_ms))
+            seconds = None if limits.wall_ms is None else limits.wall_ms / 1000
+            answer = await self.peer.call(WORKER, method, payload, timeout=seconds)
             self._precedence.answered()
             return answer
         except DeadlineExceeded as error:
@@ -134,7 +135,3 @@ def _lacked(before: Share, now: Share, moment: float) -> float:
     threads had it is its own affair, or it could have as many of them as it takes to live on."""
     waits = moment - (now.had - before.had) if now.wants else 0.0
     return max(now.lacked - before.lacked, waits) - (now.beside - before.beside)
-
-
-def _seconds(milliseconds: int | None) -> float | None:
-    return None if milliseconds is None else milliseconds / 1000

@@ -69,7 +69,8 @@ class Intake:
 
     def arrived(self, size: int) -> None:
         """A piece has come, whatever is in it."""
-        self._draw(self._bytes, max(size, _PIECE))
+        if (wait := self._bytes.draw(max(_PIECE, size))) and not self._hold(wait):
+            self._flooded()
 
     def commands(self, count: int) -> None:
         """So many words of the wire's own have come in one piece, of which one may be a heartbeat."""
@@ -128,4 +129,7 @@ class Intake:
 
     def _draw(self, meter: Meter, amount: float) -> None:
         if (wait := meter.draw(amount)) and not self._hold(wait):
-            self._end(f"sent more than {self._rate:,} bytes in a second, where a message counts {MESSAGE:,} besides")
+            self._flooded()
+
+    def _flooded(self) -> None:
+        self._end(f"sent more than {self._rate:,} bytes in a second, where a message counts {MESSAGE:,} besides")

@@ -176,7 +176,7 @@ class Sandbox:
     @property
     def unfinished(self) -> bool:
         """Whether it has work that goes on after its answers: its own, or a stream that somebody reads."""
-        return self.background > 0 or self.streaming
+        return self.background > 0 or bool(self._peer.streams)
 
     @property
     def streaming(self) -> bool:

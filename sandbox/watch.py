@@ -35,19 +35,16 @@ _CORES: Final = os.cpu_count() or 1  # which the C library reads from a file eac
 class Charge:
     """One call: what it may use and what it has used, in seconds of CPU and in calls to the host."""
 
-    __slots__ = ("asked", "begun", "limit", "may_ask", "over", "used")
+    __slots__ = ("asked", "begun", "limit", "little", "may_ask", "over", "used")
 
     def __init__(self, limit: float, may_ask: float, over: Callable[[], None], begun: float = 0.0) -> None:
         self.begun = begun
         self.limit = limit
+        self.little = _SHORTEST if limit >= _SHORTEST / _NEGLIGIBLE else limit * _NEGLIGIBLE
+        """What is too little to look for, of what it may use: a look takes the host as long as a tenth of a call."""
         self.may_ask = may_ask
         self.used = self.asked = 0.0
         self.over = over
-
-
-def _little(charge: Charge) -> float:
-    """What is too little to look for, of what a call may use: a look takes the host as long as a tenth of a call."""
-    return min(charge.limit * _NEGLIGIBLE, _SHORTEST)
 
 
 class Account:
@@ -83,7 +80,7 @@ class Account:
         charge = Charge(
             math.inf if limit_ms is None else limit_ms / 1000, math.inf if may_ask is None else may_ask, over, now
         )
-        if self._charges or self._visits or self._unseen(now) > _little(charge):
+        if self._charges or self._visits or (now - self.seen_at) * self._cores > charge.little:
             self._share(now)
         if visit:
             self._visits[charge] = None
@@ -146,7 +143,7 @@ class Account:
         What it has used since the last look a moment ago may count for what comes next: it is too little to matter.
         """
         now = self._now()
-        if now - self.seen_at > _little(charge):
+        if now - self.seen_at > charge.little:
             self._share(now)
         charge.used = charge.asked = 0.0
 
@@ -154,8 +151,8 @@ class Account:
         """The call is over. What the only one can have used since the last look is not looked at if it is too little to
         matter: the next one is charged for it, or it is forgiven. What can have been used before the call is not."""
         now = self._now()
-        unseen = self._unseen(now)
-        if len(self._charges) + len(self._visits) > 1 or unseen > _little(charge):
+        unseen = (now - self.seen_at) * self._cores  # what it can have used since
+        if len(self._charges) + len(self._visits) > 1 or unseen > charge.little:
             self._share(now)
             self._tidying = unseen = 0.0
         self._charges.discard(charge)
@@ -171,10 +168,6 @@ class Account:
             self._timer.cancel()
             self._timer = None
             self._due = math.inf
-
-    def _unseen(self, now: float) -> float:
-        """What the process can have used since it was last looked at."""
-        return (now - self.seen_at) * self._cores
 
     def _share(self, now: float) -> None:
         """Charge what was used since this was last done to whom it belongs."""

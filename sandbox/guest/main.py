@@ -123,27 +123,24 @@ class Wire:
     def write(self, data: bytes) -> None:
         """Send bytes in order. Without memory to keep them in there is nothing left but to end, and to say why."""
         try:
-            self._write(data)
+            with self._writing:
+                if self._together:
+                    data, self._together = bytes(self._together) + data, bytearray()
+                if self._unsent:
+                    self._keep(data)
+                    return
+                try:
+                    sent = self._socket.send(data)
+                except (BlockingIOError, InterruptedError):
+                    sent = 0
+                except OSError:
+                    self._loop.call_soon_threadsafe(self._loop.stop)
+                    return
+                if sent < len(data):
+                    self._keep(memoryview(data)[sent:])
+                    self._loop.call_soon_threadsafe(self._watch)
         except MemoryError:
             os._exit(exits.OUT_OF_MEMORY)
-
-    def _write(self, data: bytes) -> None:
-        with self._writing:
-            if self._together:
-                data, self._together = bytes(self._together) + data, bytearray()
-            if self._unsent:
-                self._keep(data)
-                return
-            try:
-                sent = self._socket.send(data)
-            except (BlockingIOError, InterruptedError):
-                sent = 0
-            except OSError:
-                self._loop.call_soon_threadsafe(self._loop.stop)
-                return
-            if sent < len(data):
-                self._keep(memoryview(data)[sent:])
-                self._loop.call_soon_threadsafe(self._watch)
 
     def _keep(self, data: bytes | memoryview) -> None:
         """What is large is kept as it is, and not copied: there may be no memory for that."""
@@ -173,20 +170,25 @@ class Wire:
         """There is something to read, or the end: whether it was not the end. What there is no memory to read would be
         missing in the midst of the rest: so then too there is nothing left but to end."""
         try:
-            return self._read()
+            try:
+                data = self._socket.recv(_CHUNK)
+            except (BlockingIOError, InterruptedError):
+                return True
+            except OSError:
+                data = b""
+            if not data:
+                self._loop.stop()
+                return False
+            if (frame := self._reader.alone(data)) is not None and not self._early:
+                self.peer.deliver(frame)
+                self.peer.stir()
+            else:
+                self._take(data)
+            return True
         except MemoryError:
             os._exit(exits.OUT_OF_MEMORY)
 
-    def _read(self) -> bool:
-        try:
-            data = self._socket.recv(_CHUNK)
-        except (BlockingIOError, InterruptedError):
-            return True
-        except OSError:
-            data = b""
-        if not data:
-            self._loop.stop()
-            return False
+    def _take(self, data: bytes) -> None:
         frames, reply = self._reader.feed(data)
         if reply:
             self.write(reply)
@@ -200,7 +202,6 @@ class Wire:
             self.peer.stir()
         finally:
             self.send_together()
-        return True
 
     def send_together(self) -> None:
         """What was kept to go with more: there is no more."""
