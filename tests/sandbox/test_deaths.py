@@ -676,7 +676,7 @@ async def test_what_a_process_lacks_is_what_the_kernel_says(boot: Boot) -> None:
     assert share() == Share(0, 0, False)
 
 
-@pytest.mark.parametrize("where", ["wire._reader.feed", "asyncio.get_running_loop()._run_once"])
+@pytest.mark.parametrize("where", ["wire._reader.alone", "wire._reader.feed", "asyncio.get_running_loop()._run_once"])
 async def test_who_has_no_memory_to_go_on_with_ends_and_says_so(boot: Boot, where: str) -> None:
     """Whatever was read, or was to be done next, would be missing in the midst of the rest."""
     tenant = await boot()
@@ -692,7 +692,7 @@ async def test_who_has_no_memory_to_go_on_with_ends_and_says_so(boot: Boot, wher
 
     async def go_on() -> None:
         await tenant.do(source)
-        await tenant.do("def main(): return 1")
+        await tenant.do(f"def main(): return {'1' * 300!r}")  # a message that is not short
 
     with pytest.raises(LimitExceeded, match="had no memory left to answer with"):
         await go_on()
