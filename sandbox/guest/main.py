@@ -179,7 +179,7 @@ class Wire:
             if not data:
                 self._loop.stop()
                 return False
-            if (frame := self._reader.alone(data)) is not None and not self._early:
+            if (frame := self._reader.alone(data)) is not None:
                 self.peer.deliver(frame)
                 self.peer.stir()
             else:
