@@ -13,7 +13,7 @@ import contextvars
 import logging
 import sys
 from collections.abc import Callable, Coroutine, Iterator
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Any, Final
 
 from . import failures
 from .answer import Answer
@@ -133,9 +133,7 @@ class Answering:
         held = _Held(len(payload))
         _answered.set(held)
         try:
-            self._held += held.bytes
-            if not self._hold(held.bytes, self._held):
-                self._refuse(peer, payload)
+            self._hold_more(peer, held.bytes, payload)
             work = peer.forward(target, method, payload)
             del call, payload  # which may be large, and the answer far away
             answer = Result(number, await work)
@@ -164,13 +162,9 @@ class Answering:
 
     def _hold_more(self, peer: Peer, size: int, payload: bytes) -> None:
         if not self._take(size):
-            self._refuse(peer, payload)
-
-    @staticmethod
-    def _refuse(peer: Peer, payload: bytes) -> NoReturn:
-        peer.discard(payload)
-        most = f"more than {MAX_HELD >> 20} MiB of arguments, or those of all sandboxes too much"
-        raise TooManyCalls(f"calls that wait for an answer hold {most}")
+            peer.discard(payload)
+            most = f"more than {MAX_HELD >> 20} MiB of arguments, or those of all sandboxes too much"
+            raise TooManyCalls(f"calls that wait for an answer hold {most}")
 
 
 if sys.version_info >= (3, 12):

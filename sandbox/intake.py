@@ -69,8 +69,7 @@ class Intake:
 
     def arrived(self, size: int) -> None:
         """A piece has come, whatever is in it."""
-        if (wait := self._bytes.draw(max(_PIECE, size))) and not self._hold(wait):
-            self._flooded()
+        self._draw(self._bytes, max(_PIECE, size))
 
     def commands(self, count: int) -> None:
         """So many words of the wire's own have come in one piece, of which one may be a heartbeat."""
@@ -129,7 +128,4 @@ class Intake:
 
     def _draw(self, meter: Meter, amount: float) -> None:
         if (wait := meter.draw(amount)) and not self._hold(wait):
-            self._flooded()
-
-    def _flooded(self) -> None:
-        self._end(f"sent more than {self._rate:,} bytes in a second, where a message counts {MESSAGE:,} besides")
+            self._end(f"sent more than {self._rate:,} bytes in a second, where a message counts {MESSAGE:,} besides")
