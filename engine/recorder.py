@@ -256,9 +256,8 @@ class Recorder:
         """Somebody wants to hear of what is in progress, and from now on of each attempt when it begins."""
         if self.over is None:
             for key, began in self._running.items():
-                if (known := self._known.get(key)) is None or known.attempts < began[
-                    2
-                ]:  # else its end is being written
+                known, (_, _, attempt) = self._known.get(key), began
+                if known is None or known.attempts < attempt:  # else its end is being written
                     self._announce(key, began)
 
     def _told_of(self, key: Key, attempt: int) -> None:
