@@ -27,16 +27,16 @@ class Answer:
         self._payload = b""
         self._error: BaseException | None = None
 
-    def settle(self, payload: bytes) -> bool:
-        """The answer has come. Whoever waits goes on now, within this call, unless another task is just running. False
-        if it is too late for one."""
+    def settle(self, payload: bytes, *, soon: bool = False) -> bool:
+        """The answer has come. Whoever waits goes on now, within this call, unless another task is just running or it
+        is to be in the next turn. False if it is too late for one."""
         if self._done:
             return False
         self._payload = payload
         self._done = True
         if self._go_on is None:
             return True
-        if asyncio.current_task(self._loop) is None:
+        if not soon and asyncio.current_task(self._loop) is None:
             assert self._context is not None
             self._context.run(self._go_on, self)
         else:

@@ -45,8 +45,8 @@ class Peer:
 
     # A host has one for each of thousands of sandboxes; the dictionary is for who puts another method in place of one
     __slots__ = (
-        "__dict__", "__weakref__", "_answering", "_closed", "_dress", "_due", "_hook", "_leaving", "_lend", "_loop",
-        "_on_call", "_on_cancel", "_on_closed", "_on_hello", "_on_note", "_on_read", "_releasing", "_send", "_timer",
+        "__dict__", "__weakref__", "_answering", "_closed", "_dress", "_due", "_giving_back", "_hook", "_leaving", "_lend",
+        "_loop", "_on_call", "_on_cancel", "_on_closed", "_on_hello", "_on_note", "_on_read", "_releasing", "_send", "_timer",
         "_trusted", "_waiting", "connection", "exports", "on_streams_over", "rebuild", "streams",
     )  # fmt: skip
 
@@ -87,6 +87,7 @@ class Peer:
         self._timer: Any = None
         self._leaving: list[tuple[int | None, tuple[bytes, ...]]] = []
         self._releasing = False
+        self._giving_back = 0
         self.streams: dict[int, int] = {}
         """Streams of the other side that are open here, and how often each is held."""
         self.on_streams_over: Callable[[], None] = lambda: None
@@ -264,9 +265,11 @@ class Peer:
 
     def _given_back(self, release: Release) -> None:
         # After whoever waited for a result that came before it has read it, and found the capability there.
+        self._giving_back += 1
         self._loop.call_soon(self._released, *release)
 
     def _released(self, target: int, count: int) -> None:
+        self._giving_back -= 1
         if self._closed is None:
             try:
                 self.exports.release(target, count)
@@ -276,7 +279,8 @@ class Peer:
     def _settle(self, result: Result) -> None:
         call, payload = result
         answer = self._waiting.pop(call, None)
-        if answer is None or not answer.settle(payload):  # given up, perhaps in this very turn
+        soon = self._giving_back > 0  # what was let go of before is gone when this is read
+        if answer is None or not answer.settle(payload, soon=soon):  # given up, perhaps in this very turn
             self.discard(payload)
 
     def _fail(self, failure: Failure) -> None:

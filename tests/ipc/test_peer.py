@@ -446,6 +446,25 @@ async def test_grants_are_bounded(open_pair: OpenPair, monkeypatch: pytest.Monke
     assert len(kept) == 2
 
 
+async def test_what_was_let_go_of_before_an_answer_is_gone_when_the_answer_is_read(open_pair: OpenPair) -> None:
+    """Also if both arrive together, and whoever waits goes on as soon as it may."""
+    pair = open_pair()
+    held = grant(pair, Store())
+    left: list[int] = []
+
+    async def ask() -> None:
+        await pair.host.call(0, "m", b"")
+        left.append(numbers(pair))
+
+    asking = asyncio.ensure_future(ask())
+    await asyncio.sleep(0)
+    (number,) = pair.host.connection._outgoing
+    released, answered = codec.encode(Release(held._target, 1)), codec.encode(Result(number, b""))
+    asyncio.get_running_loop().call_soon(lambda: (pair.host.deliver(released), pair.host.deliver(answered)))
+    await asking
+    assert left == [0]
+
+
 async def test_an_object_comes_home_even_if_it_is_let_go_of_at_once(open_pair: OpenPair) -> None:
     """The result that it is in was said before the release, and is read before it."""
     pair = open_pair()
