@@ -45,9 +45,9 @@ class Peer:
 
     # A host has one for each of thousands of sandboxes; the dictionary is for who puts another method in place of one
     __slots__ = (
-        "__dict__", "__weakref__", "_answering", "_closed", "_dress", "_due", "_giving_back", "_hook", "_leaving", "_lend",
-        "_loop", "_on_call", "_on_cancel", "_on_closed", "_on_hello", "_on_note", "_on_read", "_releasing", "_send", "_timer",
-        "_trusted", "_waiting", "connection", "exports", "on_streams_over", "rebuild", "streams",
+        "__dict__", "__weakref__", "_answering", "_closed", "_dress", "_due", "_giving_back", "_hook", "_leaving",
+        "_lend", "_loop", "_on_call", "_on_cancel", "_on_closed", "_on_hello", "_on_note", "_on_read", "_releasing",
+        "_send", "_timer", "_trusted", "_waiting", "connection", "exports", "on_streams_over", "rebuild", "streams",
     )  # fmt: skip
 
     def __init__(
