@@ -4,8 +4,9 @@ Whoever sends more than its share in a second is slowed down: it is not read unt
 like everybody who writes faster than is read. That does no honest program any harm, and none can cost its neighbours
 more than the share. What comes to nothing (calls taken back or refused, word of what goes on in the background) has a
 smaller share. Lines of a log and heartbeats, which nobody waits for, have a bound of that size instead: an honest guest
-keeps far below it whatever its tenant does, so who reaches it, held back as it is, means to, and is ended. Time comes
-in, and so do the ways to hold back and to end.
+keeps far below it whatever its tenant does, so who reaches it, held back as it is, means to, and is ended. A burst of
+them is taken at a pace that leaves the host time for the others. Time comes in, and so do the ways to hold back and to
+end.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ SHARE_UNAWAITED: Final = 4
 """Of the whole it is a part of so many. A guest says no more than 2,000 lines in a second, or fewer long ones."""
 SECONDS_UNAWAITED: Final = 1.25
 """How much of it may come at once."""
+_PACE, _TOGETHER = 16_000, 32
+"""So many of them a second are taken while a burst lasts, which is a fifth of the host's time, and so many at once."""
 _PIECE: Final = 2048
 """What any piece on the wire counts at least."""
 _LINK: Final = 512
@@ -57,6 +60,7 @@ class Intake:
         self._messages = Meter(rate / MESSAGE, now, most=_BURST)
         self._unawaited = Meter(rate / SHARE_UNAWAITED, now, most=rate / SHARE_UNAWAITED * SECONDS_UNAWAITED)
         self._vain = Meter(rate / SHARE_UNAWAITED, now)
+        self._pace = Meter(_PACE, now, most=_TOGETHER)
         self.bound(rate)
 
     def bound(self, rate: int) -> None:
@@ -79,6 +83,8 @@ class Intake:
     def message(self, mark: int, size: int, *, line: bool = False) -> None:
         """A message of this kind, that is no answer. `line`: it is one of a log."""
         self._draw(self._messages, 1)
+        if mark in _VAIN:
+            self._slow(self._pace, 1)
         if line:
             self._count_unawaited(size + UNAWAITED)
         elif mark in _VAIN:

@@ -4,7 +4,11 @@ Whoever keeps a core busy for a while loses nothing by waiting a moment longer, 
 counts is CPU time as seen from outside. Whoever gives way and gets next to nothing is let on now and then: there may be
 more to do than cores for hours. Who gives way goes first again when it has been seen to rest, and before that for one
 call: calls can come without end, and each begins with work that was not seen yet. Who has a core because it answers so
-much does not compute. Time, CPU and the way to give way come in as functions.
+much does not compute.
+
+Who gives way stays on the core where it is, as long as it has half of what it wants there. Each time the kernel moved
+it to another one, it would owe it a turn there, though a small one; and a turn lasts until the next tick, which whoever
+wakes up meanwhile has to wait for. Time, CPU and the ways to give way and to stay come in as functions.
 """
 
 from __future__ import annotations
@@ -25,6 +29,10 @@ BRIEF: Final = 0.001
 """Seconds that it may want of a core for each call that it has answered, however many those are."""
 _STARVED: Final = 0.1
 """Part of a window that who gives way is to have of a core at least, or it is let on in the next one."""
+_CROWDED: Final = 0.5
+"""Part of what it wants that who stays on its core is to have there, or it may go where there is more."""
+_SEVERAL: Final = 1.2
+"""Cores that only several threads can have used: those are not to share one."""
 
 
 class CallAt(Protocol):
@@ -35,10 +43,11 @@ class CallAt(Protocol):
 
 
 class Precedence:
-    """That of one process. `busy` says whether a call is going on in it; `rank` is told each change. `on_look` sees
-    to what else is to be looked at while it is at work. `cpu` counts the time for which it wanted a core, and `spent`
-    only that for which it had one; `waits` says whether it wants one now, in a wait that is counted when it is over.
-    `soon` is how long it is looked at first; as long as a window, where it is to be sure."""
+    """That of one process. `busy` says whether a call is going on in it; `rank` is told each change, and `stay` each
+    time whether it is to stay on its core. `on_look` sees to what else is to be looked at while it is at work. `cpu`
+    counts the time for which it wanted a core, and `spent` only that for which it had one; `waits` says whether it
+    wants one now, in a wait that is counted when it is over. `soon` is how long it is looked at first; as long as a
+    window, where it is to be sure."""
 
     def __init__(
         self,
@@ -51,11 +60,13 @@ class Precedence:
         on_look: Callable[[], None] = lambda: None,
         spent: Callable[[], float] | None = None,
         waits: Callable[[], bool] = lambda: False,
+        stay: Callable[[bool], None] = lambda _: None,
         soon: float = SOON,
     ) -> None:
         self._cpu, self._now, self._call_at, self._busy, self._tell = cpu, now, call_at, busy, rank
         self._on_look = on_look
         self._spent, self._waits, self._soon = spent or cpu, waits, soon
+        self._tell_to_stay, self._stays = stay, False
         self._since = self._used = self._had = 0.0
         self._rank = Rank.FIRST
         self._computes = False
@@ -116,6 +127,7 @@ class Precedence:
         passed, had, busy = self._now() - self._since, self._spent() - self._had, self._busy()
         if had > passed / 2 and had > self._answers * BRIEF:
             self._decide(Rank.BEHIND)
+            self._stay(had < passed * _SEVERAL)
             self._look_later(WINDOW)
         elif busy or self._let_on or self._rank is not Rank.FIRST or self._waits():
             self._look_later(self._soon)
@@ -147,6 +159,7 @@ class Precedence:
         self._let_on &= behind
         starved = self._rank is Rank.BEHIND and had < passed * _STARVED
         self._decide((Rank.LITTLE if starved else Rank.BEHIND) if behind else Rank.FIRST)
+        self._stay(self._rank is Rank.BEHIND and wanted * _CROWDED <= had < passed * _SEVERAL)
         if passed > WINDOW / 2:  # sooner, it may only have begun, and another process would do no more than the same
             self._computes = computes and had > passed / 2
         if computes or busy:
@@ -164,3 +177,10 @@ class Precedence:
         if rank is not self._rank:
             self._rank = rank
             self._tell(rank)
+            if rank is not Rank.BEHIND:
+                self._stay(False)
+
+    def _stay(self, stays: bool) -> None:
+        if stays is not self._stays:
+            self._stays = stays
+            self._tell_to_stay(stays)

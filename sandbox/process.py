@@ -34,6 +34,8 @@ _GIVES_WAY: Final = 10
 
 _ASLEEP: Final = 0.0005
 """Seconds of CPU that a process with many threads uses before they are all looked at again: it may have them sleep."""
+_CORE: Final = 36
+"""Which word of its `stat`, after its name, is the core that it is on."""
 _NICE_FOR_ALL: Final = 20
 """From which limit on everybody may have a nice value of 0 again; below 0 there is none."""
 
@@ -80,6 +82,7 @@ class Process:
         self._waits: dict[str, int] = {}
         self._waited = 0
         self._waits_at = 0.0
+        self._cores: set[int] = set()  # it may use, when it is not told to stay on one
 
     def kill(self) -> None:
         """End it now. Harmless when it has ended, or is closed."""
@@ -98,6 +101,19 @@ class Process:
                 os.setpriority(os.PRIO_PGRP, self.pid, nice)
             with contextlib.suppress(OSError):  # where each session has its share, the session has to give way too
                 kernel.write(f"/proc/{self.pid}/autogroup", b"%d" % nice)
+
+    def stay(self, stays: bool) -> None:
+        """Keep all its threads on the core where the first one is, and those that it makes; or let them go where there
+        is room again."""
+        if not self.alive():  # see `rank`
+            return
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            if not self._cores:
+                self._cores = os.sched_getaffinity(self.pid)
+            core = int(kernel.read(f"/proc/{self.pid}/stat").rpartition(b") ")[2].split()[_CORE])
+            for thread in self._threads():
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(int(thread), {core} if stays else self._cores)
 
     @staticmethod
     def may_rise() -> bool:

@@ -125,6 +125,7 @@ class Sandbox:
             rank=process.rank if share is None else share.rank,
             spent=cpu_seconds,
             waits=process.waits,
+            stay=process.stay,
             soon=SOON if reversible else WINDOW,  # a first import takes so long, and it would be for good
             on_look=self._count,
         )

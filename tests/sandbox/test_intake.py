@@ -65,6 +65,19 @@ def test_messages_are_taken_at_a_rate_and_as_many_at_once_as_may_wait_for_an_ans
     assert sender.held == [pytest.approx(MESSAGE / RATE)]
 
 
+@pytest.mark.parametrize("kind", [Note, Cancel])
+def test_a_burst_of_what_nobody_waits_for_is_taken_at_a_pace(kind: type[Message]) -> None:
+    """However many may come at once, the host has most of its time for the others; and nobody is ended for it."""
+    sender = Sender()
+    sender.say(kind, 32)
+    assert sender.now == 0.0
+    sender.say(kind, 400)
+    assert sender.now == pytest.approx(400 / 16_000)
+    sender.now += 1
+    sender.say(kind, 32)
+    assert (sender.held, sender.ended) == ([], [])
+
+
 def test_calls_and_what_is_let_go_of_are_slowed_down_and_nothing_worse() -> None:
     """However long it goes on: no more of them than may be in flight wait, and what is let go of has been granted."""
     sender = Sender()

@@ -25,6 +25,7 @@ class Machine:
         self.now = self.cpu = self.spent = 0.0
         self.calls = 0
         self.told: list[Rank] = []
+        self.stays: list[bool] = []
         self.waits = False
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.precedence = Precedence(
@@ -35,6 +36,7 @@ class Machine:
             rank=self.told.append,
             spent=lambda: self.spent,
             waits=lambda: self.waits,
+            stay=self.stays.append,
         )
 
     def call(self) -> None:
@@ -324,6 +326,50 @@ def test_who_gives_way_and_gets_a_part_goes_on_giving_way() -> None:
     assert machine.told == [BEHIND]
 
 
+def test_who_gives_way_stays_on_its_core_until_it_goes_first_again() -> None:
+    """Because it rests, is asked again, or is to end: each core that it came to would owe it a turn."""
+    over: list[Callable[[Machine], object]] = [
+        lambda machine: machine.pass_time(1, busy=0.0),
+        lambda machine: machine.call(),
+        lambda machine: machine.precedence.stop(),
+    ]
+    for end in over:
+        for first in (GLANCE / WINDOW, 1):
+            machine = Machine()
+            machine.call()
+            machine.pass_time(first, busy=1.0)
+            assert machine.stays == [True]
+            machine.pass_time(10, busy=1.0, had=0.6)
+            assert machine.stays == [True]
+            end(machine)
+            assert machine.stays == [True, False]
+
+
+def test_who_has_less_than_half_of_what_it_wants_may_go_where_there_is_more() -> None:
+    """And stays there, once it has that. Who is let on may go anywhere."""
+    for had in (0.4, 0.05):
+        machine = Machine()
+        machine.call()
+        machine.pass_time(GLANCE / WINDOW, busy=1.0)
+        machine.pass_time(4, busy=1.0, had=had)
+        assert machine.stays == [True, False]
+        machine.pass_time(1, busy=1.0)
+        assert machine.stays == [True, False, True]
+
+
+def test_threads_that_use_several_cores_are_not_to_share_one() -> None:
+    """Nor are those that would, if they had them."""
+    machine = Machine()
+    machine.call()
+    machine.pass_time(GLANCE / WINDOW, busy=2.0)
+    machine.pass_time(4, busy=2.0)
+    assert machine.stays == []
+    machine.pass_time(4, busy=1.0)
+    assert machine.stays == [True]
+    machine.pass_time(1, busy=4.0, had=0.25)
+    assert machine.stays == [True, False]
+
+
 SPIN = """
 import threading
 def spin():
@@ -379,6 +425,24 @@ async def test_the_next_sandbox_of_a_slot_is_behind_nobody(tenant: Any, until: U
     signal.pidfd_send_signal(tenant.sandbox._process._pidfd, signal.SIGKILL)
     await until(lambda: free)
     assert free == [True]
+
+
+async def test_a_sandbox_that_spins_stays_on_a_core_with_all_its_threads(tenant: Any, until: Until) -> None:
+    """Until it is called again: then it has those that it had."""
+    before = os.sched_getaffinity(0)
+
+    def cores() -> list[set[int]]:
+        threads = Path(f"/proc/{tenant.sandbox.pid}/task").iterdir()
+        return [os.sched_getaffinity(int(thread.name)) for thread in threads]
+
+    await rests(tenant.sandbox, until)
+    assert cores() == [before]
+    spinning = asyncio.ensure_future(tenant.do(SPIN))
+    await until(lambda: [len(each) for each in cores()] == [1, 1])
+    tenant.sandbox._precedence.begin()
+    assert cores() == [before, before]
+    spinning.cancel()
+    await tenant.sandbox.close("enough")
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may undo it")
