@@ -178,10 +178,10 @@ class Catalogue:
     def begun(self, number: int, before: int) -> list[Begun]:
         """Of which steps it is on record before this number that their first attempt of this run has begun."""
         return self._execute(
-            "SELECT type, name, count FROM changes WHERE instance = ?1 AND number < ?2 AND attempt = 1"
+            "SELECT type, name, count FROM changes WHERE instance = ? AND number < ? AND attempt = 1"
             " AND type IN ('began', 'undo began') AND number > coalesce((SELECT max(number) FROM changes"
-            " WHERE instance = ?1 AND number < ?2 AND type = 'queued'), 0)",
-            (number, before),
+            " WHERE instance = ? AND number < ? AND type = 'queued'), 0)",
+            (number, before, number, before),
         ).fetchall()
 
     def _summary(self, number: int) -> Summary:
