@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cloister.engine import Engine, promptness
+from cloister.engine import Engine, handover, promptness
 from cloister.engine.testing import VirtualClock
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from cloister.engine.handover import Handover
+
 OpenEngine = Callable[..., Engine]
+Rests = Callable[["Handover[Any]"], Awaitable[None]]
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -53,3 +57,33 @@ def hands(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> st
     """Who makes the commits of little: the thread, as on a slow disk, or the loop itself, as on a prompt one."""
     monkeypatch.setattr(promptness, "PROOF", {"thread": 1 << 30, "loop": -(1 << 30)}[request.param])
     return str(request.param)
+
+
+class Bell(SimpleQueue[None]):
+    """Tells whether somebody listens to it."""
+
+    listened_to = False
+
+    def get(self, block: bool = True, timeout: float | None = None) -> None:
+        self.listened_to = True
+        return super().get(block, timeout)
+
+    def put(self, item: None, block: bool = True, timeout: float | None = None) -> None:
+        self.listened_to = False
+        super().put(item, block, timeout)
+
+
+@pytest.fixture
+def rests(monkeypatch: pytest.MonkeyPatch) -> Rests:
+    """Wait until the thread at the end of a way sleeps and all that it told was heard: what comes next is the loop's to
+    do or to wake it for. A thread that is on its way to sleep, as it long may be on a busy machine, would take it.
+    """
+    monkeypatch.setattr(handover, "SimpleQueue", Bell)
+
+    async def wait(way: Handover[Any]) -> None:
+        bell = way._bell
+        assert isinstance(bell, Bell)
+        while way._told or not bell.listened_to:  # noqa: ASYNC110 - with each turn of the loop it may be so
+            await asyncio.sleep(0)
+
+    return wait

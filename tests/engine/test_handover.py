@@ -8,15 +8,20 @@ import time
 from collections import deque
 from contextlib import asynccontextmanager
 from queue import SimpleQueue
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cloister.engine import handover
 from cloister.engine.handover import Handover
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     import pytest
+
+    Rests = Callable[[Handover[Any]], Awaitable[None]]
+
+PATIENCE: Final = 200
+"""Seconds after which a thread that waits for the other has waited in vain."""
 
 
 @asynccontextmanager
@@ -58,19 +63,23 @@ async def test_everything_comes_back_once_and_in_order() -> None:
         assert await until(came, 2000) == list(range(2000))
 
 
-async def test_what_is_put_at_once_is_taken_together_up_to_a_bound() -> None:
+async def test_what_is_put_at_once_is_taken_together_up_to_a_bound(rests: Rests) -> None:
     """The thread is woken when the loop has put all it had to put."""
     async with echo() as (way, came):
+        await rests(way)
         for number in range(5):
             way.put(number)
         await until(came, 5)
         assert came == [[0, 1, 2], [3, 4]]
 
 
-async def test_the_unhurried_goes_with_what_comes_next_and_before_it(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_unhurried_goes_with_what_comes_next_and_before_it(
+    rests: Rests, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It costs the thread no awakening of its own."""
     monkeypatch.setattr(handover, "UNHURRIED_SECONDS", 3600)
     async with echo() as (way, came):
+        await rests(way)
         way.put_unhurried(1)
         await asyncio.sleep(0.01)
         assert came == []
@@ -92,7 +101,7 @@ async def test_the_unhurried_goes_by_itself_before_long_or_when_it_is_wanted(mon
     assert await until(came, 3) == [1, 2, 3]
 
 
-async def test_what_is_done_here_wakes_nobody() -> None:
+async def test_what_is_done_here_wakes_nobody(rests: Rests) -> None:
     """The thread is woken for the rest."""
     here: list[int] = []
 
@@ -104,8 +113,7 @@ async def test_what_is_done_here_wakes_nobody() -> None:
 
     async with echo(odd) as (way, came):
         for number in (1, 3, 2, 5, 7):
-            while way._told or not way._asleep:  # noqa: ASYNC110 - nobody says when it is
-                await asyncio.sleep(0)
+            await rests(way)
             way.put(number)
             await asyncio.sleep(0)
         assert await until(came, 1) == [2]
@@ -145,7 +153,7 @@ async def test_the_thread_does_not_take_what_is_being_done_here() -> None:
         def __bool__(self) -> bool:
             if threading.current_thread() is not threading.main_thread() and ways[0]._asleep and not looking.is_set():
                 looking.set()
-                assert doing.wait(10)
+                assert doing.wait(PATIENCE)
             return len(self) > 0
 
     class Bell(SimpleQueue[None]):
@@ -159,12 +167,12 @@ async def test_the_thread_does_not_take_what_is_being_done_here() -> None:
 
     def do() -> bool:
         doing.set()
-        resting.wait(10)
+        resting.wait(PATIENCE)
         here.append(ways[0].take(3))
         return True
 
     async with echo(do, so) as (way, came):
-        assert await asyncio.to_thread(looking.wait, 10)
+        assert await asyncio.to_thread(looking.wait, PATIENCE)
         for number in (1, 2):
             way.put(number)
             way.hurry()

@@ -8,7 +8,7 @@ import sys
 import time
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -16,6 +16,7 @@ from cloister.engine import EngineClosed, InstanceAlreadyExists, InstanceNotFoun
 from cloister.engine import promptness as promptness_module
 from cloister.engine.database import CHECKPOINT_PAGES, connect
 from cloister.engine.errors import RunOver
+from cloister.engine.handover import Handover
 from cloister.engine.options import Creation
 from cloister.engine.promptness import PROMPT, PROOF, Promptness
 from cloister.engine.records import Address, Status
@@ -29,6 +30,8 @@ from cloister.engine.writer import Writer
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
+
+    Rests = Callable[[Handover[Any]], Awaitable[None]]
 
 pytestmark = pytest.mark.usefixtures("hands")
 
@@ -122,25 +125,30 @@ async def test_closing_commits_what_was_submitted_and_takes_no_more(path: Path) 
         await create(writer, "too late")
 
 
-async def test_a_prompt_disk_is_waited_for_in_the_loop_and_a_late_one_is_not(path: Path, hands: str) -> None:
+async def test_a_prompt_disk_is_waited_for_in_the_loop_and_a_late_one_is_not(
+    path: Path, hands: str, rests: Rests
+) -> None:
     """Whoever does it, the order and the answers are the same."""
     async with open_writer(path) as writer:
         for n in range(5):
+            await rests(writer._handover)
             await create(writer, f"i{n}")
         assert writer.commits_here == {"thread": 0, "loop": 5}[hands]
         assert writer.commits == writer.operations == 6
 
 
-async def test_what_may_take_long_is_never_done_in_the_loop(path: Path) -> None:
+async def test_what_may_take_long_is_never_done_in_the_loop(path: Path, rests: Rests) -> None:
     """Neither a verb that may, nor many of those that do not, nor what queues behind one that may."""
     async with open_writer(path) as writer:
         before = writer.commits_here
+        await rests(writer._handover)
         await asyncio.gather(writer.submit(recover, "w", 0), create(writer, "a"))
+        await rests(writer._handover)
         await asyncio.gather(*(create(writer, f"i{n}") for n in range(5)))
         assert writer.commits_here == before
 
 
-async def test_what_is_brief_by_itself_is_not_where_there_is_much_of_something(path: Path) -> None:
+async def test_what_is_brief_by_itself_is_not_where_there_is_much_of_something(path: Path, rests: Rests) -> None:
     """Large params; the first count of what is queued; an end with which children, events or their ids go."""
     event = b"\xc0"
     async with open_writer(path) as writer:
@@ -152,27 +160,32 @@ async def test_what_is_brief_by_itself_is_not_where_there_is_much_of_something(p
         assert store is not None
         store.bounds["w"] = Bounds(10, 10)
         before = writer.commits_here
+        await rests(writer._handover)
         await writer.submit(instances.create, "w", "", Creation("d", bytes(BRIEF_BYTES + 1)), 0, True)
+        await rests(writer._handover)
         await create(writer, "e")
         for number, childless in ((a, True), (b, True), (c, False)):
+            await rests(writer._handover)
             await writer.submit(ending.finish, number, Status.COMPLETE, event, None, 0, childless)
         assert writer.commits_here == before
 
 
-async def test_the_rest_of_it_is_brief(path: Path, hands: str) -> None:
+async def test_the_rest_of_it_is_brief(path: Path, hands: str, rests: Rests) -> None:
     """What is queued was counted, and nobody has sent the instance anything."""
     async with open_writer(path) as writer:
         assert writer._store is not None
         writer._store.bounds["w"] = Bounds(10, 10)
         await create(writer, "a")
         before = writer.commits_here
+        await rests(writer._handover)
         number = await create(writer, "b")
+        await rests(writer._handover)
         await writer.submit(ending.finish, number, Status.COMPLETE, b"\xc0", None, 0, True)
         assert writer.commits_here == before + {"thread": 0, "loop": 2}[hands]
 
 
 async def test_what_takes_the_loop_long_is_late_whatever_it_waited_for(
-    path: Path, hands: str, monkeypatch: pytest.MonkeyPatch
+    path: Path, hands: str, rests: Rests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The disk may have been prompt: what it wrote had to be found first."""
     told: list[float] = []
@@ -186,6 +199,7 @@ async def test_what_takes_the_loop_long_is_late_whatever_it_waited_for(
 
     async with open_writer(path) as writer:
         number = await create(writer, "a")
+        await rests(writer._handover)
         clock = SimpleNamespace(perf_counter=lambda: now, monotonic=time.monotonic, sleep=time.sleep)
         monkeypatch.setattr("cloister.engine.writer.time", clock)
         monkeypatch.setattr("cloister.engine.store.brief._BRIEF", {slow})
@@ -195,7 +209,7 @@ async def test_what_takes_the_loop_long_is_late_whatever_it_waited_for(
 
 
 async def test_a_transaction_that_fails_as_it_begins_leaves_nothing_behind(
-    path: Path, hands: str, monkeypatch: pytest.MonkeyPatch
+    path: Path, hands: str, rests: Rests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It had begun to count for quotas. The loop leaves it to the thread, and whoever waits for that is told why."""
     real, faults = usage.begin, 1
@@ -217,6 +231,7 @@ async def test_a_transaction_that_fails_as_it_begins_leaves_nothing_behind(
         await create(writer, "a")
         quotas["w"] = 10_000
         monkeypatch.setattr(usage, "begin", begin)
+        await rests(writer._handover)
         if hands == "thread":
             with pytest.raises(StorageError, match="disk is full"):
                 await create(writer, "b")
@@ -231,9 +246,13 @@ async def test_a_transaction_that_fails_as_it_begins_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("hands", ["loop"], indirect=True)
-async def test_the_loop_does_not_wait_for_a_file_that_another_program_has(path: Path, hands: str) -> None:
+async def test_the_loop_does_not_wait_for_a_file_that_another_program_has(
+    path: Path, hands: str, rests: Rests, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The thread does, and the loop goes on meanwhile."""
+    monkeypatch.setattr("cloister.engine.writer.PATIENCE_SECONDS", 200.0)
     async with open_writer(path) as writer:
+        await rests(writer._handover)
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         waiting = asyncio.ensure_future(create(writer, "a"))
@@ -244,6 +263,7 @@ async def test_the_loop_does_not_wait_for_a_file_that_another_program_has(path: 
         other.close()
         await waiting
         assert writer.commits_here == 0
+        await rests(writer._handover)
         await create(writer, "b")
         assert writer.commits_here == 1
 
@@ -257,13 +277,14 @@ def log_of(path: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("hands", ["loop"], indirect=True)
 async def test_no_commit_that_the_loop_makes_shortens_the_log(
-    path: Path, hands: str, monkeypatch: pytest.MonkeyPatch
+    path: Path, hands: str, rests: Rests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long the thread has left it; and the thread does, before long."""
     monkeypatch.setattr("cloister.engine.writer.TIDY_COMMITS", 60)
     async with open_writer(path) as writer:
 
         async def write(size: int, name: str) -> None:
+            await rests(writer._handover)
             await writer.submit(instances.create, "w", "", Creation(name, b"x" * size), 0, True)
 
         while (before := log_of(path))[0] < CHECKPOINT_PAGES - 40:
@@ -282,7 +303,9 @@ async def test_no_commit_that_the_loop_makes_shortens_the_log(
 
 
 @pytest.mark.parametrize("hands", ["loop"], indirect=True)
-async def test_what_stops_the_host_reaches_it(path: Path, hands: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_stops_the_host_reaches_it(
+    path: Path, hands: str, rests: Rests, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """An interrupt that hits the loop while it commits is the host's, and who waited is told all the same."""
 
     def stop(store: Store) -> None:
@@ -291,6 +314,7 @@ async def test_what_stops_the_host_reaches_it(path: Path, hands: str, monkeypatc
     async with open_writer(path) as writer:
         with monkeypatch.context() as patch:
             patch.setattr(Store, "commit", stop)
+            await rests(writer._handover)
             waiting = create(writer, "a")
             with pytest.raises(KeyboardInterrupt):
                 writer._handover.hurry()
