@@ -41,7 +41,7 @@ class Project:
 def read(folder: Path, main: str | None) -> Project:
     """What a folder says. `CannotBundle` if there is no main module, or a file that cannot be read."""
     if not folder.is_dir():
-        raise CannotBundle(f"{folder} is no folder")
+        raise CannotBundle(f"{folder} is no folder: name the one that the program lies in, or a wheel")
     config = _config(folder)
     flags = config.get("compatibility_flags", ())
     return Project(

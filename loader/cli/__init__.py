@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import importlib.metadata
 import json
+import os
 import sys
 
 from cloister.loader import doctor
@@ -15,6 +17,7 @@ from . import bundles, db, instances
 def main() -> None:
     """Run a command; the exit code says how it went."""
     parser = argparse.ArgumentParser(prog="cloister", description="Other people's code, safely and durably.")
+    parser.add_argument("--version", action="version", version=f"cloister {importlib.metadata.version('cloister')}")
     commands = parser.add_subparsers(dest="command", required=True)
     examine = commands.add_parser(
         "doctor", help="which layers of confinement this machine gives, and how to get others"
@@ -24,20 +27,29 @@ def main() -> None:
     db.arguments(commands.add_parser("db", help="look at a database, make it small, copy it, take an instance out"))
     instances.arguments(commands.add_parser("instances", help="list, describe and steer the instances of a database"))
     bundles.arguments(commands)
-    arguments = parser.parse_args()
-    if arguments.command == "demo":
-        from cloister.loader.demo.__main__ import main as demo
+    given = parser.parse_args()
+    match given.command:
+        case "demo":
+            from cloister.loader.demo.__main__ import main as demo
 
-        demo()
-    if arguments.command in {"bundle", "check"}:
-        sys.exit(bundles.run(arguments))
-    if arguments.command == "db":
-        sys.exit(db.run(arguments))
-    if arguments.command == "instances":
-        sys.exit(instances.run(arguments))
+            sys.exit(demo())
+        case "bundle" | "check":
+            sys.exit(bundles.run(given))
+        case "db":
+            sys.exit(db.run(given))
+        case "instances":
+            sys.exit(instances.run(given))
+    sys.exit(_doctor(as_json=given.json))
+
+
+def _doctor(*, as_json: bool) -> int:
     found = asyncio.run(doctor.examine())
-    if arguments.json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
-    else:
-        doctor.show(found)
-    sys.exit(0 if found["runs"] else 1)
+    try:
+        if as_json:
+            print(json.dumps(found, indent=2, ensure_ascii=False))
+        else:
+            doctor.show(found)
+        sys.stdout.flush()
+    except (BrokenPipeError, SystemExit):  # whoever reads has enough; a console of rich's says so by an exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0 if found["runs"] else 1

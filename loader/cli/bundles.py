@@ -20,16 +20,12 @@ def arguments(commands: Any) -> None:
     bundle.add_argument("path", type=Path, help="a folder, or a wheel")
     bundle.add_argument("-o", "--output", type=Path, help="where to write it; without it, it is only looked at")
     bundle.add_argument("--main", help="the main module, if it cannot be told from the folder")
-    bundle.add_argument(
-        "--preload", default="", help="modules that the host's runtime profile has, with commas between"
-    )
+    bundle.add_argument("--preload", default="", help=_PRELOAD)
     bundle.add_argument("--no-resolve", action="store_true", help="take the files as they are, and no packages")
     bundle.add_argument("--index-url", help="where packages are looked up")
     looked = commands.add_parser("check", help="say what of a program would not run")
     looked.add_argument("path", type=Path, help="a file, or a folder")
-    looked.add_argument(
-        "--preload", default="", help="modules that the host's runtime profile has, with commas between"
-    )
+    looked.add_argument("--preload", default="", help=_PRELOAD)
 
 
 def run(given: argparse.Namespace) -> int:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import json
+import os
 import shlex
 import sqlite3
 import subprocess
@@ -159,3 +161,29 @@ def test_a_folder_that_cannot_be_written_is_named(path: Path) -> None:
         path.parent.chmod(0o755)
     assert (done.returncode, done.stdout) == (1, "")
     assert "its folder writable" in done.stderr
+
+
+@pytest.mark.parametrize("more", [[], ["--json"]])
+def test_whoever_has_read_enough_of_the_doctor_hears_no_complaint(
+    more: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in `cloister doctor | head -1`: the exit code is about the machine, not about the pipe."""
+    told, said = os.pipe()
+    os.close(told)
+    with contextlib.suppress(BrokenPipeError), os.fdopen(said, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert command(monkeypatch, "doctor", *more) == 0
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("code", [0, 130])
+def test_the_demo_ends_with_its_own_exit_code(code: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing else is done after it."""
+    monkeypatch.setattr("cloister.loader.demo.__main__.main", lambda: code)
+    assert command(monkeypatch, "demo") == code
+
+
+def test_the_version_is_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """That of the package that is installed."""
+    assert command(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"cloister {importlib.metadata.version('cloister')}\n"
