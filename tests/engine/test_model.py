@@ -11,7 +11,7 @@ import contextlib
 import shutil
 import sqlite3
 import tempfile
-import time
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
@@ -470,6 +470,14 @@ def no_fence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LiveJournal, "_check_open", lambda self: None)
 
 
+def after(turns: int, loop: asyncio.AbstractEventLoop, call: Callable[[], None]) -> None:
+    """Call this when so many turns of the loop have passed."""
+    if turns:
+        loop.call_soon(after, turns - 1, loop, call)
+    else:
+        call()
+
+
 def early_acknowledgement(monkeypatch: pytest.MonkeyPatch) -> None:
     def work(self: Writer) -> None:
         self._store = self._open_store()
@@ -485,7 +493,9 @@ def early_acknowledgement(monkeypatch: pytest.MonkeyPatch) -> None:
                     results.append(refusal)
                 store.related(len(results))
             self._handover.tell(self._acknowledge, batch, results, store.news())
-            time.sleep(0.01)
+            heard = threading.Event()
+            self._handover.tell(after, 20, self._loop, heard.set)
+            heard.wait()
             store.commit()
         self._store.close()
         self._handover.tell(lambda: self._ended.set_result(None))
