@@ -33,6 +33,9 @@ _CROWDED: Final = 0.5
 """Part of what it wants that who stays on its core is to have there, or it may go where there is more."""
 _SEVERAL: Final = 1.2
 """Cores that only several threads can have used: those are not to share one."""
+_TRIED: Final = 10
+"""Windows after which several that do share one, where each wants it in turn, are let go for one, to see what they use:
+those that run Python have to wait for each other anywhere."""
 
 
 class CallAt(Protocol):
@@ -67,6 +70,7 @@ class Precedence:
         self._on_look = on_look
         self._spent, self._waits, self._soon = spent or cpu, waits, soon
         self._tell_to_stay, self._stays = stay, False
+        self._shared = 0  # windows for which several threads have wanted the core that they stay on
         self._since = self._used = self._had = 0.0
         self._rank = Rank.FIRST
         self._computes = False
@@ -159,7 +163,9 @@ class Precedence:
         self._let_on &= behind
         starved = self._rank is Rank.BEHIND and had < passed * _STARVED
         self._decide((Rank.LITTLE if starved else Rank.BEHIND) if behind else Rank.FIRST)
-        self._stay(self._rank is Rank.BEHIND and wanted * _CROWDED <= had < passed * _SEVERAL)
+        self._shared = self._shared + 1 if self._stays and wanted >= passed * _SEVERAL else 0
+        enough = wanted * _CROWDED <= had < passed * _SEVERAL and self._shared < _TRIED
+        self._stay(self._rank is Rank.BEHIND and enough)
         if passed > WINDOW / 2:  # sooner, it may only have begun, and another process would do no more than the same
             self._computes = computes and had > passed / 2
         if computes or busy:

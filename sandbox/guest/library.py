@@ -80,6 +80,7 @@ def preload() -> None:
         except ImportError:
             continue  # this build of Python does not have it, so neither will the guest
     _forget_the_host()
+    _count_the_cores()
     _write_in_pieces()
     sqlite.keep_apart()
 
@@ -102,6 +103,24 @@ def _forget_the_host() -> None:
         return limits.own_memory() // mmap.PAGESIZE if name in pages["SC_PHYS_PAGES"] else of_machine(name)
 
     os.sysconf = sysconf
+
+
+def _count_the_cores() -> None:
+    """Before the host keeps a process that computes on one of them for a while: asked then, the system would say one,
+    and who has threads for each core would have one for good."""
+    cores, of_process, of_machine = os.sched_getaffinity(0), os.sched_getaffinity, os.sysconf
+    known = [each for name in ("SC_NPROCESSORS_CONF", "SC_NPROCESSORS_ONLN") for each in (name, os.sysconf_names[name])]
+
+    @functools.wraps(of_process)
+    def sched_getaffinity(pid: int, /) -> set[int]:
+        return of_process(pid) if pid else set(cores)
+
+    @functools.wraps(of_machine)
+    def sysconf(name: str | int, /) -> int:
+        return len(cores) if name in known else of_machine(name)
+
+    os.sched_getaffinity, os.sysconf = sched_getaffinity, sysconf
+    os.cpu_count = functools.wraps(os.cpu_count)(lambda: len(cores))
 
 
 def _write_in_pieces() -> None:

@@ -370,6 +370,22 @@ def test_threads_that_use_several_cores_are_not_to_share_one() -> None:
     assert machine.stays == [True, False]
 
 
+def test_threads_that_share_a_core_and_want_more_are_let_go_now_and_then() -> None:
+    """Whether they would use more, or have to wait for each other anyway, shows only where they have room."""
+    machine = Machine()
+    machine.call()
+    machine.pass_time(GLANCE / WINDOW, busy=1.0)
+    assert machine.stays == [True]
+    machine.pass_time(9, busy=1.6, had=1 / 1.6)
+    assert machine.stays == [True]
+    machine.pass_time(1, busy=1.6, had=1 / 1.6)
+    assert machine.stays == [True, False]
+    machine.pass_time(20, busy=1.6)
+    assert machine.stays == [True, False]
+    machine.pass_time(1, busy=1.0)
+    assert machine.stays == [True, False, True]
+
+
 SPIN = """
 import threading
 def spin():
@@ -428,21 +444,50 @@ async def test_the_next_sandbox_of_a_slot_is_behind_nobody(tenant: Any, until: U
 
 
 async def test_a_sandbox_that_spins_stays_on_a_core_with_all_its_threads(tenant: Any, until: Until) -> None:
-    """Until it is called again: then it has those that it had."""
+    """Until it is called again: then it has those that it had. When it is told to is the machine's business."""
     before = os.sched_getaffinity(0)
 
     def cores() -> list[set[int]]:
         threads = Path(f"/proc/{tenant.sandbox.pid}/task").iterdir()
         return [os.sched_getaffinity(int(thread.name)) for thread in threads]
 
+    precedence = tenant.sandbox._precedence
     await rests(tenant.sandbox, until)
     assert cores() == [before]
     spinning = asyncio.ensure_future(tenant.do(SPIN))
-    await until(lambda: [len(each) for each in cores()] == [1, 1])
-    tenant.sandbox._precedence.begin()
+    await until(lambda: len(cores()) == 2)
+    precedence._decide(BEHIND)
+    precedence._stay(True)
+    one, other = cores()
+    assert one == other
+    assert len(one) == 1
+    precedence.begin()
     assert cores() == [before, before]
     spinning.cancel()
     await tenant.sandbox.close("enough")
+
+
+CORES = """
+import concurrent.futures, multiprocessing, os
+def main():
+    of_process = getattr(os, "process_cpu_count", os.cpu_count)()
+    of_machine = [os.sysconf(name) for name in ("SC_NPROCESSORS_ONLN", os.sysconf_names["SC_NPROCESSORS_CONF"])]
+    workers = concurrent.futures.ThreadPoolExecutor()._max_workers
+    cores = sorted(os.sched_getaffinity(0))
+    return [os.cpu_count(), of_process, multiprocessing.cpu_count(), *of_machine, workers, cores]
+"""
+
+
+async def test_who_stays_on_a_core_counts_as_many_as_before(tenant: Any, until: Until) -> None:
+    """Or whoever has threads for each would have one for good."""
+    await rests(tenant.sandbox, until)
+    cores = sorted(os.sched_getaffinity(0))
+    expected = [len(cores)] * 5 + [min(32, len(cores) + 4), cores]
+    tenant.sandbox._process.stay(True)
+    assert len(os.sched_getaffinity(tenant.sandbox.pid)) == 1
+    assert await tenant.do(CORES) == expected
+    tenant.sandbox._process.stay(False)
+    assert await tenant.do(CORES) == expected
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may undo it")
