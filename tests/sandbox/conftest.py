@@ -60,10 +60,12 @@ class Tenant:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """An async test runs on the loop of the session, and fails if something raises where nobody listens."""
+    """An async test runs on the loop of the session, or on one apart, and fails if something raises where nobody
+    listens."""
     if not inspect.iscoroutinefunction(pyfuncitem.obj):
         return None
-    runner: asyncio.Runner = pyfuncitem._request.getfixturevalue("runner")
+    which = "apart" if "apart" in pyfuncitem.fixturenames else "runner"
+    runner: asyncio.Runner = pyfuncitem._request.getfixturevalue(which)
     wanted = pyfuncitem._fixtureinfo.argnames
     unheard: list[dict[str, Any]] = []
     runner.get_loop().set_exception_handler(lambda _, context: unheard.append(context))
@@ -75,6 +77,13 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
 @pytest.fixture(scope="session")
 def runner() -> Iterator[asyncio.Runner]:
     """The loop that all tests of this folder run on."""
+    with asyncio.Runner() as runner:
+        yield runner
+
+
+@pytest.fixture
+def apart() -> Iterator[asyncio.Runner]:
+    """A loop for one test, which counts what this process holds: on that of all, spares would come and go meanwhile."""
     with asyncio.Runner() as runner:
         yield runner
 

@@ -88,6 +88,7 @@ async def test_one_that_is_rung_may_take_another_down(until: Any) -> None:
     assert len(heard) == 1
 
 
+@pytest.mark.usefixtures("apart")
 async def test_where_no_more_can_be_watched_there_is_no_bell_and_the_next_is_heard(
     folder: Path, until: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:

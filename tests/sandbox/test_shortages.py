@@ -60,6 +60,7 @@ async def test_a_host_without_descriptors_leaves_no_child_behind(
         assert (await spawner.take()).number <= 5
 
 
+@pytest.mark.usefixtures("apart")
 async def test_a_child_that_cannot_be_looked_at_is_ended(
     open_spawner: OpenSpawner, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:

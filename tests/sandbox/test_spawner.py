@@ -47,6 +47,7 @@ async def answer(sandbox: Sandbox, result: object = 1) -> None:
     assert sandbox.decode(await sandbox.call("invoke", [None, "get", [result], {}, None])) == result
 
 
+@pytest.mark.usefixtures("apart")
 @pytest.mark.parametrize("rotate_after", [None, 7])
 async def test_nothing_is_left(
     open_spawner: OpenSpawner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, rotate_after: int | None
@@ -68,7 +69,7 @@ async def test_nothing_is_left(
     await once()
     before = in_use(tmp_path)
     await once()
-    for what, left in in_use(tmp_path).items():  # spares of another spawner may have gone meanwhile
+    for what, left in in_use(tmp_path).items():
         assert not left - before[what] if isinstance(left, set) else left <= before[what], what
     assert before["sockets"] == set()
 
