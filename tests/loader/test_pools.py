@@ -188,16 +188,18 @@ async def test_the_code_of_a_pool_is_asked_for_once(code: Code) -> None:
 async def test_what_is_idle_for_a_while_ends_but_for_one(code: Code) -> None:
     """The oldest stays, which is the one that is used when there is little to do."""
     loader, entrypoint = house(code, calls_per_sandbox=1, sandboxes_per_tenant=3, idle_s=30.0)
+    time = asyncio.get_running_loop().time
     async with loader:
         events = loader.subscribe()
         gate = Gate()
         waiting = [asyncio.ensure_future(entrypoint("t").hold(gate)) for _ in range(3)]
         await gate._arrivals(3)
+        before = time()
         await gate._let_through()
         await asyncio.gather(*waiting)
-        now = asyncio.get_running_loop().time()
-        loader._upkeep.look(now + 29)
+        loader._upkeep.look(before + 29)
         assert len(users(loader, "t")) == 3
+        now = time()
         loader._upkeep.look(now + 31)
         assert users(loader, "t") == [0]
         assert await entrypoint("t").count() == 2
@@ -254,7 +256,7 @@ async def test_a_sandbox_that_dies_takes_only_its_own_calls_with_it(code: Code, 
 
 async def test_what_is_used_least_recently_leaves_when_memory_is_short(code: Code) -> None:
     """By what was measured: one that has grown makes room for others by leaving, if nobody uses it."""
-    loader, entrypoint = house(code, memory_bytes=128 << 20)
+    loader, entrypoint = house(code, memory_bytes=128 << 20, look_every_s=LONG)
     async with loader:
         for name in ("a", "b", "c"):
             await entrypoint(name).grow(36)
@@ -269,7 +271,7 @@ async def test_what_is_used_least_recently_leaves_when_memory_is_short(code: Cod
 
 async def test_nothing_in_use_leaves_for_want_of_memory_and_nothing_more_is_booted(code: Code) -> None:
     """Whoever comes waits, and is told which number it is that is too small."""
-    loader, entrypoint = house(code, memory_bytes=64 << 20, admission_timeout=0.05)
+    loader, entrypoint = house(code, memory_bytes=64 << 20, admission_timeout=0.05, look_every_s=LONG)
     async with loader:
         gate = Gate()
         await entrypoint("a").grow(70)
@@ -286,7 +288,8 @@ async def test_nothing_in_use_leaves_for_want_of_memory_and_nothing_more_is_boot
 
 async def test_a_tenant_beyond_its_own_memory_is_ended_and_told_so(code: Code) -> None:
     """What is idle first, and then what is in use, whose calls are told; the others' are not touched."""
-    loader, entrypoint = house(code, calls_per_sandbox=1, sandboxes_per_tenant=2, quota=Quota(memory_bytes=48 << 20))
+    quota = Quota(memory_bytes=48 << 20)
+    loader, entrypoint = house(code, calls_per_sandbox=1, sandboxes_per_tenant=2, quota=quota, look_every_s=LONG)
     async with loader:
         await entrypoint("good").who()
         gate = Gate()
