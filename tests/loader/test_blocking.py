@@ -131,10 +131,10 @@ def test_a_host_that_cannot_be_opened_leaves_no_thread(tmp_path: Path) -> None:
     """And can be opened when the reason is gone."""
     folder = tmp_path / "missing"
     host = BlockingHost(folder / "app.db", get_code=lambda _: program(), spares=0)
-    before = threading.active_count()
+    before = {*threading.enumerate()}  # those of other hosts may be about to end
     with pytest.raises(Exception, match=r"app\.db"):
         host.open()
-    assert threading.active_count() == before
+    assert {*threading.enumerate()} <= before
     folder.mkdir()
     with host:
         assert host.tenant("t").greet("Alice") == "Hello Alice"
