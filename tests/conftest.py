@@ -6,15 +6,16 @@ from collections.abc import Generator, Iterator
 
 import pytest
 
-from cloister.sandbox import brood, calls, nursery
+from cloister.sandbox import brood, calls, nursery, spawner
 
 
 @pytest.fixture(scope="session", autouse=True)
 def patience() -> Iterator[None]:
     """A process that does not come up is given up later than a host would: many tests may be starting theirs. So is one
-    that does not stop with a call that its caller has given up."""
+    that does not stop with a call that its caller has given up, and what is dying has longer to leave its group."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(calls, "GRACE", 25.0)
+        patch.setattr(spawner, "_LAST_BREATHS", 1000)
         for module, name in ((nursery, "START_TIMEOUT"), (nursery, "FORK_TIMEOUT"), (brood, "HELLO_TIMEOUT")):
             patch.setattr(module, name, 250.0)
         yield
