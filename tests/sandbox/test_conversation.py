@@ -76,7 +76,8 @@ async def test_numbers_that_were_not_granted_reach_nothing(boot: Boot) -> None:
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
         return outcomes
     """
-    assert await thief.do(source) == {"CapabilityError": 1000}
+    unhurried = Limits(wall_ms=None)  # a thousand turns, each of which may be long in coming
+    assert await thief.do(source, limits=unhurried) == {"CapabilityError": 1000}
     assert vault.opened == 0
     assert await owner.do("async def main(): return await env.VAULT.open()") == "gold"
 

@@ -315,6 +315,13 @@ async def test_who_is_held_back_is_told_of_as_gone_when_it_goes(boot: Boot) -> N
         await tenant.do("def main():\n    import os\n    os._exit(3)")
 
 
+@pytest.fixture
+def no_core_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who computes beside many others may have less of a core than what is not counted: here all of it is."""
+    monkeypatch.setattr("cloister.sandbox.watch._A_LITTLE", 0.0)
+
+
+@pytest.mark.usefixtures("no_core_of_its_own")
 async def test_a_thread_that_goes_on_after_the_answer_is_ended(boot: Boot) -> None:
     """It may use as much as an invocation, and then the sandbox is over, although nothing is asked of it."""
     tenant = await boot(limits=Limits(cpu_ms=100))
@@ -329,6 +336,7 @@ async def test_a_thread_that_goes_on_after_the_answer_is_ended(boot: Boot) -> No
     assert await tenant.sandbox.died == "exceeded 100 ms of CPU while it answered nothing"
 
 
+@pytest.mark.usefixtures("no_core_of_its_own")
 async def test_work_after_an_answer_is_watched_closely(boot: Boot, open_spawner: Any) -> None:
     """It is ended when it crosses the limit, without anybody taking a look from time to time."""
     source = """
@@ -342,7 +350,7 @@ async def test_work_after_an_answer_is_watched_closely(boot: Boot, open_spawner:
         own._tending.cancel()
         tenant = await boot(limits=Limits(cpu_ms=100), spawner=own)
         await tenant.do(source)
-        async with asyncio.timeout(100):
+        async with asyncio.timeout(250):
             assert await tenant.sandbox.died == "exceeded 100 ms of CPU while it answered nothing"
 
 
