@@ -36,6 +36,9 @@ _ASLEEP: Final = 0.0005
 """Seconds of CPU that a process with many threads uses before they are all looked at again: it may have them sleep."""
 _CORE: Final = 36
 """Which word of its `stat`, after its name, is the core that it is on."""
+_ROUNDS: Final = 8
+"""How often at most its threads are told where to be, those that were made meanwhile by others not told yet: an honest
+process has hardly any, and the others would make some for ever."""
 _NICE_FOR_ALL: Final = 20
 """From which limit on everybody may have a nice value of 0 again; below 0 there is none."""
 
@@ -111,9 +114,14 @@ class Process:
             if not self._cores:
                 self._cores = os.sched_getaffinity(self.pid)
             core = int(kernel.read(f"/proc/{self.pid}/stat").rpartition(b") ")[2].split()[_CORE])
-            for thread in self._threads():
-                with contextlib.suppress(OSError):
-                    os.sched_setaffinity(int(thread), {core} if stays else self._cores)
+            told: set[str] = set()
+            for _ in range(_ROUNDS):
+                if not (untold := set(self._threads()) - told):
+                    return
+                for thread in untold:
+                    with contextlib.suppress(OSError):
+                        os.sched_setaffinity(int(thread), {core} if stays else self._cores)
+                told |= untold
 
     @staticmethod
     def may_rise() -> bool:

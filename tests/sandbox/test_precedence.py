@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import pytest
 
 from cloister.sandbox.lockdown.shares import Rank
 from cloister.sandbox.precedence import GLANCE, SOON, WINDOW, Precedence
+from cloister.sandbox.process import Process
 
 Until = Callable[[Callable[[], object]], Any]
 FIRST, BEHIND, LITTLE = Rank.FIRST, Rank.BEHIND, Rank.LITTLE
@@ -465,6 +467,20 @@ async def test_a_sandbox_that_spins_stays_on_a_core_with_all_its_threads(tenant:
     assert cores() == [before, before]
     spinning.cancel()
     await tenant.sandbox.close("enough")
+
+
+def test_threads_that_are_made_meanwhile_are_told_where_to_be_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who made them may not have been told yet. Who makes some without end is left at that."""
+    process = Process(os.pidfd_open(os.getpid()))
+    told: list[int] = []
+    monkeypatch.setattr(os, "sched_setaffinity", lambda thread, _cores: told.append(thread))
+    for most, of_these in ((3, [1, 2, 3]), (1000, [1, 2, 3, 4, 5, 6, 7, 8])):
+        told.clear()
+        listed = ([str(number) for number in range(1, min(made, most) + 1)] for made in itertools.count(1))
+        monkeypatch.setattr(process, "_threads", listed.__next__)
+        process.stay(True)
+        assert told == of_these
+    process.close()
 
 
 CORES = """
