@@ -24,7 +24,11 @@ class RemoteProtocolError(IpcError):
 
 
 class CodecError(LocalProtocolError):
-    """This value cannot be sent: its type, size or depth is outside what the wire carries."""
+    """This value cannot be sent: its type, size or depth is outside what the wire carries. `part`: what of it."""
+
+    def __init__(self, words: str = "", part: object = None) -> None:
+        super().__init__(words)
+        self.part = part
 
 
 class PayloadError(RemoteProtocolError):

@@ -120,7 +120,7 @@ def refer(subject: object, channel: Channel, exports: Exports, granted: list[int
         if subject._channel.base is channel:
             return values.dumps([_YOURS, subject._target])
     elif isinstance(subject, RemoteCall | RemoteMethod):
-        raise CodecError(f"{subject!r} cannot be sent; await it, and send its result")
+        raise CodecError(f"{subject!r} cannot be sent; await it, and send its result", subject)
     capability = serve(subject)
     if capability is None:
         return None

@@ -15,6 +15,7 @@ from typing import Any, Final, Literal, Protocol, Self
 
 from .codec import MAX_NAME
 from .errors import CapabilityError, CodecError
+from .values import Named
 
 MAX_LINKS: Final = 16
 """Calls that one chain may have; to read a property counts as one."""
@@ -100,7 +101,7 @@ class Stub:
         channel = self._channel
         if len(links) == 1:
             method, args, kwargs = links[0]
-            payload = channel.encode([args, kwargs])
+            payload = channel.encode(Named((args, kwargs)))
         else:
             method, arguments = flat(links)
             if len(method) > MAX_NAME:

@@ -10,7 +10,7 @@ level apart and leaves the parts as the bytes they were, so that an envelope can
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import msgpack
@@ -35,6 +35,12 @@ _LISTS: Final = (list, tuple)
 _MIN_INT, _MAX_INT = -(2**63), 2**64
 
 
+class Named(list[Any]):
+    """What is sent together, and what an error calls each of it."""
+
+    names: Sequence[str] = ("args", "kwargs")
+
+
 class Encoded:
     """A value that is encoded already. Where one is sent or stored, its bytes are, as they are."""
 
@@ -51,7 +57,8 @@ class Encoded:
 
 
 def dumps(value: object, *, export: Export | None = None, limit: int = MAX_BYTES, exact: bool = False) -> bytes:
-    """Encode a value; `CodecError` names the first part of it that cannot be sent, or says that it is too large.
+    """Encode a value; `CodecError` names the first part of it that cannot be sent, and where it is, or says that it is
+    too large.
 
     Tuples are sent as lists, whole-number keys as text, sub-classes of the plain types as the plain type. Whoever says
     that its lists and maps are `exact` vouches that nothing of that is in them, and saves the look.
@@ -59,10 +66,21 @@ def dumps(value: object, *, export: Export | None = None, limit: int = MAX_BYTES
     try:
         data = _pack_exact(value, export) if exact else _pack(_plain(value, export, MAX_DEPTH))
     except (UnicodeEncodeError, OverflowError, ValueError) as error:
-        raise CodecError(f"the value cannot be sent: {error}") from error
+        told = CodecError(f"the value cannot be sent: {error}", getattr(error, "object", None))
+        raise _placed(told, value) from error
+    except CodecError as error:
+        _placed(error, value)
+        raise
     if len(data) > limit:
         raise CodecError(f"the value takes {len(data):,} bytes; at most {limit:,} can be sent")
     return data
+
+
+def _placed(error: CodecError, value: object) -> CodecError:
+    from . import places
+
+    places.tell(error, value)
+    return error
 
 
 def loads(data: bytes, *, adopt: Adopt | None = None, hook: Hook | None = None, trusted: bool = False) -> Any:
@@ -162,7 +180,7 @@ def _plain(value: object, export: Export | None, depth: int) -> Any:
     kind = type(value)
     if kind in SCALARS:
         if kind is int and not _MIN_INT <= value < _MAX_INT:  # type: ignore[operator]
-            raise CodecError("a whole number of more than 64 bits cannot be sent; send it as text")
+            raise CodecError("a whole number of more than 64 bits cannot be sent; send it as text", value)
         return value
     if depth <= 0:
         raise CodecError(f"the value is nested more than {MAX_DEPTH} deep, or contains itself")
@@ -188,7 +206,7 @@ def _key(key: object) -> str:
         return str.__str__(key)
     if type(key) is int:
         return str(key)
-    raise CodecError(f"a {type(key).__name__} cannot be the key of a map that is sent; use text")
+    raise CodecError(f"a {type(key).__name__} cannot be the key of a map that is sent; use text", key)
 
 
 def _extension(value: object, export: Export | None, depth: int) -> Any:
@@ -207,7 +225,8 @@ def _extension(value: object, export: Export | None, depth: int) -> Any:
             return msgpack.ExtType(SET, _pack([_member(item) for item in value]))
     reference = export(value) if export is not None else None
     if reference is None:
-        raise CodecError(f"{type(value)} cannot be sent")
+        instead = "send plain values" if not hasattr(type(value), "__await__") else "await it, and send its result"
+        raise CodecError(f"{type(value)} cannot be sent; {instead}", value)
     if depth < _REFERENCE_DEPTH:
         raise CodecError(f"the value is nested more than {MAX_DEPTH} deep")
     return msgpack.ExtType(CAPABILITY, reference)
@@ -217,5 +236,5 @@ def _member(item: object) -> Any:
     """A tuple or a frozen set would come back as a list or a set, which cannot be in a set again."""
     plain = _plain(item, None, 1)
     if isinstance(plain, list | dict) or (isinstance(plain, msgpack.ExtType) and plain.code == SET):
-        raise CodecError(f"a set that holds a {type(item).__name__} cannot be sent; send a list")
+        raise CodecError(f"a set that holds a {type(item).__name__} cannot be sent; send a list", item)
     return plain

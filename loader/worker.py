@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from .pool import Pool
 
 
+class _Invocation(values.Named):
+    names = ("entrypoint", "method", "args", "kwargs", "props", "args")
+
+
+class _Handling(values.Named):
+    names = ("entrypoint", "event", "subject", "props")
+
+
 class Worker:
     """What the loader keeps for a tenant. `ready` is done when its code has been sent; the import may still go on.
 
@@ -166,7 +174,7 @@ class Worker:
     def invoke(self, entrypoint: str | None, links: list[Link], props: Any, limits: Any) -> Awaitable[Any]:
         """Call a method of an entrypoint, and in the same breath what the chain has after it. To be awaited at once."""
         method, args, kwargs = links[0]
-        arguments: list[Any] = [entrypoint, method, args, kwargs or None, props]
+        arguments = _Invocation((entrypoint, method, args, kwargs or None, props))
         if len(links) > 1:
             arguments[1], (_, _, *rest) = flat(links)
             arguments.append(rest)
@@ -175,7 +183,7 @@ class Worker:
 
     def handle(self, entrypoint: str | None, event: str, subject: Any, props: Any, limits: Any) -> Awaitable[Any]:
         """Hand it an event: a request, a batch of messages, what other workers did. To be awaited at once."""
-        call = self.sandbox.call("handle", [entrypoint, event, subject, props], limits)
+        call = self.sandbox.call("handle", _Handling((entrypoint, event, subject, props)), limits)
         followed = self.tails.follow(entrypoint, event, call, tailing=event == "tail")
         return self._answered(followed, self.sandbox.decode)
 

@@ -64,6 +64,10 @@ _AT_ONCE = 3
 _BLANK = Limits()  # what holds until there is code
 
 
+class _Code(values.Named):
+    names = ("main_module", "modules", "env", "bounds", "global_outbound", "compatibility_flags")
+
+
 @dataclass(frozen=True, slots=True)
 class Phases:
     """Where the time of a start went, in microseconds. For a spare it was spent before anyone asked."""
@@ -286,8 +290,10 @@ class Sandbox:
         if unhurried:
             self._link.gather(_AT_ONCE)
         bounds = [self._address_space + limits.memory_bytes, limits.open_files, limits.calls_in_flight]
-        arguments = [main, dict(modules), dict(env), bounds, outbound]
-        await self.call("boot", [*arguments, list(flags)] if flags else arguments, limits)
+        arguments = _Code((main, dict(modules), dict(env), bounds, outbound))
+        if flags:
+            arguments.append(list(flags))
+        await self.call("boot", arguments, limits)
 
     def call(self, method: str, arguments: list[Any], limits: Limits | None = None) -> Coroutine[Any, Any, bytes]:
         """Call the guest: the encoded result, to await at once. `SandboxDied`, `LimitExceeded`, or what was raised

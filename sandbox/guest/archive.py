@@ -100,7 +100,7 @@ def _all(packages: Sequence[Package]) -> Iterator[tuple[str, bytes, bool]]:
         yield from _compiled(folder, folder / top)
     for beside, package, names in (
         (__file__, __package__, _OURS),
-        (values.__file__, "cloister.ipc", ("streams", "supply")),
+        (values.__file__, "cloister.ipc", ("places", "streams", "supply")),
     ):
         for name in names:
             code = _code(Path(beside).with_name(f"{name}.py"))

@@ -94,6 +94,41 @@ def test_what_cannot_be_sent_is_named(value: Any, words: str) -> None:
         values.dumps(value)
 
 
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (object(), ""),
+        ([object()], "value[0]"),
+        ({"a": [1, {"b": object()}]}, "value['a'][1]['b']"),
+        ({"a": (2**64,)}, "value['a'][0]"),
+        ([{"k": {(1, 2): 3}}], "value[0]['k']"),
+        ({"a": [{(1, 2)}]}, "value['a'][0]"),
+        (["a", ["\ud800"]], "value[1][0]"),
+        ({"k" * 99: object()}, f"value['{'k' * 39}]"),
+        (values.Named(([1, object()], {})), "args[1]"),
+        (values.Named(((), {"to": [object()]})), "kwargs['to'][0]"),
+    ],
+)
+def test_where_in_a_value_it_is_that_cannot_be_sent_is_said(value: Any, place: str) -> None:
+    """As an author would write it; and the error keeps nothing of the value alive."""
+    with pytest.raises(CodecError) as caught:
+        values.dumps(value)
+    assert str(caught.value).partition(", at ")[2] == place
+    assert caught.value.part is None
+
+
+def test_what_is_to_be_awaited_is_told_so() -> None:
+    """Which is the likeliest mistake of all."""
+
+    async def forgotten() -> None:
+        """Never awaited."""
+
+    coroutine = forgotten()
+    with pytest.raises(CodecError, match=r"'coroutine'> cannot be sent; await it, and send its result, at value\[0\]"):
+        values.dumps([coroutine])
+    coroutine.close()
+
+
 def test_a_failed_encoding_leaves_nothing_behind() -> None:
     """The shared packer is clean again after a value that could not be packed."""
     with pytest.raises(CodecError):

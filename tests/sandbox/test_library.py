@@ -511,7 +511,7 @@ FOLDERS = {
 }
 """What the guest imports for itself: the modules of each folder."""
 GUEST = sorted(f"{folder}.{name}".strip(".") for folder, names in FOLDERS.items() for name in names.split())
-MOST_LINES = 7863
+MOST_LINES = 7885
 MOST_MODULES = 320
 
 
@@ -599,7 +599,7 @@ async def test_code_that_does_not_load_says_why(boot: Boot, source: str, words: 
         ("get", "Missing", r"NoSuchEntrypoint: Worker has no such entrypoint: Missing \(main.py defines: Def"),
         ("get", "Helper", "NoSuchEntrypoint"),
         ("leave", None, r"RuntimeError: the worker called sys.exit\(5\)"),
-        ("unsendable", None, "CodecError: <class 'object'> cannot be sent"),
+        ("unsendable", None, r"CodecError: <class 'object'> cannot be sent; send plain values, at value\['a'\]\[1\]$"),
         ("huge", None, "CodecError: the value takes .* bytes; at most"),
     ],
 )
@@ -612,7 +612,7 @@ async def test_calls_that_cannot_be_answered_say_why(boot: Boot, method: str, na
         def get(self): return 1
         def _private(self): return 2
         def leave(self): sys.exit(5)
-        def unsendable(self): return object()
+        def unsendable(self): return {"a": [1, object()]}
         def huge(self): return bytes(17 << 20)
     class Other(Default): pass
     class Helper: pass

@@ -73,7 +73,7 @@ class Bomb:
         return exec, ("import os; os.environ['EXPLODED'] = 'yes'",)
 
 
-@attack("RemoteError: CodecError: <class 'attacks.tricks.Bomb'> cannot be sent")
+@attack("RemoteError: CodecError: <class 'attacks.tricks.Bomb'> cannot be sent; send plain values")
 def return_what_explodes(bait: Bait) -> Any:
     """Where it is read: in the host. In the proof it is read by what many use for such."""
     if "workers" in sys.modules:

@@ -1,0 +1,45 @@
+"""Where in a value that is which cannot be sent. It is looked for when it has failed: who encodes keeps no account of
+the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from .errors import CodecError
+from .values import Named
+from .walk import MAX_DEPTH
+
+_MAX_WORDS, _MAX_KEY = 200, 40
+
+
+def tell(error: CodecError, value: object) -> None:
+    """Add to what an error says at which place its `part` is, unless that is the whole value; and let go of it."""
+    part, error.part = error.part, None
+    keys = None if part is None else _way(value, part, MAX_DEPTH)
+    if not keys:
+        return
+    root = "value"
+    if isinstance(value, Named):
+        number, *keys = keys
+        root = value.names[min(number, len(value.names) - 1)]
+    way = "".join(f"[{key!r:.{_MAX_KEY}}]" for key in keys)
+    error.args = (f"{error}, at {root}{way:.{_MAX_WORDS}}",)
+
+
+def _way(value: object, part: object, depth: int) -> list[Any] | None:
+    """The keys that lead from a value to its part: none if it is that itself, or the key of a map, or in a set."""
+    if value is part:
+        return []
+    items: Iterable[tuple[Any, Any]] = ()
+    if isinstance(value, dict | set | frozenset) and any(key is part for key in value):
+        return []
+    if isinstance(value, dict):
+        items = value.items()
+    elif isinstance(value, list | tuple):
+        items = enumerate(value)
+    for key, item in items if depth else ():
+        if (way := _way(item, part, depth - 1)) is not None:
+            return [str.__str__(key) if isinstance(key, str) else key, *way]
+    return None
