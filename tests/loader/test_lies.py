@@ -101,13 +101,24 @@ async def test_a_body_of_something_else_than_bytes_is_the_tenants_error(worker: 
 async def test_a_web_socket_that_is_never_connected_keeps_nobody(worker: Make) -> None:
     """Longer than a call may take: neither who speaks on it nor who listens to it."""
     lie = "import asyncio\nasync def never(self, line): await asyncio.Event().wait()\nResponse.connect = never\n"
-    entry = worker(f"{LIAR}{lie}{LEADS_NOWHERE}").get_entrypoint(limits=Limits(wall_ms=2000))
-    async with await entry.fetch("https://a.example/", headers={"upgrade": "websocket"}) as response:
-        assert response.web_socket is not None
-        with pytest.raises(ConnectionResetError, match="not connected within 2 s"):
-            await response.web_socket.send("hello")
-        with pytest.raises(LimitExceeded, match="not connected within 2 s"):
-            await anext(response.web_socket)
+    stub = worker(f"{LIAR}{lie}{LEADS_NOWHERE}")
+
+    async def speak(seconds: int) -> None:
+        entry = stub.get_entrypoint(limits=Limits(wall_ms=1000 * seconds))
+        async with await entry.fetch("https://a.example/", headers={"upgrade": "websocket"}) as response:
+            assert response.web_socket is not None
+            with pytest.raises(ConnectionResetError, match=f"not connected within {seconds} s"):
+                await response.web_socket.send("hello")
+            with pytest.raises(LimitExceeded, match=f"not connected within {seconds} s"):
+                await anext(response.web_socket)
+
+    for seconds in (2, 20):  # a machine that is too busy to answer the request in time has more of it
+        try:
+            await speak(seconds)
+            break
+        except LimitExceeded:
+            if seconds == 20:
+                raise
 
 
 async def test_an_exception_without_a_name_is_called_something(worker: Make) -> None:

@@ -232,9 +232,9 @@ async def test_a_web_socket_is_the_tenants_to_take_or_not(service: Any) -> None:
     async with served(service) as client:
         url = f"{str(client.base_url).replace('http', 'ws')}/shops/t-42"
         with pytest.raises(websockets.InvalidStatus) as refused:
-            await websockets.connect(f"{url}/unread")
+            await websockets.connect(f"{url}/unread", open_timeout=100)
         assert refused.value.response.body == b"enough"
-        async with websockets.connect(f"{url}/chat") as socket:
+        async with websockets.connect(f"{url}/chat", open_timeout=100) as socket:
             await socket.send("tea")
             assert await socket.recv() == "tea"
 

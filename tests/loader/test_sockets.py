@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -120,6 +121,9 @@ def gate(runner: asyncio.Runner) -> Gate:
 def echo(worker: Make, gate: Gate) -> Any:
     """A tenant that says everything again."""
     return worker(ECHO, env={"GATE": gate}).get_entrypoint()
+
+
+connect = functools.partial(websockets.connect, open_timeout=100)
 
 
 def spoken_on(response: Any) -> WebSocket:
@@ -260,7 +264,7 @@ async def test_a_client_that_has_gone_is_let_go_of(
     application = asgi(echo, limits=HttpLimits(idle_s=0.05))
     async with served(application) as url:
         before = len(asyncio.all_tasks())
-        async with websockets.connect(url) as client:
+        async with connect(url) as client:
             assert await client.recv() == "hello"
             for _ in range(times):
                 await client.send(words)
@@ -302,7 +306,7 @@ async def test_a_response_that_is_dropped_ends_it(echo: Any, gate: Gate) -> None
 async def test_a_client_speaks_to_a_tenant(echo: Any, gate: Gate) -> None:
     """By way of a server that speaks web sockets, with the protocol that was chosen."""
     async with served(asgi(echo)) as url:
-        async with websockets.connect(url, subprotocols=[websockets.Subprotocol("tea")]) as client:
+        async with connect(url, subprotocols=[websockets.Subprotocol("tea")]) as client:
             assert (client.subprotocol, client.response and client.response.headers["x-a"]) == ("tea", "b")
             for number in range(200):
                 await client.send(f"{number}")
@@ -310,7 +314,7 @@ async def test_a_client_speaks_to_a_tenant(echo: Any, gate: Gate) -> None:
             await client.send(b"\x00")
             assert await client.recv() == b"\x00"
         assert (await gate.ends.get())[:2] == [1000, ""]
-        async with websockets.connect(url) as client:
+        async with connect(url) as client:
             await client.send("bye")
             assert await client.recv() == "hello"
             with pytest.raises(websockets.ConnectionClosed) as ended:
@@ -323,7 +327,7 @@ async def test_a_tenant_says_no(echo: Any) -> None:
     """In its own words; and by HTTP it is asked as ever."""
     async with served(asgi(echo)) as url:
         with pytest.raises(websockets.InvalidStatus) as refused:
-            await websockets.connect(f"{url}/no")
+            await connect(f"{url}/no")
         assert refused.value.response.status_code == 403
         assert refused.value.response.body == b"not you"
         assert refused.value.response.headers["x-a"] == "b"
@@ -332,14 +336,14 @@ async def test_a_tenant_says_no(echo: Any) -> None:
 
 async def test_a_clients_message_that_is_too_long_ends_it(echo: Any) -> None:
     """Before the tenant has it."""
-    async with served(asgi(echo, limits=HttpLimits(message_bytes=1000))) as url, websockets.connect(url) as client:
+    async with served(asgi(echo, limits=HttpLimits(message_bytes=1000))) as url, connect(url) as client:
         assert await client.recv() == "hello"
         await client.send("x" * 1001)
         with pytest.raises(websockets.ConnectionClosed) as ended:
             await client.recv()
         assert ended.value.rcvd is not None
         assert ended.value.rcvd.code == 1009
-    async with served(asgi(echo, limits=HttpLimits(message_bytes=1000))) as url, websockets.connect(url) as client:
+    async with served(asgi(echo, limits=HttpLimits(message_bytes=1000))) as url, connect(url) as client:
         assert await client.recv() == "hello"
         await client.send("\u00e4" * 501)  # which are two bytes each
         with pytest.raises(websockets.ConnectionClosed):
@@ -349,7 +353,7 @@ async def test_a_clients_message_that_is_too_long_ends_it(echo: Any) -> None:
 async def test_a_tenant_that_took_both_ends_is_blamed(worker: Make, caplog: pytest.LogCaptureFixture) -> None:
     """The client hears that it failed, and the log has it."""
     source = ECHO.replace("server.accept()", "server.accept(); client.accept()")
-    async with served(asgi(worker(source).get_entrypoint())) as url, websockets.connect(url) as client:
+    async with served(asgi(worker(source).get_entrypoint())) as url, connect(url) as client:
         with pytest.raises(websockets.ConnectionClosed) as ended:
             await client.recv()
     assert ended.value.rcvd is not None
