@@ -80,10 +80,11 @@ class SocketLink(Link):
 
     def hold(self, seconds: float) -> bool:
         """See `Link.hold`."""
-        self._held_until = max(self._loop.time() + seconds, self._held_until)
+        now = self._loop.time()
+        self._held_until = max(now + seconds, self._held_until)
         if self._held is None and self in self._links and not self._released:
             self._stop_listening()
-            self._held_from = self._loop.time()
+            self._held_from = now  # not a moment later, which would count as its own
             self._held = self._loop.call_at(self._held_until, self._let_go)
         return True
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import errno
+import itertools
 import socket
 import struct
 import threading
@@ -582,6 +583,19 @@ async def test_who_is_held_has_its_time_for_a_frame_all_the_same(until: Until) -
         assert guest.link.unfinished_for() <= held - began
         await until(lambda: not guest.link.held_for())
         assert guest.link.unfinished_for() <= now() - began - 0.3
+
+
+async def test_nothing_of_the_time_for_which_it_is_held_counts_as_its_own(until: Until) -> None:
+    """However long the host takes over holding it: here each look at the clock takes a second."""
+    async with guests(1, Sockets) as (_, [guest]):
+        await until(lambda: guest.link._reader.ready)
+        seconds = itertools.count(1000.0)
+        guest.link._loop = Clock(asyncio.get_running_loop(), lambda: next(seconds))  # type: ignore[assignment]
+        await guest.write(zmtp.message(b"x" * 3000)[:1000])
+        await until(lambda: guest.link._reader.missing)
+        before = next(seconds)
+        guest.link.hold(3600)
+        assert guest.link.unfinished_for() == before + 1 - guest.link._begun
 
 
 async def test_who_was_let_go_is_not_held_again(until: Until) -> None:
