@@ -157,7 +157,7 @@ class Peer:
         self._waiting.clear()
         self.streams.clear()
         self._answering.cancel_all()
-        if held_for:
+        if held_for or self._giving_back:  # in the next turn, what was answered before the end is read
             self._loop.call_later(held_for, self.exports.clear)
         else:
             self.exports.clear()
@@ -270,11 +270,10 @@ class Peer:
 
     def _released(self, target: int, count: int) -> None:
         self._giving_back -= 1
-        if self._closed is None:
-            try:
-                self.exports.release(target, count)
-            except RemoteProtocolError as error:
-                self.close(error)
+        try:
+            self.exports.release(target, count)
+        except RemoteProtocolError as error:
+            self.close(error)
 
     def _settle(self, result: Result) -> None:
         call, payload = result

@@ -465,6 +465,25 @@ async def test_what_was_let_go_of_before_an_answer_is_gone_when_the_answer_is_re
     assert left == [0]
 
 
+async def test_what_was_answered_before_the_end_is_found_where_it_is_read_after_it(open_pair: OpenPair) -> None:
+    """What was let go of before has it wait for a turn, in which the connection may end: it was said all the same."""
+    pair = open_pair()
+    store = Store()
+    held, other = grant(pair, store), grant(pair, Store())
+
+    async def ask() -> object:
+        return pair.host.decode(await pair.host.call(0, "m", b""))[0]
+
+    asking = asyncio.ensure_future(ask())
+    await asyncio.sleep(0)
+    (number,) = pair.host.connection._outgoing
+    said: list[Message] = [Release(other._target, 1), Result(number, pair.guest.encode(held)), Goodbye(b"over")]
+    asyncio.get_running_loop().call_soon(lambda: [pair.host.deliver(codec.encode(message)) for message in said])
+    assert await asking is store
+    await asyncio.sleep(0)
+    assert numbers(pair) == 0
+
+
 async def test_an_object_comes_home_even_if_it_is_let_go_of_at_once(open_pair: OpenPair) -> None:
     """The result that it is in was said before the release, and is read before it."""
     pair = open_pair()
