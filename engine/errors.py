@@ -99,12 +99,12 @@ class InstanceFinished(EngineError):
 class InstanceFailed(EngineError):
     """The instance ended without a result.
 
-    `name` and `message` say what ended it ("Terminated" if someone did).
+    `name` and `message` say what ended it ("Terminated" if someone did), `trace` where: the author's own lines.
     """
 
-    def __init__(self, name: str, message: str) -> None:
+    def __init__(self, name: str, message: str, trace: str = "") -> None:
         super().__init__(f"{name}: {message}" if message else name)
-        self.name, self.message = name, message
+        self.name, self.message, self.trace = name, message, trace
 
 
 class InvalidInstanceId(EngineError):

@@ -274,7 +274,7 @@ def _result(end: End) -> Any:
     if end.status is Status.COMPLETE and end.output is not None:
         return values.loads(end.output, trusted=True)
     error = end.error or ErrorRecord("Error", "")
-    raise InstanceFailed(error.name, error.message)
+    raise InstanceFailed(error.name, error.message, error.trace)
 
 
 def _plain_error(error: ErrorRecord | None) -> dict[str, str] | None:

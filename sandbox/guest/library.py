@@ -72,6 +72,9 @@ EAGER: Final = [
 """Imported by the zygote, because nearly every tenant uses them, or because they are needed after the lockdown."""
 
 
+_BROUGHT: Final = "a package comes with the code (cloister bundle), or from the host: preload=({!r},)"
+
+
 def preload() -> None:
     """Import what must be there before the lockdown."""
     for name in (*EAGER, *native.names()):
@@ -160,7 +163,9 @@ class Library(importlib.abc.Loader):
             return None  # the package of that name is another one: a tenant's own
         if entry is None:
             reason = ABSENT.get(name)
-            if reason is None or name not in sys.stdlib_module_names or _only_asked():
+            if name not in sys.stdlib_module_names:
+                reason = None if "." in name or sys.meta_path[-1] is not self else _BROUGHT.format(name)
+            if reason is None or _only_asked():
                 return None
             raise ModuleNotFoundError(f"No module named {name!r} in a sandbox: {reason}", name=name)
         spec = importlib.machinery.ModuleSpec(name, self, origin=disguise.place(name, entry[1]), is_package=entry[1])

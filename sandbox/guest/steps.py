@@ -12,7 +12,7 @@ import datetime
 import functools
 import inspect
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any
+from typing import Any, NoReturn
 
 from cloister.ipc import values
 from cloister.ipc.errors import CodecError, IpcError, RemoteError
@@ -49,6 +49,11 @@ class WorkflowStep:
         if rest:  # the older form: do(name, depends, concurrent, config)
             older: list[Any] = [*rest, *(depends, concurrent, config)[len(rest) :]]
             depends, concurrent, config = older
+            if not isinstance(depends, list | tuple | set | None):
+                raise TypeError(
+                    f"step.do({name!r}) got a {type(depends).__name__} where its function belongs: pass the function"
+                    " itself, not what it returns"
+                )
 
         def declare(function: Body) -> Step:
             step = Step(self, name or function.__name__, function, depends, concurrent, config, **undo)
@@ -57,7 +62,7 @@ class WorkflowStep:
                 self._declared[function.__name__] = step  # a step that has this for its own name goes before it
             return step
 
-        return declare
+        return _Declaring(declare)
 
     def sleep(self, name: str, duration: Any) -> Awaitable[None]:
         """Sleep for a number of milliseconds, a text such as "2 hours", or a timedelta. It starts when called."""
@@ -89,6 +94,11 @@ class WorkflowStep:
                 await self._journal.record("sleep", (name, count, duration, until))
 
 
+class _Declaring(functools.partial[Any]):
+    def __await__(self) -> NoReturn:
+        raise TypeError("step.do has no function to run: await step.do('name', function), or decorate one and call it")
+
+
 class Step:
     """A declared step. Calling it runs it, or answers from its record."""
 
@@ -109,8 +119,16 @@ class Step:
         """What steps that depend on this one wait for, if one does."""
         self._result: list[Any] = []  # none as long as there is none
 
-    async def __call__(self) -> Any:
+    def __call__(self) -> Any:
         """Run the step."""
+        call: Any = self._run()
+        call.__qualname__ = f"step {self._step_name}"  # which is warned of if it is not awaited
+        return call
+
+    def __await__(self) -> NoReturn:
+        raise TypeError(f"step {self._step_name!r} is awaited without being called: put () behind it")
+
+    async def _run(self) -> Any:
         self._calls += 1
         try:
             if (arguments := self._plain_arguments()) is None:

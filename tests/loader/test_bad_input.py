@@ -51,6 +51,7 @@ from cloister.loader import (
 )
 from cloister.loader.http import Request
 from cloister.sandbox import ProtocolViolation
+from cloister.sandbox.guest.steps import Step
 
 Bind = Callable[..., DynamicWorkflowBinding]
 Code = Callable[..., WorkerCode]
@@ -144,6 +145,40 @@ async def test_no_such_entrypoint_is_told_to_whoever_calls_and_to_whoever_waits(
     """)
     with pytest.raises(InstanceFailed, match=r"no such entrypoint: TenantWorkflow.*OtherWorkflow"):
         await (await binding.create()).result()
+
+
+@pytest.mark.parametrize(
+    ("mistake", "words"),
+    [
+        ("await step.do('a')", r"step\.do has no function to run"),
+        ("await step.do('a', None)", r"step\.do has no function to run"),
+        ("await step.do('a', one())", r"step\.do\('a'\) got a int where its function belongs"),
+        ("await step.do('a', {'timeout': 1000})", r"step\.do\('a'\) got a dict where its function belongs"),
+        ("await step.do('a')(one)", r"step 'a' is awaited without being called"),
+        ("return [step.do('a', one)]", r"'coroutine'> cannot be sent; await it, and send its result, at value\[0\]"),
+    ],
+)
+async def test_a_step_that_is_asked_for_wrongly_says_what_to_write(bind: Bind, mistake: str, words: str) -> None:
+    """And where: the host has the author's line."""
+    binding = bind(f"""
+        from workers import WorkflowEntrypoint
+        def one():
+            return 1
+        class TenantWorkflow(WorkflowEntrypoint):
+            async def run(self, event, step):
+                {mistake}
+    """)
+    with pytest.raises(InstanceFailed, match=words) as caught:
+        await (await binding.create()).result()
+    assert ('File "main.py"' in caught.value.trace) == (not mistake.startswith("return"))
+    assert mistake.startswith("return") or mistake in caught.value.trace
+
+
+def test_a_step_that_nobody_awaits_is_warned_of_by_its_name() -> None:
+    """As Python does of every coroutine."""
+    owner: Any = None
+    with pytest.warns(RuntimeWarning, match="coroutine 'step book a room' was never awaited"):
+        Step(owner, "book a room", lambda: 1, None, False, None)()
 
 
 async def test_a_workflow_that_defines_no_run_says_so(bind: Bind) -> None:

@@ -381,7 +381,11 @@ async def test_streams_are_made_as_javascript_makes_them(holds: Any) -> None:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("WebAssembly", "has to be in the runtime profile"), ("eval", "no JavaScript here")],
+    [
+        ("WebAssembly", "has to be in the runtime profile"),
+        ("eval", "no JavaScript here"),
+        ("Buffer", "use bytes"),
+    ],
 )
 async def test_what_has_no_place_here_says_so(holds: Any, name: str, words: str) -> None:
     """When it is used, and what to use instead. It can be imported, so that the rest of the program runs."""

@@ -279,7 +279,10 @@ def load_a_library(bait: Bait) -> str:
     return str(ctypes.CDLL("libanl.so.1"))
 
 
-@attack("ModuleNotFoundError: No module named 'planted'")
+@attack(
+    "ModuleNotFoundError: No module named 'planted' in a sandbox: a package comes with the code"
+    " (cloister bundle), or from the host: preload=('planted',)"
+)
 def import_from_a_folder(bait: Bait) -> str:
     """Of its own choice."""
     sys.path.insert(0, bait.folder)

@@ -30,6 +30,9 @@ _ABSENT: Final = {
     "document": "there is no browser here",
     "window": "there is no browser here",
     "RegExp": "use the module re",
+    "Buffer": "use bytes, and the module base64",
+    "process": "use `from workers import env`",
+    "require": "use import",
     "env": "use `from workers import env`",
 }
 
