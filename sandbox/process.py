@@ -147,12 +147,15 @@ class Process:
     def wanted_seconds(self) -> float:
         """The same, and the time for which its threads could have gone on and had to wait for a core. 0 when it has
         ended."""
-        cpu, threads = self.cpu_seconds(), self.threads()
+        cpu = self.cpu_seconds()
+        if cpu and cpu == self._waits_at:  # no thread has had a core since, and a wait is counted when it ends with one
+            return cpu + self._waited / 1e9
+        threads = self.threads()
         if threads > 1 and abs(cpu - self._waits_at) < _ASLEEP:
             return cpu + self._waited / 1e9
         self._waits_at = cpu
         waits: dict[str, int] = {}
-        for thread in self._threads():
+        for thread in self._threads(threads):
             with contextlib.suppress(OSError, IndexError):
                 waits[thread] = int(kernel.read(f"/proc/{self.pid}/task/{thread}/schedstat").split()[1])
                 self._waited += waits[thread] - self._waits.get(thread, 0)
@@ -179,8 +182,9 @@ class Process:
         except (OSError, ValueError):
             return Share(0.0, 0.0, False)
 
-    def _threads(self) -> list[str]:
-        if self.threads() == 1:  # most have no other, and this is asked often
+    def _threads(self, count: int | None = None) -> list[str]:
+        """Their numbers; `count` says how many there are, if that was just seen."""
+        if (self.threads() if count is None else count) == 1:  # most have no other, and this is asked often
             return [str(self.pid)]
         try:
             return os.listdir(f"/proc/{self.pid}/task")  # noqa: PTH208 - looked at often

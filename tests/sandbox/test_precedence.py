@@ -565,7 +565,27 @@ async def test_waiting_for_a_core_is_seen(tenant: Any, until: Until) -> None:
     assert process.wanted_seconds() >= process.cpu_seconds()
     process.kill()
     await until(lambda: tenant.sandbox.died.done())
-    assert process.wanted_seconds() == 0.0
+    assert [process.wanted_seconds() for _ in range(2)] == [0.0, 0.0]
+
+
+async def test_who_has_had_no_core_is_not_looked_at_again(tenant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Most looks are at somebody who waits for an answer: its clock tells as much."""
+    process = tenant.sandbox._process
+    monkeypatch.setattr(process, "cpu_seconds", lambda: 1.0)
+    looks: list[int] = []
+
+    def threads() -> int:
+        looks.append(1)
+        return 1
+
+    monkeypatch.setattr(process, "threads", threads)
+    found = [process.wanted_seconds() for _ in range(3)]
+    assert found[0] >= 1.0
+    assert found == [found[0]] * 3
+    assert len(looks) == 1
+    monkeypatch.setattr(process, "cpu_seconds", lambda: 1.001)
+    assert process.wanted_seconds() >= found[0] + 0.001
+    assert len(looks) == 2
 
 
 BESIDE = """
@@ -648,7 +668,7 @@ async def test_threads_that_sleep_are_not_all_looked_at(tenant: Any, monkeypatch
     monkeypatch.setattr(process, "cpu_seconds", lambda: cpu)
     monkeypatch.setattr(process, "threads", lambda: 30)
 
-    def threads() -> list[str]:
+    def threads(_: int) -> list[str]:
         looked.append(1)
         return [str(process.pid)]
 
