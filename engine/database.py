@@ -23,11 +23,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 APPLICATION_ID = 0x636C7374  # "clst"
-LOG_BYTES = 64 * 1024 * 1024
-"""What the log may grow to before it is cut off as soon as nobody reads in it."""
-CHECKPOINT_PAGES = 1000
-"""What it is kept to otherwise, by commits that nobody's event loop waits for."""
-PAGE_BYTES = 4096
 EXAMINE_SECONDS = 0.5
 Synchronous = Literal["full", "normal"]
 
@@ -95,8 +90,6 @@ def connect(path: Path, synchronous: Synchronous, *, examine: bool = False) -> s
             _examine(connection, path)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'FULL' if synchronous == 'full' else 'NORMAL'}")
-        set_checkpoints(connection, on=True)
-        connection.execute(f"PRAGMA journal_size_limit = {LOG_BYTES}")
         connection.execute("PRAGMA temp_store = MEMORY")
         connection.execute("BEGIN IMMEDIATE")  # so that what cannot be written is known now
         connection.execute(f"PRAGMA user_version = {version}")  # a file that is read-only takes the line above
@@ -134,24 +127,6 @@ def _examine(connection: sqlite3.Connection, path: Path) -> None:
         timer.join()
     if found != "ok":
         raise DatabaseDamaged(f"{path} is damaged ({found}); restore a backup")
-
-
-def set_checkpoints(connection: sqlite3.Connection, *, on: bool) -> None:
-    """Whether commits shorten the log. Rewriting a short one syncs faster than growing one."""
-    connection.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES if on else 0}")
-
-
-def bound_log(connection: sqlite3.Connection) -> int:
-    """Cut the log off if it has grown beyond its bound and nobody reads in it; how many bytes it has.
-
-    It grows while somebody holds a long look at the database open. Nobody is waited for: the next time will do.
-    """
-    _, frames, _ = connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-    size = max(int(frames), 0) * PAGE_BYTES
-    if size > LOG_BYTES:
-        busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        size = size if busy else 0
-    return size
 
 
 def copy(path: Path, target: Path) -> int:

@@ -20,9 +20,9 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
-from .database import LOG_BYTES
 from .errors import EngineClosed, EngineError, StorageError
 from .handover import Handover
+from .log import LOG_BYTES
 from .promptness import Promptness
 from .store.brief import brief
 from .telling import Telling
@@ -156,6 +156,7 @@ class Writer:
             or self._closing
             or self._untidy >= TIDY_COMMITS
             or self._store is None
+            or self._store.log.scarce
         ):
             return False
         started = time.perf_counter()
@@ -208,6 +209,7 @@ class Writer:
             try:
                 if self._store is None:
                     self._store = self._open_store()
+                    self._store.log.cut()  # which may have taken the room that was missing
                 self._store.begin()
             except BaseException as error:  # noqa: BLE001 - whoever waits is told
                 if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_BUSY or time.monotonic() > patience:
@@ -266,7 +268,7 @@ class Writer:
             return
         self._untidy = 0
         try:
-            size = self._store.tidy()
+            size = self._store.log.bound()
         except Exception as error:  # noqa: BLE001 - what is wrong shows in the next commit
             log.warning("the log could not be looked after: %s", error)
             return

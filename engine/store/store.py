@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 from cloister.ipc import values
 
 from ..codecs import PayloadCodec, Plain, Tried
-from ..database import bound_log, set_checkpoints, tables
+from ..database import tables
 from ..errors import CodecFailed, CodecMismatch, EngineError, StorageError
+from ..log import Log
 from . import usage
 from .backlog import Backlog, Bounds
 from .codes import Codes
@@ -54,6 +55,7 @@ class Store:
         tried = Plain() if codec is None else Tried(codec)
         self.seal, self.unseal = tried.encode, tried.decode
         self.run = connection.execute
+        self.log = Log(connection)
         self.records, self.results = Rows(RECORD), Rows(RESULT)  # no step has a row in both of a transaction
         self._standings, self._changes = Rows(_STANDING), Rows(_CHANGE)
         self._waiting = (self.results, self._standings, self.records, self._changes)
@@ -78,7 +80,6 @@ class Store:
         self.tables_of_instances = {name: key for name, key in self.execute(_TABLES).fetchall() if name in tables()}
         self._workflows: dict[str, int] = dict(self.execute("SELECT name, number FROM workflows"))
         self.codes = Codes(self)
-        self._checkpoints = True
 
     def try_codec(self) -> None:
         """`CodecMismatch` if what was stored last cannot be read."""
@@ -108,9 +109,7 @@ class Store:
         """A transaction; none if it raises. Whether its commit may shorten the log, which takes a sync or two more, is
         for whoever waits to say.
         """
-        if checkpoints is not self._checkpoints:
-            set_checkpoints(self._connection, on=checkpoints)
-            self._checkpoints = checkpoints
+        self.log.checkpoints(on=checkpoints)
         self.execute("BEGIN IMMEDIATE")
         if len(self.counted) < len(self.quotas):
             before = dict(self.counted)
@@ -154,10 +153,6 @@ class Store:
         """Have statements asked about, or no longer. Those before are not."""
         self._insert_rows()
         self._connection.set_authorizer(authorise)
-
-    def tidy(self) -> int:
-        """Keep the log within its bound; how many bytes it has. Called every now and then, outside of transactions."""
-        return bound_log(self._connection)
 
     def next_number(self) -> int:
         """Higher than every number that was ever given to an instance or an outcome."""

@@ -13,6 +13,7 @@ import textwrap
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -175,7 +176,7 @@ async def test_the_log_is_cut_off_once_nobody_reads_in_it(
 ) -> None:
     """It grows past its bound while somebody looks for long, which is told, and not after that."""
     bound = 256 * 1024
-    for module in ("database", "writer"):
+    for module in ("log", "writer"):
         monkeypatch.setattr(f"cloister.engine.{module}.LOG_BYTES", bound)
     monkeypatch.setattr("cloister.engine.writer.TIDY_COMMITS", 4)
     log = path.with_name("app.db-wal")
@@ -204,6 +205,23 @@ async def test_the_log_stays_bounded_under_load(open_engine: OpenEngine, path: P
             largest = max(largest, log.stat().st_size)
     assert path.stat().st_size > 10_000_000
     assert largest < 8 * 1024 * 1024
+
+
+@pytest.mark.parametrize("room", [2 * 1024 * 1024, 0])
+async def test_on_a_small_disk_the_log_takes_a_small_part_of_it(
+    open_engine: OpenEngine, path: Path, monkeypatch: pytest.MonkeyPatch, room: int
+) -> None:
+    """Of what is free, whoever makes the commits; it is data that fills a disk."""
+    small = SimpleNamespace(f_bavail=room // 4096, f_frsize=4096)
+    monkeypatch.setattr("cloister.engine.log.os.statvfs", lambda path: small)
+    log, largest = path.with_name("app.db-wal"), 0
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Steps)
+        for _ in range(20):
+            await (await workflow.create(params=10)).result()
+            largest = max(largest, log.stat().st_size)
+    assert path.stat().st_size > 1024 * 1024
+    assert largest < 1024 * 1024
 
 
 # Copies

@@ -14,9 +14,10 @@ import pytest
 
 from cloister.engine import EngineClosed, InstanceAlreadyExists, InstanceNotFound, StorageError
 from cloister.engine import promptness as promptness_module
-from cloister.engine.database import CHECKPOINT_PAGES, connect
+from cloister.engine.database import connect
 from cloister.engine.errors import RunOver
 from cloister.engine.handover import Handover
+from cloister.engine.log import CHECKPOINT_PAGES
 from cloister.engine.options import Creation
 from cloister.engine.promptness import PROMPT, PROOF, Promptness
 from cloister.engine.records import Address, Status

@@ -1,0 +1,77 @@
+"""The log that SQLite writes before the database: how long it may grow, and that it is shortened.
+
+On a small disk it has an eighth of the room, so that it is data that fills the disk, and not the log of them. What is
+written is nothing to it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from typing import Final
+
+LOG_BYTES = 64 * 1024 * 1024
+"""What the log may grow to before it is cut off as soon as nobody reads in it."""
+CHECKPOINT_PAGES: Final = 1000
+"""What it is kept to otherwise, by commits that nobody's event loop waits for."""
+FEWEST_PAGES: Final = 16
+PAGE_BYTES: Final = 4096
+SHARE: Final = 8
+"""A log may have so small a part of the room on its disk."""
+
+
+class Log:
+    """That of the connection which writes."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._path: str = connection.execute("PRAGMA database_list").fetchone()[2]
+        self._checkpoints = True
+        self._size = 0
+        self.measure()
+
+    def measure(self) -> None:
+        """How much room there is for it."""
+        room = LOG_BYTES * SHARE
+        if self._path:
+            with contextlib.suppress(OSError):
+                disk = os.statvfs(self._path)
+                room = disk.f_bavail * disk.f_frsize + self._size
+        self.most = min(LOG_BYTES, max(room // SHARE, FEWEST_PAGES * PAGE_BYTES))
+        """Bytes that it may have."""
+        self._pages = min(CHECKPOINT_PAGES, self.most // PAGE_BYTES)
+        self._connection.execute(f"PRAGMA journal_size_limit = {self.most}")
+        self._set()
+
+    @property
+    def scarce(self) -> bool:
+        """Whether there is so little room that every commit is to keep it short, whoever waits."""
+        return self._pages < CHECKPOINT_PAGES
+
+    def checkpoints(self, *, on: bool) -> None:
+        """Whether commits shorten it. Rewriting a short one syncs faster than growing one."""
+        if on is not self._checkpoints:
+            self._checkpoints = on
+            self._set()
+
+    def _set(self) -> None:
+        self._connection.execute(f"PRAGMA wal_autocheckpoint = {self._pages if self._checkpoints else 0}")
+
+    def bound(self) -> int:
+        """Cut it off if it has grown beyond its bound and nobody reads in it; how many bytes it has.
+
+        It grows while somebody holds a long look at the database open. Nobody is waited for: the next time will do.
+        """
+        _, frames, _ = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        self._size = max(int(frames), 0) * PAGE_BYTES
+        if self._size > self.most:
+            self.cut()
+        self.measure()
+        return self._size
+
+    def cut(self) -> None:
+        """Give back the room that it has, unless somebody reads in it, or what it says has no room in the database."""
+        with contextlib.suppress(sqlite3.Error):  # if that is more than a lack of room, it shows in the next commit
+            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._size = self._size if busy else 0
