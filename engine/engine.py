@@ -20,7 +20,7 @@ from .history import Watchers
 from .options import Retention
 from .reader import Reader
 from .retention import Sweeper
-from .rules import check_workflow_name
+from .rules import check_seconds, check_workflow_name
 from .scheduler import Scheduler
 from .schedules import read_schedules
 from .sharing import WorkflowLimits
@@ -79,12 +79,12 @@ class Engine:
         mocks: Mocks | None = None,
     ) -> None:
         if synchronous not in ("full", "normal"):
-            raise ValueError(f'synchronous is "full" or "normal", not {synchronous!r}')
+            raise ValueError(f'synchronous is "full" or "normal", not {synchronous!r:.40}')
         self._path = Path(path).resolve()
         self._synchronous: Synchronous = synchronous
         self._clock = clock if clock is not None else SystemClock()
         self._codec = codec
-        self._linger, self._mocks = linger, mocks
+        self._linger, self._mocks = check_seconds(linger, "`linger`"), mocks
         self._writer: Writer | None = None
         self._schedulers: dict[str, Scheduler] = {}
         self._watchers = Watchers()
@@ -183,8 +183,12 @@ class Engine:
         check_workflow_name(name)
         if name in self._schedulers:
             raise ValueError(f"workflow {name!r} is registered already")
-        if concurrency < 1:
-            raise ValueError("the concurrency of a workflow is at least 1")
+        if not isinstance(entrypoint, type) or not callable(getattr(entrypoint, "run", None)):
+            raise TypeError(f"what is registered is a class with a method `run`, not {entrypoint!r:.80}")
+        if type(concurrency) is not int or concurrency < 1:
+            raise ValueError(f"the concurrency of a workflow is a whole number from 1, not {concurrency!r:.40}")
+        if limits is not None and not isinstance(limits, WorkflowLimits):
+            raise TypeError(f"the limits of a workflow are `WorkflowLimits`, not {type(limits).__name__}")
         kept = Retention.of_workflow(retention)
         limits = limits or WorkflowLimits()
         self._bounds[name] = Bounds(limits.queued_per_scope, limits.queued)

@@ -18,7 +18,7 @@ from .history import EVENTS_OF_A_LINE, HistoryEvent, Line, Narrator, check_curso
 from .options import Creation, together
 from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
 from .rehearsal import Rehearsal, rehearse
-from .rules import bounded_error, check_name, encode, step_key
+from .rules import bounded_error, check_name, check_seconds, encode, step_key
 from .store.catalogue import Catalogue, Whole
 from .store.columns import pack_error
 from .store.queue import peek
@@ -172,7 +172,7 @@ class Instance:
             raise TypeError("override() takes either a result or an error")
         account = (check_name(author, what="author"), check_name(reason, what="reason"))
         value = None if result is _NOTHING else encode(result, "the result")
-        failure = None if error is None else pack_error(bounded_error(ErrorRecord(*error)))
+        failure = None if error is None else pack_error(_error(error))
         await self._controls.override(self._address, key, (value, failure), account)
 
     async def interventions(self) -> list[dict[str, Any]]:
@@ -244,6 +244,8 @@ class Instance:
         """Wait for the end and return the output; `InstanceFailed` if there is none, `TimeoutError` after
         `timeout` seconds.
         """
+        if timeout is not None:
+            check_seconds(timeout, "a timeout")
         ending = self._scheduler.endings.listen(self._address)
         timer = None
         try:
@@ -263,6 +265,12 @@ class Instance:
     def __repr__(self) -> str:
         where = f" of scope {self.scope!r}" if self.scope else ""
         return f"<Instance {self.id!r}{where} of {self._scheduler.workflow_name!r}>"
+
+
+def _error(given: object) -> ErrorRecord:
+    if not isinstance(given, tuple | list) or len(given) != 2 or not all(isinstance(text, str) for text in given):
+        raise TypeError(f"an error is a pair of texts, its name and its message, not {given!r:.80}")
+    return bounded_error(ErrorRecord(*given))
 
 
 def _expire(ending: asyncio.Future[End], timeout: float) -> None:

@@ -19,6 +19,8 @@ from .records import Status
 MAX_PAGE = 1_000
 DEFAULT_PAGE = 100
 
+FILTERS = ("status", "labels", "created_from", "created_before")
+
 _PREFIX = b"i"
 
 
@@ -44,8 +46,11 @@ class Query:
         created_from: object = None,
         created_before: object = None,
         cursor: object = None,
+        **strange: object,
     ) -> Query:
         """From what a caller gives: one status or several, a dict of labels, `datetime`s or milliseconds."""
+        if strange:
+            raise TypeError(f"{min(strange)!r:.80} is no filter; there are {', '.join(FILTERS)}")
         return cls(
             scope,
             _statuses(status),
@@ -125,9 +130,12 @@ def _statuses(status: object) -> frozenset[Status]:
     if not isinstance(given, Iterable):
         raise TypeError(f"a status is text, or several of them, not {type(status).__name__}")
     try:
-        return frozenset(Status(item) for item in given)
+        named = frozenset(Status(item) for item in given)
     except ValueError:
         raise ValueError(f"{status!r:.80} names no status; there are {', '.join(Status)}") from None
+    if not named:  # to which every instance would fit
+        raise ValueError("`status` names none; give one at least, or leave it out to mean all of them")
+    return named
 
 
 def _moment(value: object, what: str) -> int | None:

@@ -87,6 +87,13 @@ def check_name(value: object, *, what: str = "step name") -> str:
     return value
 
 
+def check_seconds(value: object, what: str) -> float:
+    """A number from 0, be it infinite."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not value >= 0:
+        raise ValueError(f"{what} is a number of seconds from 0, not {value!r:.40}")
+    return value
+
+
 def check_count(value: object) -> int:
     if type(value) is not int or value < 1:
         raise JournalBreach(f"a step's count is a whole number from 1, not {value!r:.40}")

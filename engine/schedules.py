@@ -67,7 +67,7 @@ class Schedule:
         except CronSimError as error:
             raise InvalidSchedule(f"{self.cron!r:.80} is no cron expression: {error}") from None
         try:
-            zoneinfo.ZoneInfo(self.zone)
+            zoneinfo.ZoneInfo(self.zone if isinstance(self.zone, str) else "")
         except (zoneinfo.ZoneInfoNotFoundError, ValueError, TypeError, OSError):
             raise InvalidSchedule(
                 f"{self.zone!r:.80} is no time zone that this machine knows (its name? is the package tzdata there?)"

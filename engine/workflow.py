@@ -122,8 +122,13 @@ class Workflow:
         With code an instance is tied to that from the start, and not to what it is first run with. The answer says
         which of them were created; the others exist already.
         """
-        if not 1 <= len(entries) <= MAX_EACH:
+        if not isinstance(entries, Sequence) or not 1 <= len(entries) <= MAX_EACH:
             raise ValueError(f"a batch for many scopes is a list of 1 to {MAX_EACH:,} instances to create")
+        for entry in entries:
+            if not isinstance(entry, tuple | list) or len(entry) != 3 or not isinstance(entry[2], PinnedCode | None):
+                raise TypeError(
+                    "an entry of a batch for many scopes is (scope, options, code), of which code may be None"
+                )
         longest, packed = self.longest_retention_ms, dict[bytes, Packed]()
         return await self._controls.create_batch(
             [

@@ -196,7 +196,8 @@ def texts(file: Path) -> Iterator[str]:
 
 
 def test_the_store_alone_holds_sql() -> None:
-    """The store, beside the schema; how the file is opened is the database's business. A guest's are another matter.
+    """The store, beside the schema; how the file is opened is the database's business, and its log's
+    how long that is. A guest's are another matter.
     Bindings have files of their own, with which the engine has nothing to do: each kind its module, opened in two. What
     an object stores it asks for as SQL, which a tenant may as well."""
     names = ("alarms", "bucket", "keys", "objects", "queues", "shelf", "uploads")
@@ -207,7 +208,7 @@ def test_the_store_alone_holds_sql() -> None:
     files = [file for file in sources(*MAY_IMPORT) if file not in bindings | opened]
     holders = {file for file in files for text in texts(file) if SQL.search(text)}
     assert {ROOT / "engine/store/instances.py"} < holders <= set(ROOT.glob("engine/store/*.py"))
-    settings = {ROOT / "engine/database.py", ROOT / "sandbox/guest/sqlite.py"}
+    settings = {ROOT / "engine/database.py", ROOT / "engine/log.py", ROOT / "sandbox/guest/sqlite.py"}
     assert {file for file in files for text in texts(file) if PRAGMA.search(text)} == settings
     scripts = {file.relative_to(ROOT).as_posix() for folder in MAY_IMPORT for file in (ROOT / folder).rglob("*.sql")}
     assert "engine/schema.sql" in scripts

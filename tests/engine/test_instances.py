@@ -797,3 +797,54 @@ async def test_every_call_in_every_state(open_engine: OpenEngine, clock: Virtual
             if state == "terminated":
                 with pytest.raises(InstanceFailed, match="Terminated"):
                     await instance.result()
+
+
+# Wrong from the beginning
+
+
+async def test_what_is_registered_wrongly_is_refused_at_once(open_engine: OpenEngine) -> None:
+    """And not when the first instance should run."""
+    async with open_engine() as engine:
+        options: tuple[tuple[str, Any], ...] = (
+            ("concurrency", float("nan")), ("concurrency", 1.5), ("concurrency", True), ("concurrency", None),
+            ("concurrency", 0), ("limits", {"steps": 1}), ("limits", 0),
+        )  # fmt: skip
+        for name, wrong in options:
+            with pytest.raises((ValueError, TypeError), match=name):
+                engine.workflow("w", Echo, **{name: wrong})
+        entrypoints: tuple[Any, ...] = (None, Echo.run, object, "Echo")
+        for entrypoint in entrypoints:
+            with pytest.raises(TypeError, match="a class with a method `run`"):
+                engine.workflow("w", entrypoint)
+        await (await engine.workflow("w", Echo).create(params=1)).result()
+    for linger in (float("nan"), -1, "1", None, True):
+        with pytest.raises(ValueError, match="linger"):
+            open_engine(linger=linger)
+
+
+async def test_arguments_that_mean_nothing_are_refused_in_words(open_engine: OpenEngine) -> None:
+    """A timeout that is no number would put other timers of the loop out of order; no status at all is not any."""
+    async with open_engine() as engine:
+        workflow = engine.workflow("w", Sleeper)
+        instance = await workflow.create(id="x")
+        timeouts: tuple[Any, ...] = (float("nan"), -1, "1", True)
+        for timeout in timeouts:
+            with pytest.raises(ValueError, match="number of seconds"):
+                await instance.result(timeout=timeout)
+        statuses: tuple[Any, ...] = ([], (), set(), iter([]))
+        for none in statuses:
+            with pytest.raises(ValueError, match="names none"):
+                await workflow.bulk("terminate", status=none)
+            with pytest.raises(ValueError, match="names none"):
+                await workflow.list(status=none)
+        assert (await instance.status())["status"] != "terminated"
+        with pytest.raises(TypeError, match="'state' is no filter; there are status"):
+            await workflow.list(state="queued")
+        errors: tuple[Any, ...] = ("no", ("ValueError",), ("a", 1), ("a", "b", "c"))
+        for error in errors:
+            with pytest.raises(TypeError, match="a pair of texts"):
+                await instance.override("nap", author="a", reason="r", error=error)
+        batches: tuple[Any, ...] = (None, [None], ["abc"], [("", {})], [("", {}, b"code")])
+        for entries in batches:
+            with pytest.raises((TypeError, ValueError), match="for many scopes"):
+                await workflow.create_each(entries)
