@@ -15,7 +15,7 @@ import uvicorn
 import websockets
 
 from cloister.ipc import CodecError, RpcTarget
-from cloister.loader import Limits, Loader, TenantError, WorkerCode, WorkerStub
+from cloister.loader import CodeError, Limits, Loader, TenantError, WorkerCode, WorkerStub
 from cloister.loader.bindings import DurableObjects, Fetcher, StorageQuotaExceeded, hibernation
 from cloister.loader.http import HttpLimits, asgi
 from cloister.loader.http.sockets import Closed, WebSocket
@@ -737,7 +737,7 @@ async def test_a_worker_that_is_not_done_with_a_message_is_cancelled(worker: Mak
         try:
             await converse(seconds)
             break
-        except (SandboxError, AssertionError):
+        except (SandboxError, CodeError, AssertionError):
             if seconds == 20.0:
                 raise
 
