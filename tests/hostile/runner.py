@@ -157,21 +157,8 @@ class Trap:
             "the host's limits": [resource.getrlimit(kind) for kind in range(16)],
             "the host's priority": os.getpriority(os.PRIO_PROCESS, 0),
             "the machine's name": socket.gethostname(),
-            "the mounts": self._mounts(),
+            "the mounts": Path("/proc/self/mountinfo").read_text(),
         }
-
-    def _mounts(self) -> list[str]:
-        """What is mounted where this process lives, and where attacks are told to. Elsewhere the machine's others mount
-        and unmount what they like meanwhile."""
-        known = self.folder, HERE, sys.prefix, sys.base_prefix, "/proc", "/sys", "/dev", "/sys/fs/cgroup"
-        places = [Path(os.path.realpath(place)) for place in known]
-        mounts = Path("/proc/self/mountinfo").read_text().splitlines()
-        points = [Path(mount.split()[4]) for mount in mounts]
-        return [
-            mount
-            for mount, point in zip(mounts, points, strict=True)
-            if any(point in (place, *place.parents) for place in places) or point.is_relative_to(self.folder)
-        ]
 
     def _repair(self) -> None:
         for file in self.folder.iterdir():
