@@ -6,7 +6,7 @@ more to do than cores for hours. Who gives way goes first again when it has been
 call: calls can come without end, and each begins with work that was not seen yet. Who has a core because it answers so
 much does not compute.
 
-Who gives way stays on the core where it is, as long as it has half of what it wants there. Each time the kernel moved
+Who gives way stays on the core where it is, as long as it has most of what it wants there. Each time the kernel moved
 it to another one, it would owe it a turn there, though a small one; and a turn lasts until the next tick, which whoever
 wakes up meanwhile has to wait for. Time, CPU and the ways to give way and to stay come in as functions.
 """
@@ -29,7 +29,7 @@ BRIEF: Final = 0.001
 """Seconds that it may want of a core for each call that it has answered, however many those are."""
 _STARVED: Final = 0.1
 """Part of a window that who gives way is to have of a core at least, or it is let on in the next one."""
-_CROWDED: Final = 0.5
+_CROWDED: Final = 0.75
 """Part of what it wants that who stays on its core is to have there, or it may go where there is more."""
 _SEVERAL: Final = 1.2
 """Cores that only several threads can have used: those are not to share one."""
