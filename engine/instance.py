@@ -244,8 +244,8 @@ class Instance:
         """Wait for the end and return the output; `InstanceFailed` if there is none, `TimeoutError` after
         `timeout` seconds.
         """
-        if timeout is not None:
-            check_seconds(timeout, "a timeout")
+        if timeout is not None:  # one that is over already is none
+            timeout = check_seconds(0.0 if isinstance(timeout, int | float) and timeout < 0 else timeout, "a timeout")
         ending = self._scheduler.endings.listen(self._address)
         timer = None
         try:

@@ -1,7 +1,7 @@
 """The log that SQLite writes before the database: how long it may grow, and that it is shortened.
 
-On a small disk it has an eighth of the room, so that it is data that fills the disk, and not the log of them. What is
-written is nothing to it.
+On a small disk it has an eighth of the room, so that data fills the disk, and not its log. What is written is not known
+here.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ class Log:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
-        self._path: str = connection.execute("PRAGMA database_list").fetchone()[2]
+        text, connection.text_factory = connection.text_factory, bytes  # a path need not be text
+        self._path: bytes = connection.execute("PRAGMA database_list").fetchone()[2]
+        connection.text_factory = text
         self._checkpoints = True
         self._size = 0
         self.measure()
@@ -37,7 +39,8 @@ class Log:
         if self._path:
             with contextlib.suppress(OSError):
                 disk = os.statvfs(self._path)
-                room = disk.f_bavail * disk.f_frsize + self._size
+                if disk.f_blocks:  # some file systems do not count theirs
+                    room = disk.f_bavail * disk.f_frsize + self._size
         self.most = min(LOG_BYTES, max(room // SHARE, FEWEST_PAGES * PAGE_BYTES))
         """Bytes that it may have."""
         self._pages = min(CHECKPOINT_PAGES, self.most // PAGE_BYTES)

@@ -23,6 +23,10 @@ _LIGHT: Final = 2048  # bytes of a reference that are not counted
 _MINE, _YOURS, _STREAM = range(3)
 
 
+class _Reference(values.Named):
+    names = ("kind", "number", "attributes")
+
+
 class Exports:
     """What this side has granted on one connection. `hold` says whether what is said of it, such as the body of a
     response, may take so many bytes more, and so many in all; it hears when they take less."""
@@ -127,7 +131,7 @@ def refer(subject: object, channel: Channel, exports: Exports, granted: list[int
     granted.append(exports.grant(capability))
     if getattr(capability, "streams", False):
         return values.dumps([_STREAM, granted[-1]])
-    reference = values.dumps([_MINE, granted[-1], dict(capability.attributes)])
+    reference = values.dumps(_Reference((_MINE, granted[-1], dict(capability.attributes))))
     if len(reference) > _LIGHT:
         exports.weigh(granted[-1], len(reference))
     return reference

@@ -4,7 +4,7 @@ the way.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from .errors import CodecError
@@ -12,12 +12,14 @@ from .values import Named
 from .walk import MAX_DEPTH
 
 _MAX_WORDS, _MAX_KEY = 200, 40
+_MAX_ITEMS = 65_536
+"""So many are looked at: a part that is in a set of a set is not found, and a value may hold another many times."""
 
 
 def tell(error: CodecError, value: object) -> None:
     """Add to what an error says at which place its `part` is, unless that is the whole value; and let go of it."""
     part, error.part = error.part, None
-    keys = None if part is None else _way(value, part, MAX_DEPTH)
+    keys = None if part is None else _way(value, part, MAX_DEPTH, iter(range(_MAX_ITEMS)))
     if not keys:
         return
     root = "value"
@@ -28,7 +30,7 @@ def tell(error: CodecError, value: object) -> None:
     error.args = (f"{error}, at {root}{way:.{_MAX_WORDS}}",)
 
 
-def _way(value: object, part: object, depth: int) -> list[Any] | None:
+def _way(value: object, part: object, depth: int, left: Iterator[int]) -> list[Any] | None:
     """The keys that lead from a value to its part: none if it is that itself, or the key of a map, or in a set."""
     if value is part:
         return []
@@ -39,7 +41,7 @@ def _way(value: object, part: object, depth: int) -> list[Any] | None:
         items = value.items()
     elif isinstance(value, list | tuple):
         items = enumerate(value)
-    for key, item in items if depth else ():
-        if (way := _way(item, part, depth - 1)) is not None:
+    for (key, item), _ in zip(items, left if depth else (), strict=False):
+        if (way := _way(item, part, depth - 1, left)) is not None:
             return [str.__str__(key) if isinstance(key, str) else key, *way]
     return None

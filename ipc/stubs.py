@@ -21,6 +21,12 @@ MAX_LINKS: Final = 16
 """Calls that one chain may have; to read a property counts as one."""
 READ: Final = (False, None)
 """What stands in place of the arguments of a call where a property is read."""
+
+
+class _Chain(Named):
+    names = tuple(f"{what} of call {number}" for number in range(1, MAX_LINKS + 1) for what in ("args", "kwargs"))
+
+
 _GONE: Final = "the stub was disposed of, or came with a call that has returned; dup() it in time"
 
 
@@ -106,7 +112,7 @@ class Stub:
             method, arguments = flat(links)
             if len(method) > MAX_NAME:
                 raise CodecError(f"the names of a chain have {MAX_NAME} characters at most; await it in between")
-            payload = channel.encode(arguments)
+            payload = channel.encode(_Chain(arguments))
         return channel.decode(await channel.call(self._target, method, payload))[0]
 
     def _check(self) -> None:

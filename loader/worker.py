@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 
 class _Invocation(values.Named):
-    names = ("entrypoint", "method", "args", "kwargs", "props", "args")
+    names = ("entrypoint", "method", "args", "kwargs", "props", "chain")
 
 
 class _Handling(values.Named):
     names = ("entrypoint", "event", "subject", "props")
+
+
+class _Object(values.Named):
+    names = ("object", "storage", "method", "args", "kwargs")
 
 
 class Worker:
@@ -190,7 +194,7 @@ class Worker:
     def object(self, about: dict[str, Any], method: str, arguments: list[Any], limits: Any) -> Awaitable[Any]:
         """Call a method of a durable object. `arguments`: its storage, and those of the call. To be awaited at once."""
         storage, *rest = arguments
-        call = self.sandbox.call("object", [about, storage, method, *rest], limits)
+        call = self.sandbox.call("object", _Object((about, storage, method, *rest)), limits)
         return self._answered(self.tails.follow(about["class"], method, call), self.sandbox.decode)
 
     def run(self, arguments: list[Any], limits: Any) -> tuple[Callable[[], None], Awaitable[bytes]]:

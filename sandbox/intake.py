@@ -4,9 +4,9 @@ Whoever sends more than its share in a second is slowed down: it is not read unt
 like everybody who writes faster than is read. That does no honest program any harm, and none can cost its neighbours
 more than the share. What comes to nothing (calls taken back or refused, word of what goes on in the background) has a
 smaller share. Lines of a log and heartbeats, which nobody waits for, have a bound of that size instead: an honest guest
-keeps far below it whatever its tenant does, so who reaches it, held back as it is, means to, and is ended. A burst of
-them is taken at a pace that leaves the host time for the others. Time comes in, and so do the ways to hold back and to
-end.
+keeps far below it whatever its tenant does, so who reaches it, held back as it is, means to, and is ended. A burst
+of lines, or of calls taken back, is read at a pace that leaves the host time for the others. Time comes in, and so do
+the ways to hold back and to end.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """One sandboxed process as the host holds it: a pidfd, a way to end it, and words for how it ended.
 
-Signals go through the pidfd and never to a number, which could be somebody else's by then. The number is used for
-reading only.
+Signals go through the pidfd and never to a number, which could be somebody else's by then. The number is used to read,
+and to say when and where its threads run, just after it was seen alive.
 """
 
 from __future__ import annotations
@@ -106,21 +106,23 @@ class Process:
                 kernel.write(f"/proc/{self.pid}/autogroup", b"%d" % nice)
 
     def stay(self, stays: bool) -> None:
-        """Keep all its threads on the core where the first one is, and those that it makes; or let them go where there
-        is room again."""
+        """Keep all its threads on the core where the first one is, and those that these make; or let them go where
+        there is room again. One that is being made just then may be missed until the next time."""
         if not self.alive():  # see `rank`
             return
         with contextlib.suppress(OSError, IndexError, ValueError):
             if not self._cores:
                 self._cores = os.sched_getaffinity(self.pid)
-            core = int(kernel.read(f"/proc/{self.pid}/stat").rpartition(b") ")[2].split()[_CORE])
+            cores = self._cores
+            if stays:
+                cores = {int(kernel.read(f"/proc/{self.pid}/stat").rpartition(b") ")[2].split()[_CORE])}
             told: set[str] = set()
             for _ in range(_ROUNDS):
                 if not (untold := set(self._threads()) - told):
                     return
                 for thread in untold:
                     with contextlib.suppress(OSError):
-                        os.sched_setaffinity(int(thread), {core} if stays else self._cores)
+                        os.sched_setaffinity(int(thread), cores)
                 told |= untold
 
     @staticmethod

@@ -14,10 +14,16 @@ from cloister.loader import doctor
 from . import bundles, db, instances
 
 
+class _Version(argparse.Action):
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        print(f"cloister {importlib.metadata.version('cloister')}")
+        parser.exit()
+
+
 def main() -> None:
     """Run a command; the exit code says how it went."""
     parser = argparse.ArgumentParser(prog="cloister", description="Other people's code, safely and durably.")
-    parser.add_argument("--version", action="version", version=f"cloister {importlib.metadata.version('cloister')}")
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which version this is")
     commands = parser.add_subparsers(dest="command", required=True)
     examine = commands.add_parser(
         "doctor", help="which layers of confinement this machine gives, and how to get others"

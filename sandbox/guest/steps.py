@@ -11,7 +11,7 @@ import asyncio
 import datetime
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from typing import Any, NoReturn
 
 from cloister.ipc import values
@@ -49,10 +49,10 @@ class WorkflowStep:
         if rest:  # the older form: do(name, depends, concurrent, config)
             older: list[Any] = [*rest, *(depends, concurrent, config)[len(rest) :]]
             depends, concurrent, config = older
-            if not isinstance(depends, list | tuple | set | None):
+            if isinstance(depends, str | bytes | dict) or not isinstance(depends, Iterable | None):
                 raise TypeError(
-                    f"step.do({name!r}) got a {type(depends).__name__} where its function belongs: pass the function"
-                    " itself, not what it returns"
+                    f"step.do({name!r}) got {type(depends)} where its function belongs: pass the function itself, not"
+                    " what it returns; a config goes by its name"
                 )
 
         def declare(function: Body) -> Step:

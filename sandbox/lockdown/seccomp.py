@@ -122,7 +122,7 @@ def checked(own_pid: int) -> dict[str, Rule]:
         # each other, on any page of a library that they share. Who waits for the end of a thread uses one such, and
         # is told to look again until it has ended.
         "futex": Rule((Test(1, (0, 1, 3, 4, 9, 10), mask=_LOW & ~0x180), Test(1, (0x80,), 0x80, errno.EAGAIN))),
-        "sched_getaffinity": Rule((Test(0, (0,), mask=_LOW),)),  # os.cpu_count, of itself
+        "sched_getaffinity": Rule((Test(0, (0,), mask=_LOW),)),  # of itself, as C libraries count cores
         "clock_gettime": Rule((own_clocks,)),
         "clock_getres": Rule((own_clocks,)),
         "clock_nanosleep": Rule((own_clocks,)),

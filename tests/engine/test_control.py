@@ -327,8 +327,11 @@ async def test_result_waits_for_the_end_within_its_timeout(open_engine: OpenEngi
     """After it, the instance is as it was."""
     async with open_engine() as engine:
         instance = await engine.workflow("w", Napper).create()
-        waiting = asyncio.create_task(instance.result(timeout=60))
-        await clock.advance(61)
+        waiting, late = (asyncio.create_task(instance.result(timeout=seconds)) for seconds in (60, -0.001))
+        await clock.advance(1)
+        with pytest.raises(TimeoutError, match=r"within 0\.0 seconds"):
+            await late
+        await clock.advance(60)
         with pytest.raises(TimeoutError, match="60"):
             await waiting
         await clock.advance(3600)

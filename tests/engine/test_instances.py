@@ -827,7 +827,7 @@ async def test_arguments_that_mean_nothing_are_refused_in_words(open_engine: Ope
     async with open_engine() as engine:
         workflow = engine.workflow("w", Sleeper)
         instance = await workflow.create(id="x")
-        timeouts: tuple[Any, ...] = (float("nan"), -1, "1", True)
+        timeouts: tuple[Any, ...] = (float("nan"), "1", True)
         for timeout in timeouts:
             with pytest.raises(ValueError, match="number of seconds"):
                 await instance.result(timeout=timeout)

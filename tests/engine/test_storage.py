@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from cloister.engine import DatabaseDamaged, Engine, StorageError, WorkflowEntrypoint, database
+from cloister.engine.log import LOG_BYTES, Log
 from cloister.engine.records import Address
 from cloister.engine.store import archive
 from cloister.engine.store.catalogue import Catalogue
@@ -212,7 +213,7 @@ async def test_on_a_small_disk_the_log_takes_a_small_part_of_it(
     open_engine: OpenEngine, path: Path, monkeypatch: pytest.MonkeyPatch, room: int
 ) -> None:
     """Of what is free, whoever makes the commits; it is data that fills a disk."""
-    small = SimpleNamespace(f_bavail=room // 4096, f_frsize=4096)
+    small = SimpleNamespace(f_blocks=1, f_bavail=room // 4096, f_frsize=4096)
     monkeypatch.setattr("cloister.engine.log.os.statvfs", lambda path: small)
     log, largest = path.with_name("app.db-wal"), 0
     async with open_engine() as engine:
@@ -222,6 +223,25 @@ async def test_on_a_small_disk_the_log_takes_a_small_part_of_it(
             largest = max(largest, log.stat().st_size)
     assert path.stat().st_size > 1024 * 1024
     assert largest < 1024 * 1024
+
+
+def test_a_disk_that_does_not_count_its_blocks_is_not_taken_for_a_full_one(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some of the network say nothing but zeros."""
+    uncounted = SimpleNamespace(f_blocks=0, f_bavail=0, f_frsize=0)
+    monkeypatch.setattr("cloister.engine.log.os.statvfs", lambda path: uncounted)
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        log = Log(connection)
+        assert (log.most, log.scarce) == (LOG_BYTES, False)
+
+
+async def test_a_database_may_lie_where_its_path_is_no_text(tmp_path: Path) -> None:
+    """File names are bytes."""
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff"))
+    folder.mkdir()
+    async with Engine(folder / "app.db") as engine:
+        assert await (await engine.workflow("w", Steps).create(params=2)).result() is not None
 
 
 # Copies

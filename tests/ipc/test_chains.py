@@ -171,6 +171,15 @@ async def test_an_error_in_a_chain_keeps_its_class_and_names_its_place(root: Any
         assert refused.value.__notes__[0].startswith(f"in call {place} of 2")
 
 
+async def test_what_cannot_be_sent_in_a_chain_is_told_by_its_call(root: Any) -> None:
+    """They go together, and each has arguments of its own."""
+    stub, _ = root(Node())
+    with pytest.raises(CodecError, match=r"at args of call 2\[0\]$"):
+        await stub.down("a").down(object()).where()
+    with pytest.raises(CodecError, match=r"at kwargs of call 3\['loud'\]$"):
+        await stub.down("a").down("b").where(loud=object())
+
+
 @pytest.mark.parametrize("call", ["nothing", "where"])
 async def test_a_chain_on_what_cannot_be_called_says_what_it_was(root: Any, call: str) -> None:
     """On nothing, or on plain data."""

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cloister.ipc import CapabilityError, CodecError, PayloadError, values, walk
+from cloister.ipc import CapabilityError, CodecError, PayloadError, places, values, walk
 from cloister.ipc.packer import Packer
 
 ZONES = st.none() | st.integers(-86_000, 86_000).map(lambda s: datetime.timezone(datetime.timedelta(seconds=s)))
@@ -115,6 +115,16 @@ def test_where_in_a_value_it_is_that_cannot_be_sent_is_said(value: Any, place: s
         values.dumps(value)
     assert str(caught.value).partition(", at ")[2] == place
     assert caught.value.part is None
+
+
+def test_a_place_that_is_not_found_is_not_looked_for_without_end() -> None:
+    """A value may hold another many times over, and what is in a set of a set is at no place."""
+    wide: list[Any] = []
+    for _ in range(60):
+        wide = [wide, wide]
+    error = CodecError("no", object())
+    places.tell(error, wide)
+    assert str(error) == "no"
 
 
 def test_what_is_to_be_awaited_is_told_so() -> None:

@@ -400,6 +400,7 @@ async def test_what_has_no_place_here_says_so(holds: Any, name: str, words: str)
                 raise AssertionError("it was used")
         import js
         raises(AttributeError, "this is CPython, and runs no JavaScript", getattr, js, "Nothing")
+        assert not hasattr({name}, "release") and not hasattr(js, "process"), "so programs ask whether this is Node"
     """)
 
 

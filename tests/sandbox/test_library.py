@@ -511,7 +511,7 @@ FOLDERS = {
 }
 """What the guest imports for itself: the modules of each folder."""
 GUEST = sorted(f"{folder}.{name}".strip(".") for folder, names in FOLDERS.items() for name in names.split())
-MOST_LINES = 7908
+MOST_LINES = 7917
 MOST_MODULES = 320
 
 

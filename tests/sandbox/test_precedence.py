@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import itertools
 import os
 import signal
@@ -40,6 +41,10 @@ class Machine:
             waits=lambda: self.waits,
             stay=self.stays.append,
         )
+
+    @staticmethod
+    def read_nothing(path: str) -> bytes:
+        raise OSError(errno.EMFILE, path)
 
     def call(self) -> None:
         self.calls += 1
@@ -504,6 +509,19 @@ async def test_who_stays_on_a_core_counts_as_many_as_before(tenant: Any, until: 
     assert await tenant.do(CORES) == expected
     tenant.sandbox._process.stay(False)
     assert await tenant.do(CORES) == expected
+
+
+async def test_who_is_to_stay_no_longer_is_told_so_whatever_the_host_lacks(
+    tenant: Any, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may have no descriptor left to look with."""
+    await rests(tenant.sandbox, until)
+    process, before = tenant.sandbox._process, os.sched_getaffinity(tenant.sandbox.pid)
+    process.stay(True)
+    with monkeypatch.context() as patched:
+        patched.setattr("cloister.sandbox.process.kernel.read", Machine.read_nothing)
+        process.stay(False)
+    assert os.sched_getaffinity(tenant.sandbox.pid) == before
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root may undo it")

@@ -31,7 +31,6 @@ _ABSENT: Final = {
     "window": "there is no browser here",
     "RegExp": "use the module re",
     "Buffer": "use bytes, and the module base64",
-    "process": "use `from workers import env`",
     "require": "use import",
     "env": "use `from workers import env`",
 }
@@ -51,6 +50,12 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"js.{name} does not exist in a sandbox: this is CPython, and runs no JavaScript")
 
 
+class Missing(NotImplementedError, AttributeError):
+    """`hasattr` is told that it is not there."""
+
+    __module__ = "js"
+
+
 class Absent:
     """Something that can be imported, so that the rest of a program runs, and not be used."""
 
@@ -61,4 +66,4 @@ class Absent:
         raise NotImplementedError(self._words)
 
     def __getattr__(self, _: str) -> Any:
-        raise NotImplementedError(self._words)
+        raise Missing(self._words)
