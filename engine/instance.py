@@ -171,6 +171,8 @@ class Instance:
         if (result is _NOTHING) == (error is None):
             raise TypeError("override() takes either a result or an error")
         account = (check_name(author, what="author"), check_name(reason, what="reason"))
+        if not all(text.strip() for text in account):
+            raise ValueError("override() takes an author and a reason: who reads the record is to know whose it is")
         value = None if result is _NOTHING else encode(result, "the result")
         failure = None if error is None else pack_error(_error(error))
         await self._controls.override(self._address, key, (value, failure), account)

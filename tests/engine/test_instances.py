@@ -844,6 +844,9 @@ async def test_arguments_that_mean_nothing_are_refused_in_words(open_engine: Ope
         for error in errors:
             with pytest.raises(TypeError, match="a pair of texts"):
                 await instance.override("nap", author="a", reason="r", error=error)
+        for author, reason in (("", "r"), ("a", " ")):
+            with pytest.raises(ValueError, match="an author and a reason"):
+                await instance.override("nap", author=author, reason=reason, result=1)
         batches: tuple[Any, ...] = (None, [None], ["abc"], [("", {})], [("", {}, b"code")])
         for entries in batches:
             with pytest.raises((TypeError, ValueError), match="for many scopes"):
