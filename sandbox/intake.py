@@ -83,8 +83,8 @@ class Intake:
     def message(self, mark: int, size: int, *, line: bool = False) -> None:
         """A message of this kind, that is no answer. `line`: it is one of a log."""
         self._draw(self._messages, 1)
-        if mark in _VAIN:
-            self._slow(self._pace, 1)
+        if mark in _VAIN and (wait := self._pace.draw(1)):
+            self._hold(wait)  # where that cannot be done nothing is lost: it counts elsewhere too
         if line:
             self._count_unawaited(size + UNAWAITED)
         elif mark in _VAIN:

@@ -78,6 +78,18 @@ def test_a_burst_of_what_nobody_waits_for_is_taken_at_a_pace(kind: type[Message]
     assert (sender.held, sender.ended) == ([], [])
 
 
+@pytest.mark.parametrize("kind", [Note, Cancel])
+def test_who_cannot_be_held_back_is_not_ended_for_the_pace_nor_given_more(kind: type[Message]) -> None:
+    """What it may send in all is what counts there."""
+    sender = Sender(holds=False)
+    sent = 0
+    while not sender.ended:
+        sender.intake.message(MARKS[kind], 100, line=kind is Note)
+        sent += 1
+    share = RATE / 4 / (UNAWAITED + 100)
+    assert sent == int(share * (1.25 if kind is Note else 1)) + 1
+
+
 def test_calls_and_what_is_let_go_of_are_slowed_down_and_nothing_worse() -> None:
     """However long it goes on: no more of them than may be in flight wait, and what is let go of has been granted."""
     sender = Sender()
