@@ -46,7 +46,7 @@ def record(store: Store, now: int, *row: Any) -> None:
 
     What a first record says of position, type, config, enclosing step and start stays.
     """
-    if store.ended_beside and row[0] in store.ended_beside:
+    if row[0] in store.ended_beside:
         raise RunOver
     if store.counted:
         usage.check_step(store, row)
@@ -73,7 +73,7 @@ def record_result(
     started: int, began: int,
 ) -> None:  # fmt: skip
     """The first and last record of a step that has come to its result at once, as nearly all do: see `RESULT`."""
-    if store.ended_beside and number in store.ended_beside:
+    if number in store.ended_beside:
         raise RunOver
     if store.counted:
         usage.check_instance(store, number, len(value))
