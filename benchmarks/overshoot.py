@@ -61,7 +61,7 @@ def stray(sandbox: Sandbox) -> Watch:
 
 def memory(sandbox: Sandbox) -> Watch:
     """All but a little of what it may have: the kernel grants no more than the limit."""
-    group = sandbox._group
+    group = sandbox._footprint._group
     if group is None:
         return cpu(sandbox)
     file = f"{group.folders[0]}/{'memory.usage_in_bytes' if group.version == 1 else 'memory.current'}"

@@ -7,56 +7,34 @@ Every death has a sentence, and every call in flight fails with it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from cloister.ipc import (
-    Connection,
-    IpcError,
-    RemoteError,
-    RemoteProtocolError,
-    Seen,
-    codec,
-    values,
-)
+from cloister.ipc import Connection, IpcError, RemoteError, Seen, values
 from cloister.ipc.arguments import Arguments
 from cloister.ipc.connection import MAX_CALLS
 from cloister.ipc.link import Link
-from cloister.ipc.messages import Note
 from cloister.ipc.observation import observe
-from cloister.ipc.unread import MUCH
 
 from .alarms import Alarms
 from .calls import Calls
 from .ending import Ending
-from .errors import LimitExceeded, ProtocolViolation, SandboxClosed, SandboxDied, SandboxError, SandboxUnused
-from .intake import ANSWERS, MESSAGE, Intake
+from .errors import LimitExceeded, SandboxClosed, SandboxDied, SandboxError, SandboxUnused
+from .footprint import Footprint
+from .hearing import Hearing
+from .intake import MESSAGE
 from .lockdown.cgroups import Group
+from .overdue import overdue
 from .policy import Limits
 from .precedence import SOON, WINDOW, Precedence
 from .process import Process, describe
-from .tail import LEVELS, Tail
 from .visits import WORKER, VisitedPeer
 from .watch import Account
 
-UNFINISHED = 60.0
-"""Seconds that a frame may take to arrive, of which the host keeps what there is."""
-UNREAD = 600.0
-"""Seconds that it may leave more unread than the kernel keeps for it: as long as an attempt of a step may take."""
-MUCH_UNREAD = 60.0
-"""The same for so much that it is not listened to meanwhile: as long as a call may take."""
-_NOTE_ELEMENTS = 5  # of the longest note there is, list included
 _HELD_FOR = 10.0
 """Seconds for which what was granted to one that was never used is still held, for whoever grants it to another."""
-_NOTE = codec.MARKS[Note]
-_LINE = codec.encode(Note("log", b""))  # how the guest's own code begins a line of its log
-
-_TABLES, _TABLES_OF_MEMORY = 4 << 20, 8
-"""Bytes of page tables that a process may have, and one more for so many of its memory: pages side by side take one for
-each five hundred."""
 _A_LITTLE = 0.1
 """Seconds of CPU that it may use between two looks of others at it without being looked at more closely."""
 _AT_ONCE = 3
@@ -100,88 +78,92 @@ class Sandbox:
         *,
         alone: bool = False,
     ) -> None:
-        loop, now, cpu_seconds = asyncio.get_running_loop(), alarms.now, process.cpu_seconds
         self.number = number
         self.phases = Phases(0, 0, 0)
         self.limits = _BLANK
-        self.background = 0
         self.usage = Usage(0, 0)
         """What it used in all, once it has ended."""
-        self.on_background: Callable[[], None] = lambda: None
         self._process = process
         self._link = link
-        self._group = group
         self._address_space = address_space
-        self._limit_group(self.limits)  # ahead of time: a write to a control group takes a third of a boot
-        if group is not None:
-            group.watch(self._short_of_memory)
-        self._hello: asyncio.Future[bytes] = loop.create_future()
-        self._intake = Intake(self.limits.bytes_per_second, now, hold=link.hold, end=self._flooded)
-        self.tail = Tail(self.limits.output_bytes_per_second, now)
-        self._watch = Account(cpu_seconds, now, alarms.call_at)
+        self._hello: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._footprint = Footprint(process, group, self.kill)
+        self._footprint.bound(self.limits)  # ahead of time: a write to a control group takes a third of a boot
+        self._watch = Account(process.cpu_seconds, alarms.now, alarms.call_at)
+        self._precedence = self._claim(process, group, alarms)
+        self._ending = Ending(
+            process, link, group, self._watch, self._precedence, alone=alone, part=self._part, describe=self._describe
+        )
+        self.died = self._ending.died
+        self._hearing = Hearing(link, self._ending, self._watch, self.limits, alarms.now)
+        self.tail = self._hearing.tail
+        self._calls = Calls(self._watch, self._precedence, self._ending, link, process.share)
+        self._peer = self._calls.peer = self._hearing.peer = self._converse(link, arguments, granted, alarms)
+
+    def _claim(self, process: Process, group: Group | None, alarms: Alarms) -> Precedence:
+        """Its place among those that want a core."""
         share = group if group is not None and group.share else None
         reversible = share is not None or process.may_rise()
-        self._precedence = Precedence(
+        return Precedence(
             process.wanted_seconds,
-            now,
-            loop.call_at,
+            alarms.now,
+            asyncio.get_running_loop().call_at,
             busy=self._answering,
             rank=process.rank if share is None else share.rank,
-            spent=cpu_seconds,
+            spent=process.cpu_seconds,
             waits=process.waits,
             stay=process.stay,
             soon=SOON if reversible else WINDOW,  # a first import takes so long, and it would be for good
-            on_look=self._count,
+            on_look=self._footprint.look,
         )
-        self._ending = Ending(
-            process,
-            link,
-            group,
-            self._watch,
-            self._precedence,
-            alone=alone,
-            part=self._part,
-            describe=self._describe,
-        )
-        self.died = self._ending.died
-        self._calls = Calls(self._watch, self._precedence, self._ending, link, process.share)
-        self._peer = self._calls.peer = VisitedPeer(
+
+    def _converse(self, link: Link, arguments: Arguments, granted: Arguments, alarms: Alarms) -> VisitedPeer:
+        """The other side of all that is said."""
+        return VisitedPeer(
             Connection(reserve=MAX_CALLS // 4),
             link.send,
             rebuild=RemoteError,  # whatever it is called over there, it is the tenant's
             on_hello=self._hello.set_result,
-            on_note=self._hear,
-            on_call=self._asked,
-            on_read=self._intake.read,
+            on_note=self._hearing.note,
+            on_call=self._hearing.asked,
+            on_read=self._hearing.intake.read,
             on_cancel=self._calls.given_up,
             on_closed=self.kill,
             account=self._watch,
             limits=self._limits,
             overrun=self._calls.overrun,
             explain=self._calls.explain,
-            intake=self._intake,
+            intake=self._hearing.intake,
             unread=link.unread,
             alarms=alarms,
             on_visit=self._precedence.begin,
             hold=arguments.hold,
             hold_granted=granted.hold,
         )
-        self._peer.on_streams_over = self._streams_over
-        link.on_bytes = self._intake.arrived
-        link.on_commands = self._intake.commands
-        link.on_begun = self._begun
-        link.on_frame = self._deliver
-        link.on_lost = self._lose
+
+    @property
+    def background(self) -> int:
+        """How much goes on in it after its answers, by its own account."""
+        return self._hearing.background
+
+    @property
+    def on_background(self) -> Callable[[], None]:
+        """Called when that has changed, and when the last of its streams was let go of."""
+        return self._hearing.on_background
+
+    @on_background.setter
+    def on_background(self, told: Callable[[], None]) -> None:
+        self._hearing.on_background = self._peer.on_streams_over = told
 
     @property
     def busy(self) -> bool:
         """Whether something is going on in it: a call, or work that was to go on after one."""
-        return self._calls.in_flight > 0 or self.background > 0
+        return self._calls.in_flight > 0 or self._hearing.background > 0
 
     @property
     def unfinished(self) -> bool:
         """Whether it has work that goes on after its answers: its own, or a stream that somebody reads."""
-        return self.background > 0 or bool(self._peer.streams)
+        return self._hearing.background > 0 or bool(self._peer.streams)
 
     @property
     def streaming(self) -> bool:
@@ -243,10 +225,8 @@ class Sandbox:
         return self._process.memory_bytes()
 
     def charged_bytes(self) -> int:
-        """What its control group is charged for, or its proportional share; where neither may be looked at, what is
-        resident, which counts what it shares with its zygote."""
-        charged = self._group.charged_bytes() if self._group is not None else 0
-        return charged or self._process.memory_bytes() or self._process.resident_bytes()
+        """What its control group is charged for; where it has none, about its share, or what is resident."""
+        return self._footprint.bytes()
 
     def cpu_seconds(self) -> float:
         """The CPU time it has used, as far as is known."""
@@ -281,12 +261,10 @@ class Sandbox:
         Raises what the tenant's import raises.
         """
         self.limits = limits
-        self._intake.bound(limits.bytes_per_second)
-        self.tail.bound(limits.output_bytes_per_second)
+        self._hearing.bound(limits)
         self._watch.bound(limits.cpu_ms, self._strayed, limits.subrequests)
-        self._limit_group(limits)
+        self._footprint.bound(limits)
         self._peer.connection.bound(incoming=limits.calls_in_flight)
-        self._link.on_bytes = self._first_word
         if unhurried:
             self._link.gather(_AT_ONCE)
         bounds = [self._address_space + limits.memory_bytes, limits.open_files, limits.calls_in_flight]
@@ -316,7 +294,7 @@ class Sandbox:
         """Say something to the guest: False if it does not read."""
         told = self._peer.note(topic, payload)
         if told and len(payload) > MESSAGE:
-            self._intake.answered(len(payload))
+            self._hearing.intake.answered(len(payload))
         return told
 
     def nudge(self) -> None:
@@ -380,13 +358,9 @@ class Sandbox:
             self._calls.count_unasked()
             if self._watch.seen - before > _A_LITTLE:
                 self._precedence.look()
-        self._count()
-        if self._link.unfinished_for() > UNFINISHED:
-            words = f"the sandbox broke the protocol: a frame that was not finished within {UNFINISHED:.0f} s"
-            self.kill(ProtocolViolation(words))
-        most = MUCH_UNREAD if self._link.unread() > MUCH else UNREAD
-        if self._link.unread_for() > most:
-            self.kill(ProtocolViolation(f"the sandbox read nothing of what waits for it for {most:.0f} s"))
+        self._footprint.look()
+        if (violation := overdue(self._link)) is not None:
+            self.kill(violation)
 
     # Bound methods, which take a third of what functions with what they close over do.
 
@@ -396,74 +370,5 @@ class Sandbox:
     def _limits(self) -> Limits:
         return self.limits
 
-    def _streams_over(self) -> None:
-        self.on_background()
-
-    def _count(self) -> None:
-        """Where no group does: threads, of which some thousand have room in what memory it may use, and the kernel's
-        tables of its pages, which take twice as much as the pages do that are scattered."""
-        if self._group is not None:
-            return
-        if self._process.threads() > self.limits.threads:
-            self.kill(LimitExceeded(f"the sandbox exceeded {self.limits.threads} threads"))
-        most = _TABLES + self.limits.memory_bytes // _TABLES_OF_MEMORY
-        if self._process.table_bytes() > most:
-            self.kill(LimitExceeded(f"the sandbox exceeded {most >> 20:,} MiB of page tables"))
-
     def _strayed(self) -> None:
         self.kill(LimitExceeded(f"the sandbox exceeded {self.limits.cpu_ms:,} ms of CPU while it answered nothing"))
-
-    def _short_of_memory(self) -> None:
-        self.kill(LimitExceeded(f"the sandbox exceeded {self.limits.memory_bytes >> 20:,} MiB of memory"))
-
-    def _limit_group(self, limits: Limits) -> None:
-        if self._group is not None:
-            with contextlib.suppress(OSError):  # the fuse on address space holds all the same
-                self._group.limit(limits.memory_bytes, limits.threads)
-
-    def _first_word(self, size: int) -> None:
-        """From now on something of its tenant's may have come of it."""
-        self._ending.used()
-        self._link.on_bytes = self._intake.arrived
-        self._intake.arrived(size)
-
-    def _begun(self, mark: int, size: int) -> None:
-        if (words := self._intake.refusal(mark, size)) is not None:
-            self.kill(ProtocolViolation(f"the sandbox broke the protocol: {words}"))
-
-    def _deliver(self, frame: bytes) -> None:
-        mark = frame[0] if frame else -1
-        if mark not in ANSWERS:
-            self._begun(mark, len(frame))
-            line = mark == _NOTE and frame.startswith(_LINE)
-            self._intake.message(mark, len(frame), line=line)
-            if line and not self.tail.admit():
-                return  # unread: a line that is dropped anyway must cost less than it cost to say it
-        self._peer.deliver(frame)
-
-    def _flooded(self, words: str) -> None:
-        self.kill(LimitExceeded(f"the sandbox {words}"))
-
-    def _asked(self, capability: object, calls: int) -> None:
-        self._intake.chain(calls)
-        if not getattr(capability, "uncounted", False) and not all(self._watch.ask() for _ in range(calls)):
-            raise LimitExceeded("the invocation made more calls to the host than its limit of subrequests")
-
-    def _lose(self, error: RemoteProtocolError | None) -> None:
-        """Its end of the connection is gone, or has said what it may not."""
-        if error is None:
-            self._ending.disconnected()
-        else:
-            self._ending.broken()
-            self._peer.close(error)
-
-    def _hear(self, topic: str, payload: bytes) -> None:
-        values.scan(payload, max_depth=1, max_elements=_NOTE_ELEMENTS)
-        match topic, values.loads(payload, trusted=True):
-            case "log", [str(level), str(text), int(invocation), int(time_ms)] if level in LEVELS:
-                self.tail.hear(level, text, invocation, time_ms)
-            case "background", int(count):
-                self.background = max(count, 0)
-                self.on_background()
-            case _:
-                raise RemoteProtocolError(f"a note of an unknown form on {topic[:40]!r}")

@@ -291,12 +291,12 @@ async def test_the_kernel_ends_what_uses_more_than_its_group_may(boot: Boot, spa
     if spawner.layers["cgroups"] != "active":
         pytest.skip(f"cgroups: {spawner.layers['cgroups']}")
     tenant = await boot(limits=Limits(memory_bytes=64 * MIB))
-    tenant.sandbox._group.limit(16 * MIB, 64)
+    tenant.sandbox._footprint._group.limit(16 * MIB, 64)
     with pytest.raises(LimitExceeded, match=r"^the sandbox exceeded 64 MiB of memory$"):
         await tenant.do("def main():\n    kept = [bytes([1]) * (1 << 20) for _ in range(50)]\n    return len(kept)")
     assert await tenant.sandbox.died == "exceeded 64 MiB of memory"
-    if tenant.sandbox._group.version == 1:
-        assert tenant.sandbox._group._kills == 0, "the kernel would have said so on the console"
+    if tenant.sandbox._footprint._group.version == 1:
+        assert tenant.sandbox._footprint._group._kills == 0, "the kernel would have said so on the console"
     after = await boot()
     assert await after.do("def main(): return len(bytearray(50 << 20))") == 50 * MIB
 
@@ -436,7 +436,7 @@ async def test_a_frame_that_is_never_finished_is_not_kept_for_ever(
     await until(lambda: tenant.sandbox._link._reader.missing)
     tenant.sandbox.tend()
     assert tenant.sandbox.alive
-    monkeypatch.setattr("cloister.sandbox.sandbox.UNFINISHED", 0.0)
+    monkeypatch.setattr("cloister.sandbox.overdue.UNFINISHED", 0.0)
     tenant.sandbox.tend()
     with pytest.raises(ProtocolViolation, match="a frame that was not finished within 0 s"):
         await call
@@ -462,7 +462,7 @@ async def test_what_a_sandbox_does_not_read_is_not_kept_for_ever(
     await until(lambda: tenant.sandbox._link.unread_for() >= 0)
     tenant.sandbox.tend()
     assert tenant.sandbox.alive
-    monkeypatch.setattr("cloister.sandbox.sandbox.UNREAD", 0.0)
+    monkeypatch.setattr("cloister.sandbox.overdue.UNREAD", 0.0)
     tenant.sandbox.tend()
     for call in calls:
         with pytest.raises(ProtocolViolation, match="read nothing of what waits for it for 0 s"):
@@ -494,7 +494,7 @@ async def test_who_asks_for_much_and_reads_nothing_holds_little_and_not_for_long
     await asyncio.sleep(0)
     assert len(made) == 1
     assert tenant.sandbox._link.unread() < 5 << 20
-    monkeypatch.setattr("cloister.sandbox.sandbox.MUCH_UNREAD", 0.0)
+    monkeypatch.setattr("cloister.sandbox.overdue.MUCH_UNREAD", 0.0)
     tenant.sandbox.tend()
     with pytest.raises(ProtocolViolation, match="read nothing of what waits for it for 0 s"):
         await call

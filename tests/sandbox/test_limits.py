@@ -215,7 +215,7 @@ async def test_arguments_of_calls_that_wait_are_bounded(boot: Boot) -> None:
 def at_once(tenant: Any) -> None:
     """All that it sends unasked comes in the same moment, by the clock that it is counted by: on a machine that is too
     busy to write or to read it, it would be no flood."""
-    meter = tenant.sandbox._intake._unawaited
+    meter = tenant.sandbox._hearing.intake._unawaited
     now = meter._now()
     meter._now = lambda: now
 

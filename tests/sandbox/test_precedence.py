@@ -417,7 +417,7 @@ async def rests(sandbox: Any, until: Until) -> None:
 
 async def test_a_sandbox_that_spins_gets_what_nobody_else_wants(tenant: Any, until: Until) -> None:
     """All its threads, until it is called again."""
-    group = tenant.sandbox._group
+    group = tenant.sandbox._footprint._group
     if group is None or not group.share:
         pytest.skip("no control group of this machine can be put behind the others")
     await rests(tenant.sandbox, until)
@@ -432,7 +432,7 @@ async def test_a_sandbox_that_spins_gets_what_nobody_else_wants(tenant: Any, unt
 
 async def test_the_next_sandbox_of_a_slot_is_behind_nobody(tenant: Any, until: Until) -> None:
     """Its control group is as new as soon as the slot is free, whatever the last one died of."""
-    group = tenant.sandbox._group
+    group = tenant.sandbox._footprint._group
     if group is None or not group.share:
         pytest.skip("no control group of this machine can be put behind the others")
     group.rank(BEHIND)

@@ -157,12 +157,12 @@ async def test_a_group_that_somebody_has_removed_is_made_anew(open_spawner: Open
             pytest.skip("this machine gives no control groups")
         first = await spawner.take()
         await answer(first)
-        folders = first._group.folders
+        folders = first._footprint._group.folders
         await first.close("enough")
         await until(lambda: not [folder for folder in folders if not _removed(folder)])
         again = await spawner.take()
         await answer(again)
-        assert (again.number, again._group.folders) == (first.number, folders)
+        assert (again.number, again._footprint._group.folders) == (first.number, folders)
         assert all(Path(folder).exists() for folder in folders)
 
 

@@ -158,7 +158,7 @@ async def test_numbers_and_users_are_shared_by_no_two_that_live(rotating: Any, u
             held += [await take(spawner) for _ in range(4)]
             await until(lambda: spawner.zygote_pid != now)  # noqa: B023 - awaited in here
         assert len({sandbox.number for sandbox in held}) == len(held)
-        groups = {sandbox._group.folders for sandbox in held if sandbox._group is not None}
+        groups = {sandbox._footprint._group.folders for sandbox in held if sandbox._footprint._group is not None}
         assert len(groups) in {0, len(held)}
         if os.getuid() == 0:
             assert len({psutil.Process(sandbox.pid).uids().real for sandbox in held}) == len(held)

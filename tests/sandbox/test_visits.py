@@ -157,7 +157,7 @@ async def test_an_answer_that_found_no_room_is_not_charged(boot: Boot, until: An
         return bytes(size)
 
     tenant = await boot(env={"PAGE": page})
-    tenant.sandbox._intake.answered = answered.append
+    tenant.sandbox._hearing.intake.answered = answered.append
     tenant.sandbox._link._most = 1 << 20
     source = """
     import asyncio
