@@ -25,11 +25,11 @@ from .profile import Package
 _SEALING_TRIES: Final = 5  # the kernel waits for a sixth of a second in each
 _LEFT_OUT: Final = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}
 _OURS: Final = ("attempts", "blobs", "bodies", "bound", "caches", "children", "codings", "conversions",
-                 "dependencies",
-                "dialing", "distributions", "drift", "elements", "entries", "forms", "guises", "handlers",
-                 "headers", "hibernation", "http", "httpx_transports", "legacy", "loopback", "mails", "moments",
-                 "nesting", "objects", "pretence", "readers", "reading", "revival", "rewriter", "rollback", "scratch",
-                 "selection", "sockets", "storage", "streams", "tables", "tees", "transports")  # fmt: skip
+                "dependencies", "dialing", "distributions", "drift", "elements", "entries", "folders", "forms",
+                "guises", "handlers", "headers", "hibernation", "http", "httpx_transports", "legacy", "loopback",
+                "mails", "moments", "neglect", "nesting", "objects", "pretence", "readers", "reading", "revival",
+                "rewriter", "rollback", "scratch", "selection", "sockets", "storage", "streams", "tables", "tees",
+                "transports")  # fmt: skip
 """Modules of the guest's that few tenants need."""
 _NO_DATA: Final = {".py", ".pyc", ".pyi", ".so", ".po", ".c", ".h", ".pyx", ".pxd"}
 """Files of packages that nobody reads in a sandbox."""

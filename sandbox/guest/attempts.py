@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from cloister.ipc import values
-from cloister.ipc.errors import CodecError
+from cloister.ipc.errors import CodecError, IpcError, RemoteError
 
 from . import failure, steps
 from .values import JsDict
@@ -53,6 +53,13 @@ async def failed(context: steps.Context, error: Exception, late: bool) -> Failed
         what = f"did not answer within {_DELAY_WITHIN:g} s" if slow else "raised {}: {}".format(*told(second))
         words = f"the function that says the delay of step {name!r} failed: it {what}"
         return b"", ["NonRetryableDelayError", words, ""], False, None
+
+
+def refused(error: IpcError) -> list[str]:
+    """What the host, or the codec, did not take: as an error for the author of the step."""
+    if isinstance(error, RemoteError):
+        return [error.name, error.message, ""]
+    return ["TypeError" if isinstance(error, CodecError) else type(error).__name__, str(error), ""]
 
 
 async def watched(context: steps.Context, timer: asyncio.Timeout) -> None:

@@ -8,10 +8,21 @@ from __future__ import annotations
 import asyncio
 import inspect
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .steps import _CONTEXT, Step
+
+
+def by_place(name: Any, rest: tuple[Any, ...], *named: Any) -> list[Any]:
+    """The older form: do(name, depends, concurrent, config). What of it was not given by its place has its name."""
+    older = [*rest, *named[len(rest) :]]
+    if isinstance(older[0], str | bytes | dict) or not isinstance(older[0], Iterable | None):
+        raise TypeError(
+            f"step.do({name!r}) got {type(older[0])} where its function belongs: pass the function itself, not what it"
+            " returns; a config goes by its name"
+        )
+    return older
 
 
 async def arguments(step: Step) -> list[Any]:

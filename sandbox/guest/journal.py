@@ -13,10 +13,9 @@ from cloister.ipc import values
 from cloister.ipc.errors import CodecError, RemoteError
 from cloister.ipc.stubs import Stub
 
-from . import failure, scope
+from . import scope
 from .outcomes import NOBODY, Outcomes
 from .values import JsDict
-from .workers.workflows import NonRetryableError
 
 _ON_RECORD = {"InstanceAlreadyExists", "MomentTooFar", "QueueFull", "QuotaExceeded"}
 """What is refused once and for all, and comes in the order of records. Everything else is refused in each run anew."""
@@ -197,13 +196,6 @@ _MOST = {"second": _YEAR, "minute": _YEAR // 60, "hour": _YEAR // 3600, "day": 3
 
 def exception(error: list[str]) -> Exception:
     """A recorded error, as an exception to raise in the tenant's `run`."""
-    name, message, *_ = error
-    if name == "NonRetryableError":
-        return NonRetryableError(message)
-    rebuilt = failure.rebuild(name, f"{name}: {message}")
-    if type(rebuilt).__name__ == name:
-        rebuilt.__recorded__ = failure.rebuild(name, message).args  # type: ignore[attr-defined]
-        return rebuilt
     from . import revival
 
-    return revival.revive(name, message) or failure.StepError(name, message)
+    return revival.exception(error)

@@ -20,8 +20,10 @@ import mmap
 import os
 import platform
 import socket
+import subprocess
 import sys
 import types
+import warnings
 import zoneinfo
 from collections.abc import Iterator, Sequence
 from typing import Any, Final
@@ -72,6 +74,11 @@ EAGER: Final = [
 """Imported by the zygote, because nearly every tenant uses them, or because they are needed after the lockdown."""
 
 
+_NO_PROCESS: Final = (
+    "no process can be started in a sandbox: Python runs in a thread too (asyncio.to_thread, ThreadPoolExecutor), and"
+    " other programs are the host's to run and to grant as a binding"
+)
+_NO_SOCKET: Final = "no socket can be opened in a sandbox: fetch, urllib, requests and httpx reach what the host grants"
 _BROUGHT: Final = "a package comes with the code (cloister bundle), or from the host: preload=({!r},)"
 
 
@@ -85,6 +92,7 @@ def preload() -> None:
     _forget_the_host()
     _count_the_cores()
     _write_in_pieces()
+    _explain()
     sqlite.keep_apart()
 
 
@@ -132,6 +140,33 @@ def _write_in_pieces() -> None:
     setattr(asyncio.selector_events, "_HAS_SENDMSG", False)  # noqa: B010
     transport: Any = getattr(asyncio.selector_events, "_SelectorSocketTransport")  # noqa: B009
     transport.writelines = asyncio.WriteTransport.writelines
+
+
+def _explain() -> None:
+    """What is refused to whoever starts a process or opens a socket says so, and what to do instead."""
+
+    def explained(real: Any, words: str) -> Any:
+        @functools.wraps(real)
+        def call(*args: Any, **options: Any) -> Any:
+            try:
+                return real(*args, **options)
+            except PermissionError as error:
+                raise PermissionError(error.errno, words, error.filename) from None
+
+        return call
+
+    def system(command: Any) -> int:
+        warnings.warn(_NO_PROCESS, RuntimeWarning, stacklevel=2)  # it says no more than that it went wrong
+        return of_system(command)
+
+    of_system, os.system = os.system, functools.wraps(os.system)(system)
+    for name in "execv execve fork forkpty posix_spawn posix_spawnp".split():
+        setattr(os, name, explained(getattr(os, name), _NO_PROCESS))
+    subprocess._fork_exec = explained(subprocess._fork_exec, _NO_PROCESS)  # type: ignore[attr-defined]
+    if (lock := getattr(sys.modules.get("_multiprocessing"), "SemLock", None)) is not None:
+        made = {"__new__": explained(lock.__new__, _NO_PROCESS)}
+        vars(sys.modules["_multiprocessing"])["SemLock"] = type("SemLock", (lock,), made)
+    socket.socket.__init__ = explained(socket.socket.__init__, _NO_SOCKET)  # type: ignore[method-assign]
 
 
 def install(archive: Archive) -> None:

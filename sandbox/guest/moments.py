@@ -24,7 +24,7 @@ from .values import JsDict
 
 def sleep_until(step: WorkflowStep, name: str, timestamp: Any) -> Awaitable[None]:
     """Sleep until a datetime, or a number of milliseconds since 1970. It starts when called."""
-    return step._start(step._sleep(name, step._count("sleep", name), None, _moment(timestamp)))
+    return step._start("sleep_until", name, None, _moment(timestamp))
 
 
 async def wait_for_event(

@@ -9,7 +9,20 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from . import importer
+from . import failure, importer
+from .workers.workflows import NonRetryableError
+
+
+def exception(error: list[str]) -> Exception:
+    """A recorded error, as an exception to raise in the tenant's `run`."""
+    name, message, *_ = error
+    if name == "NonRetryableError":
+        return NonRetryableError(message)
+    rebuilt = failure.rebuild(name, f"{name}: {message}")
+    if type(rebuilt).__name__ == name:
+        rebuilt.__recorded__ = failure.rebuild(name, message).args  # type: ignore[attr-defined]
+        return rebuilt
+    return revive(name, message) or failure.StepError(name, message)
 
 
 def revive(name: str, message: str) -> Exception | None:

@@ -24,6 +24,17 @@ _STUCK: Final = 100
 _LOOK_EVERY: Final = 0.01
 
 
+def noted(journal: Journal, name: str, count: int, handler: Any, given: Any) -> list[Any]:
+    """A step that begins and can be taken back; the last place is for its result."""
+    if scope.inside.get() is not None:
+        raise NonRetryableError(
+            f"step {name!r} is in the body of another one, which no replay runs again, so that nobody could take it"
+            " back: give `rollback` to that one"
+        )
+    journal.undos.append(undo := [name, count, handler, given, None])
+    return undo
+
+
 async def frozen(journal: Journal, run: asyncio.Future[Any]) -> dict[str, Any]:
     """Wait until a replay has ended or come to the end of its records. Then take back what it had done, and raise; or
     say what became of it, if it was only a rehearsal.

@@ -16,7 +16,7 @@ import tempfile
 import time
 from typing import IO, Any, Final, NamedTuple
 
-from . import reading
+from . import folders
 
 ROOT: Final = "/tmp"
 _WAYS: Final = {*"arwx"}
@@ -216,7 +216,7 @@ def keep(path: str, *_: Any, **__: Any) -> None:
 
 def entries(path: str) -> Any:
     """The same, with what `os.scandir` says of each."""
-    return reading.Scan(reading.Found(f"{path}/{name}", _Named(name, f"{path}/{name}")) for name in names(path))
+    return folders.Scan(folders.Found(f"{path}/{name}", _Named(name, f"{path}/{name}")) for name in names(path))
 
 
 class _Named(NamedTuple):

@@ -11,17 +11,16 @@ import asyncio
 import datetime
 import functools
 import inspect
-from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 from cloister.ipc import values
-from cloister.ipc.errors import CodecError, IpcError, RemoteError
+from cloister.ipc.errors import IpcError
 
 from . import scope
 from .journal import Journal, exception
 from .patience import WHOLE, Patience, begin
 from .values import JsDict
-from .workers.workflows import NonRetryableError
 
 Body = Callable[..., Any]
 Attempted = tuple[bytes, list[str] | None, bool, dict[str, Any] | None, Any]
@@ -35,6 +34,8 @@ class WorkflowStep:
         self._journal = journal
         self._counts: dict[tuple[str, str], int] = {}
         self._declared: dict[str, Step] = {}
+        self._sleeps: dict[asyncio.Task[None], str] = {}
+        """Those that nobody has awaited yet, and what each is called."""
 
     def do(
         self, name: Any = None, *rest: Any, depends: Any = None, concurrent: bool = False, config: Any = None,
@@ -46,14 +47,10 @@ class WorkflowStep:
         if rest and callable(body := rest[-1]):
             settings = rest[0] if len(rest) > 1 else config
             return Step(self, str(name or getattr(body, "__name__", "step")), body, None, False, settings, **undo)()
-        if rest:  # the older form: do(name, depends, concurrent, config)
-            older: list[Any] = [*rest, *(depends, concurrent, config)[len(rest) :]]
-            depends, concurrent, config = older
-            if isinstance(depends, str | bytes | dict) or not isinstance(depends, Iterable | None):
-                raise TypeError(
-                    f"step.do({name!r}) got {type(depends)} where its function belongs: pass the function itself, not"
-                    " what it returns; a config goes by its name"
-                )
+        if rest:
+            from . import dependencies
+
+            depends, concurrent, config = dependencies.by_place(name, rest, depends, concurrent, config)
 
         def declare(function: Body) -> Step:
             step = Step(self, name or function.__name__, function, depends, concurrent, config, **undo)
@@ -66,7 +63,7 @@ class WorkflowStep:
 
     def sleep(self, name: str, duration: Any) -> Awaitable[None]:
         """Sleep for a number of milliseconds, a text such as "2 hours", or a timedelta. It starts when called."""
-        return self._start(self._sleep(name, self._count("sleep", name), _span(duration), None))
+        return self._start("sleep", name, _span(duration), None)
 
     def __getattr__(self, name: str) -> Any:
         from . import moments
@@ -80,9 +77,17 @@ class WorkflowStep:
         self._counts[kind, name] = count
         return count
 
-    @staticmethod
-    def _start(work: Coroutine[Any, Any, None]) -> Awaitable[None]:
-        return asyncio.ensure_future(work)
+    def _start(self, method: str, name: str, duration: Any, until: Any) -> Awaitable[None]:
+        sleep = Sleep(self._sleep(name, self._count("sleep", name), duration, until))
+        sleep.unasked = self._sleeps
+        self._sleeps[sleep] = f"step.{method}({name!r}, ...)"
+        return sleep
+
+    def neglected(self) -> bool:
+        """Whether it was left at the end of a run that a sleep was not awaited, or a step not called."""
+        return bool(self._sleeps) or any(
+            ("do", each._step_name) not in self._counts for each in self._declared.values()
+        )
 
     async def _sleep(self, name: str, count: int, duration: Any, until: Any) -> None:
         match await self._journal.visit("sleep", name, count):
@@ -92,6 +97,21 @@ class WorkflowStep:
                 raise exception(error)
             case _:
                 await self._journal.record("sleep", (name, count, duration, until))
+
+
+class Sleep(asyncio.Task[None]):
+    """It has started. Who asks for its end does so in one of these ways."""
+
+    unasked: dict[asyncio.Task[None], str]
+
+    def __await__(self) -> Any:
+        self.unasked.pop(self, None)
+        return super().__await__()
+
+    def add_done_callback(self, *args: Any, **options: Any) -> None:
+        """As of any task."""
+        self.unasked.pop(self, None)
+        super().add_done_callback(*args, **options)
 
 
 class _Declaring(functools.partial[Any]):
@@ -153,13 +173,9 @@ class Step:
 
     async def _perform_and_note(self, count: int, arguments: list[Any]) -> Any:
         """The same for one that can be taken back."""
-        if scope.inside.get() is not None:
-            raise NonRetryableError(
-                f"step {self._step_name!r} is in the body of another one, which no replay runs again, so that"
-                " nobody could take it back: give `rollback` to that one"
-            )
-        undo = [self._step_name, count, *self._undo, None]
-        self._owner._journal.undos.append(undo)
+        from . import rollback
+
+        undo = rollback.noted(self._owner._journal, self._step_name, count, *self._undo)
         undo[-1] = result = await self._perform(count, arguments)
         return result
 
@@ -205,8 +221,9 @@ class Step:
             except IpcError as refusal:  # such as a result that is too large, and will be next time
                 if error is not None and not retryable:
                     raise
-                name_of, text = _refused(refusal)
-                error = [name_of, text, ""]
+                from . import attempts
+
+                error = attempts.refused(refusal)
                 verdict = await journal.record("settle", (name, count, attempt, settings, b"", error, False, None))
             if verdict[0] == "done":
                 if type(result) in _SAME:
@@ -289,13 +306,6 @@ def _read(journal: Journal, name: str, count: int, value: Any) -> Any:
     from . import streams
 
     return streams.ByteStream(journal, name, count, *value)
-
-
-def _refused(error: IpcError) -> tuple[str, str]:
-    """What kind of error the host's, or the codec's, is for the author of the step."""
-    if isinstance(error, RemoteError):
-        return error.name, error.message
-    return "TypeError" if isinstance(error, CodecError) else type(error).__name__, str(error)
 
 
 _CONTEXT = object()

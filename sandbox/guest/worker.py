@@ -152,7 +152,8 @@ class Worker:
         event = JsDict(payload=JsDict() if given is None else given, **about)
         journal = Journal(stub, history, defaults, run, state)
         workflow = self._make(name, None)
-        task = asyncio.ensure_future(self._guarded(workflow, event, WorkflowStep(journal), run))
+        step = WorkflowStep(journal)
+        task = asyncio.ensure_future(self._guarded(workflow, event, step, run))
         ended = Answer(task.get_loop())
         task.add_done_callback(lambda _: ended.settle(b""))
         try:
@@ -185,6 +186,10 @@ class Worker:
         if journal.unvisited:
             missing = ", ".join(f"{kind} {name!r} ({count})" for kind, name, count in sorted(journal.unvisited))
             raise NonDeterminismError(f"the run ended without visiting steps that are recorded for it: {missing}")
+        if step.neglected():
+            from . import neglect
+
+            neglect.tell(step, workflow.run)
         return result
 
     @staticmethod

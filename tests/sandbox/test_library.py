@@ -312,6 +312,37 @@ async def test_what_would_need_a_file_says_what_to_do_instead(tenant: Any) -> No
     assert bad == "OSError: [Errno 9] Bad file descriptor"
 
 
+async def test_who_starts_a_process_or_opens_a_socket_is_told_what_to_do_instead(tenant: Any) -> None:
+    """However it is tried; by a way that only says that it went wrong, a line in the log does."""
+    source = """
+    import asyncio, concurrent.futures, multiprocessing, os, socket, subprocess
+    async def told(way):
+        try:
+            result = way()
+            return await result if asyncio.iscoroutine(result) else repr(result)
+        except OSError as error:
+            return f"{type(error).__name__}: {error}"
+    def pool():
+        with concurrent.futures.ProcessPoolExecutor(1) as executor:
+            return executor.submit(int).result()
+    async def main():
+        ways = (
+            lambda: subprocess.run(["ls"]), lambda: subprocess.check_output("ls", shell=True), os.fork,
+            lambda: os.popen("ls").read(), lambda: os.spawnlp(os.P_WAIT, "ls", "ls"), lambda: os.execvp("ls", ["ls"]),
+            lambda: os.posix_spawn("/bin/ls", ["ls"], {}), lambda: asyncio.create_subprocess_exec("ls"),
+            multiprocessing.Process(target=int).start, multiprocessing.Pool, multiprocessing.Lock, pool,
+        )
+        return [[await told(way) for way in ways], os.system("ls"), await told(socket.socket)]
+    """
+    processes, status, connection = await tenant.do(source)
+    words = r"PermissionError: \[Errno \d+\] no process can be started in a sandbox: .*asyncio\.to_thread.* a binding"
+    for text in processes:
+        assert re.match(words, text)
+    assert status
+    assert [line for line in tenant.text if "warning: " in line and "no process can be started" in line]
+    assert connection.startswith("PermissionError: [Errno 1] no socket can be opened in a sandbox: fetch, urllib,")
+
+
 async def test_temporary_files_lie_in_memory(tenant: Any) -> None:
     """By name, in folders, written and read and moved as anywhere; nothing leads out, and nobody else sees them."""
     source = """
