@@ -7,9 +7,11 @@ the filter. Each child gets a PID namespace of its own: it is process 1 there, s
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -21,6 +23,7 @@ NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
 SHARED: Final = {"mount": NEWNS, "net": NEWNET, "ipc": NEWIPC, "uts": NEWUTS, "cgroup": NEWCGROUP}
 _MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_REMOUNT, _MS_REC, _MS_PRIVATE = 1, 2, 4, 8, 32, 16384, 1 << 18
 _MNT_DETACH = 2
+_NS_GET_USERNS = 0xB701
 _PIVOT_ROOT: Final = {"x86_64": 155, "aarch64": 41}
 
 
@@ -32,21 +35,22 @@ _WHY_NOT: Final = {
 
 
 def enter_user() -> None:
-    """Become root of a user namespace that maps one id: the way to all other namespaces without privileges.
+    """Become root of a user namespace that maps one id: the way to all other namespaces without privileges."""
+    if number := _try(_enter_user):
+        raise OSError(number, _WHY_NOT.get(number, os.strerror(abs(number))))
+    _enter_user()
 
-    A child tries it first, since there is no way back from half way.
-    """
+
+def _try(attempt: Callable[[], None]) -> int:
+    """Have a child try it first, since there is no way back from half way: 0, or the number of the error."""
     child = os.fork()
     if not child:
         try:
-            _enter_user()
+            attempt()
         except OSError as error:
             os._exit(error.errno or errno.EPERM)
         os._exit(0)
-    number = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    if number:
-        raise OSError(number, _WHY_NOT.get(number, os.strerror(abs(number))))
-    _enter_user()
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def _enter_user() -> None:
@@ -55,6 +59,21 @@ def _enter_user() -> None:
     Path("/proc/self/setgroups").write_text("deny")
     Path("/proc/self/uid_map").write_text(f"0 {uid} 1")
     Path("/proc/self/gid_map").write_text(f"0 {gid} 1")
+
+
+def may_return() -> bool:
+    """Whether who has left its PID namespace may come back: not to one that a user namespace above its own has made.
+    That is where somebody is root of a user namespace and of nothing else. Needs /proc."""
+    own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.close(fcntl.ioctl(own, _NS_GET_USERNS))
+    except PermissionError:
+        return False
+    except OSError:  # a system that does not tell, and then the layer of the processes finds out
+        return True
+    finally:
+        os.close(own)
+    return True
 
 
 def become_first_process() -> None:
@@ -94,6 +113,14 @@ class PidNamespaces:
 
     def __init__(self) -> None:
         self._own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
+        if number := _try(self._go_and_return):
+            os.close(self._own)
+            raise OSError(number, os.strerror(abs(number)))
+
+    def _go_and_return(self) -> None:
+        if not (pid := self.fork()):
+            os._exit(0)
+        os.waitpid(pid, 0)
 
     def fork(self) -> int:
         """Like `os.fork`, and the child is process 1 of a new namespace."""

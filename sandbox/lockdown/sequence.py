@@ -68,19 +68,15 @@ def _enter_user_namespace(jail: Jail) -> str | None:
 
 
 def _become_first_process(jail: Jail) -> str | None:
-    if jail.active("user"):
+    rooted = jail.layers["user"] == _NOT_NEEDED
+    if jail.active("user") or (rooted and not namespaces.may_return()):
         namespaces.become_first_process()
         return None
-    return _NOT_NEEDED if jail.layers["user"] == _NOT_NEEDED else "needs the user namespace"
+    return _NOT_NEEDED if rooted else "needs the user namespace"
 
 
 def _try_pid_namespaces(jail: Jail) -> None:
-    spaces = namespaces.PidNamespaces()
-    child = spaces.fork()
-    if not child:
-        os._exit(0)
-    os.waitpid(child, 0)
-    jail.pids = spaces
+    jail.pids = namespaces.PidNamespaces()
 
 
 def _empty_root(jail: Jail) -> str | None:

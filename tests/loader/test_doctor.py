@@ -65,6 +65,15 @@ def test_a_container_that_gives_no_namespaces(refused: str) -> None:
     assert refused in root["remedy"]
 
 
+def test_a_container_in_which_there_is_no_way_back_from_a_namespace() -> None:
+    """Found out by a process that can do without it; the sandboxes share the host's process numbers."""
+    told = examined_where({"setns": errno.EPERM})
+    assert (told["runs"], told["strict"], told["level"]) == (True, False, "c")
+    [processes] = [layer for layer in told["layers"] if layer["name"] == "processes"]
+    assert (processes["available"], processes["state"]) == (False, "not available: Operation not permitted")
+    assert "setns" in processes["remedy"]
+
+
 @pytest.mark.parametrize(
     ("refused", "answer", "layer", "why"),
     [

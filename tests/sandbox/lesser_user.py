@@ -4,7 +4,8 @@
     python lesser_user.py try                      print as JSON what the layers are and what came of trying
 
 Levels: "user" is an ordinary user with user namespaces, "bare" one without; "container" is root as in most containers,
-with few capabilities, ids that end at 65,535, and no namespaces; "powerless" is root without any capability.
+with few capabilities, ids that end at 65,535, and no namespaces; "powerless" is root without any capability;
+"rootless" is an ordinary user who has become root of a user namespace, and of nothing else.
 """
 
 from __future__ import annotations
@@ -43,13 +44,16 @@ def become(level: str, place: Path) -> NoReturn:
     for folder in ("home", "run"):
         (place / folder).mkdir(exist_ok=True)
         (place / folder).chmod(0o777)
-    if level in {"user", "bare"}:
+    if level in {"user", "bare", "rootless"}:
         os.setgroups([])
         os.setresgid(UID, UID, UID)
         os.setresuid(UID, UID, UID)
         check(libc.prctl(DUMPABLE, 1, 0, 0, 0))
     if level == "bare":
         forbid_namespaces(f"{UID} {UID} 1")
+    elif level == "rootless":
+        check(libc.unshare(NEWUSER))
+        map_one_id(f"0 {UID} 1")
     elif level == "container":
         forbid_namespaces("0 0 65536")
         for capability in set(range(41)) - KEPT_IN_A_CONTAINER:
@@ -90,6 +94,12 @@ def bind(source: Path, target: Path) -> None:
     check(libc.mount(str(source).encode(), str(target).encode(), None, BIND | RECURSIVE, None))
 
 
+def map_one_id(ids: str) -> None:
+    Path("/proc/self/setgroups").write_text("deny")
+    Path("/proc/self/uid_map").write_text(ids)
+    Path("/proc/self/gid_map").write_text(ids)
+
+
 def forbid_namespaces(ids: str) -> None:
     """Enter a user namespace with these ids in which no other can be made."""
     ours, theirs = os.pipe(), os.pipe()
@@ -107,9 +117,7 @@ def forbid_namespaces(ids: str) -> None:
     os.read(theirs[0], 1)
     os.waitpid(helper, 0)
     if ids.endswith(" 1"):
-        Path("/proc/self/setgroups").write_text("deny")
-        Path("/proc/self/uid_map").write_text(ids)
-        Path("/proc/self/gid_map").write_text(ids)
+        map_one_id(ids)
     Path("/proc/sys/user/max_user_namespaces").write_text("0")
 
 

@@ -1,4 +1,5 @@
-"""The same sandboxes for lesser users: an ordinary one, one without namespaces, and root as containers have it."""
+"""The same sandboxes for lesser users: an ordinary one, one without namespaces, root as containers have it, and root of
+a user namespace."""
 
 from __future__ import annotations
 
@@ -16,7 +17,9 @@ import pytest
 from cloister.sandbox.lockdown.sequence import FLOOR
 
 SCRIPT = Path(__file__).parent / "lesser_user.py"
-LEVELS = {"user": 54_321, "bare": 54_321, "container": 0, "powerless": 0}
+LEVELS = {"user": 54_321, "bare": 54_321, "container": 0, "powerless": 0, "rootless": 0}
+NAMED = {"user", "rootless"}
+"""Those that may make namespaces."""
 NAMESPACES = {"processes", "mount", "net", "ipc", "uts", "cgroup"}
 CAPABILITIES = int(Path("/proc/self/status").read_text().partition("CapEff:")[2].split()[0], 16)
 MAY_MOUNT = 1 << 21
@@ -73,6 +76,9 @@ def test_what_is_missing_says_why(report: dict[str, Any], level: str) -> None:
         if "not available" in layers["user"]:
             pytest.skip(f"user namespaces: {layers['user']}")
         assert {layers[name] for name in NAMESPACES | {"user", "pids", "root", "capabilities"}} == {"active"}
+    elif level == "rootless":
+        assert {layers[name] for name in NAMESPACES | {"pids", "root", "capabilities"}} == {"active"}
+        assert layers["user"] == "root needs none"
     else:
         assert layers["user"].startswith("not available: ")
         assert "user namespaces are" in layers["user"]
@@ -98,7 +104,7 @@ def test_what_is_missing_can_be_got(report: dict[str, Any], level: str) -> None:
     """The remedies are commands, options and settings, not advice."""
     assert "Delegate=memory pids" in report["strict"] or report["layers"]["cgroups"] == "active"
     assert "CAP_SETUID" in report["strict"]
-    if level != "user":
+    if level not in NAMED:
         assert "sysctl -w user.max_user_namespaces" in report["strict"]
         assert "--cap-add SYS_ADMIN" in report["strict"]
 
@@ -107,7 +113,7 @@ def test_the_level_is_told(report: dict[str, Any], level: str) -> None:
     """An ordinary user has all but what only root gives; without namespaces there is no second wall."""
     if level == "user" and report["layers"]["user"] != "active":
         pytest.skip(f"user namespaces: {report['layers']['user']}")
-    assert report["level"] == ("b" if level == "user" else "c")
+    assert report["level"] == ("b" if level in NAMED else "c")
 
 
 def test_nothing_of_the_host_can_be_reached(report: dict[str, Any]) -> None:
@@ -122,7 +128,7 @@ def test_it_works_there(report: dict[str, Any], level: str) -> None:
     assert report["lines"] == ["from a thread"]
     assert report["after_the_zygote"] is True
     own, from_outside = report["pid"]
-    assert own == (1 if level == "user" else from_outside)
+    assert own == (1 if level in NAMED else from_outside)
 
 
 def test_deaths_and_limits_have_the_same_words(report: dict[str, Any]) -> None:
