@@ -11,36 +11,26 @@ import itertools
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final, NamedTuple
 
-from cloister.engine import (
-    Attempt,
-    Journal,
-    Outcome,
-    StepConfig,
-    StepKind,
-    StepRecord,
-    Verdict,
-    WaitTimeout,
-)
+from cloister.engine import Journal, Outcome, StepConfig, StepRecord, Verdict
 from cloister.engine.attempt import current
 from cloister.ipc import CapabilityError, PayloadError, values
 from cloister.ipc.answer import Answer
 from cloister.ipc.stubs import Channel
 
+from .attempts import Attempts
 from .binding import DynamicWorkflowBinding
 from .history import ENDED, config_shown, error_record, plain, rare_outcome
 from .pulses import Pulses
+from .questions import QUESTIONS
 from .silence import SILENCE
 from .tickets import Tickets
 
 _numbers = itertools.count(1)
 _RECORDS: Final = {"sleep": "sleep", "wait_for_event": "wait", "keep": "value", "child": "child"}
-_LONGEST_MARK: Final = 300
 _LONGEST_TIMEOUT: Final = StepConfig().timeout_ms / 1000  # of steps that say nothing
 _DONE: Final = values.dumps(["done", None])
 _SHORT: Final = 65_536
 _ARGUMENTS: Final = 9  # of `settle`
-_MOST_ATTEMPTS: Final = 1000
-"""Attempts under way of which it is remembered how many instances they have created."""
 
 
 class JournalTarget:
@@ -64,7 +54,7 @@ class JournalTarget:
         self._recorded: set[tuple[str, str, object]] = {
             key for key, record in self._records.items() if record.state in ENDED
         }
-        self._attempts: dict[str, Attempt] = {}
+        self._attempts = Attempts(journal)
         self.on_record: Callable[[], None] = lambda: None
         self._pulses = Pulses()
         self.tickets = Tickets(self.answer)
@@ -81,7 +71,11 @@ class JournalTarget:
             return await self._child(channel, payload)
         channel.scan(payload)
         arguments = values.loads(payload, trusted=True)
-        function, beside = _QUESTIONS.get(method), _OF_THE_CALL.get(method)
+        subject: Any = self._journal
+        function: Any = QUESTIONS.get(method)
+        if function is None:
+            subject, function = self, _OF_THE_RUN.get(method)
+        beside = _OF_THE_CALL.get(method)
         if (function or beside) is None or not isinstance(arguments, list):
             raise CapabilityError(f"a journal has no method {method!r}")
         if beside is not None:
@@ -90,7 +84,7 @@ class JournalTarget:
             return await beside.function(self, channel, *arguments)
         self._asking += 1
         try:
-            result = await function(self, *arguments)  # type: ignore[misc]
+            result = await function(subject, *arguments)
             if method == "settle":
                 return self._settled(result, *arguments[:3])
             if method in _RECORDS:
@@ -189,9 +183,10 @@ class JournalTarget:
 
     def _ended(self, name: str, count: int, attempt: int) -> None:
         """It was recorded, for the first time: the journal sees to that."""
-        if self._attempts:
-            self._attempts.pop(f"{attempt} {count} {name}", None)
-        self._pulses.ended(name, count)
+        if self._attempts.under_way:
+            self._attempts.ended(name, count, attempt)
+        if self._pulses.under_way:
+            self._pulses.ended(name, count)
         self.on_record()
 
     async def _through(self, channel: Channel, mark: str, target: int, method: str, payload: bytes) -> bytes:
@@ -202,27 +197,11 @@ class JournalTarget:
             raise PayloadError("the arguments of a call are encoded")
         if current.get() is not None:  # each call begins with none
             raise PayloadError("a call by way of a run came inside another one")
-        token = current.set(self._attempt_of(mark))
+        token = current.set(self._attempts.named(mark))
         try:
             return await channel.forward(target, method, payload)
         finally:
             current.reset(token)
-
-    def _attempt_of(self, mark: str) -> Attempt:
-        """The step that a call says it comes from: one of this run's, whatever it says."""
-        if (known := self._attempts.pop(mark, None)) is None:
-            match mark.split(" ", 2) if len(mark) <= _LONGEST_MARK else ():
-                case [attempt, count, name] if attempt.isdecimal() and count.isdecimal():
-                    pass
-                case _:
-                    raise PayloadError("a call says that it comes from a step which cannot be one")
-            journal = self._journal
-            place = journal.workflow_name, journal.scope, journal.instance_id, journal.run
-            if len(self._attempts) >= _MOST_ATTEMPTS:
-                del self._attempts[next(iter(self._attempts))]
-            known = Attempt(*place, name, int(count), int(attempt), journal.claims)
-        self._attempts[mark] = known  # as the last one to be forgotten
-        return known
 
     async def _after(self, channel: Channel, taken: object, method: str, payload: bytes) -> bytes:
         """Another question, and first what events the run has gone on with since the one before."""
@@ -258,16 +237,6 @@ class JournalTarget:
         self._longest = max(self._longest, resolved.timeout_ms / 1000)
         return values.dumps(config_shown(resolved))
 
-    async def _attempt(self, name: str, count: int, kind: StepKind = "do") -> bytes:
-        return values.dumps(await self._journal.attempt(name, count, kind))
-
-    async def _begin(self, name: str, count: int) -> bytes:
-        known = await self._journal.begin(name, count)
-        if known is None:
-            return values.dumps(None)
-        more = {"size": known.size} if known.size is not None else None
-        return values.dumps([known.value or b"", plain(known.error), known.retryable, more])
-
     async def _child(self, channel: Channel, payload: bytes) -> bytes:
         """Create an instance through a binding that was granted, and wait for its end."""
         match channel.decode(payload)[0]:
@@ -276,7 +245,7 @@ class JournalTarget:
             case _:
                 raise PayloadError("a child has a name, a count, a workflow binding, options, a timeout and its place")
         self._asking += 1
-        token = current.set(self._attempt_of(f"1 {count} child {name}"))
+        token = current.set(self._attempts.named(f"1 {count} child {name}"))
         try:
             child = binding.child(options)
         finally:
@@ -292,34 +261,11 @@ class JournalTarget:
         self._count("child", name, count)
         return value
 
-    async def _give_up(self, name: str, count: int) -> bytes:
-        await self._journal.give_up(name, count)
-        return values.dumps(None)
-
-    async def _put_chunk(self, name: str, count: int, attempt: int, number: int, data: bytes) -> bytes:
-        await self._journal.put_chunk(name, count, attempt, number, data)
-        return values.dumps(None)
-
-    async def _chunk(self, name: str, count: int, number: int) -> bytes:
-        return values.dumps(await self._journal.chunk(name, count, number))
-
-    async def _keep(self, name: str, count: int, value: bytes, within: str | None = None) -> bytes:
-        await self._journal.keep(name, count, value, within)
-        return values.dumps(None)
-
     async def _beat(self, name: str, count: int, attempt: int, details: bytes, config: object) -> bytes:
         resolved = await self._journal.configure(config) if config is not None else None
         wanted = await self._journal.beat(name, count, attempt, details, resolved)
         self._pulses.beat(name, count)
         return values.dumps(wanted)
-
-    async def _undo(self, error: object) -> bytes:
-        await self._journal.undo(error_record(error))
-        return values.dumps(None)
-
-    async def _undone(self, words: str) -> bytes:
-        await self._journal.undone(words)
-        return values.dumps(None)
 
     async def _recall(self, kind: str, name: str, count: int) -> bytes:
         record = self._records.get((kind, name, count))
@@ -338,19 +284,6 @@ class JournalTarget:
         self._pulses.ended(name, count)
         return values.dumps(None)
 
-    async def _sleep(self, name: str, count: int, duration: object, until: object, within: str | None = None) -> bytes:
-        await self._journal.sleep(name, count, duration=duration, until=until, within=within)
-        return values.dumps(None)
-
-    async def _wait_for_event(
-        self, name: str, count: int, kind: str, timeout: object, within: str | None = None
-    ) -> bytes:
-        try:
-            event = await self._journal.wait_for_event(name, count, kind, timeout, within=within)
-        except WaitTimeout as error:
-            return values.dumps({"error": [error.name, str(error), ""]})
-        return event.encode()
-
 
 def _read(payload: bytes, channel: Channel) -> Any:
     """Arguments, looked at first, which for most is the same."""
@@ -361,25 +294,15 @@ def _read(payload: bytes, channel: Channel) -> Any:
     return values.loads(payload, trusted=True)
 
 
-_QUESTIONS: Final[dict[str, Callable[..., Any]]] = {
+_OF_THE_RUN: Final[dict[str, Callable[..., Any]]] = {
     "settle": JournalTarget._settle,
     "configure": JournalTarget._configure,
-    "attempt": JournalTarget._attempt,
     "recall": JournalTarget._recall,
     "started": JournalTarget._started,
     "stopped": JournalTarget._stopped,
-    "sleep": JournalTarget._sleep,
-    "wait_for_event": JournalTarget._wait_for_event,
-    "begin": JournalTarget._begin,
-    "child": JournalTarget._child,
-    "give_up": JournalTarget._give_up,
-    "put_chunk": JournalTarget._put_chunk,
-    "chunk": JournalTarget._chunk,
-    "keep": JournalTarget._keep,
     "beat": JournalTarget._beat,
-    "undo": JournalTarget._undo,
-    "undone": JournalTarget._undone,
 }
+"""Those of which more is known here than the journal itself knows."""
 
 
 class _OfTheCall(NamedTuple):

@@ -32,7 +32,8 @@ class Pulses:
 
     def __init__(self) -> None:
         self.end: Callable[[str], None] = lambda reason: None
-        self._pulses: dict[_Key, _Pulse] = {}
+        self.under_way: dict[_Key, _Pulse] = {}
+        """Those that have to give one."""
 
     def began(self, name: str, count: int, milliseconds: object) -> None:
         """An attempt began that has to give a sign of life each so often."""
@@ -40,28 +41,28 @@ class Pulses:
             raise PayloadError(f"{milliseconds!r:.40} is no time between signs of life")
         self.ended(name, count)
         key, seconds = (name, count), milliseconds / 1000
-        self._pulses[key] = _Pulse(seconds, self._wait(key, seconds + GRACE / 2))
+        self.under_way[key] = _Pulse(seconds, self._wait(key, seconds + GRACE / 2))
 
     def beat(self, name: str, count: int) -> None:
         """It gave one."""
-        if (pulse := self._pulses.get((name, count))) is not None:
+        if (pulse := self.under_way.get((name, count))) is not None:
             self.began(name, count, round(pulse.seconds * 1000))
 
     def ended(self, name: str, count: int) -> None:
         """It gives none any longer."""
-        if self._pulses and (pulse := self._pulses.pop((name, count), None)) is not None:
+        if self.under_way and (pulse := self.under_way.pop((name, count), None)) is not None:
             pulse.timer.cancel()
 
     def close(self) -> None:
         """The run is over."""
-        for key in tuple(self._pulses):
+        for key in tuple(self.under_way):
             self.ended(*key)
 
     def _wait(self, key: _Key, seconds: float) -> asyncio.TimerHandle:
         return asyncio.get_running_loop().call_later(seconds, self._missed, key)
 
     def _missed(self, key: _Key) -> None:
-        pulse = self._pulses[key]
+        pulse = self.under_way[key]
         if not pulse.again:
             pulse.again, pulse.timer = True, self._wait(key, GRACE / 2)
             return
