@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import asyncio
 import importlib.metadata
-import json
 import os
 import sys
 
 from cloister.loader import doctor
 
-from . import bundles, db, instances
+from . import bundles, db, instances, output
 
 
 class _Version(argparse.Action):
@@ -34,6 +33,7 @@ def main() -> None:
     instances.arguments(commands.add_parser("instances", help="list, describe and steer the instances of a database"))
     bundles.arguments(commands)
     given = parser.parse_args()
+    output.show_what_can_be_shown()
     match given.command:
         case "demo":
             from cloister.loader.demo.__main__ import main as demo
@@ -52,7 +52,7 @@ def _doctor(*, as_json: bool) -> int:
     found = asyncio.run(doctor.examine())
     try:
         if as_json:
-            print(json.dumps(found, indent=2, ensure_ascii=False))
+            output.print_json(found)
         else:
             doctor.show(found)
         sys.stdout.flush()

@@ -42,7 +42,8 @@ def run(given: argparse.Namespace) -> int:
         for reason in getattr(error, "reasons", (str(error),)):
             print(f"cloister bundle: {reason}", file=sys.stderr)
         return 1
-    print(f"{code.main_module}: {len(code.modules):,} modules, {len(stored):,} bytes, digest {code.digest.hex()[:16]}")
+    modules = "1 module" if len(code.modules) == 1 else f"{len(code.modules):,} modules"
+    print(f"{code.main_module}: {modules}, {len(stored):,} bytes, digest {code.digest.hex()[:16]}")
     return 0
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from cloister.engine import EngineError, InstanceNotFound
 from cloister.engine.records import Address
 from cloister.engine.store import archive
 from cloister.engine.store.export import export
+
+from .output import print_json, print_whole
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,8 +48,7 @@ def run(given: argparse.Namespace) -> int:
             case "backup":
                 print(f"{given.target}: {archive.backup(given.path, given.target):,} bytes")
             case "export":
-                exported = export(given.path, Address(given.workflow, given.scope, given.id))
-                print(json.dumps(exported, indent=2, ensure_ascii=False))
+                print_json(export(given.path, Address(given.workflow, given.scope, given.id)))
         sys.stdout.flush()
     except BrokenPipeError:  # whoever reads has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -64,7 +63,7 @@ def run(given: argparse.Namespace) -> int:
 
 def _show(found: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(found, indent=2, ensure_ascii=False))
+        print_json(found)
         return
     print(
         f"{found['path']}: version {found['version']} (newest: {found['newest_version']}), {found['bytes']:,} bytes,"
@@ -74,4 +73,4 @@ def _show(found: dict[str, Any], *, as_json: bool) -> None:
     for workflow, counts in found["workflows"].items():
         for status, count in counts.items():
             table.add_row(workflow, status, f"{count:,}")
-    Console().print(table)
+    print_whole(table)

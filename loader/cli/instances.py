@@ -31,6 +31,7 @@ from cloister.ipc import CodecError, values
 
 from ..timeline import duration, plain, table
 from .describe import describe, moment
+from .output import print_json, print_whole
 
 _STEERS: Final[dict[str, tuple[str, Callable[[Steering, Address, argparse.Namespace], Status | None]]]] = {
     "pause": ("hold them, when the steps in flight have ended", lambda s, address, _: s.pause(address)),
@@ -100,7 +101,7 @@ def run(given: argparse.Namespace) -> int:
                 described = export(given.path, _one(given))
                 describe(Console(), described, _now(), outputs=given.outputs)
             case "export":
-                print(json.dumps(export(given.path, _one(given)), indent=2, ensure_ascii=False))
+                print_json(export(given.path, _one(given)))
             case _:
                 return _steer(given)
         sys.stdout.flush()
@@ -115,7 +116,7 @@ def _list(given: argparse.Namespace) -> None:
     page = search(given.path, given.workflow, _query(given, given.cursor), page_size(given.limit))
     if given.json:
         told = [{"scope": each.scope, **each.plain()} for each in page.instances]
-        print(json.dumps({"instances": told, "cursor": page.cursor}, indent=2, ensure_ascii=False))
+        print_json({"instances": told, "cursor": page.cursor})
         return
     lines = table(given.workflow, "scope", "id", "status", "run>", "created", "took>", "labels")
     for each in page.instances:
@@ -123,7 +124,7 @@ def _list(given: argparse.Namespace) -> None:
         labels_ = " ".join(f"{plain(name)}={plain(value)}" for name, value in each.labels.items())
         lines.add_row(Text(plain(each.scope)), Text(plain(each.id, 320)), each.status.value, str(each.run),
                       moment(each.created), took, Text(labels_))  # fmt: skip
-    Console().print(lines)
+    print_whole(lines)
     if page.cursor is not None:
         print(f"there are more: --cursor {page.cursor}")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -114,6 +116,38 @@ async def test_what_there_is_is_listed_beside_a_live_host(path: Path, desk: Desk
         assert "t-1" in shown
         assert "plan=pro" in shown
         assert desk.listed("--limit", 3, "--cursor", shown.split()[-1]) == ["n0"]
+
+
+async def test_an_id_is_whole_however_narrow_the_terminal_is(
+    path: Path, desk: Desk, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is to be copied into the next command."""
+    await waiting(path, clock, name := "44076107-1191-40d9-aa67-7935205fcb0e" * 2)
+    monkeypatch.setenv("COLUMNS", "60")
+    [line] = [line for line in desk.ask("list").splitlines() if name in line]
+    assert line.split()[:2] == [name, "waiting"]
+
+
+def run_in_ascii(*words: object) -> str:
+    """What is printed where the output takes nothing but ASCII."""
+    environment = os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-c", "from cloister.loader.cli import main; main()", *map(str, words)]
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert (result.returncode, result.stderr) == (0, "")
+    assert result.stdout.isascii()
+    return result.stdout
+
+
+async def test_an_output_that_takes_ascii_alone_is_enough(path: Path, clock: VirtualClock) -> None:
+    """People see question marks, and programs by number what each character is."""
+    async with Engine(path, clock=clock) as engine:
+        await engine.workflow("orders", Order, env=[1]).create(id="n1", labels={"where": "café"})
+    assert "where=caf?" in run_in_ascii("instances", "list", path, "orders")
+    assert "where=caf?" in run_in_ascii("instances", "describe", path, "orders")
+    listed = json.loads(run_in_ascii("instances", "list", path, "orders", "--json"))
+    assert [each["labels"] for each in listed["instances"]] == [{"where": "café"}]
+    assert json.loads(run_in_ascii("instances", "export", path, "orders"))["labels"] == {"where": "café"}
+    assert "Tenants can be run here" in run_in_ascii("doctor")
 
 
 async def test_a_timeline_explains_itself(path: Path, desk: Desk, clock: VirtualClock) -> None:
