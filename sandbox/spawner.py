@@ -16,11 +16,12 @@ from cloister.ipc.link import Transport
 from cloister.ipc.sockets import Sockets
 
 from .brood import Brood
+from .crowds import EVERY, Crowds, on_this_machine
 from .demand import Demand, most_here
 from .errors import LayerMissing, SandboxDied, SandboxUnavailable
 from .lockdown.cgroups import cpu_counter
 from .lockdown.levels import missing
-from .lockdown.sequence import FLOOR
+from .lockdown.sequence import ACTIVE, FLOOR
 from .policy import Policy
 from .sandbox import Sandbox
 from .slots import Slots
@@ -63,6 +64,8 @@ class Spawner:
         self._forking = asyncio.Semaphore(_FORKS_AT_ONCE)
         self._ending: asyncio.Task[None] | None = None
         self._tending: asyncio.TimerHandle | None = None
+        self._counting: asyncio.TimerHandle | None = None
+        self._crowds = Crowds(on_this_machine)
         self._used = 0.0
         self._looks = 0
         self.layers: dict[str, str] = {}
@@ -87,6 +90,8 @@ class Spawner:
             await self.__aexit__(None, None, None)
             raise
         self._tending = asyncio.get_running_loop().call_later(TEND_EVERY, self._tend)
+        if ACTIVE not in {self.layers["cgroups"], self.layers["identity"]}:  # else it is the kernel that counts
+            self._count()
         return self
 
     async def __aexit__(
@@ -97,8 +102,9 @@ class Spawner:
         await asyncio.shield(self._ending)
 
     async def _end(self) -> None:
-        if self._tending is not None:
-            self._tending.cancel()
+        for timer in (self._tending, self._counting):
+            if timer is not None:
+                timer.cancel()
         await self._spares.close()
         await self._succession.close()
         self._wires.close()
@@ -153,6 +159,13 @@ class Spawner:
         self._spares.trim()
         self._spares.fill()
         self._tending = asyncio.get_running_loop().call_later(TEND_EVERY, self._tend)
+
+    def _count(self) -> None:
+        if self._crowds.grown():
+            for brood in self._succession:
+                for sandbox in brood:
+                    sandbox.count()
+        self._counting = asyncio.get_running_loop().call_later(EVERY, self._count)
 
     async def _bear(self, urgent: bool) -> Sandbox:
         """Nobody has given a blank sandbox anything to do yet, so where one was ended, another is as good."""

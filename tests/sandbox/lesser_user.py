@@ -160,6 +160,13 @@ class Default(WorkerEntrypoint):
         for thread in threads:
             thread.start()
         threading.Event().wait()
+    def multiply_unseen(self):
+        def multiply():
+            threading.Event().wait(0.5)  # until nobody looks any longer
+            threading.stack_size(32768)
+            for _ in range(2000):
+                threading.Thread(target=threading.Event().wait, args=(20,)).start()
+        threading.Thread(target=multiply).start()
     def scatter(self):
         memory = ctypes.CDLL(None)
         memory.mmap.restype = ctypes.c_void_p
@@ -215,6 +222,8 @@ async def attempt_all() -> dict[str, Any]:
         os.kill(zygote, 9)
         await sandbox.died
         report["after_the_zygote"] = await call("pid", await boot()) > 0
+    grouped = report["layers"]["cgroups"] == "active"
+    report["unseen"] = "refused by the kernel" if grouped else await multiply_unseen()
     try:
         async with Spawner(policy=Policy(isolation="strict")):
             report["strict"] = "accepted"
@@ -225,6 +234,19 @@ async def attempt_all() -> dict[str, Any]:
         "sockets": len(list(Path(os.environ["XDG_RUNTIME_DIR"]).iterdir())),
     }
     return report
+
+
+async def multiply_unseen() -> str:
+    """What becomes of one that has many threads when it has answered, and is not due to be looked at for an hour."""
+    from cloister.sandbox import Limits, Spawner, spawner
+
+    spawner.TEND_EVERY = 3600  # type: ignore[misc]
+    async with Spawner(spares=0) as source:
+        sandbox = await source.take()
+        await sandbox.boot("main.py", {"main.py": ("py", PROGRAM)}, {}, Limits())
+        await sandbox.call("invoke", [None, "multiply_unseen", [], {}, None])
+        await asyncio.wait({sandbox.died}, timeout=60)
+        return await sandbox.died if sandbox.died.done() else "nothing"
 
 
 if __name__ == "__main__":

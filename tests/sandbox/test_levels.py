@@ -145,6 +145,12 @@ def test_deaths_and_limits_have_the_same_words(report: dict[str, Any]) -> None:
     }
 
 
+def test_threads_are_bounded_while_nobody_looks(report: dict[str, Any]) -> None:
+    """Else one that has answered could in a second have as many as the machine may have, and nobody could fork."""
+    grouped = report["layers"]["cgroups"] == "active"
+    assert report["unseen"] == ("refused by the kernel" if grouped else "exceeded 32 threads")
+
+
 def test_nothing_is_left(report: dict[str, Any]) -> None:
     """No descriptor, no socket."""
     assert report["left"] == {"descriptors": 0, "sockets": 0}
