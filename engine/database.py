@@ -1,4 +1,5 @@
-"""Opening the file: who owns it, whether it is ours, which version it is, and how it is brought to this one.
+"""Opening the file: whether it is ours, which version it is, and how it is brought to this one. Whose it is, is the
+ownership's business.
 
 A file is looked at before anything is changed in it. It knows no verb of the engine: those are in `store`.
 """
@@ -6,18 +7,18 @@ A file is looked at before anything is changed in it. It knows no verb of the en
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import functools
 import importlib.resources
 import os
 import sqlite3
 import threading
-import weakref
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import quote
 
 from sqlite_utils import Database
 
 from .errors import DatabaseDamaged, DatabaseTooNew, EngineError, EngineLocked, NotACloisterDatabase, StorageError
+from .ownership import read_only
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -30,47 +31,6 @@ Synchronous = Literal["full", "normal"]
 VERSION = 10
 MIGRATIONS = ("schema.sql", *(f"schema_{number}.sql" for number in range(2, VERSION + 1)))
 """The n-th script brings a database from version n to n + 1. Add one and count it; never edit one that landed."""
-
-
-class Ownership:
-    """The right to write a database: a lock on a file beside it, which the kernel takes back when the owner
-    dies.
-    """
-
-    def __init__(self, path: Path) -> None:
-        lock = path.with_name(path.name + ".lock")
-        try:
-            if path.is_file() and path.stat().st_nlink > 1:
-                raise EngineLocked(f"{path} has other names (hard links) under which it could be in use; keep only one")
-            self._fd = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StorageError(f"cannot open {lock}: {error.strerror}") from error
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            owner = os.pread(self._fd, 20, 0).decode("ascii", "replace").strip()
-            os.close(self._fd)
-            raise EngineLocked(f"{path} is in use by the engine of process {owner or 'unknown'}") from None
-        os.ftruncate(self._fd, 0)
-        os.pwrite(self._fd, str(os.getpid()).encode("ascii"), 0)
-        _ownerships.add(self)
-
-    def release(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
-
-
-_ownerships: weakref.WeakSet[Ownership] = weakref.WeakSet()
-
-
-def _disown() -> None:
-    """A child that others fork owns nothing: it would keep the lock beyond the death of its parent."""
-    for ownership in tuple(_ownerships):
-        ownership.release()
-
-
-os.register_at_fork(after_in_child=_disown)
 
 
 def connect(path: Path, synchronous: Synchronous, *, examine: bool = False) -> sqlite3.Connection:
@@ -107,7 +67,8 @@ def connect(path: Path, synchronous: Synchronous, *, examine: bool = False) -> s
 
 def connect_to_read(path: Path) -> sqlite3.Connection:
     """A connection that sees what was committed, and cannot change it."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=1)
+    there = f"file:{quote(os.fsencode(path.absolute()))}?mode=rw"  # and none is made where there is none
+    connection = sqlite3.connect(there, uri=True, isolation_level=None, check_same_thread=False, timeout=1)
     connection.execute("PRAGMA query_only = ON")
     return connection
 
@@ -162,7 +123,7 @@ def refusal(path: Path, error: sqlite3.Error) -> EngineError:
         return EngineLocked(f"{path} is locked by another program that has it open")
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_READONLY:
-        return StorageError(f"{path} cannot be written: the file, its folder or the file system is read-only")
+        return read_only(path)
     if code == sqlite3.SQLITE_CORRUPT:
         return DatabaseDamaged(f"{path} is damaged ({error}); restore a backup")
     return StorageError(f"cannot open {path}: {error}")

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from .clock import Clock, SystemClock
 from .controls import Controls
-from .database import Ownership, Synchronous, connect, connect_to_read, copy, refusal
+from .database import Synchronous, connect, connect_to_read, copy, refusal
 from .errors import EngineClosed
 from .history import Watchers
 from .options import Retention
+from .ownership import Ownership
 from .reader import Reader
 from .retention import Sweeper
 from .rules import check_seconds, check_workflow_name
@@ -80,6 +81,10 @@ class Engine:
     ) -> None:
         if synchronous not in ("full", "normal"):
             raise ValueError(f'synchronous is "full" or "normal", not {synchronous!r:.40}')
+        if str(path) == ":memory:" or str(path).startswith("file:"):
+            raise ValueError(
+                f"{path}: an engine's database is a file that is named by its path; a test has a temporary one"
+            )
         self._path = Path(path).resolve()
         self._synchronous: Synchronous = synchronous
         self._clock = clock if clock is not None else SystemClock()
@@ -145,6 +150,7 @@ class Engine:
                 scheduler.queued()
 
     def _open_store(self) -> Store:
+        self._ownership.check()
         connection = connect(self._path, self._synchronous, examine=self._writer is None)
         try:
             store = Store(connection, self._codec)

@@ -9,7 +9,11 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import time
 from typing import Final
+
+from .errors import StorageError
+from .ownership import identity
 
 LOG_BYTES = 64 * 1024 * 1024
 """What the log may grow to before it is cut off as soon as nobody reads in it."""
@@ -17,6 +21,8 @@ CHECKPOINT_PAGES: Final = 1000
 """What it is kept to otherwise, by commits that nobody's event loop waits for."""
 FEWEST_PAGES: Final = 16
 PAGE_BYTES: Final = 4096
+LOOK_SECONDS: float = 1.0
+"""How often it is looked whether database and log are still the files that are written to."""
 SHARE: Final = 8
 """A log may have so small a part of the room on its disk."""
 
@@ -29,6 +35,8 @@ class Log:
         text, connection.text_factory = connection.text_factory, bytes  # a path need not be text
         self._path: bytes = connection.execute("PRAGMA database_list").fetchone()[2]
         connection.text_factory = text
+        self._files = self._identities()
+        self._looked = time.monotonic()
         self._checkpoints = True
         self._size = 0
         self.measure()
@@ -51,6 +59,23 @@ class Log:
     def scarce(self) -> bool:
         """Whether there is so little room that every commit is to keep it short, whoever waits."""
         return self._pages < CHECKPOINT_PAGES
+
+    def _identities(self) -> list[object]:
+        return [identity(each) for each in (self._path, self._path + b"-wal")] if self._path else []
+
+    def check(self) -> None:
+        """`StorageError` if somebody has taken one of them away: what is written there now is lost when the host dies.
+
+        What was written before is carried over into the database.
+        """
+        if (now := time.monotonic()) - self._looked < LOOK_SECONDS:
+            return
+        self._looked = now
+        if self._identities() != self._files:
+            self.cut()
+            raise StorageError(
+                f"{os.fsdecode(self._path)} or the log beside it was moved, replaced or deleted while it was in use"
+            )
 
     def checkpoints(self, *, on: bool) -> None:
         """Whether commits shorten it. Rewriting a short one syncs faster than growing one."""

@@ -58,12 +58,15 @@ class Reader:
     # In the thread
 
     def _look(self, verb: Callable[Concatenate[Catalogue, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
+        fresh = self._catalogue is None
         try:
             if self._catalogue is None:
                 self._catalogue = self._open_catalogue()
             return verb(self._catalogue, *args, **kwargs)
         except sqlite3.Error as error:
             self._forget()
+            if not fresh:  # what it has open may be gone, and something else be there
+                return self._look(verb, *args, **kwargs)
             raise StorageError(f"could not be read: {error}") from error
 
     def _forget(self) -> None:

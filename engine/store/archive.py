@@ -13,9 +13,10 @@ from typing import Any
 
 from sqlite_utils import Database
 
-from ..database import VERSION, Ownership, connect, connect_to_read, copy, inspect, refusal
+from ..database import VERSION, connect, connect_to_read, copy, inspect, refusal
 from ..errors import InstanceNotFound, StorageError
 from ..listing import Page, Query, Summary, cursor_after
+from ..ownership import Ownership
 from .catalogue import Catalogue
 from .columns import STANDS
 

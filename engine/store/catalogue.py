@@ -49,7 +49,8 @@ class Catalogue:
         try:
             yield
         finally:
-            self._execute("ROLLBACK")
+            if self._connection.in_transaction:  # what went wrong may have ended it
+                self._execute("ROLLBACK")
 
     def find(self, address: Address) -> int:
         """The number of an instance; `InstanceNotFound` in the same words for every one that is not there."""

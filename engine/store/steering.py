@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from ..clock import SystemClock
-from ..database import VERSION, Ownership, connect, refusal
+from ..database import VERSION, connect, refusal
 from ..errors import CodecMismatch, EngineLocked, InstanceNotFound
+from ..ownership import Ownership
 from ..records import TERMINATED, Address, EventRecord, Key, Status
 from ..rules import check_name, encode
 from . import control, events, instances, undoing, wipe
