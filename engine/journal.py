@@ -180,7 +180,8 @@ class LiveJournal(Waits):
                     await self._fail(refusal)
         finally:
             self._running.pop(key, None)
-            self._told_of(key, outcome.attempt)
+            if self._announced is not None:
+                self._announced.discard((key, outcome.attempt))
             self._stir()
         if not self._next:
             await self._turn(key)
@@ -214,7 +215,8 @@ class LiveJournal(Waits):
         key: Key = write.replaces[0]
         if self._running:
             self._running.pop(key, None)
-        self._told_of(key, 1)
+        if self._announced is not None:
+            self._announced.discard((key, 1))
         self._stir()
         if error is None and not self._next:
             self._return_soon(key, write.waiter)

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar, get_args
 
 from .clock import Clock, Timer
 from .errors import CodecFailed, JournalBreach, QuotaExceeded, RunOver, StepLimitExceeded, StorageError
+from .keeper import NOBODY, JournalHost
 from .records import DEFAULT_CONFIG, Claim, ErrorRecord, Key, StepConfig, StepKind, StepState
 from .room import Room
 from .rules import MAX_STEPS, check_count, check_name
@@ -30,34 +31,6 @@ if TYPE_CHECKING:
     from .writer import Writer
 
 T = TypeVar("T")
-
-
-class JournalHost(Protocol):
-    """Whoever keeps the run."""
-
-    def on_parkable(self, waits: tuple[Key, ...]) -> None:
-        """The run can only wait, and has done nothing else for a while."""
-
-    def on_drained(self) -> None:
-        """The steps in flight when the drain began have ended."""
-
-    def on_lost(self, reason: str) -> None:
-        """Something could not be recorded."""
-
-    def on_postponed(self, reason: str) -> None:
-        """Nor could this, and it is the host's affair until when."""
-
-
-class _Nobody:
-    """Hears what is said of a run that is over."""
-
-    def on_parkable(self, waits: tuple[Key, ...]) -> None: ...
-    def on_drained(self) -> None: ...
-    def on_lost(self, reason: str) -> None: ...
-    def on_postponed(self, reason: str) -> None: ...
-
-
-_NOBODY: Final = _Nobody()
 
 
 class Known(NamedTuple):
@@ -190,7 +163,7 @@ class Recorder:
         if self.over is not None:
             return
         self.over = words
-        self._host = _NOBODY
+        self._host = NOBODY
         self._turns.end()
         if self._gate is not None:
             self._gate.set()
@@ -259,11 +232,6 @@ class Recorder:
                 known, (_, _, attempt) = self._known.get(key), began
                 if known is None or known.attempts < attempt:  # else its end is being written
                     self._announce(key, began)
-
-    def _told_of(self, key: Key, attempt: int) -> None:
-        """It has ended, and need not be remembered."""
-        if self._announced is not None:
-            self._announced.discard((key, attempt))
 
     def _announce(self, key: Key, began: Beginning) -> None:
         """That an attempt has begun is on record, once."""

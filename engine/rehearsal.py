@@ -16,6 +16,7 @@ from cloister.ipc import values
 from .entrypoint import WorkflowEntrypoint
 from .errors import RunInterrupted
 from .journal import LiveJournal
+from .keeper import NOBODY
 from .records import Encoded, Key, WorkflowContext, WorkflowEvent
 from .rollback import replayed
 from .rules import describe
@@ -63,19 +64,10 @@ class Rehearsal:
         return cls(False, error="a report of its replay that cannot be read")
 
 
-class _Nobody:
-    """Nothing happens to a run that nobody keeps."""
-
-    def on_parkable(self, waits: tuple[Key, ...]) -> None: ...
-    def on_drained(self) -> None: ...
-    def on_lost(self, reason: str) -> None: ...
-    def on_postponed(self, reason: str) -> None: ...
-
-
 def frozen(claim: Claim, writer: Writer, clock: Clock) -> LiveJournal:
     """A journal with this history, on which nothing new can be recorded, and which is tied to no code."""
     claim = claim._replace(code_digest=None)
-    return LiveJournal(claim, _Nobody(), writer=writer, clock=clock, linger=0.05, frozen=True)
+    return LiveJournal(claim, NOBODY, writer=writer, clock=clock, linger=0.05, frozen=True)
 
 
 async def rehearse(
