@@ -29,11 +29,15 @@ from . import exits, lockdown
 from .guest import archive, heap, library, mappings, profile, rehearsal
 from .guest import main as guest
 from .lockdown import kernel, limits
-from .lockdown.jail import enter_jail
+from .lockdown.jail import SHORTAGES, enter_jail
 from .lockdown.sequence import CONNECTION, Jail, Slot, confine
 
 _OWN: Final = (__name__, lockdown.__name__, rehearsal.__name__)
 _TURN_NS: Final = 100_000  # the least that the kernel takes: who only answers waits so long for who computes
+_NO_PROCESS: Final = (
+    "the zygote can make no process: raise the limit of processes (ulimit -u, pids.max of the control group, "
+    "--pids-limit of the container) or of memory"
+)
 _REQUEST: Final = struct.Struct("=qq?")  # slot, user id, whether somebody waits for it
 _signal: Final = importlib.import_module("_signal")  # what `signal` wraps in enumerations, which a child need not touch
 _SIGCHLD, _DEFAULT = int(signal.SIGCHLD), int(signal.SIG_DFL)
@@ -64,7 +68,13 @@ def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoRe
     kernel.set_malloc_arenas(1)
     address_space = limits.address_space()
     parts = mappings.large_parts()
-    jail = enter_jail(limits.OPEN_FILES)
+    try:
+        jail = enter_jail(limits.OPEN_FILES)
+    except OSError as error:
+        if error.errno not in SHORTAGES:
+            raise
+        control.send(msgpack.packb(["failed", f"{_NO_PROCESS} ({error.strerror})"]))
+        os._exit(1)
     stage = guest.Stage()
     stage.warm_up, stage.stretch = rehearsal.Opening(stage), rehearsal.stretch
     gc.collect()

@@ -6,6 +6,7 @@ be done. What the steps are is the table's affair.
 
 from __future__ import annotations
 
+import errno
 import os
 import statistics
 import time
@@ -15,13 +16,15 @@ from . import identity, namespaces
 from .sequence import ACTIVE, CONNECTION, FLOOR, IN_ORDER, LAYERS, NOT_AVAILABLE, Jail, Slot
 
 _TRIALS: Final = 3
+SHORTAGES: Final = frozenset({errno.EAGAIN, errno.ENOMEM})
+"""What a machine says that gives a layer at another moment."""
 
 
 def enter_jail(open_files: int) -> Jail:
     """Do the zygote's part. Afterwards nothing can be opened any more; everything needed must be imported by now.
 
     A few throw-away children then go the whole way of a child: that tells what each step costs, and whether this
-    machine lets it be done.
+    machine lets it be done. An `OSError` says that processes or memory are short, which is not for a layer to pay for.
     """
     jail = Jail(open_files)
     for layer in LAYERS:
@@ -29,6 +32,8 @@ def enter_jail(open_files: int) -> Jail:
         try:
             state = layer.once(jail) if layer.once is not None else None
         except (OSError, KeyError) as error:
+            if isinstance(error, OSError) and error.errno in SHORTAGES:
+                raise
             state = f"{NOT_AVAILABLE}{_words(error)}"
         jail.layers[layer.name] = state or ACTIVE
         jail.costs[layer.name] = [time.monotonic_ns() - began if layer.once is not None and state is None else 0]

@@ -99,6 +99,16 @@ def test_a_system_that_is_too_old_for_a_layer_that_must_be_there(
     assert refused in found["remedy"]
 
 
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="elsewhere the zygote itself is started by the same call")
+@pytest.mark.parametrize("answer", [errno.EAGAIN, errno.ENOMEM])
+def test_a_system_that_has_no_room_for_processes(answer: int) -> None:
+    """Nothing runs there now, which is no lower level of confinement, and the limits to raise are named."""
+    told = examined_where({"clone": answer})
+    assert (told["runs"], told["level"]) == (False, "")
+    assert "ulimit -u" in told["why_not"]
+    assert os.strerror(answer) in told["why_not"]
+
+
 @pytest.mark.parametrize("refused", ["pidfd_open", "pidfd_send_signal"])
 @pytest.mark.parametrize("answer", [errno.ENOSYS, errno.EPERM])
 def test_a_system_without_descriptors_of_processes(refused: str, answer: int) -> None:
