@@ -17,14 +17,7 @@ from .answer import Answer
 from .answering import MAX_HELD, Answering, about_to_read
 from .capabilities import Capability
 from .connection import Connection
-from .errors import (
-    ConnectionClosed,
-    DeadlineExceeded,
-    IpcError,
-    PayloadError,
-    RemoteProtocolError,
-    TooManyCalls,
-)
+from .errors import ConnectionClosed, DeadlineExceeded, IpcError, PayloadError, RemoteProtocolError, TooManyCalls
 from .exports import Exports, refer, resolve, take_back
 from .messages import Call, Cancel, Failure, Goodbye, Hello, Message, Note, Release, Result
 from .stubs import MAX_LINKS, Stub, dispose

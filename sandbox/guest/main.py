@@ -245,7 +245,6 @@ class Loop(asyncio.SelectorEventLoop):
     """
 
     _csock: socket.socket | None
-    _thread_id: int | None
     _ready: collections.deque[asyncio.Handle]
     _scheduled: list[asyncio.TimerHandle]
     _timer_cancelled_count: int
@@ -310,9 +309,7 @@ class Stage:
     """What a guest needs and the zygote can prepare: the loop, and the streams that a tenant prints to."""
 
     def __init__(self) -> None:
-        os.environ.pop(
-            "TZ", None
-        )  # with which the zygote was started: from here on there is no file to read another from
+        os.environ.pop("TZ", None)  # which was the zygote's: from here on there is no file to read another from
         self.loop = Loop()
         self.output = Output()
         self.output.install()

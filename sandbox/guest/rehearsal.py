@@ -144,15 +144,9 @@ def _forget() -> None:
 
 
 def _calls(program: str) -> list[Call]:
+    bounds = [_NO_LIMIT, limits.OPEN_FILES, 1024]
     return [
-        Call(
-            1,
-            0,
-            "boot",
-            _encode(
-                [f"{_NAME}.py", {f"{_NAME}.py": ["py", program]}, {"KV": _KV}, [_NO_LIMIT, limits.OPEN_FILES, 1024]]
-            ),
-        ),
+        Call(1, 0, "boot", _encode([f"{_NAME}.py", {f"{_NAME}.py": ["py", program]}, {"KV": _KV}, bounds])),
         Call(2, 0, "invoke", _encode([None, "greet", ["you"], {}, None])),
         Call(3, 0, "invoke", _encode([None, "fail", [], {}, None])),
         *(_run(number, _HISTORY[:known]) for number, known in enumerate(_KNOWN, 4)),
