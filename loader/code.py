@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, Final
 
 from cloister.engine import PinnedCode
@@ -24,6 +25,7 @@ MAX_ENV_BYTES: Final = 1024 * 1024
 """Of the plain values in an `env`: what is larger is a module, or behind a binding."""
 _BROUGHT: Final = "python_modules/"
 """Where packages lie that a worker brings along, as Cloudflare has them."""
+_NO_NAMES: Final = frozenset({"", ".", ".."})
 _NEEDS_COMPILING: Final = (".ts", ".tsx", ".jsx", ".js", ".mjs", ".cjs")
 
 
@@ -80,12 +82,8 @@ class WorkerCode:
     Sandboxes are forked from a zygote that has imported them, which all workers with the same list share."""
 
     def __post_init__(self) -> None:
-        for name, (kind, words) in _FIELDS.items():
-            value = getattr(self, name)
-            if type(value) in _CERTAIN.get(kind, ()):  # an abstract class takes a microsecond to ask
-                continue
-            if not isinstance(value, kind) or (kind is Sequence and isinstance(value, str | bytes)):
-                raise InvalidCode(f"{name} is {words}, not {type(value).__name__}")
+        if tuple(map(type, _fields(self))) != _USUAL_TYPES:
+            _check_types(self)
         if not self.modules:
             raise InvalidCode("a worker needs at least one module")
         if self.main_module not in self.modules:
@@ -95,7 +93,7 @@ class WorkerCode:
         if not self.main_module.endswith(".py"):
             raise InvalidCode(f"main_module {self.main_module!r} must be a Python module, its name ending in .py")
         modules = _unfolded({name: _checked(name, module) for name, module in self.modules.items()})
-        size = sum(_size(name, module) for name, module in modules.items())
+        size = sum([_size(name, module) for name, module in modules.items()])
         if size > MAX_CODE_BYTES:
             raise InvalidCode(f"the modules take {size:,} bytes in all; at most {MAX_CODE_BYTES:,} can be loaded")
         if self.global_outbound is not None and not callable(getattr(self.global_outbound, "fetch", None)):
@@ -112,10 +110,11 @@ class WorkerCode:
         for tail in (*self.tails, *self.streaming_tails):
             if not callable(tail) and not hasattr(type(tail), "handle"):
                 raise InvalidCode(f"a tail is a function or an entrypoint, not {type(tail).__name__}")
-        own = {"modules": modules, "env": dict(self.env), "tails": tuple(self.tails),
-               "streaming_tails": tuple(self.streaming_tails)}  # fmt: skip
-        for name, value in own.items():  # what the host does to its own afterwards changes nothing here
-            object.__setattr__(self, name, value)
+        keep = object.__setattr__  # what the host does to its own afterwards changes nothing here
+        keep(self, "modules", modules)
+        keep(self, "env", dict(self.env))
+        keep(self, "tails", tuple(self.tails))
+        keep(self, "streaming_tails", tuple(self.streaming_tails))
 
     @classmethod
     def from_folder(
@@ -198,16 +197,24 @@ _FIELDS: Final[dict[str, tuple[Any, str]]] = {
     "compatibility_flags": (Sequence, "a tuple of names"),
 }
 """What each field is, where nothing else checks it."""
-_CERTAIN: Final[dict[Any, tuple[type, ...]]] = {
-    str: (str,), Mapping: (dict,), Sequence: (tuple, list), Limits: (Limits,),
-}  # fmt: skip
-"""Of what is asked of a field, the types that are that without a doubt."""
+_fields: Final = attrgetter(*_FIELDS)
+_USUAL_TYPES: Final = (str, dict, dict, tuple, tuple, Limits, str, tuple)
+"""What they mostly are, which is right without a doubt; to ask an abstract class takes a microsecond."""
+
+
+def _check_types(code: WorkerCode) -> None:
+    for name, (kind, words) in _FIELDS.items():
+        value = getattr(code, name)
+        if not isinstance(value, kind) or (kind is Sequence and isinstance(value, str | bytes)):
+            raise InvalidCode(f"{name} is {words}, not {type(value).__name__}")
 
 
 def _checked(name: str, module: Any) -> Module:
     """A module, as a copy where its content could change."""
-    if not isinstance(name, str) or any(part in {"", ".", ".."} for part in name.split("/")):
+    if not isinstance(name, str) or not _NO_NAMES.isdisjoint(name.split("/")):
         raise InvalidCode(f"module name {name!r} is not a relative path of plain names")
+    if type(module) is str and name.endswith(".py"):
+        return module
     content: Any = getattr(module, "content", None)
     match module:
         case str() if name.startswith(_BROUGHT) and not name.endswith(".py"):
@@ -235,7 +242,7 @@ def _checked(name: str, module: Any) -> Module:
 
 def _unfolded(modules: dict[str, Module]) -> dict[str, Module]:
     """What lies under `python_modules/` is found as if it lay beside the main module, behind what does lie there."""
-    if not any(name.startswith(_BROUGHT) for name in modules):
+    if not [name for name in modules if name.startswith(_BROUGHT)]:
         return modules
     brought = {name.removeprefix(_BROUGHT): module for name, module in modules.items() if name.startswith(_BROUGHT)}
     return brought | {name: module for name, module in modules.items() if not name.startswith(_BROUGHT)}

@@ -111,6 +111,8 @@ class Policy:
 
 def check_preload(what: str, names: object) -> None:
     """Names of modules, in a tuple. `ValueError`."""
+    if names == ():
+        return
     if not isinstance(names, tuple) or not all(
         isinstance(name, str) and all(part.isidentifier() for part in name.split(".")) for name in names
     ):

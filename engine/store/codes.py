@@ -26,6 +26,9 @@ PACKED = b"\xc1p"
 """How code begins that was packed. No code does, and neither does what a `Compression` has made."""
 SMALL = 4_096
 """Bytes of code that are packed in less time than it takes two busy threads to hand Python's lock over and back."""
+_WINDOW, _MEMORY = SMALL.bit_length() - 1, 5
+"""What zlib looks back over, and has room for, as it counts them: what is small has no more. Most of the time that a
+small program takes to be packed is that of clearing memory."""
 _KEEP = "INSERT INTO codes (number, digest, code) VALUES (?, ?, ?) ON CONFLICT DO NOTHING"
 _LAST_OF_CHUNK = "SELECT max(number) FROM (SELECT number FROM codes WHERE number > ? ORDER BY number LIMIT ?)"
 _DROP = (
@@ -123,7 +126,8 @@ def pinned(store: Store, number: int) -> bytes:
 
 def _pack(stored: bytes) -> bytes:
     """Smaller, and marked as such. What looks as if it were is packed in any case, so that it is read as it was."""
-    packed = PACKED + zlib.compress(stored, 6)
+    packer = zlib.compressobj(wbits=_WINDOW, memLevel=_MEMORY) if len(stored) <= SMALL else zlib.compressobj()
+    packed = PACKED + packer.compress(stored) + packer.flush()
     return packed if len(packed) < len(stored) or stored.startswith(PACKED) else stored
 
 
