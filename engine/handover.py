@@ -12,7 +12,7 @@ import contextvars
 import ctypes
 import os
 from collections import deque
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar, cast
 
 if TYPE_CHECKING:
@@ -124,13 +124,26 @@ class Handover(Generic[Work]):
 
     # In the thread
 
-    def wait(self) -> None:
-        """Return when there is work."""
+    def wait(self, most: float | None = None) -> bool:
+        """Whether there is work, for which nobody has to wait longer than so many seconds."""
         while not self._work:
             self._asleep.append(None)
             if self._work and self._rouse():  # it came between the two, and nobody rings
-                return
-            self._bell.get()
+                break
+            if not self._sleep(most):
+                return False
+        return True
+
+    def _sleep(self, most: float | None) -> bool:
+        """Whether the bell was rung within so many seconds. While something is done in the loop nobody wakes up."""
+        while True:
+            try:
+                self._bell.get(timeout=most)
+            except Empty:
+                if self._rouse():
+                    return False
+            else:
+                return True
 
     def take(self, most: int) -> list[Work]:
         """What waits, up to so much. Nothing when no more will come."""

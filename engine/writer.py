@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 MAX_BATCH = 512
 TIDY_COMMITS = 128
 """After so many small ones the thread shortens the log: those that the loop makes do not."""
+QUIET_SECONDS = 3.0
+"""When nothing was written for so long, the log gives back what it has: who rests has no more on disk than data."""
 FEW = 4
 GATHER_SECONDS = 0.0003
 PATIENCE_SECONDS, NAP_SECONDS = 1.0, 0.002
@@ -67,6 +69,8 @@ class Writer:
         self._closing = False
         self._size = 0  # of the last batch
         self._untidy, self._alarm = 0, LOG_BYTES
+        self._rests = False  # the log has nothing to give back
+        self._seen_here = 0  # how many commits of the loop's there were when the thread last looked
         self._telling = Telling(self._loop)
         self.pending = self.commits = self.operations = 0
         self.commits_here = 0
@@ -155,6 +159,7 @@ class Writer:
             or len(self._handover) > FEW
             or self._closing
             or self._untidy >= TIDY_COMMITS
+            or self._rests
             or self._store is None
             or self._store.log.scarce
         ):
@@ -195,7 +200,9 @@ class Writer:
 
     def _gather(self) -> list[_Operation]:
         """Everything that waits, up to a bound; nothing when it is time to end."""
-        self._handover.wait()
+        while not self._handover.wait(None if self._rests else QUIET_SECONDS):
+            self._rest()
+        self._rests = False
         if len(self._handover) < self._size and self._size > FEW:
             time.sleep(GATHER_SECONDS)  # those that were answered together come back together, and a sync is dearer
         batch = self._handover.take(MAX_BATCH)
@@ -260,6 +267,16 @@ class Writer:
         failure = StorageError(f"could not be stored: {error}")
         failure.__cause__ = error
         return [failure] * len(batch)
+
+    def _rest(self) -> None:
+        """Nobody has wanted the thread for a while: unless the loop has written meanwhile, cut the log off, and sleep
+        until there is work. That the loop leaves to the thread, which so sees when it is quiet again.
+        """
+        quiet, self._seen_here = self._seen_here == self.commits_here, self.commits_here
+        if quiet:
+            if self._store is not None:
+                self._store.log.cut()
+            self._rests = True
 
     def _tidy(self) -> None:
         """Now and then see to it that the log does not grow without bound, and say when somebody keeps it from that."""

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import workload
-from workload import RUNS, SLEEPERS, STEPS_EACH, asked, descendants, note, resident, say, stored
+from workload import RUNS, SETTLED, SLEEPERS, STEPS_EACH, asked, descendants, note, resident, say, stored
 
 from cloister.loader import Host, Policy, WorkerCode
 
@@ -36,8 +36,6 @@ class TenantWorkflow(WorkflowEntrypoint):
             total += await step.do(f"step {number}", body)
         return total
 """
-
-SETTLED = 4.0  # seconds after which the last of them has come to rest
 
 what, folder = asked()
 turns = itertools.count()
@@ -89,6 +87,7 @@ async def sleepers(host: Host) -> None:
     seconds = time.perf_counter() - began
     while (await instances[-1].status())["status"] != "waiting":
         await asyncio.sleep(0.05)
+    await asyncio.sleep(SETTLED)
     after = resident([os.getpid()]), stored(folder)
     say(per_s=SLEEPERS / seconds, bytes=(after[0] - before[0]) / SLEEPERS, disk=(after[1] - before[1]) / SLEEPERS)
 

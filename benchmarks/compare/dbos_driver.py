@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import workload
 from dbos import DBOS
-from workload import RUNS, SLEEP_S, SLEEPERS, STEPS_EACH, asked, note, resident, say, stored
+from workload import RUNS, SETTLED, SLEEP_S, SLEEPERS, STEPS_EACH, asked, note, resident, say, stored
 
 what, folder = asked()
 store = os.environ.get("POSTGRES") or f"sqlite:///{folder}/dbos.db"
@@ -59,6 +59,7 @@ async def sleepers() -> None:
     for _ in range(SLEEPERS // 100):
         await asyncio.gather(*(DBOS.start_workflow_async(sleeper) for _ in range(100)))
     seconds = time.perf_counter() - began
+    await asyncio.sleep(SETTLED)
     after = resident([os.getpid()]), stored(folder)
     say(per_s=SLEEPERS / seconds, bytes=(after[0] - before[0]) / SLEEPERS, disk=(after[1] - before[1]) / SLEEPERS)
     os._exit(0)  # it would wait for the sleepers

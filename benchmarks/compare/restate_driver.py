@@ -19,7 +19,7 @@ from typing import Any
 
 import workload
 from http1 import Http
-from workload import RUNS, SLEEPERS, STEPS_EACH, asked, note, resident, say, stored
+from workload import RUNS, SETTLED, SLEEPERS, STEPS_EACH, asked, note, resident, say, stored
 
 HERE = Path(__file__).parent
 SERVER = next(Path(os.environ["PEERS"]).glob("node_modules/@restatedev/restate-server-linux-*/bin/restate-server"))
@@ -85,7 +85,7 @@ async def sleepers(http: Http, pids: list[int]) -> None:
     for number in range(SLEEPERS):
         await http.post(f"/Compare/s{number}/run/send", {"sleep": True})
     seconds = time.perf_counter() - began
-    await asyncio.sleep(5)
+    await asyncio.sleep(SETTLED)
     after = resident(pids), stored(folder)
     say(per_s=SLEEPERS / seconds, bytes=(after[0] - before[0]) / SLEEPERS, disk=(after[1] - before[1]) / SLEEPERS)
 

@@ -112,7 +112,7 @@ const workloads = {
       await post({ what: "create", tenant: `tenant-${number % TENANTS}`, options: { params: { sleep: true } } });
     }
     const seconds = (performance.now() - began) / 1000;
-    await sleep(3000);
+    await sleep(5000);
     const after = [resident(), stored()];
     say({ per_s: SLEEPERS / seconds, bytes: (after[0] - before[0]) / SLEEPERS, disk: (after[1] - before[1]) / SLEEPERS });
   },

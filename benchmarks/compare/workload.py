@@ -17,6 +17,8 @@ from pathlib import Path
 
 ALONE, TOGETHER, SECONDS, STEPS, SLEEPERS, RUNS, STEPS_EACH = 100, 64, 5.0, 500, 1000, 100, 10
 SLEEP_S = 10 * 3600
+SETTLED = 5.0
+"""Seconds after which a system is at rest, and is looked at for what it keeps."""
 
 Run = Callable[[int], Awaitable[object]]
 """Have a workflow of so many steps run, from its creation to its result."""

@@ -33,11 +33,12 @@ def create(store: Store, workflow: str, scope: str, creation: Creation, now: int
 def create_batch(store: Store, workflow: str, creations: list[tuple[str, Creation]], now: int) -> list[bool]:
     """Queue those that do not exist yet, each in its scope; which were."""
     key = store.key(workflow)
-    by_scope: dict[str, list[Creation]] = {}
-    for scope, creation in creations:
-        by_scope.setdefault(scope, []).append(creation)
-    for scope, together in by_scope.items():
-        _check_room(store, workflow, scope, together)
+    if store.counted or workflow in store.bounds:
+        by_scope: dict[str, list[Creation]] = {}
+        for scope, creation in creations:
+            by_scope.setdefault(scope, []).append(creation)
+        for scope, together in by_scope.items():
+            _check_room(store, workflow, scope, together)
     codes = store.codes.keep(creation.code for _, creation in creations if creation.code is not None)
     rows, before = Rows(_INSTANCE), store.number
     for scope, creation in creations:
@@ -51,7 +52,8 @@ def create_batch(store: Store, workflow: str, creations: list[tuple[str, Creatio
     for number, (scope, creation) in zip(numbers, creations, strict=True):
         if number in new:
             store.backlog.add(key, scope, 1)
-            _label(store, number, key, scope, creation)
+            if creation.labels:
+                _label(store, number, key, scope, creation)
     return [number in new for number in numbers]
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cloister.engine import Engine, handover, promptness
+from cloister.engine import Engine, handover, promptness, writer
 from cloister.engine.testing import VirtualClock
 
 if TYPE_CHECKING:
@@ -30,6 +30,12 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     wanted = pyfuncitem._fixtureinfo.argnames
     asyncio.run(pyfuncitem.obj(**{name: pyfuncitem.funcargs[name] for name in wanted}))
     return True
+
+
+@pytest.fixture(autouse=True)
+def restless(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the machine is, no engine takes it for quiet while a test looks at the log, or at who commits."""
+    monkeypatch.setattr(writer, "QUIET_SECONDS", 3600.0)
 
 
 @pytest.fixture

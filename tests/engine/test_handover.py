@@ -101,6 +101,51 @@ async def test_the_unhurried_goes_by_itself_before_long_or_when_it_is_wanted(mon
     assert await until(came, 3) == [1, 2, 3]
 
 
+async def test_who_waits_for_so_long_only_goes_on_and_misses_nothing() -> None:
+    """Whatever comes as the time runs out."""
+    for _ in range(50):
+        async with asyncio.timeout(PATIENCE):
+            way: Handover[int] = Handover()
+            waiting = asyncio.ensure_future(asyncio.to_thread(way.wait, 0.001))
+            assert not await waiting
+            assert not way._asleep, "nobody may wake it now"
+            waiting = asyncio.ensure_future(asyncio.to_thread(way.wait, 0.001))
+            await asyncio.sleep(0.001)
+            way.put(1)
+            if not await waiting:
+                assert await asyncio.to_thread(way.wait, 0.001)
+            assert way.take(3) == [1]
+            way.closed()
+
+
+async def test_who_waits_for_so_long_only_does_not_go_on_while_something_is_done_here() -> None:
+    """Both use the same."""
+    tired = threading.Event()
+
+    class Bell(SimpleQueue[None]):
+        def get(self, block: bool = True, timeout: float | None = None) -> None:
+            try:
+                return super().get(block, timeout)
+            finally:
+                tired.set()
+
+    def do() -> bool:
+        tired.clear()
+        assert tired.wait(PATIENCE)
+        assert not waiting.done()
+        return bool(way.take(3))
+
+    way: Handover[int] = Handover(do)
+    way._bell = Bell()
+    waiting = asyncio.ensure_future(asyncio.to_thread(way.wait, 1.0))
+    while not way._asleep:  # noqa: ASYNC110 - nobody says when it is
+        await asyncio.sleep(0)
+    way.put(1)
+    way.hurry()
+    assert not await waiting
+    way.closed()
+
+
 async def test_what_is_done_here_wakes_nobody(rests: Rests) -> None:
     """The thread is woken for the rest."""
     here: list[int] = []

@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import sys
+import threading
 import time
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cloister.engine import EngineClosed, InstanceAlreadyExists, InstanceNotFound, StorageError
+from cloister.engine import EngineClosed, InstanceAlreadyExists, InstanceNotFound, StorageError, handover
 from cloister.engine import promptness as promptness_module
 from cloister.engine.database import connect
 from cloister.engine.errors import RunOver
@@ -301,6 +302,39 @@ async def test_no_commit_that_the_loop_makes_shortens_the_log(
         for n in range(60):
             await write(10, f"more {n}")
         assert log_of(path)[0] < pages  # it was begun anew
+
+
+async def test_a_host_that_rests_gives_back_what_the_log_has(
+    path: Path, hands: str, rests: Rests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, and sleeps until there is work; whoever has written last. What was written is in the database."""
+    log = path.with_name(f"{path.name}-wal")
+    quiet = threading.Event()
+
+    class Bell(handover.SimpleQueue):  # type: ignore[name-defined,misc]
+        def get(self, block: bool = True, timeout: float | None = None) -> None:
+            while timeout is not None and self.empty() and not quiet.is_set():
+                self.listened_to = True
+                time.sleep(0.001)
+            return super().get(block, None if timeout is None else 0)  # type: ignore[no-any-return]
+
+    monkeypatch.setattr(handover, "SimpleQueue", Bell)
+    async with open_writer(path) as writer:
+        for name in ("a", "b"):
+            here = writer.commits_here
+            for number in range(4):
+                await rests(writer._handover)
+                await create(writer, f"{name}{number}")
+            assert log.stat().st_size > 0
+            assert writer.commits_here == here + (hands == "loop") * (4 if name == "a" else 3), "one sees it begin"
+            quiet.set()
+            while not writer._rests:  # noqa: ASYNC110 - nobody says when it is
+                await asyncio.sleep(0)
+            quiet.clear()
+            assert log.stat().st_size == 0
+        await rests(writer._handover)
+        with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as alone:
+            assert alone.execute("SELECT count(*) FROM instances").fetchone() == (8,)
 
 
 @pytest.mark.parametrize("hands", ["loop"], indirect=True)
