@@ -76,13 +76,13 @@ def hold_up_the_kernel_at_a_fault(bait: Bait) -> int:
 @attack(KILLED)
 def keep_a_key(bait: Bait) -> int:
     """In the kernel's own store."""
-    return call("add_key", b"user", b"cloister", b"x", 1, -3)
+    return call("add_key", b"user", b"cloister", b"x", 1, -2)  # the process's own: it is in no session's that is over
 
 
 @attack(KILLED)
 def join_a_ring_of_keys(bait: Bait) -> int:
     """Of the host's user."""
-    return call("keyctl", 0, -3, 1)
+    return call("keyctl", 0, -4, 1)
 
 
 @attack(KILLED)
