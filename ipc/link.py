@@ -39,14 +39,15 @@ class Link(ABC):
     """
 
     __slots__ = (
-        "_begun", "_later", "_loop", "_piece", "_reader", "_stuffed", "on_begun", "on_bytes", "on_commands",
-        "on_frame", "on_lost",
+        "_announced", "_begun", "_later", "_loop", "_piece", "_reader", "_stuffed", "on_begun", "on_bytes",
+        "on_commands", "on_frame", "on_lost",
     )  # fmt: skip
 
     def __init__(self, on_frame: OnFrame, on_lost: OnLost) -> None:
         self._loop = asyncio.get_running_loop()
         self._reader = zmtp.Reader()
         self._begun = math.inf
+        self._announced = False  # the size of the frame that has begun is known
         self._stuffed = False  # it has so much unread that it is not listened to
         self._piece = MOST
         self._later: list[bytes] = []
@@ -105,14 +106,11 @@ class Link(ABC):
                 return
             commands = self._reader.commands
             frames, reply = self._reader.feed(data)
+            whole = bool(frames)
             if self._reader.commands != commands:
+                whole = True
                 self.on_commands(self._reader.commands - commands)
-            if not self._reader.missing:
-                self._begun = math.inf
-            elif frames or self._begun == math.inf:
-                self._begun = self._loop.time()
-                if (begun := self._reader.begun) is not None:
-                    self.on_begun(*begun)
+            self._follow(whole or not self._reader.missing)
             if frames and data:
                 self._piece = min(max(_AT_ONCE * len(data) // len(frames), LEAST), MOST)
             if self._later:
@@ -130,6 +128,33 @@ class Link(ABC):
         except Exception as error:  # noqa: BLE001 - see above
             self._loop.call_exception_handler({"message": "a frame could not be handled", "exception": error})
             self._lose(None)
+
+    def _follow(self, whole: bool) -> None:
+        """What has become of the frame that is on its way: whether it is `whole`, and whether another one begins."""
+        if whole and self._begun != math.inf:
+            self._begun = math.inf
+            if self._announced:
+                self._announced = False
+                self._arrived()
+        if not self._reader.missing:
+            return
+        if self._begun == math.inf:
+            self._begun = self._loop.time()
+        if self._announced:
+            self._goes_on()
+        elif (begun := self._reader.begun) is not None:
+            self._announced = True
+            self.on_begun(*begun)
+            self._begins(begun[1])
+
+    def _begins(self, size: int) -> None:  # noqa: B027 - where nobody has to wait for room
+        """A frame of so many bytes is on its way."""
+
+    def _goes_on(self) -> None:  # noqa: B027
+        """More of it has come."""
+
+    def _arrived(self) -> None:  # noqa: B027
+        """All of it has."""
 
     def _lose(self, error: RemoteProtocolError | None) -> None:
         self.close()

@@ -61,6 +61,10 @@ class RouterLink(Link):
         else:
             self.connected = True
 
+    def left(self) -> None:
+        """Nothing that it says is read any more."""
+        self._reader.forget()
+
     def _write(self, data: bytes) -> None:
         self.router.send(self.name, data)
 
@@ -130,6 +134,7 @@ class Router:
         if self._links.pop(link.name, None) is not None:
             with contextlib.suppress(zmq.ZMQError):  # libzmq may have dropped it already
                 self._socket.disconnect(link.endpoint)
+            link.left()
             self._look()
 
     def _look(self) -> None:

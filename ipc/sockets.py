@@ -17,6 +17,7 @@ import socket
 from typing import Final
 
 from . import zmtp
+from .arriving import LARGE, MOST_IN_ALL, Arriving
 from .codec import MAX_FRAME
 from .errors import ConnectionClosed, RemoteProtocolError, TooManyCalls
 from .link import NOBODYS, Link, OnFrame, OnLost
@@ -34,8 +35,8 @@ class SocketLink(Link):
     """The way to one guest over a connected socket."""
 
     __slots__ = (
-        "_descriptor", "_held", "_held_from", "_held_until", "_links", "_most", "_of_all", "_released", "_socket",
-        "_unsent", "_vigil", "behind", "taken",
+        "_arriving", "_crowded", "_descriptor", "_held", "_held_from", "_held_until", "_links", "_most", "_of_all",
+        "_released", "_socket", "_unsent", "_vigil", "behind", "taken",
     )  # fmt: skip
 
     def __init__(
@@ -47,11 +48,13 @@ class SocketLink(Link):
         most: int,
         of_all: Unread,
         vigil: Vigil,
+        arriving: Arriving,
     ) -> None:
         super().__init__(on_frame, on_lost)
         self._vigil = vigil
         self._unsent: bytearray | None = None
-        self._of_all = of_all
+        self._of_all, self._arriving = of_all, arriving
+        self._crowded = False  # there is no room for the frame that it has begun
         self.taken = self.behind = NOTHING
         self._most = most
         self._held: asyncio.TimerHandle | None = None
@@ -89,16 +92,42 @@ class SocketLink(Link):
         return True
 
     def unfinished_for(self) -> float:
-        """See `Link.unfinished_for`. While it is held it could not finish anything."""
+        """See `Link.unfinished_for`. While it is held, or there is no room, it could not finish anything."""
+        if self._crowded:
+            return 0.0
         return (self._loop.time() if self._held is None else self._held_from) - self._begun
 
     def held_for(self) -> float:
         """See `Link.held_for`."""
         return 0.0 if self._held is None else max(self._held_until - self._loop.time(), 0.0)
 
+    def let_in(self) -> None:
+        """See `arriving.Sender`."""
+        self._crowded, self._begun = False, self._loop.time()
+        self._listen()
+
+    def cut_short(self) -> None:
+        """See `arriving.Sender`."""
+        words = f"a frame that was begun {self.unfinished_for():.1f} s ago and not finished, and all sandboxes together"
+        self._lose(RemoteProtocolError(f"{words} have begun too much"))
+
+    def _begins(self, size: int) -> None:
+        if size > LARGE and self in self._links and not self._released and not self._arriving.begin(self, size):
+            self._crowded = True
+            self._stop_listening()
+
+    def _goes_on(self) -> None:
+        self._arriving.go_on(self)
+
+    def _arrived(self) -> None:
+        self._arriving.end(self)
+
     def release(self) -> None:
         """See `Link.release`."""
         self._released = True
+        if self._crowded:
+            self._arriving.end(self)
+            self.let_in()
         if self._held is not None:
             self._held_until = 0.0
             self._held.cancel()
@@ -110,10 +139,11 @@ class SocketLink(Link):
         else:
             self._held = None
             self._begun += self._loop.time() - self._held_from
+            self._arriving.go_on(self)
             self._listen()
 
     def _listen(self) -> None:
-        if self._held is None and not self._stuffed and self in self._links:
+        if self._held is None and not self._stuffed and not self._crowded and self in self._links:
             NOBODYS.copy().run(self._loop.add_reader, self._descriptor, self._readable)
 
     def _stop_listening(self) -> None:
@@ -131,6 +161,8 @@ class SocketLink(Link):
                 self._loop.remove_writer(self._descriptor)
             left, self._unsent = self.unread(), None
             self._of_all.less(self, left)
+            self._arriving.end(self)
+            self._reader.forget()
             self._later.clear()
             self._socket.close()
 
@@ -234,17 +266,20 @@ class SocketLink(Link):
 class Sockets:
     """All links of one host; see `Transport`."""
 
-    def __init__(self, *, max_unsent: int = MAX_UNSENT) -> None:
+    def __init__(self, *, max_unsent: int = MAX_UNSENT, max_arriving: int = MOST_IN_ALL) -> None:
         self._links: set[SocketLink] = set()
         self._most = max_unsent
-        self._unread = Unread(asyncio.get_running_loop().time)
+        loop = asyncio.get_running_loop()
+        self._unread = Unread(loop.time)
+        self._arriving = Arriving(loop.time, loop.call_later, max_arriving)
         self._vigil = Vigil()
 
     async def lay(self, on_frame: OnFrame, on_lost: OnLost) -> tuple[Link, socket.socket]:
         """See `Transport.lay`."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
         try:
-            return SocketLink(self._links, ours, on_frame, on_lost, self._most, self._unread, self._vigil), theirs
+            shared = self._unread, self._vigil, self._arriving
+            return SocketLink(self._links, ours, on_frame, on_lost, self._most, *shared), theirs
         except BaseException:  # the system watches no more than so many descriptors for each user
             ours.close()
             theirs.close()

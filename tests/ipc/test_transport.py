@@ -278,9 +278,8 @@ async def test_a_guest_with_libzmq_understands_a_plain_socket(tmp_path: Path, un
         end = socket.socket(socket.AF_UNIX)
         end.connect(f"{tmp_path}/guest")
         end.setblocking(False)
-        link = SocketLink(
-            sockets._links, end, heard.append, lambda _: None, MAX_UNSENT, sockets._unread, sockets._vigil
-        )
+        shared = sockets._unread, sockets._vigil, sockets._arriving
+        link = SocketLink(sockets._links, end, heard.append, lambda _: None, MAX_UNSENT, *shared)
         await until(lambda: link._reader.ready)
         for frame in (b"", b"short", b"x" * 300, b"y" * 5_000_000):
             link.send(frame)
@@ -395,6 +394,17 @@ async def test_a_frame_that_cannot_be_handled_costs_its_own_link_only(make: Make
         await until(lambda: len(neighbour.heard) == 10)
         await until(lambda: troubled.lost)
     assert "a bug of the host's" in str(unheard[0]["exception"])
+
+
+async def test_a_closed_link_keeps_nothing_of_a_frame_that_was_on_its_way(make: Make, until: Until) -> None:
+    """Whoever still holds the link: the garbage collector may come late."""
+    async with guests(1, make) as (_, [guest]):
+        link: Any = guest.link
+        await until(lambda: link._reader.ready)
+        await guest.write(zmtp.message(bytes(100_000))[:50_000])
+        await until(lambda: len(link._reader._buffer) == 50_000)
+        link.close()
+        assert len(link._reader._buffer) == 0
 
 
 async def test_a_closed_link_hears_nothing_more(make: Make, until: Until) -> None:
@@ -517,6 +527,63 @@ async def test_of_a_long_message_is_told_when_it_begins(make: Make, until: Until
         await until(lambda: told)
         assert told[0] == (ord("7"), 2_000_001)
         assert guest.heard == []
+
+
+async def test_of_a_long_message_is_told_though_its_size_comes_by_itself(make: Make, until: Until) -> None:
+    """Once, as soon as it is known what it is."""
+    async with guests(1, make) as (_, [guest]):
+        await until(lambda: guest.link._reader.ready)
+        told: list[tuple[int, int]] = []
+        guest.link.on_begun = lambda mark, size: told.append((mark, size))
+        pieces = list[int]()
+        guest.link.on_bytes = pieces.append
+        whole = zmtp.message(b"7" + bytes(2_000_000))
+        for start, end in ((0, 5), (5, 9), (9, 10_000), (10_000, 20_000)):
+            pieces.clear()
+            await guest.write(whole[start:end])
+            await until(lambda: sum(pieces))
+        assert told == [(ord("7"), 2_000_001)]
+
+
+async def test_who_finds_no_room_for_a_large_frame_waits_until_there_is_some(until: Until) -> None:
+    """In the order in which they came; what is small needs none. Nothing is lost."""
+    room = 1_000_100
+    async with guests(4, lambda: Sockets(max_arriving=room)) as (_, [first, second, third, small]):
+        await until(lambda: all(guest.link._reader.ready for guest in (first, second, third, small)))
+        large = {
+            guest: zmtp.message(bytes([number]) * 1_000_000) for number, guest in enumerate((first, second, third))
+        }
+        links: dict[Guest, Any] = {guest: guest.link for guest in large}
+        await first.write(large[first][:20_000])
+        await until(lambda: len(links[first]._reader._buffer) == 20_000)
+        said = [asyncio.ensure_future(guest.write(large[guest])) for guest in (second, third)]
+        await until(lambda: links[second]._crowded and links[third]._crowded)
+        await small.say(b"small")
+        await until(lambda: small.heard)
+        assert max(len(links[guest]._reader._buffer) for guest in (second, third)) <= 8192
+        assert links[second].unfinished_for() == 0
+        await first.write(large[first][20_000:])
+        await until(lambda: all(guest.heard for guest in large))
+        await asyncio.gather(*said)
+        assert [guest.heard[0] for guest in large] == [bytes([number]) * 1_000_000 for number in range(3)]
+
+
+async def test_who_keeps_others_out_with_a_frame_that_it_does_not_finish_has_to_leave(until: Until) -> None:
+    """Nobody before somebody waits. Who is gone takes up no room either, waiting or not."""
+    async with guests(4, lambda: Sockets(max_arriving=1_000_100)) as (_, [idle, gone, waits, last]):
+        await until(lambda: all(guest.link._reader.ready for guest in (idle, gone, waits, last)))
+        whole = zmtp.message(bytes(1_000_000))
+        links: list[Any] = [guest.link for guest in (idle, gone, waits)]
+        await idle.write(whole[:20_000])
+        await until(lambda: len(links[0]._reader._buffer) == 20_000)
+        await gone.write(whole[:20_000])
+        await until(lambda: links[1]._crowded)
+        links[1].close()
+        await asyncio.gather(waits.write(whole), until(lambda: waits.heard))
+        assert idle.lost == 1
+        assert "and not finished, and all sandboxes together have begun too much" in str(idle.error)
+        assert waits.lost == 0
+        await asyncio.gather(last.write(whole), until(lambda: last.heard))
 
 
 async def test_of_short_messages_that_come_in_heaps_few_are_taken_at_a_time(until: Until) -> None:
