@@ -78,14 +78,9 @@ class Worker:
             end(stubs, result)
 
     def _boot(
-        self,
-        main: str,
-        modules: dict[str, Any],
-        env: dict[str, Any],
-        bounds: list[int],
-        outbound: Any = None,
+        self, main: str, modules: dict[str, Any], env: dict[str, Any], bounds: list[int], outbound: Any = None,
         flags: list[str] | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         address_space, open_files, calls = bounds
         limits.limit_address_space(address_space)
         if open_files < limits.OPEN_FILES:
@@ -137,16 +132,9 @@ class Worker:
         return await objects.call(entrypoints.find(self._entrypoints, about["class"], self._main), about, *arguments)
 
     async def _run(
-        self,
-        name: str | None,
-        about: JsDict,
-        payload: bytes,
-        history: list[Any],
-        defaults: JsDict,
-        stub: Stub,
-        number: int,
-        state: JsDict | None = None,
-    ) -> Any:
+        self, name: str | None, about: JsDict, payload: bytes, history: list[Any], defaults: JsDict, stub: Stub,
+        number: int, state: JsDict | None = None,
+    ) -> Any:  # fmt: skip
         run = self._runs[number] = scope.Run()
         given = values.loads(payload, hook=JsDict, trusted=True)
         event = JsDict(payload=JsDict() if given is None else given, **about)

@@ -67,10 +67,8 @@ def may_return() -> bool:
     own = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.close(fcntl.ioctl(own, _NS_GET_USERNS))
-    except PermissionError:
-        return False
-    except OSError:  # a system that does not tell, and then the layer of the processes finds out
-        return True
+    except OSError as error:  # of a system that does not tell, the layer of the processes finds out
+        return not isinstance(error, PermissionError)
     finally:
         os.close(own)
     return True
