@@ -102,17 +102,20 @@ def check_count(value: object) -> int:
     return value
 
 
-def check_size(data: object, what: str) -> bytes:
+def check_size(data: object, what: str, around: int = 0) -> bytes:
+    """The data, if it is no larger than may be, but for what is around it."""
     if not isinstance(data, bytes):
         raise JournalBreach(f"{what} is not bytes but {type(data).__name__}")
-    if len(data) > MAX_PAYLOAD:
-        raise PayloadTooLarge(f"{what} takes {len(data):,} bytes; at most {MAX_PAYLOAD:,} are stored")
+    if (size := len(data) - around) > MAX_PAYLOAD:
+        raise PayloadTooLarge(f"{what} takes {size:,} bytes; at most {MAX_PAYLOAD:,} are stored")
     return data
 
 
 def encode(value: object, what: str) -> bytes:
     """The bytes to store for a value of the host's; an `Encoded` is taken as it is."""
-    return check_size(value.data if isinstance(value, Encoded) else values.dumps(value), what)
+    if isinstance(value, Encoded):
+        return check_size(value.data, what, value.around)
+    return check_size(values.dumps(value), what)
 
 
 def check_within(mark: object) -> None:

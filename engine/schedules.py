@@ -120,7 +120,8 @@ class Schedule:
         cron, zone, params, labels, kept = values.loads(data, trusted=True)
         spelled = zip(("success_retention", "error_retention"), kept, strict=True)
         retention = {name: value for name, value in spelled if value is not None}
-        return cls(cron, zone=zone, scope=scope, params=Encoded(params), labels=labels, retention=retention)
+        checked = Encoded(params, around=len(params))  # when it was added
+        return cls(cron, zone=zone, scope=scope, params=checked, labels=labels, retention=retention)
 
     def creation(self, moment: int, longest_ms: int) -> Creation:
         """The instance of one firing."""

@@ -42,12 +42,13 @@ class Named(list[Any]):
 
 
 class Encoded:
-    """A value that is encoded already. Where one is sent or stored, its bytes are, as they are."""
+    """A value that is encoded already, sent or stored as it is. So many of its bytes are the host's, `around` it."""
 
-    __match_args__ = __slots__ = ("data",)
+    __slots__ = ("around", "data")
+    __match_args__ = ("data",)
 
-    def __init__(self, data: bytes) -> None:
-        self.data = data
+    def __init__(self, data: bytes, around: int = 0) -> None:
+        self.data, self.around = data, around
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Encoded) and other.data == self.data

@@ -20,6 +20,7 @@ from cloister.engine import (
     Workflow,
 )
 from cloister.engine.options import together
+from cloister.engine.rules import MAX_PAYLOAD
 from cloister.ipc import PayloadError, values
 
 from .answers import Answering, Parts, only, read_options
@@ -62,6 +63,8 @@ def _checked(metadata: Mapping[str, Any]) -> bytes:
         values.scan(encoded)
     except PayloadError as error:
         raise ValueError(f"metadata that could not be read back: {error}") from error
+    if len(encoded) > MAX_PAYLOAD:
+        raise ValueError(f"metadata takes {len(encoded):,} bytes; at most {MAX_PAYLOAD:,} are put around params")
     return encoded
 
 
@@ -172,7 +175,7 @@ class DynamicWorkflowBinding(Answering):
         params = options.get("params")
         encoded = params if isinstance(params, Encoded) else Encoded(values.dumps(params))
         for metadata in self._layers:
-            encoded = wrap(metadata, encoded.data)
+            encoded = wrap(metadata, encoded)
         return {**options, "params": encoded}
 
     async def _create(self, args: Parts, named: dict[str, bytes]) -> DynamicInstance:

@@ -56,9 +56,10 @@ class Surroundings(Protocol):
         """Which instance this is."""
 
 
-def wrap(metadata: bytes, params: bytes) -> Encoded:
-    """The envelope, around parts that are encoded already."""
-    return Encoded(b"".join((_HEAD, metadata, _THEN, params)))
+def wrap(metadata: bytes, params: Encoded) -> Encoded:
+    """The envelope, around parts that are encoded already. It takes nothing of the room that params have."""
+    around = len(_HEAD) + len(metadata) + len(_THEN)
+    return Encoded(b"".join((_HEAD, metadata, _THEN, params.data)), params.around + around)
 
 
 def unwrap(payload: bytes) -> tuple[Any, bytes]:

@@ -172,7 +172,7 @@ class Zygote:
             status = 1
             gc.enable()
             if urgent:
-                self._stage.warm_up = guest.at_once
+                self._stage.warm_up = lambda then: then()
             status = self._stage.serve(CONNECTION, {"asked": asked, "forked": forked, "confined": confined})
         except SystemExit as end:  # from a task of the tenant's own
             status = end.code if isinstance(end.code, int) else 1

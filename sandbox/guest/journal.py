@@ -157,9 +157,6 @@ class Journal:
 
     async def configure(self, config: Any) -> tuple[dict[str, Any], Any]:
         """A config as the host understands it, and as it can be sent. The same one is asked for once in a run."""
-        retries = config.get("retries") if isinstance(config, dict) else None
-        if isinstance(retries, dict) and callable(retries.get("delay")):
-            config = {**config, "retries": {**retries, "delay": "dynamic"}}
         try:
             key = values.dumps(config)
         except CodecError:

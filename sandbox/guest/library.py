@@ -73,10 +73,8 @@ EAGER: Final = [
 ]
 """Imported by the zygote, because nearly every tenant uses them, or because they are needed after the lockdown."""
 
-
 _NO_PROCESS: Final = (
-    "no process can be started in a sandbox: Python runs in a thread too (asyncio.to_thread, ThreadPoolExecutor), and"
-    " other programs are the host's to run and to grant as a binding"
+    "no process can be started in a sandbox: use a thread (asyncio.to_thread), or a binding of the host's"
 )
 _NO_SOCKET: Final = "no socket can be opened in a sandbox: fetch, urllib, requests and httpx reach what the host grants"
 _BROUGHT: Final = "a package comes with the code (cloister bundle), or from the host: preload=({!r},)"
@@ -145,7 +143,7 @@ def _write_in_pieces() -> None:
 def _explain() -> None:
     """What is refused to whoever starts a process or opens a socket says so, and what to do instead."""
 
-    def explained(real: Any, words: str) -> Any:
+    def explained(real: Any, words: str = _NO_PROCESS) -> Any:
         @functools.wraps(real)
         def call(*args: Any, **options: Any) -> Any:
             try:
@@ -155,17 +153,15 @@ def _explain() -> None:
 
         return call
 
-    def system(command: Any) -> int:
+    def system(command: Any, of_system: Any = os.system) -> int:
         warnings.warn(_NO_PROCESS, RuntimeWarning, stacklevel=2)  # it says no more than that it went wrong
-        return of_system(command)
+        return of_system(command)  # type: ignore[no-any-return]
 
-    of_system, os.system = os.system, functools.wraps(os.system)(system)
-    for name in "execv execve fork forkpty posix_spawn posix_spawnp".split():
-        setattr(os, name, explained(getattr(os, name), _NO_PROCESS))
-    subprocess._fork_exec = explained(subprocess._fork_exec, _NO_PROCESS)  # type: ignore[attr-defined]
-    if (lock := getattr(sys.modules.get("_multiprocessing"), "SemLock", None)) is not None:
-        made = {"__new__": explained(lock.__new__, _NO_PROCESS)}
-        vars(sys.modules["_multiprocessing"])["SemLock"] = type("SemLock", (lock,), made)
+    os.system = functools.wraps(os.system)(system)
+    for place, names in (os, "execv execve fork forkpty posix_spawn posix_spawnp"), (subprocess, "_fork_exec"):
+        vars(place).update((name, explained(vars(place)[name])) for name in names.split())
+    if lock := getattr(own := sys.modules.get("_multiprocessing"), "SemLock", None):
+        vars(own)["SemLock"] = type("SemLock", (lock,), {"__new__": explained(lock.__new__)})
     socket.socket.__init__ = explained(socket.socket.__init__, _NO_SOCKET)  # type: ignore[method-assign]
 
 

@@ -300,11 +300,6 @@ class Loop(asyncio.SelectorEventLoop):
         super()._write_to_self()  # type: ignore[misc]
 
 
-def at_once(then: Callable[[], None]) -> None:
-    """Nothing is done before."""
-    then()
-
-
 class Stage:
     """What a guest needs and the zygote can prepare: the loop, and the streams that a tenant prints to."""
 
@@ -313,7 +308,7 @@ class Stage:
         self.loop = Loop()
         self.output = Output()
         self.output.install()
-        self.warm_up: Callable[[Callable[[], None]], None] = at_once
+        self.warm_up: Callable[[Callable[[], None]], None] = lambda then: then()
         """What to do before the host is greeted; then, what to go on with."""
         self.stretch: Callable[[], None] = lambda: None
         """What to do when the host says, by a note, that code is about to come."""

@@ -105,11 +105,11 @@ def method(step: WorkflowStep, name: str) -> Callable[..., Any]:
     return functools.partial(_METHODS[name], step)
 
 
-def in_milliseconds(config: Any) -> Any:
-    """A config whose lengths of time may be timedeltas."""
+def in_milliseconds(config: Any, name: object = None) -> Any:
+    """A config whose lengths of time may be timedeltas, and whose delay a function."""
     if isinstance(config, Mapping):
-        return {key: in_milliseconds(value) for key, value in config.items()}
-    return _span(config)
+        return {key: in_milliseconds(value, key) for key, value in config.items()}
+    return "dynamic" if name == "delay" and callable(config) else _span(config)
 
 
 def _moment(timestamp: Any) -> Any:

@@ -34,8 +34,7 @@ class WorkflowStep:
         self._journal = journal
         self._counts: dict[tuple[str, str], int] = {}
         self._declared: dict[str, Step] = {}
-        self._sleeps: dict[asyncio.Task[None], str] = {}
-        """Those that nobody has awaited yet, and what each is called."""
+        self._sleeps: dict[asyncio.Task[None], str] = {}  # those that nobody has awaited yet, as they were called
 
     def do(
         self, name: Any = None, *rest: Any, depends: Any = None, concurrent: bool = False, config: Any = None,
@@ -84,10 +83,8 @@ class WorkflowStep:
         return sleep
 
     def neglected(self) -> bool:
-        """Whether it was left at the end of a run that a sleep was not awaited, or a step not called."""
-        return bool(self._sleeps) or any(
-            ("do", each._step_name) not in self._counts for each in self._declared.values()
-        )
+        """Whether the run has not awaited a sleep, or not called a step."""
+        return bool(self._sleeps) or any(("do", s._step_name) not in self._counts for s in self._declared.values())
 
     async def _sleep(self, name: str, count: int, duration: Any, until: Any) -> None:
         match await self._journal.visit("sleep", name, count):
