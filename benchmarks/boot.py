@@ -107,7 +107,10 @@ def weigh_tenants(loader: Loader) -> str:
     """What a warm tenant takes, with everything that is shared divided among all."""
     workers = [loader.warm(Key(f"tenant-{number}")) for number in range(next(_numbers))]
     pids = [worker.sandbox.pid for worker in workers if worker is not None]
-    tenants = weigh.mean(pids)
+    try:
+        tenants = weigh.mean(pids)
+    except PermissionError as error:
+        return f"memory of a warm tenant: {error}"
     with weigh.bare_forks(len(pids), keep=True) as forks:
         bare = weigh.mean([fork.pid for fork in forks])
     mib = 2**20

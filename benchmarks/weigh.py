@@ -87,7 +87,7 @@ class Fork:
 
 
 def weigh(pid: int) -> Weight | None:
-    """One process; None if it is gone."""
+    """One process; None if it is gone. `PermissionError` if it is a sandbox, and this is not root."""
     try:
         rollup = _fields(f"/proc/{pid}/smaps_rollup")
         status = _fields(f"/proc/{pid}/status")
@@ -95,6 +95,8 @@ def weigh(pid: int) -> Weight | None:
         return Weight(
             rollup["Pss"] * KIB, private * KIB, status["Threads"] * KERNEL_STACK, status["VmPTE"] * KIB, _charged(pid)
         )
+    except PermissionError as error:
+        raise PermissionError("only root may weigh sandboxes, whose processes are closed to others") from error
     except (OSError, KeyError):
         return None
 
