@@ -16,9 +16,10 @@ from .endings import End
 from .errors import InstanceAlreadyExists, InstanceFailed, revive
 from .history import EVENTS_OF_A_LINE, HistoryEvent, Line, Narrator, check_cursor, check_types, follow
 from .options import Creation, together
-from .records import FINAL, Address, Encoded, ErrorRecord, EventRecord, Key, Status, StepKind
+from .records import FINAL, Address, ErrorRecord, EventRecord, Key, Status
 from .rehearsal import Rehearsal, rehearse
 from .rules import bounded_error, check_name, check_seconds, encode, step_key
+from .standing import plain_error, standing
 from .store.catalogue import Catalogue, Whole
 from .store.columns import pack_error
 from .store.queue import peek
@@ -57,29 +58,7 @@ class Instance:
         """The same with the output, if there is one, as `Encoded`: for passing it on without reading it."""
         before = self._running()
         instance, rows = await self._scheduler.reader.ask(Catalogue.look, self._address)
-        status, output, error, run_number, created, started, ended, *rest = instance
-        wake_at, paused_at, expires, undoing, undone, labels = rest
-        running = before.items() & self._running().items() if status not in FINAL else set()
-        steps = [_step(*row, running={key for key, _ in running}) for row in rows]
-        recorded = {(kind, name, count) for kind, name, count, *_ in rows}
-        begun = {} if status in FINAL else {key: since for key, since in before.items() if key not in recorded}
-        steps += [_step(*key, "running", 1, since, None, None, running=set()) for key, since in begun.items()]
-        return {
-            "status": status,
-            "output": None if output is None else Encoded(output),
-            "error": _plain_error(error),
-            "trouble": None if status in FINAL else self._scheduler.troubles.get(self._address),
-            "run": run_number,
-            "created": created,
-            "started": started,
-            "ended": ended,
-            "rollback": undone or ("running" if undoing is not None else None),
-            "wakes": wake_at if status == Status.WAITING else None,
-            "paused": paused_at,
-            "expires": expires,
-            "labels": labels,
-            "steps": steps,
-        }
+        return standing(instance, rows, before, self._running(), self._scheduler.troubles.get(self._address))
 
     async def step_result(self, step: object) -> Any:
         """What a step returned (its name, or a dict of `name`, `count` and `type`): a stream all in one piece, of an
@@ -190,7 +169,7 @@ class Instance:
                 "name": each.step[1],
                 "count": each.step[2],
                 "result": None if each.value is None else values.loads(each.value, trusted=True),
-                "error": _plain_error(each.error),
+                "error": plain_error(each.error),
             }
             for each in found
         ]
@@ -285,34 +264,3 @@ def _result(end: End) -> Any:
         return values.loads(end.output, trusted=True)
     error = end.error or ErrorRecord("Error", "")
     raise InstanceFailed(error.name, error.message, error.trace)
-
-
-def _plain_error(error: ErrorRecord | None) -> dict[str, str] | None:
-    return None if error is None else {"name": error.name, "message": error.message}
-
-
-def _step(
-    kind: StepKind,
-    name: str,
-    count: int,
-    state: str,
-    attempts: int,
-    started: int | None,
-    ended: int | None,
-    error: ErrorRecord | None,
-    *,
-    running: set[Key],
-) -> dict[str, Any]:
-    """One entry of a status. A retrying step whose next attempt is in progress is running."""
-    if state == "retrying" and (kind, name, count) in running:
-        state, attempts = "running", attempts + 1
-    return {
-        "kind": kind,
-        "name": name,
-        "count": count,
-        "status": state,
-        "attempts": attempts,
-        "started": started,
-        "ended": ended,
-        "error": _plain_error(error),
-    }
