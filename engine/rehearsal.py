@@ -79,12 +79,13 @@ async def rehearse(
     created = dt.datetime.fromtimestamp(claim.created / 1000, dt.UTC)
     event = WorkflowEvent(claim.params, created, address.id, address.workflow, claim.schedule)
     step = WorkflowStep(journal, clock)
+    course = step.course
     context = WorkflowContext(*address, claim.run, None)
-    run = step.begin(entrypoint(context, env).run(event, step))
+    run = course.begin(entrypoint(context, env).run(event, step))
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
-            await replayed(run, journal, step.unvisited)
-            if step.elsewhere:
+            await replayed(run, journal, course.unvisited)
+            if course.elsewhere:
                 return Rehearsal.read(await run)
     except RunInterrupted:
         raise
@@ -98,7 +99,7 @@ async def rehearse(
         await asyncio.wait({run})
         raised = None if run.cancelled() else run.exception()
     return _judged(
-        tuple(sorted(step.unvisited)), run.done() and not run.cancelled(), None if raised is None else _words(raised)
+        tuple(sorted(course.unvisited)), run.done() and not run.cancelled(), None if raised is None else _words(raised)
     )
 
 

@@ -109,7 +109,7 @@ class Run:
         created = dt.datetime.fromtimestamp(claim.created / 1000, dt.UTC)
         event = WorkflowEvent(claim.params, created, address.id, address.workflow, claim.schedule)
         step = WorkflowStep(self.journal, keeper.clock)
-        return step.conduct(keeper.entrypoint(context, keeper.env).run(event, step))
+        return step.course.conduct(keeper.entrypoint(context, keeper.env).run(event, step))
 
     def stop(self, reason: str) -> bool:
         """Shut the journal and cancel. False if the run is ending already."""
