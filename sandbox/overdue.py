@@ -1,5 +1,6 @@
 """What a sandbox may not put off for ever, since the host keeps bytes for it meanwhile: to finish a frame that it has
-begun, and to read what waits for it."""
+begun, and to read what waits for it.
+"""
 
 from __future__ import annotations
 

@@ -8,10 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime
-import hashlib
-import hmac
 import json
-import re
 import sqlite3
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any, Final
@@ -21,8 +18,9 @@ from cloister.ipc.streams import RemoteStream
 
 from ..http.bodies import Sent, read
 from ..http.headers import Malformed
-from . import conditions, uploads
+from . import conditions, ranges, uploads
 from . import options as given
+from .checksums import SUMS, Checksum
 from .conditions import Condition
 from .objects import PIECE, ObjectStore, Written
 from .shelf import owner
@@ -32,47 +30,7 @@ MOST_KEY: Final = 1024
 _MOST_ABOUT: Final = 8192
 _PAGE: Final = 1000
 _COLUMNS: Final = "key, file, size, etag, uploaded, http, custom"
-_BYTES: Final = re.compile(r"bytes=([0-9]{0,15})-([0-9]{0,15})")
 _HTTP: Final = "content_type content_language content_disposition content_encoding cache_control cache_expiry"
-
-
-_SUMS: Final = "md5 sha1 sha256 sha384 sha512"
-
-
-class Checksum:
-    """What the content of an object is to have, if anybody said so."""
-
-    def __init__(self, name: str, expected: bytes) -> None:
-        self._name, self._expected = name, expected
-        self._digest = hashlib.new(name, usedforsecurity=False) if name else None
-
-    @classmethod
-    def read(cls, found: Mapping[str, Any]) -> Checksum:
-        """Of the options of a call. `ValueError`."""
-        names = [name for name in _SUMS.split() if name in found]
-        if not names:
-            return cls("", b"")
-        value = found[names[0]]
-        try:
-            expected = bytes.fromhex(value) if isinstance(value, str) else value
-        except ValueError:
-            expected = None
-        if len(names) > 1 or not isinstance(expected, bytes):
-            raise ValueError("one checksum is given at most, in hexadecimal digits or as bytes")
-        return cls(names[0], expected)
-
-    async def of(self, content: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-        """The content, looked at as it goes by."""
-        async with contextlib.aclosing(content) as pieces:  # type: ignore[type-var]
-            async for piece in pieces:
-                if self._digest is not None:
-                    self._digest.update(piece)
-                yield piece
-
-    def check(self) -> None:
-        """`ValueError` if it has another one."""
-        if self._digest is not None and not hmac.compare_digest(self._digest.digest(), self._expected):
-            raise ValueError(f"the content has another {self._name.upper()} digest than was given")
 
 
 class Bucket(RpcTarget):
@@ -87,7 +45,7 @@ class Bucket(RpcTarget):
         headers, `custom_metadata`, `only_if` as of `get`: None where that does not hold; a checksum, `md5`, `sha1`,
         `sha256`, `sha384` or `sha512`; `storage_class`, of which there is one. `ValueError`, `StorageQuotaExceeded`.
         Nothing changes in any of these cases."""
-        found = given.options(options, more, f"http_metadata custom_metadata {_SUMS} only_if storage_class", "put()")
+        found = given.options(options, more, f"http_metadata custom_metadata {SUMS} only_if storage_class", "put()")
         name = given.key(key, MOST_KEY)
         http, custom = _metadata(found)
         condition = conditions.read(found.get("only_if"))
@@ -118,7 +76,7 @@ class Bucket(RpcTarget):
         while (row := await self._row(name)) is not None:
             if not condition.holds(row[3], row[4]):
                 return _sent(row, None)
-            start, length = _range(found.get("range"), row[2])
+            start, length = ranges.read(found.get("range"), row[2])
             try:
                 reading = await self._store.read(self._scope[0], row[1], start, length)
             except FileNotFoundError:
@@ -290,27 +248,6 @@ def _sent(row: Any, content: bytes | AsyncIterator[bytes] | None, **more: Any) -
 def _camel(name: str) -> str:
     first, *rest = name.split("_")
     return first + "".join(part.title() for part in rest)
-
-
-def _range(wanted: object, size: int) -> tuple[int, int]:
-    if (told := given.headers(wanted)) is not None:
-        wanted = _of_header(told.get("range", ""))
-    found = given.options(wanted, {}, "offset length suffix", "range")
-    if "suffix" in found:
-        length = min(given.number(found, "suffix", 0, 0, 1 << 53), size)
-        return size - length, length
-    start = min(given.number(found, "offset", 0, 0, 1 << 53), size)
-    return start, min(given.number(found, "length", size - start, 0, 1 << 53), size - start)
-
-
-def _of_header(header: str) -> dict[str, int]:
-    """One range of bytes; all of them for what is none, as HTTP has it."""
-    first, last = found.groups() if (found := _BYTES.fullmatch(header)) else ("", "")
-    if not first:
-        return {"suffix": int(last)} if last else {}
-    if last and int(last) < int(first):
-        return {}
-    return {"offset": int(first)} | ({"length": int(last) - int(first) + 1} if last else {})
 
 
 async def _once(content: bytes) -> AsyncIterator[bytes]:
