@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import resource
@@ -20,7 +21,7 @@ import psutil
 
 from .errors import SandboxUnavailable
 from .exits import CUT_OFF, NOT_CONFINED, OUT_OF_MEMORY
-from .lockdown import kernel
+from .lockdown import identity, kernel
 from .lockdown.shares import Rank
 
 _PID: Final = re.compile(rb"^Pid:\s*(\d+)$", re.MULTILINE)
@@ -59,6 +60,11 @@ def require_handles() -> None:
             "takes a kernel of 5.3 or newer, and in a container a seccomp profile that lets pidfd_open and "
             "pidfd_send_signal through"
         ) from error
+
+
+@functools.cache
+def _rules_priorities() -> bool:
+    return identity.rules_priorities()
 
 
 class Share(NamedTuple):
@@ -129,7 +135,7 @@ class Process:
     def may_rise() -> bool:
         """Whether a nice value can be taken back."""
         limit, _ = resource.getrlimit(resource.RLIMIT_NICE)
-        return os.geteuid() == 0 or not 0 <= limit < _NICE_FOR_ALL
+        return _rules_priorities() or not 0 <= limit < _NICE_FOR_ALL
 
     def alive(self) -> bool:
         """Whether the kernel says that it lives."""

@@ -19,7 +19,8 @@ _SIGKILL: Final = int(signal.SIGKILL)
 _SECURE: Final = 0b1110_1011
 """Each with its lock: uid 0 means nothing to execve, a change of ids drops what is held and nothing keeps it, and no
 capability becomes ambient."""
-SETGID, SETUID, SYS_ADMIN = 6, 7, 21
+SETGID, SETUID, SYS_ADMIN, SYS_NICE = 6, 7, 21, 23
+_ALL_IDS: Final = ["0", "0", str(2**32 - 1)]
 FIRST_ID, LAST_ID = 2_000_000_000, 2_100_000_000
 """Where the ids of sandboxes are taken from, for users and groups alike: nobody else has such."""
 
@@ -40,6 +41,12 @@ def has_ids_to_give() -> bool:
         if not any(first <= FIRST_ID and first + count > LAST_ID for first, _, count in ranges):
             return False
     return True
+
+
+def rules_priorities() -> bool:
+    """Whether this process may let others go first again whom it has held back. The right to it counts only outside of
+    user namespaces, and root of a container has it seldom."""
+    return SYS_NICE in capabilities_held() and Path("/proc/self/uid_map").read_text().split() == _ALL_IDS
 
 
 def last_capability() -> int:

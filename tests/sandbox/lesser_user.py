@@ -179,6 +179,18 @@ class Default(WorkerEntrypoint):
 """
 
 
+def really_rises(sandbox: Any) -> bool:
+    """Whether it goes first again after it had to let others go first."""
+    from cloister.sandbox.lockdown.shares import Rank
+
+    before = os.getpriority(os.PRIO_PROCESS, sandbox.pid)
+    sandbox._process.rank(Rank.BEHIND)
+    behind = os.getpriority(os.PRIO_PROCESS, sandbox.pid)
+    sandbox._process.rank(Rank.FIRST)
+    assert before < behind
+    return os.getpriority(os.PRIO_PROCESS, sandbox.pid) == before
+
+
 async def attempt_all() -> dict[str, Any]:
     """What there is of layers, and what comes of trying."""
     from cloister.ipc import RemoteError
@@ -211,6 +223,7 @@ async def attempt_all() -> dict[str, Any]:
         status = Path(f"/proc/{sandbox.pid}/status").read_text().splitlines()
         wanted = ("NoNewPrivs", "Seccomp", "Cap")
         report["status"] = dict(line.split(":\t", 1) for line in status if line.startswith(wanted))
+        report["can_rise"] = [sandbox._process.may_rise(), really_rises(sandbox)]
         report["ends"] = {}
         for method in ("leave", "crash", "trace", "spin", "fill", "multiply", "scatter"):
             try:
