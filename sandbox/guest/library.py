@@ -34,43 +34,11 @@ from .archive import Archive
 from .importer import run
 from .native import ABSENT
 
-EAGER: Final = [
-    "asyncio",
-    "collections.abc",
-    "contextlib",
-    "contextvars",
-    "copy",
-    "dataclasses",
-    "datetime",
-    "enum",
-    "functools",
-    "hashlib",
-    "http",
-    "inspect",
-    "io",
-    "itertools",
-    "json",
-    "linecache",
-    "logging",
-    "math",
-    "operator",
-    "random",
-    "re",
-    "string",
-    "struct",
-    "tempfile",
-    "threading",
-    "time",
-    "traceback",
-    "types",
-    "typing",
-    "uuid",
-    "weakref",
-    "concurrent.futures.thread",
-    "encodings.idna",
-    "encodings.latin_1",
-    "_strptime",
-]
+EAGER: Final = (
+    "asyncio collections.abc contextlib contextvars copy dataclasses datetime enum functools hashlib http inspect"
+    " io itertools json linecache logging math operator random re string struct tempfile threading time traceback"
+    " types typing uuid weakref concurrent.futures.thread encodings.idna encodings.latin_1 _strptime"
+).split()
 """Imported by the zygote, because nearly every tenant uses them, or because they are needed after the lockdown."""
 
 _NO_PROCESS: Final = (

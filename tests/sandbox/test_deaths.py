@@ -426,7 +426,7 @@ async def test_a_frame_that_is_never_finished_is_not_kept_for_ever(
     """Its sandbox is ended when it has had its time, and told why."""
     source = """
     import gc, os
-    from cloister.sandbox.guest.main import Wire
+    from cloister.sandbox.guest.wire import Wire
     def main():
         [wire] = [found for found in gc.get_objects() if isinstance(found, Wire)]
         os.write(wire.descriptor, bytes([2]) + (1 << 20).to_bytes(8, "big") + b"\\1" + bytes(1000))
@@ -681,7 +681,7 @@ async def test_who_has_no_memory_to_go_on_with_ends_and_says_so(boot: Boot, wher
     tenant = await boot()
     source = f"""
     import asyncio, gc
-    from cloister.sandbox.guest.main import Wire
+    from cloister.sandbox.guest.wire import Wire
     async def main():
         [wire] = [found for found in gc.get_objects() if isinstance(found, Wire)]
         def fail(*_): raise MemoryError

@@ -534,9 +534,9 @@ FOLDERS = {
     "cloister.ipc": "answer answering capabilities codec connection errors exports failures messages packer peer stubs"
     " values walk zmtp",
     "cloister.sandbox": "exits guest lockdown zygote",
-    "cloister.sandbox.guest": "archive crossing disguise entrypoints failure files heap importer journal library main"
-    " mappings moments native outcomes output patience profile questions reading rehearsal resources scope sqlite steps"
-    " values worker workers",
+    "cloister.sandbox.guest": "archive crossing disguise entrypoints failure files heap importer journal library loop"
+    " main mappings moments native outcomes output patience profile questions reading rehearsal resources scope sqlite"
+    " steps values wire worker workers",
     "cloister.sandbox.guest.workers": "workflows",
     "cloister.sandbox.lockdown": "identity jail kernel landlock limits namespaces seccomp sequence syscalls",
 }
