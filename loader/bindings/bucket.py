@@ -29,6 +29,8 @@ from .uploads import MultipartUpload
 MOST_KEY: Final = 1024
 _MOST_ABOUT: Final = 8192
 _PAGE: Final = 1000
+_MOST_PAGE: Final = 4 * 1024 * 1024
+"""Bytes of what is told of the objects of one page."""
 _COLUMNS: Final = "key, file, size, etag, uploaded, http, custom"
 _HTTP: Final = "content_type content_language content_disposition content_encoding cache_control cache_expiry"
 
@@ -127,7 +129,7 @@ class Bucket(RpcTarget):
 
     async def list(self, options: object = None, /, **more: object) -> dict[str, Any]:
         """Objects in order of their keys: `{objects, truncated, cursor, delimitedPrefixes}`. Options: `prefix`,
-        `limit`, `cursor`, `delimiter`."""
+        `limit`, `cursor`, `delimiter`. A page may have fewer, where there is much metadata."""
         found = given.options(options, more, "prefix limit cursor delimiter include start_after", "list()")
         prefix, delimiter = given.text(found, "prefix", MOST_KEY), given.text(found, "delimiter", 64)
         limit = given.number(found, "limit", _PAGE, 1, _PAGE)
@@ -145,9 +147,11 @@ class Bucket(RpcTarget):
         folders: list[str] = []
         page = {"objects": objects, "delimitedPrefixes": folders}
         following: str | bytes = start
+        within = size = 0
         rows = self._from(connection, prefix, start)
         while (row := next(rows, None)) is not None:
-            if len(objects) + len(folders) >= limit and isinstance(following, str):
+            full = len(objects) + len(folders) >= limit or within > given.MOST_LISTED or size > _MOST_PAGE
+            if full and isinstance(following, str):
                 return {**page, "truncated": True, "cursor": given.cursor(following)}
             rest = row[0][len(prefix) :]
             if delimiter and delimiter in rest:
@@ -156,6 +160,8 @@ class Bucket(RpcTarget):
                 rows = self._from(connection, prefix, following)
             else:
                 objects.append(_about(row))
+                within += given.within(row[5]) + given.within(row[6])
+                size += len(row[5]) + len(row[6])
                 following = f"{row[0]}\0"
         return {**page, "truncated": False}
 

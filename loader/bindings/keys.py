@@ -138,7 +138,7 @@ class KeyValue(RpcTarget):
 
     async def list(self, options: object = None, /, **more: object) -> dict[str, Any]:
         """Keys in order: `{keys: [{name, expiration, metadata}], list_complete, cursor}`. Options: `prefix`, `limit`
-        (1,000 at most), `cursor`."""
+        (1,000 at most), `cursor`. A page may have fewer, where there is much metadata."""
         found = given.options(options, more, "prefix limit cursor", "list()")
         prefix, start = given.text(found, "prefix", MOST_KEY), given.after(found)
         limit = given.number(found, "limit", _PAGE, 1, _PAGE)
@@ -150,10 +150,10 @@ class KeyValue(RpcTarget):
                 (*self._scope, prefix, start, given.beyond(prefix), self._store.now(), limit + 1),
             ).fetchall(),
         )
-        keys = [_listed(*row) for row in rows[:limit]]
-        more_there = len(rows) > limit
+        keys = _listed(rows[:limit])
+        more_there = len(rows) > len(keys)
         page = {"keys": keys, "list_complete": not more_there}
-        return {**page, "cursor": given.cursor(rows[limit - 1][0])} if more_there else page
+        return {**page, "cursor": given.cursor(keys[-1]["name"])} if more_there else page
 
     async def _many(self, keys: Sequence[Any], kind: str) -> dict[str, tuple[Any, Any]]:
         names = [_key(key) for key in keys]
@@ -177,7 +177,7 @@ class KeyValue(RpcTarget):
             return pairs
 
         found = await self._store.look(self._scope[0], work)
-        if kind == "json" and sum(map(_values_within, (value for value, _ in found.values()))) > _MOST_PARSED:
+        if kind == "json" and sum(map(given.within, (value for value, _ in found.values()))) > _MOST_PARSED:
             raise ValueError(
                 f"this JSON may have more than {_MOST_PARSED:,} values within; read it as text and parse that"
             )
@@ -251,14 +251,18 @@ async def _bytes(value: object, more: Callable[[int], None]) -> bytes:
     return data
 
 
-def _values_within(text: bytes) -> int:
-    return sum(map(text.count, (b",", b"[", b"{")))
-
-
-def _listed(name: str, expires: float | None, metadata: str | None) -> dict[str, Any]:
-    about: dict[str, Any] = {"name": name}
-    if expires is not None:
-        about["expiration"] = int(expires)
-    if metadata is not None:
-        about["metadata"] = json.loads(metadata)
-    return about
+def _listed(rows: Sequence[tuple[str, float | None, str | None]]) -> list[dict[str, Any]]:
+    """A page, which ends earlier where much is told of its keys."""
+    keys: list[dict[str, Any]] = []
+    within = 0
+    for name, expires, metadata in rows:
+        if within > given.MOST_LISTED:
+            break
+        about: dict[str, Any] = {"name": name}
+        if expires is not None:
+            about["expiration"] = int(expires)
+        if metadata is not None:
+            about["metadata"] = json.loads(metadata)
+            within += given.within(metadata)
+        keys.append(about)
+    return keys

@@ -7,10 +7,12 @@ import binascii
 import json
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from cloister.ipc import Stub
 
+MOST_LISTED: Final = 50_000
+"""Values within what is told of the entries of one page: the host does nothing else while they are written."""
 _CAPITAL = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 
@@ -77,6 +79,13 @@ def as_json(value: object, what: str, most: int) -> str:
     if len(written) > most:
         raise ValueError(f"{what} takes {len(written):,} bytes as JSON; at most {most:,} may be")
     return written
+
+
+def within(text: str | bytes | None) -> int:
+    """How many values some JSON has within, at most."""
+    if isinstance(text, bytes):
+        return sum(map(text.count, (b",", b"[", b"{")))
+    return sum(map(text.count, ",[{")) if text else 0
 
 
 def beyond(prefix: str) -> str | bytes:

@@ -168,6 +168,20 @@ async def test_no_tenant_sees_anothers(store: KeyValueStore) -> None:
     assert await store.usage("a") == {"bytes": 0, "entries": 0}
 
 
+async def test_a_page_of_much_metadata_ends_early(tmp_path: Path) -> None:
+    """All of it would be written while the host does nothing else; each page goes on where the last one ended."""
+    names = [f"{n:03}" for n in range(300)]
+    async with KeyValueStore(tmp_path / "many.db") as store:
+        kv = KeyValue(store, "a")
+        for name in names:
+            await kv.put(name, "", metadata=[[]] * 250)
+        pages = [await kv.list()]
+        while not pages[-1]["list_complete"]:
+            pages.append(await kv.list(cursor=pages[-1]["cursor"]))
+    assert [key["name"] for page in pages for key in page["keys"]] == names
+    assert 2 < len(pages) < 6
+
+
 async def test_what_has_expired_is_not_there(store: KeyValueStore, clock: Clock) -> None:
     """Neither to read nor to list, and it takes no room for long."""
     kv = KeyValue(store, "a")

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cloister.ipc import values
 from cloister.loader import NoCapacity, TenantError, TenantThrottled, WorkerStub
 from cloister.loader.bindings import Bucket, ObjectStore, StorageQuota, StorageQuotaExceeded
 from cloister.loader.bindings.objects import Reading
@@ -446,6 +447,36 @@ async def test_a_file_is_not_held_for_ever(tmp_path: Path) -> None:
             await store.write(stuck(), "t", 100)
         await bucket.put("small", b"x")
         assert len(content(store)) == 2
+
+
+async def test_a_page_of_much_metadata_ends_early(store: ObjectStore) -> None:
+    """All of it would be written while the host does nothing else; each page goes on where the last one ended."""
+    bucket = Bucket(store, "t")
+    many: list[Any] = [[]] * 2040
+    told = {"custom_metadata": {"a": many}, "http_metadata": {"content_type": many}}
+    names = [f"{n:03}" for n in range(30)]
+    for name in names:
+        await bucket.put(name, b"", told)
+    pages = [await bucket.list()]
+    while pages[-1]["truncated"]:
+        pages.append(await bucket.list(cursor=pages[-1]["cursor"]))
+    assert [one["key"] for page in pages for one in page["objects"]] == names
+    assert 3 < len(pages) < 10
+    page = await bucket.list(limit=1)
+    assert page["objects"][0]["customMetadata"] == {"a": many}
+
+
+async def test_a_page_of_long_metadata_fits_into_an_answer(tmp_path: Path) -> None:
+    """As many objects as a page may have, each with as much metadata as it may have, are too much for one."""
+    told = {"custom_metadata": {"a": "x" * 8100}, "http_metadata": {"content_type": "y" * 8100}}
+    async with ObjectStore(tmp_path / "long") as store:
+        bucket = Bucket(store, "t")
+        for n in range(300):
+            await bucket.put(f"{n:03}", b"", told)
+        page = await bucket.list()
+        rest = await bucket.list(cursor=page["cursor"])
+    assert len(values.dumps(page)) < 5_000_000
+    assert [one["key"] for each in (page, rest) for one in each["objects"]] == [f"{n:03}" for n in range(300)]
 
 
 async def test_a_folder_costs_one_step_whatever_is_in_it(store: ObjectStore) -> None:
