@@ -18,7 +18,7 @@ from rich.table import Table
 from cloister.sandbox import LayerMissing, Sandbox, SandboxError, Spawner
 from cloister.sandbox.lockdown import landlock
 from cloister.sandbox.lockdown.cgroups import Groups
-from cloister.sandbox.lockdown.levels import LEVELS, REMEDIES, level
+from cloister.sandbox.lockdown.levels import LEVELS, MEANWHILE, REMEDIES, level
 from cloister.sandbox.lockdown.sequence import ACTIVE, IN_ORDER, LAYERS
 
 _SAMPLES = 5
@@ -122,7 +122,10 @@ def _show_missing(found: dict[str, Any], console: Console) -> None:
         if layer["remedy"]:
             remedies.setdefault(layer["remedy"], []).append(f"  {layer['name']}: {layer['state']}")
     for remedy, missing in remedies.items():
-        console.print(escape("\n".join(["Missing:", *missing, f"  What gets it: {remedy}"])), highlight=False)
+        told = ["Missing:", *missing, f"  What gets it: {remedy}"]
+        if remedy in MEANWHILE:
+            told.append(f"  Until then: {MEANWHILE[remedy]}")
+        console.print(escape("\n".join(told)), highlight=False)
 
 
 def _figure(us: float) -> str:

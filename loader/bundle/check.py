@@ -52,6 +52,8 @@ def check(path: Path, preload: Sequence[str] = ()) -> list[Finding]:
     found = project.read(path, None) if path.is_dir() else project.Project(path)
     if not found.main.is_file():
         raise CannotBundle(f"{path} is neither a file nor a folder")
+    if found.main.suffix != ".py":
+        raise CannotBundle(f"{path} is no source of Python (.py): name the file, or the folder, that it was made from")
     root = found.root
     files = sorted(root.rglob("*.py")) if path.is_dir() else [found.main]
     files = [file for file in files if not any(part.startswith(".") for part in file.relative_to(root).parts)]

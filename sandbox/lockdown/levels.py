@@ -48,6 +48,15 @@ REMEDIES: Final = {
     "seccomp": _SECCOMP,
 }
 """Layer: what gets it, where it is missing."""
+MEANWHILE: Final = {
+    _NAMESPACES: "sandboxes have the host's process numbers, and the filter and Landlock alone keep them from its "
+    "files, its network and its processes",
+    _GROUPS: "each process's address space is bounded instead of its memory, and its threads are counted by the host, "
+    "which looks again and again, and not by the kernel; who computes gives way by a nice value",
+    _IDS: "sandboxes are processes of the host's own user: what the kernel counts for a user (pipes, signals that "
+    "wait, processes) it counts for them and the host together",
+}
+"""Remedy: what holds as long as it was not applied."""
 _HIDING: Final = ("processes", "mount", "net", "ipc", "root")
 
 

@@ -297,6 +297,11 @@ def test_the_command_says_what_would_not_run(write: Write) -> None:
     assert done.returncode == 1
     assert "1 of it would not run" in done.stdout
     assert cloister("check", folder / "none.py").returncode == 2
+    bundle = folder.parent / "made.bundle"
+    assert "1 module," in cloister("bundle", folder, "-o", bundle).stdout
+    done = cloister("check", bundle)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "is no source of Python (.py): name the file, or the folder, that it was made from" in done.stderr
 
 
 def test_comments_are_told_from_strings() -> None:

@@ -195,6 +195,8 @@ def test_what_is_missing_is_shown_with_its_remedy(found: dict[str, Any]) -> None
     flat = re.sub(r"\s+", " ", text)
     assert "Missing: net: not available: [so] it is ipc: not available: [so] it is What gets it: run as root" in flat
     assert "Missing: identity: not available: [so] it is What gets it: run as root with CAP_SETUID" in flat
+    assert "Until then: sandboxes have the host's process numbers, and the filter and Landlock alone keep them" in flat
+    assert "Until then: sandboxes are processes of the host's own user" in flat
     assert "Level c - Landlock, a stricter filter" in flat
     assert text.splitlines()[-1] == "Tenants can be run here, but not with Policy(isolation='strict')."
 
