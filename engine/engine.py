@@ -139,9 +139,12 @@ class Engine:
 
     def _tell(self, kin: Kin) -> None:
         """What was done to instances that it was not about."""
-        for address, error in kin.ended:
+        for _, address, error in kin.ended:
             if (scheduler := self._schedulers.get(address.workflow)) is not None:
                 scheduler.ended_with(address, error)
+        if kin.ended and self._writer is not None and not self._writer.closing:
+            numbers = [number for number, _, _ in kin.ended]
+            self._writer.submit_unhurried(lambda _: None, Store.forget, numbers)  # behind what they had submitted
         for answer in kin.answers:
             if (scheduler := self._schedulers.get(answer.parent.workflow)) is not None:
                 scheduler.answered(answer)

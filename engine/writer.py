@@ -66,7 +66,7 @@ class Writer:
         self.on_kin: Callable[[Kin], None] = lambda kin: None
         """Hears what an operation did to instances that it was not about, in the order of the operations."""
         self._idle: list[asyncio.Future[None]] = []
-        self._closing = False
+        self.closing = False
         self._size = 0  # of the last batch
         self._untidy, self._alarm = 0, LOG_BYTES
         self._rests = False  # the log has nothing to give back
@@ -92,7 +92,7 @@ class Writer:
         """Let everything that was submitted be committed, then close the store. Nothing is written after that, even if
         this is cancelled.
         """
-        self._closing = True
+        self.closing = True
         self._handover.close()
         try:
             await self._ended
@@ -103,7 +103,7 @@ class Writer:
     def submit(self, verb: Callable[Concatenate[Store, P], T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Queue a verb. The future is done once its transaction is durable; `StorageError` if that failed."""
         assert not kwargs
-        if self._closing:
+        if self.closing:
             raise EngineClosed
         future: asyncio.Future[T] = self._loop.create_future()
         self.pending += 1
@@ -112,14 +112,14 @@ class Writer:
 
     def submit_unhurried(self, failed: Callable[[BaseException], object], verb: Callable[..., Any], *args: Any) -> None:
         """The same for what nobody waits for: it shares the commit of what comes next, or has its own before long."""
-        if self._closing:
+        if self.closing:
             raise EngineClosed
         self.pending += 1
         self._handover.put_unhurried((verb, args, Unwaited(failed)))
 
     def submit_for(self, write: Write, verb: Callable[..., Any], *args: Any) -> None:
         """Queue a verb of which `write` is to hear, at once, what came of it."""
-        if self._closing:
+        if self.closing:
             raise EngineClosed
         self.pending += 1
         self._handover.put((verb, args, write))
@@ -157,7 +157,7 @@ class Writer:
         if (
             not self._promptness.proven
             or len(self._handover) > FEW
-            or self._closing
+            or self.closing
             or self._untidy >= TIDY_COMMITS
             or self._rests
             or self._store is None

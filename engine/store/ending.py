@@ -17,8 +17,6 @@ from .kin import Answer
 if TYPE_CHECKING:
     from .store import Store
 
-MOST_ENDED = 4096
-"""Of how many instances it is remembered that others have ended them: until their runs have been stopped."""
 PARENT_ENDED = ErrorRecord("Terminated", "the instance that awaited it has ended")
 
 
@@ -107,10 +105,8 @@ def end(store: Store, number: int, error: ErrorRecord, now: int) -> None:
     """Terminate an instance that another one has begun."""
     address, _ = _address(store, number)
     finish(store, number, Status.TERMINATED, None, error, now)
-    if len(store.ended_beside) >= MOST_ENDED:
-        store.ended_beside.clear()
     store.ended_beside.add(number)
-    store.relate().ended.append((address, error))
+    store.relate().ended.append((number, address, error))
 
 
 def _address(store: Store, number: int) -> tuple[Address, Status]:

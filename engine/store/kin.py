@@ -22,6 +22,7 @@ class Kin:
     """What an operation did to instances that it was not about."""
 
     answers: list[Answer] = field(default_factory=list)
-    ended: list[tuple[Address, ErrorRecord]] = field(default_factory=list)
+    ended: list[tuple[int, Address, ErrorRecord]] = field(default_factory=list)
+    """Their numbers too: see `Store.ended_beside`."""
     queued: set[str] = field(default_factory=set)
     """The workflows of which something is queued."""

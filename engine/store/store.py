@@ -66,7 +66,7 @@ class Store:
         self.kin: Kin | None = None
         """What the operation has done to other instances, if it has."""
         self.ended_beside: set[int] = set()
-        """Instances that others have ended of late: of theirs, what is on its way is not recorded."""
+        """Instances that others have ended: of theirs, what is on its way is not recorded. See `forget`."""
         self._related: list[tuple[int, Kin]] = []
         self.watched: set[int] = set()
         self.quotas: dict[str, int] = {}
@@ -129,8 +129,15 @@ class Store:
         """Take back what was written since the savepoint. Numbers that were given stay given."""
         self.execute(f"ROLLBACK TO {savepoint}")
         self.backlog.forget()
-        self.ended_beside.clear()  # some may not have ended after all
+        self.ended_beside = {number for number in self.ended_beside if self._has_ended(number)}  # after all
         self.execute("UPDATE counter SET value = ?", (self._reserved,))
+
+    def forget(self, ended: Sequence[int]) -> None:
+        """The runs of instances that others have ended have been stopped, and nothing of theirs is on its way now."""
+        self.ended_beside.difference_update(ended)
+
+    def _has_ended(self, number: int) -> bool:
+        return bool(self.run("SELECT 1 FROM instances WHERE number = ? AND ended IS NOT NULL", (number,)).fetchall())
 
     def apart(self, verb: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run a verb of which nothing is left if the codec fails it: others of the transaction are not concerned."""

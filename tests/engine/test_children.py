@@ -5,6 +5,8 @@ them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,13 +16,22 @@ from cloister.engine import (
     Engine,
     InstanceFailed,
     InstanceNotFound,
+    RunOver,
     StepFailed,
+    Transaction,
     Workflow,
     WorkflowEntrypoint,
     WorkflowLimits,
 )
+from cloister.engine.database import connect
+from cloister.engine.options import Creation
+from cloister.engine.records import ErrorRecord
+from cloister.engine.store import ending, instances, steps
+from cloister.engine.store.store import Store
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from cloister.engine.testing import VirtualClock
 
 OpenEngine = Callable[..., Engine]
@@ -183,6 +194,61 @@ async def test_the_end_is_the_last_that_is_told_of_a_parent_and_of_the_child_tha
             await clock.advance(60)
             for each in (instance, await children.get(name)):
                 assert [event.type async for event in each.subscribe()][-1] == "workflow_terminated"
+
+
+async def test_nor_is_it_when_a_transaction_of_the_hosts_fails_in_between(
+    open_engine: OpenEngine, clock: VirtualClock
+) -> None:
+    """What that has undone are not the ends of others. And nobody keeps their numbers for long."""
+    over, held = asyncio.Event(), threading.Event()
+
+    async def child(event: Any, step: Any) -> None:
+        await step.do("work", over.wait)
+
+    async def parent(event: Any, step: Any) -> None:
+        await step.child("c", children, id="child")
+
+    def fails(transaction: Transaction) -> None:
+        raise LookupError
+
+    async def queued(count: int) -> None:
+        while engine.statistics().pending_operations < count:  # noqa: ASYNC110 - with each turn it may be
+            await asyncio.sleep(0)
+
+    async with open_engine() as engine:
+        children = engine.workflow("children", workflow_of(child))
+        instance = await engine.workflow("parents", workflow_of(parent)).create()
+        await clock.advance(1)
+        work: list[asyncio.Task[Any]] = [asyncio.create_task(engine.transact(lambda _: held.wait()))]
+        await queued(1)
+        for each in (instance.terminate(), engine.transact(fails)):
+            work.append(asyncio.create_task(each))
+            await queued(len(work))
+        over.set()
+        await queued(len(work) + 1)
+        held.set()
+        await asyncio.gather(*work, return_exceptions=True)
+        await clock.advance(60)
+        ended = await children.get("child")
+        assert [event.type async for event in ended.subscribe()][-1] == "workflow_terminated"
+        assert [step["status"] for step in (await ended.status())["steps"]] == []
+        assert engine._writer is not None
+        assert engine._writer._store is not None
+        assert engine._writer._store.ended_beside == set()
+
+
+def test_nothing_is_recorded_of_any_of_many_that_end_together(path: Path) -> None:
+    """However many there are."""
+    with contextlib.closing(Store(connect(path, "full"))) as store:
+        store.begin()
+        store.register("w")
+        named = [Creation(f"i{number}", b"\xc0") for number in range(5_000)]
+        numbers = [instances.create(store, "w", "", each, 0, claim=True) for each in named]
+        for number in numbers:
+            ending.end(store, number, ErrorRecord("Terminated", ""), 0)
+        for number in numbers:
+            with pytest.raises(RunOver):
+                steps.record_result(store, 0, number, "late", 1, 0, b"\xc0", None, 0, 0)
 
 
 async def test_a_child_that_is_just_being_created_ends_with_its_parent(
