@@ -12,6 +12,7 @@ from collections.abc import Callable
 from .fair import FairQueue
 from .pool import Key
 from .tenants import Tenant
+from .turns import came
 
 
 class Lobby:
@@ -36,8 +37,8 @@ class Lobby:
                 await turn
         except BaseException as error:
             self._queue.remove(tenant, turn)
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.let_in()  # it came too late for this one
+            if came(turn):
+                self.let_in()
             if isinstance(error, TimeoutError):
                 raise self._refusal(patience) from None
             raise

@@ -55,8 +55,8 @@ class Turns:
             await turn
         except BaseException:
             self._queue.remove(tenant, turn)
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.leave(tenant)  # its turn had come at the moment when it gave up
+            if came(turn):
+                self.leave(tenant)
             raise
         finally:
             tenant.waiting -= 1
@@ -101,6 +101,11 @@ class Turns:
             if not turn.done():  # else it has given up
                 self.come_in(tenant)
                 turn.set_result(None)
+
+
+def came(turn: asyncio.Future[None]) -> bool:
+    """Whether a turn had come at the moment when whoever waited for it gave up, so that somebody else is to have it."""
+    return turn.done() and not turn.cancelled() and turn.exception() is None
 
 
 def _refuse(turn: asyncio.Future[None], refusal: Callable[[], LoaderError]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 from collections import Counter
 
 from ..fair import FairQueue
+from ..turns import came
 
 
 class Shares:
@@ -31,8 +32,8 @@ class Shares:
             await turn
         except BaseException:
             self._queue.remove(tenant, turn)
-            if turn.done() and not turn.cancelled() and turn.exception() is None:
-                self.leave(tenant)  # its turn had come at the moment when it gave up
+            if came(turn):
+                self.leave(tenant)
             raise
 
     def leave(self, tenant: str) -> None:
