@@ -7,6 +7,7 @@ import os
 import platform
 import statistics
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from cloister.sandbox import LayerMissing, Sandbox, SandboxError, Spawner
 from cloister.sandbox.lockdown import landlock
 from cloister.sandbox.lockdown.cgroups import Groups
 from cloister.sandbox.lockdown.levels import LEVELS, MEANWHILE, REMEDIES, level
-from cloister.sandbox.lockdown.sequence import ACTIVE, IN_ORDER, LAYERS
+from cloister.sandbox.lockdown.sequence import ACTIVE, IN_ORDER, LAYERS, Layer
 
 _SAMPLES = 5
 _WIDTH = 160
@@ -57,19 +58,21 @@ async def examine() -> dict[str, Any]:
         "cgroups": _cgroups(),
         "gives_way_by": "control group" if ranked else "nice value",
         "boot_us": boot,
-        "layers": [
-            {
-                "name": layer.name,
-                "available": (state := spawner.layers.get(layer.name, "not reached")) in IN_ORDER,
-                "active": state == ACTIVE,
-                "state": state,
-                "once_us": round(costs.get(layer.name, [0.0])[0], 1),
-                "each_us": round(costs.get(layer.name, [0.0])[-1], 1),
-                "stops": layer.stops,
-                "remedy": "" if state in IN_ORDER or not spawner.layers else REMEDIES[layer.name],
-            }
-            for layer in LAYERS
-        ],
+        "layers": [_of_layer(layer, spawner.layers, costs.get(layer.name, [0.0])) for layer in LAYERS],
+    }
+
+
+def _of_layer(layer: Layer, states: Mapping[str, str], costs: Sequence[float]) -> dict[str, Any]:
+    state = states.get(layer.name, "not reached")
+    return {
+        "name": layer.name,
+        "available": state in IN_ORDER,
+        "active": state == ACTIVE,
+        "state": state,
+        "once_us": round(costs[0], 1),
+        "each_us": round(costs[-1], 1),
+        "stops": layer.stops,
+        "remedy": "" if state in IN_ORDER or not states else REMEDIES[layer.name],
     }
 
 
