@@ -1,12 +1,13 @@
 """What can go wrong in durable execution, named by the situation and by who can mend it.
 
-The docstring of a class is its default message. Words about an instance never tell whether it exists in
-another scope.
+The docstring of a class is its default message, and its name where Python was told to drop docstrings. Words about an
+instance never tell whether it exists in another scope.
 """
 
 from __future__ import annotations
 
 import builtins
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,7 +18,11 @@ class EngineError(Exception):
     """Base of everything that this package raises."""
 
     def __init__(self, message: str | None = None) -> None:
-        super().__init__(message if message is not None else " ".join((type(self).__doc__ or "").split()))
+        super().__init__(message if message is not None else self._words())
+
+    @classmethod
+    def _words(cls) -> str:
+        return " ".join((cls.__doc__ or re.sub("(?<=[a-z])(?=[A-Z])", " ", cls.__name__)).split())
 
 
 class EngineClosed(EngineError):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import math
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -248,3 +250,11 @@ def test_the_docstring_of_an_error_is_its_message() -> None:
     """Whoever sees the error reads what happened and what to do."""
     assert "another" in str(InvalidInstanceId()) or "letters" in str(InvalidInstanceId())
     assert str(EngineError("said")) == "said"
+
+
+@pytest.mark.parametrize("optimized", [[], ["-OO"]])
+def test_an_error_says_something_also_without_docstrings(optimized: list[str]) -> None:
+    """`python -OO` drops them, and with them the default messages."""
+    program = "from cloister.engine import EngineClosed; print(EngineClosed())"
+    told = subprocess.run([sys.executable, *optimized, "-c", program], capture_output=True, text=True, check=True)
+    assert told.stdout.startswith("Engine Closed" if optimized else "The engine is not open, or is closing.")
