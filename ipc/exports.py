@@ -20,6 +20,11 @@ if TYPE_CHECKING:
 
 MAX_GRANTS: Final = 65_536
 _LIGHT: Final = 2048  # bytes of a reference that are not counted
+_FEW: Final = 32
+"""Capabilities that count no bytes by themselves: most connections have fewer."""
+_WEIGHT, _WEIGHT_OF_A_STREAM = 1024, 4096
+"""What each of the others takes at least, with what it stands for; a stream that is read has a task of its own."""
+_TOO_MUCH: Final = "what is granted on this connection, or on all, holds too many bytes; dispose of some"
 _MINE, _YOURS, _STREAM = range(3)
 
 
@@ -28,8 +33,8 @@ class _Reference(values.Named):
 
 
 class Exports:
-    """What this side has granted on one connection. `hold` says whether what is said of it, such as the body of a
-    response, may take so many bytes more, and so many in all; it hears when they take less."""
+    """What this side has granted on one connection. `hold` says whether it, and what is said of it, such as the body of
+    a response, may take so many bytes more, and so many in all; it hears when they take less."""
 
     def __init__(self, hold: Callable[[int, int], bool] = lambda more, held: True) -> None:
         self._granted: dict[int, list[Any]] = {}
@@ -49,16 +54,28 @@ class Exports:
         if number is None:
             if len(self._granted) >= MAX_GRANTS:
                 raise CodecError(f"{MAX_GRANTS:,} capabilities are granted on this connection; dispose of some")
+            weight = self._take_on(capability)
             number = self._next
             self._next += 1
             if self._over:  # an answer that nobody will get
                 return number
             self._numbers[key] = number
-            self._granted[number] = [capability, 0, key, 0]
+            self._granted[number] = [capability, 0, key, weight]
             if (granted := getattr(capability, "granted", None)) is not None:
                 granted()
         self._granted[number][1] += 1
         return number
+
+    def _take_on(self, capability: Capability) -> int:
+        """How many bytes one more counts. `CodecError` if it is too much."""
+        if self._over or len(self._granted) < _FEW:
+            return 0
+        weight = _WEIGHT_OF_A_STREAM if getattr(capability, "streams", False) else _WEIGHT
+        self._held += weight
+        if not self._hold(weight, self._held):
+            self._lighten(weight)
+            raise CodecError(_TOO_MUCH)
+        return weight
 
     def weigh(self, number: int, size: int) -> None:
         """So many bytes are said of what has a number, and held as long as it is. `CodecError` if it is too much."""
@@ -66,7 +83,7 @@ class Exports:
             more, entry[3] = size - entry[3], size
             self._held += more
             if not self._hold(more, self._held):
-                raise CodecError("what is granted on this connection, or on all, holds too many bytes; dispose of some")
+                raise CodecError(_TOO_MUCH)
 
     def get(self, number: int) -> Capability:
         """The capability of a number. `CapabilityError` if it is not granted on this connection."""

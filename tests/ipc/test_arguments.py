@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -124,3 +124,46 @@ async def test_what_is_said_of_what_is_granted_counts_as_long_as_it_is(open_pair
     for pair in pairs:
         pair.host.close(ConnectionError("gone"))
     assert granted._bytes == 0
+
+
+async def test_each_capability_counts_something_once_there_are_many(open_pair: OpenPair, until: Until) -> None:
+    """A guest that keeps one object after the other would have the host keep them, small as each of them is."""
+    granted = Arguments(most=8 * MUCH)
+    pairs = [open_pair(hold_granted=granted.hold) for _ in range(2)]
+
+    def grant(pair: Any, subject: object) -> Any:
+        return pair.guest.decode(pair.host.encode(subject))[0]
+
+    few = [grant(pairs[0], Large(0)) for _ in range(32)]
+    assert granted._bytes == 0
+    kept = []
+    with pytest.raises(CodecError, match="holds too many bytes; dispose of some"):  # noqa: PT012 - one of them does
+        while True:
+            kept.append(grant(pairs[0], Large(0)))
+    assert len(kept) == 8 * MUCH // 1024
+    assert granted._bytes == 8 * MUCH  # what was refused counts no longer
+    assert len(pairs[0].host.exports) == len(few) + len(kept)
+    others = [grant(pairs[1], Large(0)) for _ in range(33)]  # who has little is served
+    del few, kept
+    await until(lambda: len(pairs[0].host.exports) == 0)
+    assert granted._bytes == 1024
+    del others
+    pairs[1].host.close(ConnectionError("gone"))
+    assert granted._bytes == 0
+
+
+async def numbers() -> AsyncIterator[int]:
+    """Without end."""
+    while True:
+        yield 1
+
+
+async def test_a_stream_counts_more(open_pair: OpenPair) -> None:
+    """It has a generator, and once it is read a task and what is ready ahead."""
+    granted = Arguments(most=8 * MUCH)
+    pair = open_pair(hold_granted=granted.hold)
+    kept = [pair.guest.decode(pair.host.encode(numbers()))[0] for _ in range(32 + 100)]
+    assert granted._bytes == 100 * 4096
+    pair.host.close(ConnectionError("gone"))
+    assert granted._bytes == 0
+    assert len(kept) == 132
