@@ -140,12 +140,18 @@ class Narrator:
     """Tells what is on record as events, in order.
 
     That an attempt of a step has begun is on record by itself if somebody was there to hear of it, or if it was not the
-    first one. Else it is told with what came of it, so that everybody hears of the same things. `begun` are the first
-    attempts which were told of before.
+    first one. Else it is told with what came of it, so that everybody hears of the same things. `known` are attempts
+    which were told of before. One that has failed comes to no other end: a step that was given its outcome by hand
+    before the next one comes to that, and to nothing else.
     """
 
-    def __init__(self, begun: Iterable[Begun] = ()) -> None:
-        self._begun = set(begun)
+    def __init__(self, known: Iterable[Known] = ()) -> None:
+        self._begun: set[_Step] = set()
+        self._failed: dict[_Step, int | None] = {}
+        for what, name, count, attempt in known:
+            self._begun.add((_BEGINNING_OF.get(what, what), name, count))
+            if what in _FAILURES:
+                self._failed[what, name, count] = attempt
 
     def tell(self, line: Line) -> list[HistoryEvent]:
         """One line, as it is: the last of its events has the last of its numbers."""
@@ -157,16 +163,28 @@ class Narrator:
             if attempt == 1:
                 self._begun.add(beginning)
         elif what in _ATTEMPTED and (state or what in _FAILURES):
-            told = self._unheard(line, whose)
-            if state and attempt:
-                told.append((f"{whose}attempt_{'completed' if state == 'done' else 'errored'}", line.at))
-            told.append((f"{whose}{_outcome('step', state) if state else 'attempt_errored'}", line.at))
+            told = self._ending(line, whose)
         else:
             if what == "queued":  # of a new run, which begins its steps anew
                 self._begun.clear()
+                self._failed.clear()
             told = [(_plain_type(line), line.at)]
         first = (line.number + 1) * EVENTS_OF_A_LINE - len(told)
         return [self._event(line, first + place, *each) for place, each in enumerate(told)]
+
+    def _ending(self, line: Line, whose: str) -> list[tuple[str, int]]:
+        """Of an attempt, or of its step, or of both."""
+        step: _Step = ("undo" if whose else "attempt", line.name, line.count)
+        told = []
+        if line.attempt is None or self._failed.get(step) != line.attempt:
+            told = self._unheard(line, whose)
+            if line.attempt:
+                told.append((f"{whose}attempt_{'completed' if line.state == 'done' else 'errored'}", line.at))
+        if line.state:
+            told.append((f"{whose}{_outcome('step', line.state)}", line.at))
+        else:
+            self._failed[step] = line.attempt
+        return told
 
     def _unheard(self, line: Line, whose: str) -> list[tuple[str, int]]:
         """The beginning of what nobody was told of when it began."""
@@ -191,6 +209,7 @@ class Narrator:
 
 
 _BEGUN: Final = {"": "began", "rollback_": "undo began"}
+_BEGINNING_OF: Final = {"attempt": "began", "undo": "undo began"}
 _BEGINNINGS: Final = frozenset(_BEGUN.values())
 _FAILURES: Final = frozenset({"attempt", "undo"})
 _ATTEMPTED: Final = frozenset({"do", *_FAILURES})
@@ -209,8 +228,10 @@ def _plain_type(line: Line) -> str:
     return STATUS_TYPES.get(line.what, "rollback_started" if line.what == "rollback" else f"{line.what}_started")
 
 
-Begun = tuple[str, "str | None", "int | None"]
-"""The first attempt of a step: as what its beginning is on record, and the step's name and count."""
+_Step = tuple[str, "str | None", "int | None"]
+"""As what something of a step is on record, and the step's name and count."""
+Known = tuple[str, "str | None", "int | None", "int | None"]
+"""The same with the attempt: that the first one has begun, or which was the last to fail."""
 Read = Callable[[int, int, int], "Awaitable[tuple[list[Line], bool]]"]
 """Number of an instance, a line's number, how many at most: that line and what came after it, and whether the instance
 has ended."""

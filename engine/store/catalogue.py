@@ -15,7 +15,7 @@ from cloister.ipc import values
 
 from ..codecs import PayloadCodec, Plain, Tried
 from ..errors import InstanceNotFound, StepNotFound
-from ..history import Begun, Line
+from ..history import Known, Line
 from ..listing import Query, Summary
 from ..records import FINAL, Address, ErrorRecord, Key, Status
 from .columns import STANDS, read_error, unpack_config, unpack_error, unseal_text
@@ -176,12 +176,15 @@ class Catalogue:
         ]
         return lines, Status(row[1]) in FINAL
 
-    def begun(self, number: int, before: int) -> list[Begun]:
-        """Of which steps it is on record before this number that their first attempt of this run has begun."""
+    def begun(self, number: int, before: int) -> list[Known]:
+        """Of which steps it is on record before this number that their first attempt of this run has begun, and which
+        was the last one to fail.
+        """
         return self._execute(
-            "SELECT type, name, count FROM changes WHERE instance = ? AND number < ? AND attempt = 1"
-            " AND type IN ('began', 'undo began') AND number > coalesce((SELECT max(number) FROM changes"
-            " WHERE instance = ? AND number < ? AND type = 'queued'), 0)",
+            "SELECT type, name, count, max(attempt) FROM changes WHERE instance = ? AND number < ?"
+            " AND (type IN ('attempt', 'undo') OR (type IN ('began', 'undo began') AND attempt = 1))"
+            " AND number > coalesce((SELECT max(number) FROM changes WHERE instance = ? AND number < ?"
+            " AND type = 'queued'), 0) GROUP BY 1, 2, 3",
             (number, before, number, before),
         ).fetchall()
 

@@ -173,6 +173,31 @@ async def test_an_override_mends_a_step_that_keeps_failing(open_engine: OpenEngi
     assert len(calls) == 2
 
 
+@pytest.mark.parametrize("failed", [1, 2])
+async def test_an_override_is_the_end_of_a_step_and_of_no_attempt_that_was_told_of(
+    open_engine: OpenEngine, clock: VirtualClock, failed: int
+) -> None:
+    """Nobody hears twice that the step begins, nor that an attempt succeeds which had failed, wherever he goes on."""
+
+    async def body(event: Any, step: Any) -> Any:
+        def broken() -> None:
+            raise ConnectionError("down")
+
+        retries = {"retries": {"limit": 9, "delay": "1 hour", "backoff": "constant"}}
+        return await step.do("broken", retries, broken)
+
+    async with open_engine() as engine:
+        instance = await engine.workflow("w", workflow_of(body)).create()
+        await clock.advance(600 + 3600 * (failed - 1))
+        await instance.override("broken", author="Ann", reason="it is down for good", result="mended")
+        await clock.advance(1)
+        events = [event async for event in instance.subscribe()]
+        told = [event.type for event in events if event.name == "broken"]
+        assert told == ["step_started", *["attempt_started", "attempt_errored"] * failed, "step_completed"]
+        for number, event in enumerate(events, 1):
+            assert [later async for later in instance.subscribe(event.id)] == events[number:]
+
+
 async def test_an_override_stops_a_run_that_is_under_way_and_keeps_a_pause(
     open_engine: OpenEngine, clock: VirtualClock
 ) -> None:
