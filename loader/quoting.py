@@ -7,4 +7,4 @@ from cloister.ipc import failures
 
 def quoted(said: object) -> str:
     """The same, cut to what somebody would read, every line but the first set off."""
-    return failures.printable(str(said)[: failures.MAX_TEXT]).replace("\n", "\n    | ")
+    return failures.set_off(str(said)[: failures.MAX_TEXT])

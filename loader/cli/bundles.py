@@ -10,6 +10,7 @@ from typing import Any, Final
 from ..bundle.check import check
 from ..code import WorkerCode
 from ..errors import InvalidCode
+from ..quoting import quoted
 
 _PRELOAD: Final = "modules that the host's runtime profile has, with commas between"
 
@@ -40,7 +41,7 @@ def run(given: argparse.Namespace) -> int:
             given.output.write_bytes(stored)
     except (InvalidCode, OSError) as error:
         for reason in getattr(error, "reasons", (str(error),)):
-            print(f"cloister bundle: {reason}", file=sys.stderr)
+            print(f"cloister bundle: {quoted(reason)}", file=sys.stderr)
         return 1
     modules = "1 module" if len(code.modules) == 1 else f"{len(code.modules):,} modules"
     print(f"{code.main_module}: {modules}, {len(stored):,} bytes, digest {code.digest.hex()[:16]}")
@@ -60,10 +61,10 @@ def _check(path: Path, preload: tuple[str, ...]) -> int:
     try:
         findings = check(path, preload)
     except (InvalidCode, OSError) as error:
-        print(f"cloister check: {error}", file=sys.stderr)
+        print(f"cloister check: {quoted(error)}", file=sys.stderr)
         return 2
     for finding in findings:
-        print(finding)
+        print(quoted(finding))
     wrong = sum(finding.level == "error" for finding in findings)
     print(f"{wrong} of it would not run" if wrong else "nothing was found that would not run")
     return 1 if wrong else 0

@@ -21,9 +21,12 @@ def show_what_can_be_shown() -> None:
 
 
 def print_json(value: Any) -> None:
-    """For programs, which get every character: as it is where the output is UTF-8, and else by its number."""
+    """For programs, which get every character: as it is where the output is UTF-8, and else by its number. So they get
+    what is not for the eye: a tenant has written it, and there may be a terminal."""
     as_it_is = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
-    print(json.dumps(value, indent=2, ensure_ascii=not as_it_is))
+    text = json.dumps(value, indent=2, ensure_ascii=not as_it_is)
+    hidden = [character for character in set(text) if not character.isprintable() and character != "\n"]
+    print(text.translate({ord(character): json.dumps(character)[1:-1] for character in hidden}))
 
 
 def print_whole(table: Table) -> None:

@@ -304,6 +304,14 @@ def test_the_command_says_what_would_not_run(write: Write) -> None:
     assert "is no source of Python (.py): name the file, or the folder, that it was made from" in done.stderr
 
 
+def test_the_name_of_a_file_moves_no_cursor(write: Write) -> None:
+    """Whoever looks at a tenant's folder has a terminal."""
+    folder = write(main_dot_py="class Default(A): ...")
+    (folder / "odd\x1b[2J\nmain.py:1: error: forged.py").write_text("import ssl")
+    lines = cloister("check", folder).stdout.splitlines()
+    assert [line.partition(": error: ")[0] for line in lines[:2]] == ["odd\\x1b[2J", "    | main.py:1"]
+
+
 def test_comments_are_told_from_strings() -> None:
     """Also where one looks like the other."""
     told = '{"a": "//x, ]", /* "b" */ "c": [1, // no\n ],}'

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from cloister.engine import Encoded, Rehearsal
-from cloister.ipc import values
+from cloister.ipc import RpcTarget, values
 from cloister.loader import LimitExceeded, Limits, TailLine, TenantError, WorkerStub
 from cloister.loader.bindings import Consumer, Delivering, Queue, QueueStore
 from cloister.loader.http import answers
@@ -205,6 +205,47 @@ async def test_what_an_invocation_has_raised_is_no_line_of_the_hosts_log(
         await worker(source).get_entrypoint().go()
     answers.to(raised.value, f"/\n{FORGED}")
     _shown_as_quoted(caplog.messages[0])
+
+
+async def test_what_the_host_was_asked_in_vain_is_no_line_of_its_log(
+    worker: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An error may repeat what was asked for, and its traceback ends with that."""
+
+    class Shelf(RpcTarget):
+        def find(self, name: str) -> None:
+            raise LookupError(f"there is no {name}")
+
+    caplog.set_level(logging.INFO, "cloister.ipc")
+    source = f"""
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def go(self):
+            await self.env.SHELF.find("tea" + chr(10) + {FORGED!r} + chr(27) + "[2J")
+    """
+    with pytest.raises(TenantError):
+        await worker(source, env={"SHELF": Shelf()}).get_entrypoint().go()
+    (record,) = (record for record in caplog.records if "'find' raised" in record.message)
+    _shown_as_quoted(logging.Formatter().format(record))
+    assert record.exc_info is not None
+    assert isinstance(record.exc_info[1], LookupError)
+
+
+async def test_what_a_tail_has_raised_is_no_line_of_the_hosts_log(
+    worker: Make, eventually: Eventually, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is a tenant's as well, if it is an entrypoint."""
+    watcher = f"""
+    from workers import WorkerEntrypoint
+    class Default(WorkerEntrypoint):
+        async def tail(self, events):
+            raise ValueError("bad" + chr(10) + {FORGED!r} + chr(27) + "[2J")
+    """
+    watched = worker(f"{LIAR}def answer(): return []", tails=(worker(watcher).get_entrypoint(),))
+    await watched.get_entrypoint().handle("queue", {"queue": "jobs", "messages": []})
+    await eventually(lambda: "a tail raised" in caplog.text)
+    (record,) = (record for record in caplog.records if record.message == "a tail raised")
+    _shown_as_quoted(logging.Formatter().format(record))
 
 
 def _shown_as_quoted(message: str) -> None:

@@ -184,6 +184,24 @@ async def test_a_timeline_explains_itself(path: Path, desk: Desk, clock: Virtual
     assert json.loads(desk.ask("export"))["output"] == {"by": "ann"}
 
 
+async def test_what_is_told_to_programs_moves_no_cursor(path: Path, desk: Desk, clock: VirtualClock) -> None:
+    """There may be a terminal: what is not for the eye is told by its number, and comes out as it was."""
+
+    class Odd(WorkflowEntrypoint):
+        async def run(self, event: Any, step: Any) -> Any:
+            """The workflow."""
+            return event.payload
+
+    odd = "\x9b2J\x7f\x1b[2J\u202ecafé\U000e0041\n"
+    async with Engine(path, clock=clock) as engine:
+        await engine.workflow("orders", Odd).create(id="x", params=odd)
+        await clock.advance(1)
+    shown = desk.ask("export", "x")
+    assert json.loads(shown)["output"] == odd
+    assert "café" in shown
+    assert shown.replace("\n", "").isprintable()
+
+
 async def test_what_a_host_has_is_steered_by_nobody_else(path: Path, desk: Desk, clock: VirtualClock) -> None:
     """It is said who has it and what to do, and nothing has changed."""
     async with Engine(path, clock=clock) as engine:
