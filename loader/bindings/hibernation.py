@@ -33,6 +33,8 @@ _MOST_TAG: Final = 256
 _MOST_ATTACHED: Final = 16 * 1024
 _MOST_ATTACHED_IN_ALL: Final = 64 * 1024 * 1024
 _MOST_ANSWER: Final = 2048
+_AT_ONCE: Final = 64
+"""Messages that one call brings an object: each is a call of its own, however short it is."""
 _LOST, _FAILED = 1006, 1011
 _BROKEN: Final = frozenset({1002, _LOST, 1009, 1013})
 """How one ends that nobody has meant to end."""
@@ -204,6 +206,8 @@ class ToObject(Way):
         arguments, stubs = channel.decode(payload)
         end(stubs, None)
         match method, spread(arguments)[0]:
+            case "receive", [list(messages)] if len(messages) > _AT_ONCE:
+                raise CapabilityError(f"at most {_AT_ONCE} messages are told at once, not {len(messages):,}")
             case "receive", [list(messages)] if all(isinstance(message, str | bytes) for message in messages):
                 await self.receive(messages)
             case "close", [int(code), str(reason)]:

@@ -526,6 +526,8 @@ class Room(DurableObject):
 
 class Default(WorkerEntrypoint):
     async def fetch(self, request):
+        if request.url.endswith("/flood"):
+            return await self.flood()
         if not request.url.endswith("/relay"):
             return await self.env.ROOMS.getByName("a").fetch(request)
         asked = self.env.ROOMS.getByName("a").fetch("http://a.b/coffee", {"headers": {"Upgrade": "websocket"}})
@@ -535,6 +537,22 @@ class Default(WorkerEntrypoint):
         server.accept()
         server.addEventListener("message", lambda event: room.send(event.data))
         server.addEventListener("close", lambda event: room.close(event.code, "relayed"))
+        return Response(None, status=101, web_socket=client)
+
+    async def flood(self):
+        from cloister.sandbox.guest.sockets import Line
+        asked = self.env.ROOMS.getByName("a").fetch("http://a.b/coffee", {"headers": {"Upgrade": "websocket"}})
+        stub = (await asked).webSocket._from
+        way = await stub.connect(Line(WebSocketPair.new()[1]))
+        client, server = WebSocketPair.new().object_values()
+        server.accept()
+
+        async def heard(event):
+            try:
+                await way.receive([""] * int(event.data))
+            except Exception as error:
+                await self.env.GATE.told([str(error)])
+        server.addEventListener("message", heard)
         return Response(None, status=101, web_socket=client)
 """
 
@@ -714,6 +732,17 @@ async def test_what_a_tenant_holds_of_web_sockets_is_bounded(monkeypatch: pytest
     for sockets in (one, other):
         sockets.cut_off("over")
     assert (held.open, held.waiting, held.attached) == (0, 0, 0)
+
+
+async def test_a_worker_tells_an_object_so_many_messages_at_once(rooms: Any, gate: Gate) -> None:
+    """Each is a call that the host makes: a short list of many would be as many as there is memory for."""
+    async with await rooms.fetch("http://a.b/tea", **UPGRADE) as listener:
+        await spoken_on(listener).open()
+        async with await rooms.fetch("http://a.b/flood", **UPGRADE) as relay:
+            await spoken_on(relay).send("65")
+            assert (await gate.ends.get())[0] == "at most 64 messages are told at once, not 65"
+            await spoken_on(relay).send("64")
+            assert [await anext(spoken_on(listener)) for _ in range(64)]
 
 
 async def test_only_the_host_tells_an_object_of_its_sockets(hotel: Any) -> None:
