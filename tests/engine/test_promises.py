@@ -32,6 +32,7 @@ from cloister.engine import (
     Status,
     WorkflowEntrypoint,
     WorkflowLimits,
+    ownership,
 )
 from cloister.engine import journal as journal_module
 from cloister.engine.journal import LiveJournal
@@ -368,6 +369,19 @@ def setting(where: Any, name: str, value: Any) -> Wrong:
     return lambda monkeypatch: monkeypatch.setattr(where, name, value)
 
 
+class Forgetful(set[Any]):
+    """Nothing is in it for long."""
+
+    def add(self, element: Any) -> None: ...
+
+
+def locks_that_hold_nobody_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """That beside the database, that in it, and what an engine knows of the others of its process."""
+    monkeypatch.setattr(fcntl, "flock", lambda *_: None)
+    monkeypatch.setattr(fcntl, "fcntl", lambda *_: 0)
+    monkeypatch.setattr(ownership, "_ownerships", Forgetful())
+
+
 STORIES: dict[Story, dict[str, Wrong]] = {
     a_host_that_dies_anywhere: {"what a dead host ran is left alone": nobody_is_recovered},
     attempts_and_losses: {
@@ -386,7 +400,7 @@ STORIES: dict[Story, dict[str, Wrong]] = {
         ),
     },
     a_late_end: {"an end after the end": rewriting("WHERE number = ? AND ended IS NULL", "WHERE number = ?")},
-    two_hosts: {"a lock that holds nobody off": setting(fcntl, "flock", lambda *_: None)},
+    two_hosts: {"locks that hold nobody off": locks_that_hold_nobody_off},
     a_poison_pill: {"losses without end": setting(queue, "restart_delay", lambda losses: 1_000)},
     a_long_queue: {"slots in alphabetical order": setting(queue, "share", first_come)},
     a_hoarder: {
