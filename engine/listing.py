@@ -126,13 +126,12 @@ def _place(cursor: object) -> int | None:
 def _statuses(status: object) -> frozenset[Status]:
     if status is None:
         return frozenset()
-    given = [status] if isinstance(status, str) else status
-    if not isinstance(given, Iterable):
+    if not isinstance(status, Iterable):
         raise TypeError(f"a status is text, or several of them, not {type(status).__name__}")
-    try:
-        named = frozenset(Status(item) for item in given)
-    except ValueError:
-        raise ValueError(f"{status!r:.80} names no status; there are {', '.join(Status)}") from None
+    given = [status] if isinstance(status, str) else list(status)
+    if strange := [item for item in given if item not in list(Status)]:
+        raise ValueError(f"{strange[0]!r:.80} names no status; there are {', '.join(Status)}")
+    named = frozenset(map(Status, given))
     if not named:  # to which every instance would fit
         raise ValueError("`status` names none; give one at least, or leave it out to mean all of them")
     return named

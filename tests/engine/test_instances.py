@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import sqlite3
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -235,6 +236,9 @@ async def test_bad_filters_cursors_and_labels_are_refused(open_engine: OpenEngin
         for filters in wrong:
             with pytest.raises((ValueError, TypeError)):
                 await workflow.list(**filters)
+        for strange in ("rollingBack", 7, ["running"]):
+            with pytest.raises(ValueError, match=f"^{re.escape(repr(strange))} names no status; there are queued,"):
+                await workflow.list(status=["queued", strange, "running"])
         labels: list[Any] = ["a", {"": "x"}, {"a": 1}, {"a\n": "x"}, {"x" * 65: ""}, {"a": "x" * 257}, {1: "x"}]
         labels.append({str(n): "" for n in range(17)})
         for bad in labels:
