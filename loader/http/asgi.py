@@ -7,7 +7,6 @@ server's: the tenant has no say in it.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Final, Protocol
 
@@ -17,9 +16,9 @@ from .asked import HttpLimits
 from .headers import Pairs, find
 from .inbox import Gone, Inbox, Receive, Refused
 from .messages import Request, Response
+from .outgoing import Overrun, Send, announced, pass_on
 from .upgrade import Upgrade
 
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 Application = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 _CONNECTION: Final = frozenset(
@@ -27,7 +26,6 @@ _CONNECTION: Final = frozenset(
     " upgrade".split()
 )
 """What is between the server and its client."""
-_NO_BODY: Final = frozenset({204, 205, 304})
 
 
 class Fetches(Protocol):
@@ -90,32 +88,15 @@ class Exchange:
             if response.web_socket is not None:
                 raise TenantError("Malformed", "fetch() gave a web socket to who asked for none")
             await self._start(response)
-            if self._scope["method"] != "HEAD" and response.status not in _NO_BODY:
-                sent = 0
-                async for piece in _in_time(response, self._limits.idle_s):
-                    sent += len(piece)
-                    if response.length is not None and sent > response.length:
-                        raise Overrun(f"the response is longer than the {response.length:,} bytes that it has")
-                    if self._limits.response_bytes is not None and sent > self._limits.response_bytes:
-                        raise Overrun(f"the response is longer than {self._limits.response_bytes:,} bytes")
-                    await self._pass_on(piece)
-                if response.length is not None and sent < response.length:
-                    raise Overrun(f"the response ended after {sent:,} bytes of {response.length:,}")
+            if self._scope["method"] != "HEAD":
+                await pass_on(response, self._limits, self._send, "http.response.body")
         await self._send({"type": "http.response.body", "body": b""})
-
-    async def _pass_on(self, piece: bytes) -> None:
-        seconds = self._limits.idle_s
-        try:
-            async with asyncio.timeout(seconds):
-                await self._send({"type": "http.response.body", "body": piece, "more_body": True})
-        except TimeoutError:
-            raise Overrun(f"the client took nothing of the response for {seconds:g} s") from None
 
     async def _start(self, response: Response) -> None:
         kept = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.headers
                 if name.lower() not in _CONNECTION]  # fmt: skip
-        if response.length is not None and response.status not in _NO_BODY:
-            kept.append((b"content-length", str(response.length).encode()))
+        if (length := announced(response)) is not None:
+            kept.append((b"content-length", str(length).encode()))
         self._started = True
         await self._send({"type": "http.response.start", "status": response.status, "headers": kept})
 
@@ -140,20 +121,6 @@ class Exchange:
         known = [(b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode())]
         await self._send({"type": "http.response.start", "status": status, "headers": known})
         await self._send({"type": "http.response.body", "body": b"" if self._scope["method"] == "HEAD" else body})
-
-
-class Overrun(Exception):
-    """An answer that was begun, and cannot be finished."""
-
-
-async def _in_time(response: Response, seconds: float) -> AsyncIterator[bytes]:
-    reading = aiter(response)
-    while True:
-        async with asyncio.timeout(seconds):
-            piece = await anext(reading, None)
-        if piece is None:
-            return
-        yield piece
 
 
 async def _live(receive: Receive, send: Send) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import MutableMapping
 from typing import TYPE_CHECKING, Any, Final
 
 from ..quoting import quoted
@@ -17,13 +17,13 @@ from .asked import HttpLimits
 from .headers import Pairs, find
 from .inbox import Receive, Refused
 from .messages import Request, Response
+from .outgoing import Send, pass_on
 from .sockets import WebSocket, fits
 
 if TYPE_CHECKING:
     from .asgi import Fetches
 
 _log = logging.getLogger("cloister.http")
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 _AT_ONCE: Final = 64
 """Messages of one client that its tenant may work on at once."""
@@ -176,8 +176,7 @@ class Upgrade:
         kept = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.headers
                 if name.lower() not in _CONNECTION]  # fmt: skip
         await self._send({"type": "websocket.http.response.start", "status": response.status, "headers": kept})
-        async for piece in response:
-            await self._send({"type": "websocket.http.response.body", "body": piece, "more_body": True})
+        await pass_on(response, self._limits, self._send, "websocket.http.response.body")
         await self._send({"type": "websocket.http.response.body", "body": b""})
 
     async def _say(self, status: int, words: str) -> None:

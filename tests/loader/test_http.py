@@ -19,7 +19,7 @@ from starlette.routing import Mount
 from cloister.ipc import RpcTarget
 from cloister.loader import EntrypointNotFound, Host, Limits, Loader, TenantError, WorkerCode, WorkerStub
 from cloister.loader.http import HttpLimits, Request, asgi
-from cloister.loader.http.asgi import Overrun
+from cloister.loader.http.outgoing import Overrun
 
 Make = Callable[..., WorkerStub]
 Eventually = Callable[[Callable[[], Any]], Awaitable[None]]

@@ -17,7 +17,8 @@ import websockets
 from cloister.ipc import CodecError, RpcTarget
 from cloister.loader import CodeError, Limits, Loader, TenantError, WorkerCode, WorkerStub
 from cloister.loader.bindings import DurableObjects, Fetcher, StorageQuotaExceeded, hibernation
-from cloister.loader.http import HttpLimits, asgi
+from cloister.loader.http import HttpLimits, Response, asgi
+from cloister.loader.http.outgoing import Overrun
 from cloister.loader.http.sockets import Closed, WebSocket
 from cloister.sandbox import LimitExceeded, SandboxError
 
@@ -332,6 +333,42 @@ async def test_a_tenant_says_no(echo: Any) -> None:
         assert refused.value.response.body == b"not you"
         assert refused.value.response.headers["x-a"] == "b"
     assert (await echo.fetch("http://a.b/")).status == 426
+
+
+@pytest.mark.parametrize(("limits", "takes", "words"), [
+    (HttpLimits(response_bytes=1000), True, "longer than 1,000 bytes"),
+    (HttpLimits(idle_s=0.05), True, "^$"),
+    (HttpLimits(idle_s=0.05), False, "the client took nothing of the response for 0.05 s"),
+])  # fmt: skip
+async def test_a_no_holds_nobody_longer_than_a_yes(limits: HttpLimits, takes: bool, words: str) -> None:
+    """It may have a body, which is bounded like any other."""
+
+    async def endless() -> AsyncIterator[bytes]:
+        for _ in range(20):
+            yield b"x" * 100
+        await asyncio.Event().wait()
+
+    class Refuses:
+        async def fetch(self, _: Any, /) -> Response:
+            return Response(endless(), 403)
+
+    async def send(event: Any) -> None:
+        if not takes and event.get("body"):
+            await asyncio.Event().wait()
+
+    events = iter([{"type": "websocket.connect"}])
+
+    async def receive() -> Any:
+        return next(events, None) or await asyncio.Event().wait()
+
+    scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": [(b"host", b"a.b")],
+             "extensions": {"websocket.http.response": {}}}  # fmt: skip
+    answering = asyncio.ensure_future(asgi(Refuses(), limits=limits)(scope, receive, send))
+    ended, _ = await asyncio.wait({answering}, timeout=60)
+    answering.cancel()
+    assert ended
+    with pytest.raises((Overrun, TimeoutError), match=words):
+        answering.result()
 
 
 async def test_a_clients_message_that_is_too_long_ends_it(echo: Any) -> None:
