@@ -223,7 +223,7 @@ def _passed(reached: Any) -> RpcTarget | None:
 
 
 def _reach(result: Any, name: str) -> Any:
-    capability = result if hasattr(type(result), "invoke") else serve(result)
+    capability = serve(result)  # what could not be sent cannot be called on the way either
     if not hasattr(type(capability), "invoke"):
         raise CapabilityError(f"{name!r} cannot be called on a {type(result).__name__}, which is what came before")
     return capability
@@ -235,7 +235,7 @@ def _read(result: Any, name: str) -> Any:
         return public_property(result, name)
     if isinstance(result, dict) and name in result:
         return dict.__getitem__(result, name)
-    capability = result if hasattr(type(result), "answer") else serve(result)
+    capability = serve(result)
     if name in (attributes := getattr(capability, "attributes", {})):
         return attributes[name]
     if not hasattr(type(capability), "read"):

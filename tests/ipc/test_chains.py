@@ -189,6 +189,45 @@ async def test_a_chain_on_what_cannot_be_called_says_what_it_was(root: Any, call
         await getattr(stub, call)().on()
 
 
+class Command:
+    """Of the host's own, which cannot be sent. It has methods of the names by which capabilities are called."""
+
+    attributes = ("secret",)
+
+    def __init__(self) -> None:
+        self.invoked: list[object] = []
+
+    def invoke(self, *arguments: object) -> str:
+        """Of which nobody outside is to know."""
+        self.invoked += arguments
+        return "invoked"
+
+    def read(self, name: str) -> str:
+        """Likewise."""
+        self.invoked.append(name)
+        return "read"
+
+
+class Asked(RpcTarget):
+    """Gives what cannot be sent."""
+
+    def __init__(self) -> None:
+        self.found = Command()
+
+    def command(self) -> Command:
+        return self.found
+
+
+async def test_a_chain_calls_nothing_of_what_could_not_be_sent_either(root: Any) -> None:
+    """An object is no capability because it has a method of some name."""
+    stub, _ = root(asked := Asked())
+    with pytest.raises(CapabilityError, match="'run' cannot be called on a Command, which is what came before"):
+        await stub.command().run("x")
+    with pytest.raises((AttributeError, RemoteError), match="'secret' cannot be read of a Command"):
+        await stub.command().secret
+    assert asked.found.invoked == []
+
+
 async def test_private_names_are_as_private_within_a_chain(root: Any) -> None:
     """Also where the chain is forged."""
     stub, pair = root(Node())
