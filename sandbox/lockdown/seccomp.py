@@ -98,7 +98,7 @@ class Rule:
     otherwise: int = errno.EPERM
 
 
-_KINDS_OF_MEMORY: Final = 0x13_C013
+_KINDS_OF_MEMORY: Final = 0x12_C013
 """MAP_SHARED, _PRIVATE, _FIXED, _NORESERVE, _POPULATE, _STACK, _FIXED_NOREPLACE."""
 _LOW: Final = 0xFFFF_FFFF
 """The lower half of an argument, for those that the kernel takes as an `int`: it does not look at the upper one."""

@@ -221,6 +221,7 @@ def test_x32_kills(machine: Machine) -> None:
         ("mmap", (0, 4096, 0x7, 0x22), errno.EPERM),
         ("mmap", (0, 4096, 0xFFFF_FFFF, 0x22), errno.EPERM),
         ("mmap", (0, 4096, 0x3, 0x20022), ALLOW),
+        ("mmap", (0, 4096, 0x3, 0x10022), errno.EPERM),
         ("mmap", (0, 4096, 0x3, 0x40022), errno.EPERM),
         ("mmap", (0, 4096, 0x3, 0x122), errno.EPERM),
         ("mmap", (0, 4096, 0x3, 0x21), ALLOW),
