@@ -19,12 +19,9 @@ if TYPE_CHECKING:
     from .answer import Answer
 
 MAX_GRANTS: Final = 65_536
-_LIGHT: Final = 2048  # bytes of a reference that are not counted
-_FEW: Final = 32
-"""Capabilities that count no bytes by themselves: most connections have fewer."""
-_WEIGHT, _WEIGHT_OF_A_STREAM = 1024, 4096
-"""What each of the others takes at least, with what it stands for; a stream that is read has a task of its own."""
-_TOO_MUCH: Final = "what is granted on this connection, or on all, holds too many bytes; dispose of some"
+_LIGHT: Final = 2048  # bytes of a reference that are not counted where there are few
+_FEW: Final = 32  # of which that is so: most connections have fewer
+_LEAST, _LEAST_OF_A_STREAM = 1024, 4096  # bytes that each takes with what it stands for; a stream has a task of its own
 _MINE, _YOURS, _STREAM = range(3)
 
 
@@ -54,36 +51,26 @@ class Exports:
         if number is None:
             if len(self._granted) >= MAX_GRANTS:
                 raise CodecError(f"{MAX_GRANTS:,} capabilities are granted on this connection; dispose of some")
-            weight = self._take_on(capability)
             number = self._next
             self._next += 1
             if self._over:  # an answer that nobody will get
                 return number
             self._numbers[key] = number
-            self._granted[number] = [capability, 0, key, weight]
+            self._granted[number] = [capability, 0, key, 0]
             if (granted := getattr(capability, "granted", None)) is not None:
                 granted()
         self._granted[number][1] += 1
         return number
 
-    def _take_on(self, capability: Capability) -> int:
-        """How many bytes one more counts. `CodecError` if it is too much."""
-        if self._over or len(self._granted) < _FEW:
-            return 0
-        weight = _WEIGHT_OF_A_STREAM if getattr(capability, "streams", False) else _WEIGHT
-        self._held += weight
-        if not self._hold(weight, self._held):
-            self._lighten(weight)
-            raise CodecError(_TOO_MUCH)
-        return weight
-
     def weigh(self, number: int, size: int) -> None:
         """So many bytes are said of what has a number, and held as long as it is. `CodecError` if it is too much."""
+        if size <= _LIGHT and len(self._granted) <= _FEW:
+            return
         if (entry := self._granted.get(number)) is not None and size > entry[3]:
             more, entry[3] = size - entry[3], size
             self._held += more
             if not self._hold(more, self._held):
-                raise CodecError(_TOO_MUCH)
+                raise CodecError("what is granted on this connection, or on all, holds too many bytes; dispose of some")
 
     def get(self, number: int) -> Capability:
         """The capability of a number. `CapabilityError` if it is not granted on this connection."""
@@ -147,10 +134,10 @@ def refer(subject: object, channel: Channel, exports: Exports, granted: list[int
         return None
     granted.append(exports.grant(capability))
     if getattr(capability, "streams", False):
+        exports.weigh(granted[-1], _LEAST_OF_A_STREAM)
         return values.dumps([_STREAM, granted[-1]])
     reference = values.dumps(_Reference((_MINE, granted[-1], dict(capability.attributes))))
-    if len(reference) > _LIGHT:
-        exports.weigh(granted[-1], len(reference))
+    exports.weigh(granted[-1], max(len(reference), _LEAST))
     return reference
 
 

@@ -63,7 +63,7 @@ class RouterLink(Link):
 
     def left(self) -> None:
         """Nothing that it says is read any more."""
-        self._reader.forget()
+        self._reader = zmtp.Reader()  # with nothing of what was on its way
 
     def _write(self, data: bytes) -> None:
         self.router.send(self.name, data)

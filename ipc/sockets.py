@@ -162,7 +162,7 @@ class SocketLink(Link):
             left, self._unsent = self.unread(), None
             self._of_all.less(self, left)
             self._arriving.end(self)
-            self._reader.forget()
+            self._reader = zmtp.Reader()  # with nothing of what was on its way
             self._later.clear()
             self._socket.close()
 

@@ -103,10 +103,6 @@ class Reader:
             return None
         return data[2:]
 
-    def forget(self) -> None:
-        """Nothing more will come: let go of what has."""
-        self._buffer = bytearray()
-
     @property
     def begun(self) -> tuple[int, int] | None:
         """The first byte and the size of the long frame of which something is missing, if that much has come. That of a

@@ -162,8 +162,8 @@ async def test_a_stream_counts_more(open_pair: OpenPair) -> None:
     """It has a generator, and once it is read a task and what is ready ahead."""
     granted = Arguments(most=8 * MUCH)
     pair = open_pair(hold_granted=granted.hold)
-    kept = [pair.guest.decode(pair.host.encode(numbers()))[0] for _ in range(32 + 100)]
-    assert granted._bytes == 100 * 4096
+    kept = [pair.guest.decode(pair.host.encode(numbers()))[0] for _ in range(132)]
+    assert granted._bytes == 132 * 4096
     pair.host.close(ConnectionError("gone"))
     assert granted._bytes == 0
     assert len(kept) == 132
