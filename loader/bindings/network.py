@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import httpcore
 
+from ..quoting import quoted
 from . import addresses
 from .exchange import Egress
 from .rules import Place
@@ -127,4 +128,4 @@ def _write(record: Egress) -> None:
     level = logging.WARNING if record.error else logging.INFO
     whose = f"{record.tenant}: " if record.tenant else ""
     _log.log(level, "%s%s %s: %s, %d bytes out, %d in, %.0f ms", whose, record.method, record.url,
-             record.error or record.status, record.sent_bytes, record.received_bytes, record.duration_ms)  # fmt: skip
+             quoted(record.error or record.status), record.sent_bytes, record.received_bytes, record.duration_ms)  # fmt: skip

@@ -354,6 +354,30 @@ async def test_every_request_is_on_record(worker: Make, server: Any) -> None:
     assert "s3cret" not in repr(log)
 
 
+async def test_what_a_tenant_words_is_no_line_of_the_hosts_log(
+    worker: Make, server: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Such as the error with which the body ends that it sends."""
+    source = """
+    from workers import Request, WorkerEntrypoint, fetch
+    class Default(WorkerEntrypoint):
+        async def main(self, url):
+            async def body():
+                yield "a"
+                raise ValueError("bad" + chr(10) + "2026-11-28 CRITICAL all is lost")
+            try:
+                await fetch(Request(url, method="POST", body=body()))
+            except Exception as error:
+                return type(error).__name__
+    """
+    caplog.set_level("INFO", "cloister.egress")
+    async with Fetcher(allow=[at(server)]) as fetcher:
+        await worker(source, global_outbound=fetcher).get_entrypoint().main(server.url)
+    (message,) = caplog.messages
+    assert "CRITICAL all is lost" in message
+    assert all(line.startswith("    | ") for line in message.split("\n")[1:])
+
+
 async def test_a_tenant_waits_for_its_turn(worker: Make, server: Any) -> None:
     """So many requests of one fetcher are under way at once; one that is given up gives its turn back."""
     gate, under_way, most = asyncio.Event(), 0, 0
