@@ -21,6 +21,7 @@ from cloister.engine import (
 )
 from cloister.engine.options import together
 from cloister.engine.rules import MAX_PAYLOAD
+from cloister.engine.workflow import MAX_BATCH
 from cloister.ipc import PayloadError, values
 
 from .answers import Answering, Parts, only, read_options
@@ -185,7 +186,7 @@ class DynamicWorkflowBinding(Answering):
         given = args or [values.join(named)]
         entries = values.split(given[0]) if len(given) == 1 and not (args and named) else None
         if isinstance(entries, list):
-            return await self.create_batch([read_options([entry]) for entry in entries])
+            return await self.create_batch([read_options([entry]) for entry in _few(entries)])
         if not isinstance(entries, dict) or not entries:
             raise TypeError("create_batch() takes one list of instances to create, or a dict of `instances` or `count`")
         listed = entries.pop("instances", None)
@@ -228,7 +229,14 @@ def _listed(data: bytes) -> list[bytes]:
         parts = {}
     if not isinstance(parts, list):
         raise TypeError("`instances` is a list of instances to create")
-    return parts
+    return _few(parts)
+
+
+def _few(entries: list[bytes]) -> list[bytes]:
+    """Entries of a batch, counted before any of them is read: the shortest takes a byte, and its envelope a hundred."""
+    if not 1 <= len(entries) <= MAX_BATCH:
+        raise ValueError(f"a batch is a list of 1 to {MAX_BATCH} instances to create, not {len(entries):,}")
+    return entries
 
 
 _FILTERS: Final = {

@@ -468,6 +468,8 @@ async def test_what_a_binding_has_no_method_for_is_refused_with_a_list_of_those_
         ("create_batch", [[]], "ValueError"),
         ("create_batch", [[7]], "TypeError"),
         ("create_batch", [[{"id": f"n{n}"} for n in range(101)]], "ValueError"),
+        ("create_batch", [[*[{}] * 100, 7]], "ValueError"),  # what is too much is not read first
+        ("create_batch", [{"instances": [*[{}] * 100, 7]}], "ValueError"),
         ("get", [], "TypeError"),
         ("get", ["a", "b"], "TypeError"),
         ("get", [None], "InvalidInstanceId"),
