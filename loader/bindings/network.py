@@ -127,5 +127,6 @@ def _whoevers(resolve: addresses.Resolve) -> addresses.ResolveFor:
 def _write(record: Egress) -> None:
     level = logging.WARNING if record.error else logging.INFO
     whose = f"{record.tenant}: " if record.tenant else ""
+    came_to = quoted(record.error or record.status)
     _log.log(level, "%s%s %s: %s, %d bytes out, %d in, %.0f ms", whose, record.method, record.url,
-             quoted(record.error or record.status), record.sent_bytes, record.received_bytes, record.duration_ms)  # fmt: skip
+             came_to, record.sent_bytes, record.received_bytes, record.duration_ms)  # fmt: skip
