@@ -11,9 +11,11 @@ page that it no longer shares with the children it has.
 
 from __future__ import annotations
 
+import functools
 import gc
 import importlib
 import os
+import random
 import select
 import signal
 import socket
@@ -21,16 +23,20 @@ import struct
 import sys
 import time
 import types
-from typing import Final, NoReturn
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import msgpack
 
 from . import exits, lockdown
-from .guest import archive, heap, library, mappings, profile, rehearsal
+from .guest import archive, heap, library, mappings, rehearsal
 from .guest import main as guest
 from .lockdown import kernel, limits
 from .lockdown.jail import SHORTAGES, enter_jail
 from .lockdown.sequence import CONNECTION, Jail, Slot, confine
+
+if TYPE_CHECKING:
+    from .guest.profile import Package
 
 _OWN: Final = (__name__, lockdown.__name__, rehearsal.__name__)
 _TURN_NS: Final = 100_000  # the least that the kernel takes: who only answers waits so long for who computes
@@ -49,11 +55,7 @@ def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoRe
     kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)  # the socket tells it too, but only once it is being read
     kernel.take_turns_of(_TURN_NS)
     library.preload()
-    try:
-        packages = profile.load(preload, folders)
-    except profile.PreloadFailed as error:
-        control.send(msgpack.packb(["failed", str(error)]))
-        os._exit(1)
+    packages = _load(control, preload, folders) if preload else []
     mappings.merge()
     mappings.enlarge_code()
     library.install(archive.build(packages))
@@ -94,6 +96,26 @@ def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoRe
     os._exit(0)
 
 
+def _load(control: socket.socket, preload: list[str], folders: list[str]) -> list[Package]:
+    """The packages of the profile, or the end."""
+    from .guest import profile
+
+    try:
+        return profile.load(preload, folders)
+    except profile.PreloadFailed as error:
+        control.send(msgpack.packb(["failed", str(error)]))
+        os._exit(1)
+
+
+def _seeds() -> list[Callable[[], None]]:
+    """What gives generators of random numbers a state that no sibling has. To be called after each fork."""
+    random.seed()  # forgets a number that it had in store
+    found: list[Callable[[], None]] = [functools.partial(random.Random.__base__.seed, random._inst)]  # type: ignore[union-attr]
+    if (numpy := sys.modules.get("numpy.random")) is not None:
+        found.append(numpy.seed)
+    return found
+
+
 def _own_code() -> list[types.CodeType]:
     """What a child runs between the fork and its first word, which cannot be rehearsed."""
     functions = [subject for subject in gc.get_objects() if type(subject) is types.FunctionType]
@@ -108,7 +130,7 @@ class Zygote:
         self._control = control
         self._jail = jail
         self._slots: dict[int, int] = {}
-        self._seeds = profile.seeds()
+        self._seeds = _seeds()
         self._wake, wake = socket.socketpair()
         self._wake.setblocking(False)
         wake.setblocking(False)

@@ -15,12 +15,14 @@ import sysconfig
 import zoneinfo
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from cloister.ipc import values
 
 from .native import ABSENT
-from .profile import Package
+
+if TYPE_CHECKING:
+    from .profile import Package
 
 _SEALING_TRIES: Final = 5  # the kernel waits for a sixth of a second in each
 _LEFT_OUT: Final = {"test", "tests", "site-packages", "dist-packages", "__pycache__"}

@@ -1,20 +1,19 @@
 """A runtime profile: packages of the host's that every sandbox of a zygote finds imported.
 
 A tenant brings along what is written in Python; what is not has to be there before the lockdown. Importing it in the
-zygote also makes a heavy tenant boot as fast as a light one. Runs once, in the zygote, before the lockdown.
+zygote also makes a heavy tenant boot as fast as a light one. Runs once, in the zygote, before the lockdown, if at all:
+most zygotes have nothing to import.
 """
 
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import importlib.machinery
 import os
 import posix
-import random
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -30,8 +29,6 @@ class PreloadFailed(Exception):
 
 def load(names: Sequence[str], folders: Sequence[str]) -> list[Package]:
     """Import modules from the host's folders: which packages were imported from there, for their other modules."""
-    if not names:
-        return []
     os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
     pretend, os.register_at_fork = os.register_at_fork, posix.register_at_fork  # these may hold locks, or numbers
     sys.path[:0] = folders
@@ -74,13 +71,3 @@ def _import_native(folder: Path, top: str) -> None:
 
 def _is_in(folder: str, top: str) -> bool:
     return (Path(folder) / top / "__init__.py").exists()
-
-
-def seeds() -> list[Callable[[], None]]:
-    """What gives generators of random numbers a state that no sibling has. To be called after each fork."""
-    random.seed()  # forgets a number that it had in store
-    found: list[Callable[[], None]] = [functools.partial(random.Random.__base__.seed, random._inst)]  # type: ignore[union-attr]
-    numpy = sys.modules.get("numpy.random")
-    if numpy is not None:
-        found.append(numpy.seed)
-    return found

@@ -535,7 +535,7 @@ FOLDERS = {
     " values walk zmtp",
     "cloister.sandbox": "exits guest lockdown zygote",
     "cloister.sandbox.guest": "archive crossing disguise entrypoints failure files heap importer journal library loop"
-    " main mappings moments native outcomes output patience profile questions reading rehearsal resources scope sqlite"
+    " main mappings moments native outcomes output patience questions reading rehearsal resources scope sqlite"
     " steps values wire worker workers",
     "cloister.sandbox.guest.workers": "workflows",
     "cloister.sandbox.lockdown": "identity jail kernel landlock limits namespaces seccomp sequence syscalls",
