@@ -643,7 +643,7 @@ async def test_a_result_that_cannot_be_queued_leaves_nothing_behind(
         desk = Desk(engine, clock)
         _, journal = await desk.create()
         with monkeypatch.context() as closing:
-            closing.setattr(journal._writer, "_closing", True)  # type: ignore[attr-defined]
+            closing.setattr(journal._writer, "closing", True)  # type: ignore[attr-defined]
             with pytest.raises(EngineClosed):
                 journal.record_result("a", 1, b"\x01", None, lambda _: None)
         assert journal._room._stored == 0  # type: ignore[attr-defined]
