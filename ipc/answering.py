@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from .peer import Peer
 
 _log = logging.getLogger("cloister.ipc")
-_log.addFilter(failures.quote)
 
 MAX_HELD: Final = 64 << 20
 """Bytes that the arguments of calls which are being answered may take together."""

@@ -8,7 +8,7 @@ inside.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from . import values
 from .capabilities import MAX_NOTES
@@ -21,9 +21,6 @@ from .errors import (
     RemoteProtocolError,
     TooManyCalls,
 )
-
-if TYPE_CHECKING:
-    from logging import LogRecord
 
 MAX_NAME: Final = 128
 MAX_TEXT: Final = 8192
@@ -139,22 +136,6 @@ def printable(text: str) -> str:
     if len(hidden) > _MAX_ESCAPES:
         return text.translate(dict.fromkeys(map(ord, hidden), "\ufffd"))
     return text.translate({ord(char): char.encode("unicode_escape").decode() for char in hidden})
-
-
-def set_off(text: str) -> str:
-    """What somebody else may have worded, as it stands in a log: no line of it but the first looks like one of that."""
-    return printable(text).replace("\n", "\n    | ")
-
-
-def quote(record: LogRecord) -> bool:
-    """A filter for loggers: the traceback of an exception that the other side may have worded is set off as well.
-    Handlers that ask for the exception itself have it."""
-    if record.exc_info and not record.exc_text:
-        import traceback
-
-        text = "".join(traceback.format_exception(record.exc_info[1]))
-        record.exc_text = "    | " + set_off(text[-MAX_TRACE:].rstrip("\n"))
-    return True
 
 
 def _words(error: BaseException) -> list[str]:

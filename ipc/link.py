@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import logging
 import math
 import socket
 from abc import ABC, abstractmethod
@@ -17,7 +18,9 @@ from typing import Final, Protocol
 
 from . import zmtp
 from .errors import ConnectionClosed, RemoteProtocolError, TooManyCalls
+from .quotes import quote
 
+logging.getLogger("cloister.ipc").addFilter(quote)  # who has links has guests, who word what they ask
 NOBODYS: Final = contextvars.Context()
 """What is done because a guest has spoken is part of nobody's request, whoever it was for whom the guest was made.
 To be copied for each use: the loop of another thread may use it just then."""

@@ -13,12 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Literal, Protocol
 
-from cloister.ipc import failures
+from cloister.ipc.quotes import quote
 
 from .errors import LoaderClosed
 
 _log = logging.getLogger("cloister.tail")
-_log.addFilter(failures.quote)
+_log.addFilter(quote)
 MOST_WAITING: Final = 1024
 """Events, and as many lines, of one sandbox that wait for slow tails."""
 PATIENCE: Final = 30.0

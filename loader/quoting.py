@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from cloister.ipc import failures
+from cloister.ipc.quotes import set_off
 
 
 def quoted(said: object) -> str:
     """The same, cut to what somebody would read, every line but the first set off."""
-    return failures.set_off(str(said)[: failures.MAX_TEXT])
+    return set_off(str(said)[: failures.MAX_TEXT])

@@ -17,7 +17,8 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Final, NamedTuple, Self
 
-from cloister.ipc import IpcError, failures
+from cloister.ipc import IpcError
+from cloister.ipc.quotes import quote
 from cloister.sandbox import LimitExceeded, SandboxDied, SandboxError
 
 from ..errors import LoaderError, TenantError
@@ -26,7 +27,7 @@ from .shelf import Shelf
 from .storage import StorageQuotaExceeded
 
 _log = logging.getLogger("cloister.objects")
-_log.addFilter(failures.quote)
+_log.addFilter(quote)
 _MOST_TRIES: Final = 6
 """After the first."""
 _AT_ONCE: Final = 16

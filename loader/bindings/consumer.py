@@ -14,7 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Final, Protocol, Self
 
-from cloister.ipc import IpcError, failures, values
+from cloister.ipc import IpcError, values
+from cloister.ipc.quotes import quote
 from cloister.sandbox import LimitExceeded, SandboxDied
 
 from ..errors import LoaderError, LoadFailed, NoCapacity, TenantError, TenantThrottled
@@ -22,7 +23,7 @@ from ..quoting import quoted
 from .queues import MOST_DELAY, Delivery, QueueStore
 
 _log = logging.getLogger("cloister.queue")
-_log.addFilter(failures.quote)
+_log.addFilter(quote)
 _AFTER_FAILURE: Final = 1.0
 _THE_TENANTS: Final = (TenantError, LimitExceeded, SandboxDied)
 _THE_HOSTS: Final = (LoadFailed, NoCapacity, TenantThrottled)
