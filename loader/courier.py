@@ -23,8 +23,12 @@ MOST_WAITING: Final = 1024
 """Events, and as many lines, of one sandbox that wait for slow tails."""
 PATIENCE: Final = 30.0
 """Seconds that a tail may take for what it is given at once."""
+MOST_CHARACTERS: Final = 16 * 1024 * 1024
+"""Those of all that waits, about: how many events there are says little of what they take."""
 AT_ONCE: Final = 64
 """Events that an entrypoint is given at once."""
+_ENOUGH: Final = 1024 * 1024
+"""Characters after which it is given no further one: what does not fit into one call would be lost."""
 
 
 class TailWorker(Protocol):
@@ -38,26 +42,37 @@ _under_way: set[asyncio.Task[None]] = set()
 
 
 class Courier:
-    """To one tail. `as_it_happens`: a function is told at once, where nothing waits before."""
+    """To one tail. `as_it_happens`: a function is told at once, where nothing waits before. `size` says of an event how
+    many characters it has, about."""
 
-    def __init__(self, tail: Any, plain: Callable[[Any], dict[str, Any]], *, as_it_happens: bool = False) -> None:
-        self._tail, self._plain, self._as_it_happens = tail, plain, as_it_happens
+    def __init__(
+        self,
+        tail: Any,
+        plain: Callable[[Any], dict[str, Any]],
+        size: Callable[[Any], int],
+        *,
+        as_it_happens: bool = False,
+    ) -> None:
+        self._tail, self._plain, self._size, self._as_it_happens = tail, plain, size, as_it_happens
         self.direct = not hasattr(type(tail), "handle")
         """It is a function."""
-        self._waiting: deque[Any] = deque()
+        self._waiting: deque[tuple[Any, int]] = deque()
+        self._characters = 0
         self._task: asyncio.Task[None] | None = None
         self._lost = 0
 
     def take(self, told: Any) -> None:
         """One more thing to tell."""
+        size = self._size(told)
         if self.direct and self._as_it_happens and self._task is None:
             told = self._call(told)
             if not inspect.isawaitable(told):
                 return
-        if len(self._waiting) >= MOST_WAITING:
+        if len(self._waiting) >= MOST_WAITING or self._characters + size > MOST_CHARACTERS:
             self._lost += 1
             return
-        self._waiting.append(told)
+        self._waiting.append((told, size))
+        self._characters += size
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._bring())
             _under_way.add(self._task)
@@ -82,6 +97,7 @@ class Courier:
                 except LoaderClosed:
                     _log.warning("%r was told no more of its tails: its loader is closing", self._tail)
                     self._waiting.clear()
+                    self._characters = 0
                 except TimeoutError:
                     _log.warning("%r took longer than %g s for what it was told", self._tail, PATIENCE)
                 except Exception:  # noqa: BLE001 - the same
@@ -91,13 +107,23 @@ class Courier:
 
     async def _give(self) -> None:
         if self.direct:
-            told = self._waiting.popleft()
+            told, _ = self._next()
             result = told if inspect.isawaitable(told) else self._tail(told)
             if inspect.isawaitable(result):
                 await result
             return
-        events = [self._plain(self._waiting.popleft()) for _ in range(min(len(self._waiting), AT_ONCE))]
+        events: list[dict[str, Any]] = []
+        taken = 0
+        while self._waiting and len(events) < AT_ONCE and taken < _ENOUGH:
+            told, size = self._next()
+            events.append(self._plain(told))
+            taken += size
         await self._tail.handle("tail", events)
+
+    def _next(self) -> tuple[Any, int]:
+        told, size = self._waiting.popleft()
+        self._characters -= size
+        return told, size
 
 
 async def delivered(seconds: float) -> None:

@@ -27,6 +27,8 @@ _LEVELS: Final = {"stderr": logging.WARNING, "warning": logging.WARNING, "error"
 MOST_LINES: Final = 256
 MOST_BYTES: Final = 128 * 1024
 """Of lines in one event."""
+_ABOUT: Final = 100
+"""Characters of what is said beside."""
 Outcome = Literal["ok", "exception", "limit", "died", "canceled"]
 
 
@@ -113,8 +115,8 @@ class Tails:
         cpu_seconds: Callable[[], float],
     ) -> None:
         self._tenant_id, self._sandbox, self._cpu_seconds = tenant_id, sandbox, cpu_seconds
-        self._tails = [Courier(tail, TailEvent.plain) for tail in tails]
-        self._streaming = [Courier(tail, _plain, as_it_happens=True) for tail in streaming]
+        self._tails = [Courier(tail, TailEvent.plain, _size) for tail in tails]
+        self._streaming = [Courier(tail, _plain, _size, as_it_happens=True) for tail in streaming]
         self._count = 0
         self._open: dict[int, _Lines] = {}
         self._tailing: deque[int] | None = None  # which takes as much as all the rest, and few are tails
@@ -224,3 +226,13 @@ def _plain(told: Told) -> dict[str, Any]:
         return told.plain()
     found = dataclasses.asdict(told)
     return {**found, "type": "log", "scriptName": told.tenant_id, "message": [told.text], "timestamp": told.time_ms}
+
+
+def _size(told: Told) -> int:
+    """Characters of it, about."""
+    match told:
+        case TailLine():
+            return _ABOUT + len(told.text)
+        case TailEvent():
+            return _ABOUT + sum(map(_size, told.logs)) + sum(map(len, told.error or ()))
+    return _ABOUT

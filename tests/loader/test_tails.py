@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from cloister.engine import WorkflowEntrypoint
-from cloister.ipc import TooManyCalls
+from cloister.ipc import TooManyCalls, values
 from cloister.loader import (
     LimitExceeded,
     Limits,
@@ -28,6 +28,7 @@ from cloister.loader import (
 from cloister.loader import create_dynamic_workflow_entrypoint as dynamic
 from cloister.loader.courier import MOST_WAITING
 from cloister.loader.tails import MOST_BYTES, MOST_LINES, Tails, Told
+from cloister.sandbox import LogLine
 
 Make = Callable[..., WorkerStub]
 Eventually = Callable[[Callable[[], Any]], Awaitable[None]]
@@ -191,6 +192,58 @@ async def test_what_a_slow_tail_does_not_take_is_bounded(eventually: Eventually,
     gate.set()
     await eventually(lambda: told == MOST_WAITING + 1)
     assert "7 events came faster than a tail took them, and were dropped" in caplog.text
+
+
+class Slow:
+    """An entrypoint that takes its time for the first that it is told."""
+
+    def __init__(self) -> None:
+        self.gate, self.told = asyncio.Event(), list[int]()
+
+    async def handle(self, event: str, subject: Any) -> None:
+        """As many as there were."""
+        values.dumps([event, subject])  # or it could not be sent
+        self.told.append(len(subject))
+        await self.gate.wait()
+
+
+async def _print_much(tails: Tails, first: int, invocations: int) -> None:
+    for number in range(first, first + invocations):
+        answer = asyncio.get_running_loop().create_future()
+        following = asyncio.ensure_future(tails.follow(None, "more", answer))
+        await asyncio.sleep(0)
+        for _ in range(16):
+            tails.hear(LogLine("info", "\U0001f600" * 8000, number, 0))
+        answer.set_result(b"")
+        await following
+
+
+async def test_who_prints_much_is_not_lost_to_its_tail(eventually: Eventually) -> None:
+    """What waits for an entrypoint is brought in as many calls as it takes."""
+    slow = Slow()
+    tails = Tails("a", 1, (slow,), (), lambda: 0.0)
+    await _print_much(tails, 1, 1)
+    await eventually(lambda: slow.told)
+    await _print_much(tails, 2, 40)
+    slow.gate.set()
+    await eventually(lambda: sum(slow.told) == 41)
+
+
+async def test_what_waits_for_a_tail_is_bounded_in_characters(
+    eventually: Eventually, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However few events it is; and all of it is given back."""
+    monkeypatch.setattr(courier, "MOST_CHARACTERS", 1_000_000)
+    slow = Slow()
+    tails = Tails("a", 1, (slow,), (), lambda: 0.0)
+    await _print_much(tails, 1, 1)
+    await eventually(lambda: slow.told)
+    await _print_much(tails, 2, 10)
+    slow.gate.set()
+    await eventually(lambda: sum(slow.told) == 8)
+    await eventually(lambda: "3 events came faster than a tail took them, and were dropped" in caplog.text)
+    await _print_much(tails, 12, 7)
+    await eventually(lambda: sum(slow.told) == 15)
 
 
 async def test_a_tenant_tails_another(worker: Make, eventually: Eventually) -> None:
