@@ -49,15 +49,22 @@ class Held:
     def __init__(self) -> None:
         self.open = self.waiting = self.attached = 0
 
-    def accept(self) -> None:
-        """One more. `StorageQuotaExceeded` if it would be one too many."""
+    def accept(self, size: int) -> None:
+        """One more, with tags of so many bytes. `StorageQuotaExceeded` if it would be one too many, or too much."""
         if self.open >= _MOST or self.waiting >= _MOST_WAITING:
             raise StorageQuotaExceeded(
                 f"a tenant's objects have at most {_MOST:,} web sockets, and {_MOST_WAITING:,} that are not answered"
                 " with"
             )
+        self.attach(size)
         self.open += 1
         self.waiting += 1
+
+    def attach(self, more: int) -> None:
+        """So many bytes more are kept with them, or less. `StorageQuotaExceeded`, and then they are not."""
+        if more > 0 and self.attached + more > _MOST_ATTACHED_IN_ALL:
+            raise StorageQuotaExceeded(f"a tenant attaches at most {_MOST_ATTACHED_IN_ALL:,} bytes to web sockets")
+        self.attached += more
 
 
 class Accepted(WebSocket):
@@ -146,7 +153,7 @@ class Accepted(WebSocket):
             held = self._among.held
             held.open -= 1
             held.waiting -= not self.connected
-            held.attached -= len(self.attachment)
+            held.attach(-len(self.attachment) - _bytes_of(self.tags))
         told, self._told = self._told, None
         self.end(1000, "")
         self._connected.cancel()
@@ -235,7 +242,7 @@ class Sockets:
             raise TypeError(f"a web socket has a list of at most {_MOST_TAGS} tags")
         if not all(isinstance(tag, str) and len(tag) <= _MOST_TAG for tag in tags):
             raise TypeError(f"a tag of a web socket is text of at most {_MOST_TAG} characters")
-        self.held.accept()
+        self.held.accept(_bytes_of(tags))
         number = next(self._numbers)
         self.open[number] = Accepted(self, number, tags)
         return number
@@ -252,10 +259,8 @@ class Sockets:
         if not isinstance(value, bytes) or len(value) > _MOST_ATTACHED:
             raise TypeError(f"what is attached to a web socket has at most {_MOST_ATTACHED:,} bytes")
         one = self.of(number)
-        attached = self.held.attached - len(one.attachment) + len(value)
-        if attached > _MOST_ATTACHED_IN_ALL:
-            raise StorageQuotaExceeded(f"a tenant attaches at most {_MOST_ATTACHED_IN_ALL:,} bytes to web sockets")
-        self.held.attached, one.attachment = attached, value
+        self.held.attach(len(value) - len(one.attachment))
+        one.attachment = value
 
     def answer(self, pair: object) -> None:
         """What to answer without asking the object."""
@@ -280,3 +285,7 @@ class Sockets:
         """There is no object any longer."""
         for one in list(self.open.values()):
             one.cut_off(reason)
+
+
+def _bytes_of(tags: list[str]) -> int:
+    return sum(len(tag.encode("utf-8", "replace")) for tag in tags)

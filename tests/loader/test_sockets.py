@@ -749,7 +749,8 @@ async def test_an_object_that_is_not_done_with_a_message_is_cancelled(hotel: Any
 
 
 async def test_what_a_tenant_holds_of_web_sockets_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All its objects together: how many there are, how many nobody was answered with, and what is attached to them."""
+    """All its objects together: how many there are, how many nobody was answered with, and what is attached to them,
+    tags among that."""
     monkeypatch.setattr(hibernation, "_MOST", 4)
     monkeypatch.setattr(hibernation, "_MOST_WAITING", 3)
     monkeypatch.setattr(hibernation, "_MOST_ATTACHED_IN_ALL", 10)
@@ -766,6 +767,12 @@ async def test_what_a_tenant_holds_of_web_sockets_is_bounded(monkeypatch: pytest
     one.attach(numbers[0], b"x" * 9)
     with pytest.raises(StorageQuotaExceeded, match="attaches at most 10 bytes"):
         one.attach(numbers[1], b"xx")
+    monkeypatch.setattr(hibernation, "_MOST", 9)
+    monkeypatch.setattr(hibernation, "_MOST_WAITING", 9)
+    with pytest.raises(StorageQuotaExceeded, match="attaches at most 10 bytes"):
+        other.accept(["\u00e9"])
+    one.attach(numbers[0], b"x" * 8)
+    other.accept(["\u00e9"])
     for sockets in (one, other):
         sockets.cut_off("over")
     assert (held.open, held.waiting, held.attached) == (0, 0, 0)
