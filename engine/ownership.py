@@ -60,7 +60,7 @@ class Ownership:
         lock = self._path.with_name(self._path.name + ".lock")
         try:
             if self._path.exists() and not self._path.is_file():
-                raise StorageError(f"{self._path} is not a file, which a database is")
+                raise StorageError(f"cannot open {self._path}: it is not a file, which a database is")
             if self._path.is_file() and self._path.stat().st_nlink > 1:
                 raise EngineLocked(
                     f"{self._path} has other names (hard links) under which it could be in use; keep only one"
