@@ -25,6 +25,7 @@ _HOST: Final = re.compile(
     r"[a-z0-9_]([a-z0-9_\-]*[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_\-]*[a-z0-9_])?)*|[0-9a-f:.]*:[0-9a-f:.]*"
 )
 _MOST_URL: Final = 16_384
+_MOST_HOST: Final = 253
 _MANY_WAYS: Final = re.compile(r"//|%2f|%5c|\\|(^|/)(\.|%2e){1,2}(/|;|$)", re.IGNORECASE)
 """What makes a path another one for some servers, and not for others."""
 _SAFE: Final = "!#$%&'()*+,/:;=?@[]~"
@@ -59,7 +60,8 @@ def place(url: str) -> Place:
     try:
         parts = urlsplit(url)
         port = parts.port
-        host = (parts.hostname or "").rstrip(".").encode("idna").decode("ascii").lower()
+        name = (parts.hostname or "").rstrip(".")
+        host = name.encode("idna").decode("ascii").lower() if len(name) <= _MOST_HOST else ""  # no name is longer
     except (ValueError, UnicodeError) as error:
         raise TypeError(f"Invalid URL: {url!r:.200}") from error
     if parts.scheme not in _PORTS or not _HOST.fullmatch(host) or port == 0:

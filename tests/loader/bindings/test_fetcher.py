@@ -156,6 +156,15 @@ def test_urls_that_could_be_read_in_two_ways_are_refused(url: str) -> None:
         place(url)
 
 
+def test_no_host_is_longer_than_a_name_may_be() -> None:
+    """What it is would take as long to find out as its sender liked."""
+    longest = "a." * 123 + "example"
+    assert place(f"https://{longest}./").host == longest
+    for long in (f"a{'a.' * 123}example", f"[{':' * 16_000}g]"):
+        with pytest.raises(TypeError, match="Invalid URL"):
+            place(f"https://{long}/")
+
+
 @pytest.mark.parametrize(
     "origin", ["a.example", "https://a.example/", "https://a.example/x", "ftp://a.example", "https://"]
 )
