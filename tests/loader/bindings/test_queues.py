@@ -303,6 +303,23 @@ async def test_a_store_that_fails_once_ends_no_delivery(
         await eventually(lambda: seen == [["jobs", [["x", 1]]]])
 
 
+async def test_all_that_a_host_may_send_can_be_delivered(store: QueueStore, eventually: Eventually) -> None:
+    """It may have more values within than a tenant's may have: it was taken, and must not hold up the rest for ever."""
+    bodies: list[Any] = []
+
+    class Takes:
+        async def handle(self, event: str, batch: Any) -> Any:
+            """All of it."""
+            bodies.extend(message["body"] for message in batch["messages"])
+            return {"again": {}, "error": ""}
+
+    async with Consumer(store, "jobs", lambda _: Takes(), delivering=QUICK):
+        await Queue(store, "t", "jobs").send([0] * 100_000)
+        await Queue(store, "t", "jobs").send("next")
+        await eventually(lambda: len(bodies) == 2)
+    assert [len(body) for body in bodies] == [100_000, 4]
+
+
 async def test_what_was_delivered_twice_is_settled_once(store: QueueStore) -> None:
     """The second time it is gone: it is not counted again, and what has its number now stays."""
     queue = Queue(store, "t", "jobs")
