@@ -20,6 +20,7 @@ MAX_LINE = 8192
 MAX_BACKLOG = 4 << 20
 MAX_LINES = 1000  # in a second, or at once after a rest: what the host takes, which ends who sends many times more
 LONG = 1024  # a line counts as another one for each so many bytes
+MOST_UNTAKEN = 2 * MAX_LINES  # while some wait: a host that was busy for long would take all of them for a flood
 FEW = MAX_LINES // 20  # so many go together once there was no room: all of a second's would hold the host up
 invocation: contextvars.ContextVar[int] = contextvars.ContextVar("invocation", default=0)
 """The number of the call that is being answered, 0 outside of any."""
@@ -86,7 +87,7 @@ class Output:
     def __init__(self) -> None:
         self.note: Say = lambda _topic, _payload: None
         self.backlog: Callable[[], int] = lambda: 0
-        self._dropped = 0
+        self._dropped = self._untaken = 0
         self._room = self._since = 0.0
         self._streams = Lines(self.say, "stdout"), Lines(self.say, "stderr")
 
@@ -108,9 +109,13 @@ class Output:
         now = time.monotonic()
         self._room = min(self._room + (now - self._since) * MAX_LINES, MAX_LINES)
         self._since = now
-        if self._room < (FEW if self._dropped else 1) or self.backlog() > MAX_BACKLOG:
+        if not (behind := self.backlog()):
+            self._untaken = 0
+        full = behind > MAX_BACKLOG or self._untaken >= MOST_UNTAKEN
+        if full or self._room < (FEW if self._dropped else 1):
             self._dropped += 1
             return
+        self._untaken += behind > 0
         self._room -= 1 + min(len(text), MAX_LINE) // LONG
         if self._dropped:
             dropped, self._dropped = self._dropped, 0

@@ -62,7 +62,7 @@ class Wire:
             with self._writing:
                 if self._together:
                     data, self._together = bytes(self._together) + data, bytearray()
-                if self._unsent:
+                if self._unsent and not self._send_kept():  # whose turn it is before, though the loop may be held up
                     self._keep(data)
                     return
                 try:
@@ -158,17 +158,22 @@ class Wire:
 
     def _flush(self) -> None:
         with self._writing:
+            if self._send_kept():
+                self._loop.remove_writer(self.descriptor)
+
+    def _send_kept(self) -> bool:
+        """As much of what was kept as the host takes now; whether that is all."""
+        while self._unsent:
             try:
                 sent = self._socket.send(self._unsent[0])
             except (BlockingIOError, InterruptedError):
-                return
+                return False
             except OSError:
-                self._loop.stop()
-                return
+                self._loop.call_soon_threadsafe(self._loop.stop)
+                return False
             self._backlog -= sent
             if sent < len(self._unsent[0]):
                 self._unsent[0] = memoryview(self._unsent[0])[sent:]
             else:
                 self._unsent.popleft()
-            if not self._unsent:
-                self._loop.remove_writer(self.descriptor)
+        return True

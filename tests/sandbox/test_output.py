@@ -7,11 +7,12 @@ import re
 import time
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from cloister.sandbox.guest.output import FEW, LONG, MAX_LINE, MAX_LINES, Output
+from cloister.sandbox.guest.output import FEW, LONG, MAX_LINE, MAX_LINES, MOST_UNTAKEN, Output
 from cloister.sandbox.tail import LINE_LENGTH, LINES_PER_SECOND, LogLine, Tail
 
 Boot = Callable[..., Any]
@@ -45,6 +46,23 @@ async def test_lines_arrive_with_their_level_and_in_order(tenant: Any) -> None:
     assert any("UserWarning: look out" in line for line in tenant.text)
     assert tenant.text[-1] == "stdout: no newline"
     assert "not shown" not in "".join(tenant.text)
+
+
+def test_a_host_that_takes_nothing_for_long_is_not_told_of_it_all_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thousand lines in each second, of which it would take those of ten for a flood, and end an honest guest."""
+    now, behind, notes = [0.0], [0], list[bytes]()
+    clock = SimpleNamespace(monotonic=lambda: now[0], time=time.time)
+    monkeypatch.setattr("cloister.sandbox.guest.output.time", clock)
+    output = Output()
+    output.note, output.backlog = lambda _, payload: notes.append(payload), lambda: behind[0]
+    most = 10 * MAX_LINES
+    for waits, told in ((0, most), (1, most + MOST_UNTAKEN), (0, 2 * most + MOST_UNTAKEN + 1)):
+        behind[0] = waits
+        for _ in range(most):
+            now[0] += 1.01 / MAX_LINES
+            output.say("stdout", "line")
+        assert len(notes) == told
+    assert sum(b"8,000 lines were printed faster" in note for note in notes) == 1
 
 
 async def test_a_line_knows_its_invocation_and_its_time(boot: Boot) -> None:

@@ -189,3 +189,22 @@ def test_timers_that_were_cancelled_are_forgotten_while_one_frame_follows_the_ot
         wire._socket.close()
     assert len(kept) == 1000
     assert max(kept) < 200
+
+
+def test_what_the_host_had_no_room_for_goes_as_soon_as_it_has_though_the_loop_is_held_up(wired: Wired) -> None:
+    """With whatever is said next, in order: who prints for long, and never lets go, would have all of it wait."""
+    numbers = iter(range(1 << 20))
+    count = 0
+    while not wired.wire.backlog():
+        wired.wire.send(codec.encode(ask(next(numbers), 4096)))
+        count += 1
+    for _ in range(3):
+        wired.wire.send(codec.encode(ask(next(numbers), 4096)))
+    found = wired.sent()
+    assert len(found) == count - 1
+    wired.wire.send(codec.encode(ask(next(numbers))))
+    assert not wired.wire.backlog()
+    found += wired.sent()
+    assert [message.call for messages in found for message in messages] == list(range(count + 4))  # type: ignore[union-attr]
+    wired.wire._flush()  # as the loop will, which finds nothing left
+    assert wired.sent() == []
