@@ -63,19 +63,21 @@ class Log:
     def _identities(self) -> list[object]:
         return [identity(each) for each in (self._path, self._path + b"-wal")] if self._path else []
 
-    def check(self) -> None:
+    def check(self, *, carry: bool) -> None:
         """`StorageError` if somebody has taken one of them away: what is written there now is lost when the host dies.
+        It is found again each time.
 
-        What was written before is carried over into the database.
+        What was written before is carried over into the database if `carry` says so, which takes as long as it takes.
         """
         if (now := time.monotonic()) - self._looked < LOOK_SECONDS:
             return
-        self._looked = now
         if self._identities() != self._files:
-            self.cut()
+            if carry:
+                self.cut()
             raise StorageError(
                 f"{os.fsdecode(self._path)} or the log beside it was moved, replaced or deleted while it was in use"
             )
+        self._looked = now
 
     def checkpoints(self, *, on: bool) -> None:
         """Whether commits shorten it. Rewriting a short one syncs faster than growing one."""

@@ -109,7 +109,7 @@ class Store:
         """A transaction; none if it raises. Whether its commit may shorten the log, which takes a sync or two more, is
         for whoever waits to say.
         """
-        self.log.check()
+        self.log.check(carry=checkpoints)
         self.log.checkpoints(on=checkpoints)
         self.execute("BEGIN IMMEDIATE")
         if len(self.counted) < len(self.quotas):

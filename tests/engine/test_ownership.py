@@ -8,16 +8,21 @@ import logging
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cloister.engine import Engine, EngineLocked, StorageError, WorkflowEntrypoint
+from cloister.engine.handover import Handover
+from cloister.engine.log import LOOK_SECONDS
 from cloister.engine.store import archive
 
 # ruff: noqa: ASYNC240 - a test may look at its file
+
+Rests = Callable[[Handover[Any]], Awaitable[None]]
 
 HOLDER = """
 import asyncio, sys
@@ -115,6 +120,28 @@ async def test_nothing_is_acknowledged_that_goes_to_a_file_nobody_will_find(
                 await workflow.create(id="b")
         assert (path.read_bytes() if path.exists() else None) == there
         away.replace(path)
+        await (await workflow.create(id="c")).result()
+    assert await ids(path) == {"a", "c"}
+
+
+async def test_it_is_seen_whoever_writes(
+    path: Path, tmp_path: Path, hands: str, rests: Rests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A loop that finds it leaves the rest to the thread, which finds the same, however little later that is."""
+    moment = 0.0
+    monkeypatch.setattr("cloister.engine.log.time", SimpleNamespace(monotonic=lambda: moment))
+    away = tmp_path / "away.db"
+    async with Engine(path) as engine:
+        workflow, writer = engine.workflow("w", Nothing), engine._open_writer()
+        await (await workflow.create(id="a")).result()
+        path.rename(away)
+        moment = LOOK_SECONDS
+        await rests(writer._handover)
+        here = writer.commits_here
+        with pytest.raises(StorageError, match="or the log beside it was moved, replaced or deleted"):
+            await workflow.create(id="b")
+        assert writer.commits_here == here
+        away.rename(path)
         await (await workflow.create(id="c")).result()
     assert await ids(path) == {"a", "c"}
 
