@@ -176,9 +176,17 @@ if sys.version_info >= (3, 12):
 else:
 
     def _start(work: Coroutine[Any, Any, None], loop: asyncio.AbstractEventLoop) -> asyncio.Task[None]:
-        """The same on an interpreter that has no way to ask for it: the start that the loop was told of is made now."""
+        """The same on an interpreter that has no way to ask for it: the start that the loop was told of is made now, be
+        it in the midst of another task, which may be one that waits for the answer without giving the loop its turn."""
         task = loop.create_task(work, context=contextvars.Context())
         ready: collections.deque[asyncio.Handle] | None = getattr(loop, "_ready", None)
-        if ready and asyncio.current_task(loop) is None:
-            ready.pop()._run()
+        if ready:
+            running = asyncio.current_task(loop)
+            if running is not None:
+                asyncio.tasks._leave_task(loop, running)
+            try:
+                ready.pop()._run()
+            finally:
+                if running is not None:
+                    asyncio.tasks._enter_task(loop, running)
         return task

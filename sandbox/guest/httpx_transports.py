@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from . import http
 from .bodies import Stream
-from .transports import AT_ONCE, HOPS, blocking, exchange, held
+from .transports import HOPS, blocking, exchange
 
 _PIECE: Final = 64 * 1024
 
@@ -110,8 +110,6 @@ def _sent(request: Any, pieces: Callable[[Any], AsyncIterator[bytes]]) -> Any:
     """What is there is sent as it is, and what is made as it is made: no faster than the host takes it."""
     stream = request.stream
     known = sys.modules["httpx"].ByteStream
-    if pieces is _made and AT_ONCE:
-        return held(stream)
     return b"".join(stream) if isinstance(stream, known) else pieces(stream)
 
 

@@ -13,15 +13,13 @@ import io
 import sys
 import time
 import types
-from collections.abc import Callable, Coroutine, Iterable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from typing import Any, Final
 
 from . import http, scope
 from .bodies import Stream
 from .headers import Pairs
 
-AT_ONCE: Final = sys.version_info < (3, 12)
-_MOST_HELD: Final = 15 * 1024 * 1024
 HOPS: Final = frozenset({"transfer-encoding", "connection", "keep-alive"})
 
 
@@ -55,12 +53,6 @@ def blocking(work: Coroutine[Any, Any, Any], timeout: float | None = None) -> An
         work.close()
 
 
-class Whole(Stream):
-    """A body that goes with its head, whatever its size: nobody could be asked for a piece of it."""
-
-    short = True
-
-
 async def exchange(method: str, url: str, headers: Pairs, body: Any) -> http.Response:
     """Ask the host, which follows no redirect: the library knows how it likes to."""
     kept = [(name, value) for name, value in headers if name.lower() not in {*HOPS, "content-length", "host"}]
@@ -68,17 +60,6 @@ async def exchange(method: str, url: str, headers: Pairs, body: Any) -> http.Res
     if body:
         request.body = body if isinstance(body, Stream) else Stream(body)
     return await http.outbound().fetch(request)  # type: ignore[no-any-return]
-
-
-def held(pieces: Iterable[bytes | bytearray]) -> Any:
-    """A body that is sent while the loop is held up. Before Python 3.12 what the host asks for meanwhile is begun by
-    the loop, and so the body is sent at once."""
-    body = bytearray()
-    for piece in pieces:
-        body += piece
-        if len(body) > _MOST_HELD and AT_ONCE:
-            raise OSError(f"the body of the request is longer than {_MOST_HELD:,} bytes")
-    return Whole(bytes(body)) if body and AT_ONCE else bytes(body)
 
 
 class Pipe:
@@ -119,7 +100,7 @@ class Pipe:
         said = any(self._usual and name.lower() == "host" and value.endswith(self._usual) for name, value in headers)
         origin = f"{self._origin}{self._usual}" if said else self._origin  # who has written it has it as written
         url = target if "://" in target else origin + target
-        return blocking(exchange(method, url, headers, held([body])), self._timeout)  # type: ignore[no-any-return]
+        return blocking(exchange(method, url, headers, bytes(body)), self._timeout)  # type: ignore[no-any-return]
 
     def close(self, *_: object) -> None:
         """Nothing is open."""

@@ -32,6 +32,7 @@ from cloister.ipc import (
 )
 from cloister.ipc.answer import Answer
 from cloister.ipc.answering import MAX_HELD
+from cloister.ipc.capabilities import serve
 from cloister.ipc.messages import Call, Cancel, Failure, Goodbye, Message, Note, Release, Result
 
 OpenPair = Callable[..., Any]
@@ -1016,6 +1017,24 @@ async def test_a_call_that_is_given_up_in_any_turn_keeps_nothing(open_pair: Open
             task.result().dispose()
         await until(functools.partial(only_the_first, pair))
         assert pair.guest.connection.calls_in_flight == 0
+
+
+async def test_what_is_asked_of_a_task_that_holds_the_loop_up_is_answered_meanwhile(open_pair: OpenPair) -> None:
+    """A program that waits for an upload without giving the loop its turn is asked for the pieces of it: on every
+    Python, and the task that waits is the one that runs afterwards too."""
+    pair, seen = open_pair(), []
+
+    async def piece() -> bytes:
+        seen.append(asyncio.current_task())
+        return b"piece"
+
+    target = pair.guest.exports.grant(serve(piece))
+    call = pair.host.connection.call(target, "", pair.host.encode([[], {}]))[1]
+    pair.guest.deliver(call)
+    sender, answer = pair.said[-1]
+    assert (sender, values.loads(answer.payload)) == ("guest", b"piece")
+    assert len(seen) == 1
+    assert seen[0] is not asyncio.current_task() is not None
 
 
 class Pledging(Echo):
