@@ -15,6 +15,9 @@ from .lockdown import kernel
 
 EVERY: Final = 0.05
 """Seconds between two looks, each of which costs some microseconds."""
+_SPARING: Final = 4
+"""For how many times as long as a look has taken nobody looks again: who lets threads come and go, none of them too
+many, could have the host do nothing else than count."""
 MANY: Final = 256
 """So many more than there were at least since everybody's were counted."""
 
@@ -36,6 +39,11 @@ class Crowds:
         if self._least is None or grown or now < self._least:
             self._least = now
         return grown
+
+
+def pause(took: float) -> float:
+    """Seconds until the next look, when the last one, with all that was counted, has taken so many."""
+    return max(EVERY, _SPARING * took)
 
 
 def on_this_machine() -> int:

@@ -363,8 +363,8 @@ class Sandbox:
             self.kill(violation)
 
     def count(self) -> None:
-        """Look at what no limit of the kernel's bounds."""
-        self._footprint.look()
+        """Look at its threads, where no limit of the kernel's bounds them."""
+        self._footprint.count()
 
     # Bound methods, which take a third of what functions with what they close over do.
 

@@ -16,7 +16,7 @@ from cloister.ipc.link import Transport
 from cloister.ipc.sockets import Sockets
 
 from .brood import Brood
-from .crowds import EVERY, Crowds, on_this_machine
+from .crowds import Crowds, on_this_machine, pause
 from .demand import Demand, most_here
 from .errors import LayerMissing, SandboxDied, SandboxUnavailable
 from .lockdown.cgroups import cpu_counter
@@ -161,11 +161,12 @@ class Spawner:
         self._tending = asyncio.get_running_loop().call_later(TEND_EVERY, self._tend)
 
     def _count(self) -> None:
+        began = self._now()
         if self._crowds.grown():
             for brood in self._succession:
                 for sandbox in brood:
                     sandbox.count()
-        self._counting = asyncio.get_running_loop().call_later(EVERY, self._count)
+        self._counting = asyncio.get_running_loop().call_later(pause(self._now() - began), self._count)
 
     async def _bear(self, urgent: bool) -> Sandbox:
         """Nobody has given a blank sandbox anything to do yet, so where one was ended, another is as good."""

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from cloister.sandbox.crowds import MANY, Crowds, on_this_machine
+from cloister.sandbox import LimitExceeded, SandboxError
+from cloister.sandbox.crowds import EVERY, MANY, Crowds, on_this_machine, pause
+from cloister.sandbox.footprint import Footprint
+from cloister.sandbox.policy import Limits
 
 
 def crowds(*numbers: int | Exception) -> Crowds:
@@ -55,3 +59,25 @@ def test_where_nobody_knows_how_many_there_are_nothing_is_a_crowd(error: Excepti
 def test_the_kernel_says_how_many_there_are() -> None:
     """Of all processes, this one's among them."""
     assert on_this_machine() > 1
+
+
+def test_a_host_does_not_spend_its_time_with_counting() -> None:
+    """Threads that come and go within what each may have are a crowd again and again, and there may be thousands of
+    sandboxes."""
+    assert pause(0.0) == EVERY
+    assert pause(1.0) >= 4.0
+
+
+def test_of_a_crowd_the_threads_are_counted_and_nothing_else() -> None:
+    """The tables of its pages, which take ten times as long to look at, do not grow with it."""
+
+    class Crowded:
+        def threads(self) -> int:
+            return 33
+
+    ended: list[SandboxError] = []
+    process: Any = Crowded()
+    footprint = Footprint(process, None, ended.append)
+    footprint.bound(Limits(threads=32))
+    footprint.count()
+    assert [(type(end), str(end)) for end in ended] == [(LimitExceeded, "the sandbox exceeded 32 threads")]
