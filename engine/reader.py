@@ -29,12 +29,13 @@ class Reader:
         self._catalogue: Catalogue | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="cloister-reader")
         self._pending: set[asyncio.Future[object]] = set()
-        self._closing = False
+        self._asked = self._closing = False
 
     async def ask(self, verb: Callable[Concatenate[Catalogue, P], T], *args: P.args, **kwargs: P.kwargs) -> T:
         """What the verb returns; `StorageError` if it could not be read."""
         if self._closing:
             raise EngineClosed
+        self._asked = True
         work: asyncio.Future[object] = asyncio.get_running_loop().run_in_executor(
             self._thread, lambda: self._look(verb, *args, **kwargs)
         )
@@ -52,7 +53,8 @@ class Reader:
     async def close(self) -> None:
         self._closing = True
         await self.idle()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._forget)
+        if self._asked:  # else there is no thread, and at the end of a process none can be begun
+            await asyncio.get_running_loop().run_in_executor(self._thread, self._forget)
         self._thread.shutdown()
 
     # In the thread

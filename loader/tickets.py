@@ -69,8 +69,13 @@ class Tickets:
             told = [ticket, False, failures.tell(RunOver("the run is over"))]
         except Exception as error:  # noqa: BLE001 - whatever is raised is the answer
             told = [ticket, False, failures.tell(error)]
+        if (
+            self._tasks.get(ticket) is not asyncio.current_task()
+        ):  # it was forgotten, and may be another's number by now
+            return
+        del self._tasks[ticket]
         # In this very turn: the program is told of outcomes in the order in which they were recorded.
-        if self._tasks.pop(ticket, None) is not None and not self.tell(ANSWERED, values.dumps(told)):
+        if not self.tell(ANSWERED, values.dumps(told)):
             self.end("the sandbox was ended: it does not read what its run has asked for")
 
     def forget(self, ticket: object) -> None:

@@ -42,6 +42,18 @@ async def opening_fails(path: Path, error: type[Exception], words: str) -> None:
             pass
 
 
+async def test_an_engine_that_has_read_nothing_ends_without_a_thread_for_it(
+    open_engine: OpenEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a process ends no thread can be begun any longer, on some Pythons not even by what has to end first."""
+
+    def start(_: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    async with open_engine():
+        monkeypatch.setattr(threading.Thread, "start", start)
+
+
 async def test_a_second_engine_on_the_same_file_is_refused_at_once(open_engine: OpenEngine, path: Path) -> None:
     """One owner, and the refusal names its process; a link to the file is the same file."""
     link = path.with_name("link.db")

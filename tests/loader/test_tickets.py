@@ -69,6 +69,7 @@ async def test_a_number_is_one_questions_until_it_was_answered() -> None:
         await bench.take(1)
     bench.tickets.forget(1)
     await bench.take(1)
+    assert bench.told == []  # of the one that was forgotten, which would have taken the other along
     bench.tickets.forget("nonsense")
     bench.tickets.close()
     await asyncio.sleep(0)
