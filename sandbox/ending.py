@@ -124,9 +124,10 @@ class Ending:
             self._bury()
 
     def _conclude(self) -> None:
-        """It has had time to die, and is made to. If it was dying of something else, its status will say so."""
+        """It has had time to die, and is made to. If it was dying of something else, its status will say so: be that
+        the same signal, of which the word has not come yet."""
         if self.sentence is None and not self.reaped:
-            self._put_down = True
+            self._put_down = not self._process.is_over()
             self._precedence.stop()
             self._process.kill()
             self._loop.call_later(GRACE, self.kill, ProtocolViolation("the sandbox closed its connection"))

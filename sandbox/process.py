@@ -37,6 +37,10 @@ _ASLEEP: Final = 0.0005
 """Seconds of CPU that a process with many threads uses before they are all looked at again: it may have them sleep."""
 _CORE: Final = 36
 """Which word of its `stat`, after its name, is the core that it is on."""
+_FLAGS: Final = 6
+"""Which word of it there are the flags of a thread."""
+_EXITING: Final = 4
+"""Among these: it is on its way out, and the kernel lets go of what it had (`PF_EXITING`)."""
 _ROUNDS: Final = 8
 """How often at most its threads are told where to be, those that were made meanwhile by others not told yet: an honest
 process has hardly any, and the others would make some for ever."""
@@ -144,6 +148,18 @@ class Process:
         poll = select.poll()
         poll.register(self._pidfd, select.POLLIN)
         return not poll.poll(0)
+
+    def is_over(self) -> bool:
+        """Whether it has ended, or all its threads are on their way out: nothing changes any longer of what. One has
+        left them all before its end of a connection is gone, and on a busy machine long before it has ended."""
+        try:
+            threads = self._threads()
+            words = [kernel.read(f"/proc/{self.pid}/task/{each}/stat").rpartition(b") ")[2] for each in threads]
+            over = bool(words) and all(int(found.split()[_FLAGS]) & _EXITING for found in words)
+            over = over and set(threads).issuperset(self._threads())  # else the last one of them has made another
+        except (OSError, ValueError, IndexError):  # one has just ended, or nobody may look
+            over = False
+        return over or not self.alive()
 
     def cpu_seconds(self) -> float:
         """CPU time of all its threads since it was forked; 0 when it has ended."""

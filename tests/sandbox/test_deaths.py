@@ -6,7 +6,10 @@ import asyncio
 import os
 import select
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +17,7 @@ import pytest
 from cloister.ipc import RemoteError, values
 from cloister.sandbox import LimitExceeded, Limits, SandboxClosed, SandboxDied, Spawner
 from cloister.sandbox.errors import ProtocolViolation
-from cloister.sandbox.process import Share
+from cloister.sandbox.process import Process, Share
 
 Boot = Callable[..., Any]
 Until = Callable[[Callable[[], object]], Any]
@@ -673,6 +676,59 @@ async def test_what_a_process_lacks_is_what_the_kernel_says(boot: Boot, until: U
         await call
     await tenant.sandbox.died
     assert share() == Share(0, 0, False)
+
+
+async def test_who_was_killed_is_not_blamed_where_word_of_it_comes_late(
+    boot: Boot, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a busy machine its connection has long been gone by then, which is else its tenant's doing."""
+    tenant = await boot()
+    ending, late = tenant.sandbox._ending, list[int]()
+    reap = ending.reap
+    monkeypatch.setattr(ending, "reap", late.append)
+    call = asyncio.ensure_future(tenant.do("import asyncio\nasync def main(): await asyncio.Event().wait()"))
+    await until(lambda: tenant.sandbox.busy)
+    tenant.sandbox._process.kill()
+    await until(lambda: late and ending.cut_off)
+    ending._conclude()
+    reap(*late)
+    with pytest.raises(SandboxDied, match="was killed by SIGKILL"):
+        await call
+
+
+LEAVES_THREADS_BEHIND = """
+import ctypes, platform, sys, threading
+threading.Thread(target=sys.stdin.read).start()
+ctypes.CDLL(None).syscall(60 if platform.machine() == "x86_64" else 93, 0)
+"""
+
+
+def begun(script: str) -> subprocess.Popen[bytes]:
+    """A process of the test's own, which nobody but the test reaps."""
+    return subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+
+def state(child: subprocess.Popen[bytes]) -> bytes:
+    """That of its first thread."""
+    return Path(f"/proc/{child.pid}/stat").read_bytes().rpartition(b") ")[2][:1]
+
+
+async def test_who_is_on_the_way_out_is_over_before_the_kernel_says_so(
+    until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With all its threads, and not as long as one of them goes on."""
+    monkeypatch.setattr(Process, "alive", lambda _: True)
+    with begun(LEAVES_THREADS_BEHIND) as child:
+        process = Process(os.pidfd_open(child.pid))
+        try:
+            assert not process.is_over()
+            await until(lambda: state(child) == b"Z")
+            assert not process.is_over()
+        finally:
+            child.kill()
+        await until(lambda: process.threads() == 1)
+        assert process.is_over()
+        process.close()
 
 
 @pytest.mark.parametrize("where", ["wire._reader.alone", "wire._reader.feed", "asyncio.get_running_loop()._run_once"])
