@@ -95,6 +95,7 @@ class Engine:
         self._watchers = Watchers()
         self._quotas: dict[str, int] = {}
         self._bounds: dict[str, Bounds] = {}
+        self._ended_beside: set[int] = set()
 
     async def __aenter__(self) -> Self:
         """Open the database: `EngineLocked`, `NotACloisterDatabase`, `DatabaseTooNew`, `StorageError`."""
@@ -160,6 +161,7 @@ class Engine:
             store.watched, store.quotas = self._watchers.watched, self._quotas
             store.bounds = self._bounds
             store.try_codec()
+            store.remember(self._ended_beside)
             return store
         except BaseException as error:
             connection.close()

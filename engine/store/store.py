@@ -129,15 +129,22 @@ class Store:
         """Take back what was written since the savepoint. Numbers that were given stay given."""
         self.execute(f"ROLLBACK TO {savepoint}")
         self.backlog.forget()
-        self.ended_beside = {number for number in self.ended_beside if self._has_ended(number)}  # after all
+        self._forget_who_goes_on()
         self.execute("UPDATE counter SET value = ?", (self._reserved,))
 
     def forget(self, ended: Sequence[int]) -> None:
         """The runs of instances that others have ended have been stopped, and nothing of theirs is on its way now."""
         self.ended_beside.difference_update(ended)
 
-    def _has_ended(self, number: int) -> bool:
-        return bool(self.run("SELECT 1 FROM instances WHERE number = ? AND ended IS NOT NULL", (number,)).fetchall())
+    def remember(self, ended: set[int]) -> None:
+        """Those that others have ended since before the file was opened anew. The set is kept, for the next time."""
+        self.ended_beside = ended
+        self._forget_who_goes_on()
+
+    def _forget_who_goes_on(self) -> None:
+        """Of whom what has ended them was not stored."""
+        ended = "SELECT 1 FROM instances WHERE number = ? AND ended IS NOT NULL"
+        self.forget([number for number in self.ended_beside if not self.run(ended, (number,)).fetchall()])
 
     def apart(self, verb: Callable[..., Any], args: tuple[Any, ...]) -> Any:
         """Run a verb of which nothing is left if the codec fails it: others of the transaction are not concerned."""

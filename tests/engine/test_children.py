@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sqlite3
 import threading
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from cloister.engine import (
     Workflow,
     WorkflowEntrypoint,
     WorkflowLimits,
+    writer,
 )
 from cloister.engine.database import connect
 from cloister.engine.options import Creation
@@ -196,11 +198,22 @@ async def test_the_end_is_the_last_that_is_told_of_a_parent_and_of_the_child_tha
                 assert [event.type async for event in each.subscribe()][-1] == "workflow_terminated"
 
 
+@pytest.mark.parametrize("stored", [True, False])
 async def test_nor_is_it_when_a_transaction_of_the_hosts_fails_in_between(
-    open_engine: OpenEngine, clock: VirtualClock
+    open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch, stored: bool
 ) -> None:
-    """What that has undone are not the ends of others. And nobody keeps their numbers for long."""
-    over, held = asyncio.Event(), threading.Event()
+    """What that has undone are not the ends of others, be it that nothing could be stored and the file is opened anew.
+    And nobody keeps their numbers for long.
+    """
+    over, held, done = asyncio.Event(), threading.Event(), threading.Event()
+    commits, really = [True, True, stored, True], Store.commit
+
+    def commit(store: Store) -> None:
+        if commits and not commits.pop(0):
+            raise sqlite3.OperationalError("disk I/O error")
+        if not commits:
+            done.set()
+        really(store)
 
     async def child(event: Any, step: Any) -> None:
         await step.do("work", over.wait)
@@ -219,6 +232,8 @@ async def test_nor_is_it_when_a_transaction_of_the_hosts_fails_in_between(
         children = engine.workflow("children", workflow_of(child))
         instance = await engine.workflow("parents", workflow_of(parent)).create()
         await clock.advance(1)
+        monkeypatch.setattr(Store, "commit", commit)
+        monkeypatch.setattr(writer, "MAX_BATCH", 512 if stored else 1)
         work: list[asyncio.Task[Any]] = [asyncio.create_task(engine.transact(lambda _: held.wait()))]
         await queued(1)
         for each in (instance.terminate(), engine.transact(fails)):
@@ -227,6 +242,7 @@ async def test_nor_is_it_when_a_transaction_of_the_hosts_fails_in_between(
         over.set()
         await queued(len(work) + 1)
         held.set()
+        assert stored or done.wait(60), "the loop is to hear of none before all are done"
         await asyncio.gather(*work, return_exceptions=True)
         await clock.advance(60)
         ended = await children.get("child")
