@@ -85,3 +85,7 @@ def _move_interpreter() -> None:
     for name, module in list(sys.modules.items()):
         if name == "sysconfig" or name.startswith("_sysconfigdata"):
             importlib.reload(module)
+    settings: Any = sys.modules["sysconfig"]
+    schemes = settings._INSTALL_SCHEMES  # the usual one may be its distributor's own, all but this
+    schemes[settings.get_default_scheme()] = schemes["posix_venv"]
+    settings.get_makefile_filename = lambda: "/usr/Makefile"  # where it would be may be a path of the host

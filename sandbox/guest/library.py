@@ -142,9 +142,18 @@ def install(archive: Archive) -> None:
     sys.path[:] = []
     sys.path_importer_cache.clear()
     sys.path_hooks[:] = [resources.below]  # type: ignore[list-item] # `pkgutil` needs no more of them
-    sys.meta_path[:] = [importlib.machinery.BuiltinImporter, importlib.machinery.FrozenImporter, library]
+    sys.meta_path[:] = [_BuiltIn, importlib.machinery.FrozenImporter, library]
     files.install()
     disguise.put_on(library)
+
+
+class _BuiltIn:
+    """Finds what is part of the interpreter, but for what some builds have there and a sandbox has not."""
+
+    @staticmethod
+    def find_spec(name: str, path: Any = None, target: Any = None) -> importlib.machinery.ModuleSpec | None:
+        """The import system's question."""
+        return None if name in ABSENT else importlib.machinery.BuiltinImporter.find_spec(name, path, target)
 
 
 class Library(importlib.abc.Loader):

@@ -15,7 +15,7 @@ import pytest
 
 from cloister.ipc import RemoteError
 from cloister.sandbox import Limits
-from cloister.sandbox.guest import archive, native
+from cloister.sandbox.guest import archive, library, native
 
 Boot = Callable[..., Any]
 README = Path(__file__).parent.parent.parent / "README.md"
@@ -58,6 +58,8 @@ README = Path(__file__).parent.parent.parent / "README.md"
         ("import os\ndef main(): return [os.getcwd(), os.path.abspath('a'), os.path.exists('/'), os.uname().nodename]",
          ["/", "/a", True, "sandbox"]),
         ("import sysconfig\ndef main(): return sysconfig.get_paths()['data']", "/usr"),
+        ("import sysconfig\ndef main(): return sysconfig.get_config_var('srcdir')", "/usr"),
+        ("import sysconfig\ndef main(): return sysconfig.get_path('purelib').split('/')[-1]", "site-packages"),
         ("import platform\ndef main(): return platform.node()", "sandbox"),
         ("import pydoc\ndef main(): return 'csv' in pydoc.render_doc('csv')", True),
         ("import unittest.mock\ndef main(): return unittest.mock.Mock(return_value=3)()", 3),
@@ -214,6 +216,13 @@ async def test_every_module_of_the_library_is_there_but_those_in_the_table(tenan
         assert told[name] == f"ModuleNotFoundError: No module named {name!r} in a sandbox: {reason}"
     probe = "import importlib.util\ndef main(names): return [importlib.util.find_spec(name) for name in names]"
     assert await tenant.do(probe, sorted(absent)) == [None] * len(absent)
+
+
+def test_what_is_absent_is_so_where_it_is_part_of_the_interpreter(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As `spwd` and `syslog` are of Debian's."""
+    assert library._BuiltIn.find_spec("_io") is not None
+    monkeypatch.setitem(native.ABSENT, "_io", "a test")
+    assert library._BuiltIn.find_spec("_io") is None
 
 
 def test_the_table_of_absent_modules_is_the_readmes() -> None:
