@@ -7,6 +7,7 @@ standard library, for those who ask.
 
 from __future__ import annotations
 
+import contextlib
 import dis
 import functools
 import inspect
@@ -21,7 +22,13 @@ _WAYS_TO_ALL = frozenset({"eval", "exec", "locals", "vars"})
 
 
 def tell(step: WorkflowStep, run: Any) -> None:
-    """Warn of what was neglected by the function that has just ended."""
+    """Warn of what was neglected by the function that has just ended, which has come to its result, whatever a filter
+    of the program's raises, or a wrapper of its functions leads to."""
+    with contextlib.suppress(Exception):
+        _tell(step, run)
+
+
+def _tell(step: WorkflowStep, run: Any) -> None:
     log = logging.getLogger("workers")
     for call in [call for sleep, call in step._sleeps.items() if not sleep.cancelling()]:
         log.warning("%s was called and never awaited, so the run did not wait for it: write `await %s`", call, call)

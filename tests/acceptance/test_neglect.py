@@ -170,3 +170,26 @@ async def test_a_run_that_fails_is_told_of_its_failure_alone(stage: Any) -> None
     """What it had begun is not awaited because it has failed."""
     body = 'step.sleep("a", "1 hour")\n@step.do("b")\ndef b(): return 1\nraise ValueError("no")'
     assert await warned(stage, body, {"name": "ValueError", "message": "no"}) == []
+
+
+FAILS = {
+    "a filter that raises": """
+import logging
+def strict(record):
+    raise ValueError(record.getMessage())
+logging.getLogger("workers").addFilter(strict)
+""",
+    "a wrapper that leads to itself": """
+def run(self, event, step, real=TenantWorkflow.run):
+    return real(self, event, step)
+TenantWorkflow.run = run.__wrapped__ = run
+""",
+}
+
+
+@pytest.mark.parametrize("how", FAILS)
+async def test_what_cannot_be_told_costs_no_run_its_result(stage: Any, how: str) -> None:
+    """It has come to it before."""
+    body = "        @step.do('a')\n        def a(): pass\n        step.sleep('b', 1)\n        return 7\n"
+    instance = await stage.bind(f"{HEAD}{body}{FAILS[how]}").create()
+    assert await stage.outcome(instance) == 7
