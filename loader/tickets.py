@@ -69,10 +69,8 @@ class Tickets:
             told = [ticket, False, failures.tell(RunOver("the run is over"))]
         except Exception as error:  # noqa: BLE001 - whatever is raised is the answer
             told = [ticket, False, failures.tell(error)]
-        if (
-            self._tasks.get(ticket) is not asyncio.current_task()
-        ):  # it was forgotten, and may be another's number by now
-            return
+        if self._tasks.get(ticket) is not asyncio.current_task():
+            return  # it was forgotten, and may be another's number by now
         del self._tasks[ticket]
         # In this very turn: the program is told of outcomes in the order in which they were recorded.
         if not self.tell(ANSWERED, values.dumps(told)):
