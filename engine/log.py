@@ -100,8 +100,12 @@ class Log:
         self.measure()
         return self._size
 
-    def cut(self) -> None:
-        """Give back the room that it has, unless somebody reads in it, or what it says has no room in the database."""
-        with contextlib.suppress(sqlite3.Error):  # if that is more than a lack of room, it shows in the next commit
+    def cut(self) -> bool:
+        """Give back the room that it has: whether that was done. It is not while somebody reads in it, or what it says
+        has no room in the database."""
+        try:
             busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-            self._size = self._size if busy else 0
+        except sqlite3.Error:  # if it is more than a lack of room, it shows in the next commit
+            return False
+        self._size = self._size if busy else 0
+        return not busy

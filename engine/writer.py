@@ -274,9 +274,7 @@ class Writer:
         """
         quiet, self._seen_here = self._seen_here == self.commits_here, self.commits_here
         if quiet:
-            if self._store is not None:
-                self._store.log.cut()
-            self._rests = True
+            self._rests = self._store is None or self._store.log.cut()
 
     def _tidy(self) -> None:
         """Now and then see to it that the log does not grow without bound, and say when somebody keeps it from that."""

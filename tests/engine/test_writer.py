@@ -18,7 +18,7 @@ from cloister.engine import promptness as promptness_module
 from cloister.engine.database import connect
 from cloister.engine.errors import RunOver
 from cloister.engine.handover import Handover
-from cloister.engine.log import CHECKPOINT_PAGES
+from cloister.engine.log import CHECKPOINT_PAGES, Log
 from cloister.engine.options import Creation
 from cloister.engine.promptness import PROMPT, PROOF, Promptness
 from cloister.engine.records import Address, Status
@@ -307,7 +307,9 @@ async def test_no_commit_that_the_loop_makes_shortens_the_log(
 async def test_a_host_that_rests_gives_back_what_the_log_has(
     path: Path, hands: str, rests: Rests, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Once, and sleeps until there is work; whoever has written last. What was written is in the database."""
+    """Once nobody reads in it, and sleeps until there is work; whoever has written last. What was written is in the
+    database.
+    """
     log = path.with_name(f"{path.name}-wal")
     quiet = threading.Event()
 
@@ -318,6 +320,12 @@ async def test_a_host_that_rests_gives_back_what_the_log_has(
                 time.sleep(0.001)
             return super().get(block, None if timeout is None else 0)  # type: ignore[no-any-return]
 
+    def cut(log: Log) -> bool:
+        cuts.append(of_log(log))
+        return cuts[-1]
+
+    cuts, of_log = list[bool](), Log.cut
+    monkeypatch.setattr(Log, "cut", cut)
     monkeypatch.setattr(handover, "SimpleQueue", Bell)
     async with open_writer(path) as writer:
         for name in ("a", "b"):
@@ -327,7 +335,14 @@ async def test_a_host_that_rests_gives_back_what_the_log_has(
                 await create(writer, f"{name}{number}")
             assert log.stat().st_size > 0
             assert writer.commits_here == here + (hands == "loop") * (4 if name == "a" else 3), "one sees it begin"
-            quiet.set()
+            with closing(sqlite3.connect(path, isolation_level=None)) as reader:
+                reader.execute("BEGIN")
+                reader.execute("SELECT count(*) FROM instances").fetchone()
+                looks = len(cuts)
+                quiet.set()
+                while len(cuts) < looks + 3:  # noqa: ASYNC110 - nobody says when it is
+                    await asyncio.sleep(0)
+                assert not any(cuts[looks:])
             while not writer._rests:  # noqa: ASYNC110 - nobody says when it is
                 await asyncio.sleep(0)
             quiet.clear()
