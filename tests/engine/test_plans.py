@@ -234,6 +234,7 @@ async def tell(path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch)
         writer = engine._open_writer()
         number = await writer.submit(lambda store: instances.find(store, last._address)[0])
         await last.send_event(type="t", payload=1)
+        await writer.submit(take_back, number)
         assert await writer.submit(events.expire, number, "w", 1, ErrorRecord("late", ""), clock.now())
         await clock.run_until_idle()
         await workflow.create(id="asleep", params=["pin", "sleep"])
@@ -253,6 +254,14 @@ async def tell(path: Path, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch)
             await sealed.create()
         await clock.advance(9 * 3600)
         codec.broken = False
+
+
+def take_back(store: Store, number: int) -> None:
+    """What a transaction of the host's does that fails while the end of another's instance is on its way."""
+    store.ended_beside.add(number)
+    store.execute("SAVEPOINT own")
+    store.roll_back("own")
+    store.forget([number])
 
 
 class Codec(Compression):
