@@ -156,6 +156,8 @@ def end(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
+    for stream in filter(None, (process.stdout, process.stderr)):
+        stream.close()
 
 
 def told(process: subprocess.Popen[str]) -> dict[str, Any]:
