@@ -551,7 +551,7 @@ FOLDERS = {
 }
 """What the guest imports for itself: the modules of each folder."""
 GUEST = sorted(f"{folder}.{name}".strip(".") for folder, names in FOLDERS.items() for name in names.split())
-MOST_LINES = 7917
+MOST_LINES = 7884
 MOST_MODULES = 320
 
 
