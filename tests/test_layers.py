@@ -36,7 +36,7 @@ PRAGMA = re.compile(r"\bpragma\s+\w+", re.IGNORECASE)
 
 
 def sources(*folders: str) -> Iterator[Path]:
-    """Our own files: the tenants' repositories in the demo are data, and what `make compare` has installed is others'."""
+    """Our own: the tenants' repositories in the demo are data, and the peers of the comparison are others'."""
     for folder in folders:
         place = ROOT / folder
         for file in [place] if place.is_file() else sorted(place.rglob("*.py")):
