@@ -146,6 +146,10 @@ class Workflow:
         await self._scheduler.reader.ask(Catalogue.find, address)
         return Instance(self._controls, address)
 
+    def handle(self, id: str, *, scope: str = "") -> Instance:  # noqa: A002
+        """The same without a look; if there is no such instance, what it is asked raises `InstanceNotFound`."""
+        return Instance(self._controls, Address(self.name, check_name(scope, what="scope"), check_known_id(id)))
+
     async def list(
         self, *, scope: str | None = None, limit: int = DEFAULT_PAGE, cursor: str | None = None, **filters: Any
     ) -> Page:

@@ -56,6 +56,8 @@ from .errors import (
     MissingDispatcherMetadataError,
     NoCapacity,
     RestartBackedOff,
+    ShardFailed,
+    ShardLost,
     TenantError,
     TenantThrottled,
     VersionChanged,
@@ -65,6 +67,7 @@ from .host import Host
 from .instance import DynamicInstance
 from .loader import Loader
 from .quota import Quota
+from .shards import Shard, Shards
 from .tails import TailEvent, TailLine, TailStart
 
 __all__ = [
@@ -120,6 +123,10 @@ __all__ = [
     "SandboxUnavailable",
     "SandboxUnused",
     "Schedule",
+    "Shard",
+    "ShardFailed",
+    "ShardLost",
+    "Shards",
     "TailEvent",
     "TailLine",
     "TailStart",

@@ -162,6 +162,10 @@ class DynamicWorkflowBinding(Answering):
         """One of this tenant's instances. Another's, and one that never was, are told of in the same words."""
         return DynamicInstance(await self._raw().get(id, scope=self.scope))
 
+    def handle(self, id: str) -> DynamicInstance:  # noqa: A002
+        """The same without a look. See `cloister.engine.Workflow.handle`."""
+        return DynamicInstance(self._raw().handle(id, scope=self.scope))
+
     def _raw(self) -> Workflow:
         return (
             self._workflow()

@@ -98,3 +98,12 @@ class MissingDispatcherMetadataError(LoaderError):
             "This instance's payload is not an envelope made by wrap_workflow_binding(), so there is no telling whose "
             "code it should run. Was it created through the raw binding? Create it through the tenant's wrapped one."
         )
+
+
+class ShardFailed(LoaderError):
+    """The process of a shard did not come up, or does not come back. The message says why."""
+
+
+class ShardLost(LoaderError):
+    """The process of a shard ended while it was asked for something. What it has acknowledged is durable; whether this
+    was done as well is not known. It is started again: ask again, for what is created under the same id."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import dataclasses
 import inspect
 import os
@@ -12,7 +11,7 @@ from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from cloister.engine import FINAL, Engine, Rehearsal, Schedule, Status, Workflow, WorkflowLimits
+from cloister.engine import FINAL, Engine, PinnedCode, Rehearsal, Schedule, Status, Workflow, WorkflowLimits
 from cloister.sandbox import Policy
 
 from .audit import Audit
@@ -26,7 +25,7 @@ from .http.asgi import Application, asgi
 from .http.asked import HttpLimits
 from .loader import Loader, check_callable
 from .quota import Quotas, Weights
-from .stop import Stop
+from .stop import served
 
 _UNFINISHED = sorted(set(Status) - FINAL)
 FetchCode = Callable[[str], WorkerCode | Awaitable[WorkerCode]]
@@ -122,13 +121,19 @@ class Host:
             raise LoaderClosed("use the host inside `async with Host(...) as host`")
         return self._workflows
 
-    async def begin_each(self, entries: Sequence[tuple[str, WorkerCode, Mapping[str, Any]]], /) -> list[bool]:
+    async def begin_each(
+        self, entries: Sequence[tuple[str, WorkerCode | PinnedCode, Mapping[str, Any]]], /
+    ) -> list[bool]:
         """Create an instance for each of up to 1,000 tenants in one transaction, tied to this code of its tenant's from
         the start: a list of (tenant id, code, options). Which of them were created; the others exist already.
         """
         return await self._raw().create_each(
             [
-                (tenant_id, self.workflows(tenant_id).wrapped(options), code.pinned())
+                (
+                    tenant_id,
+                    self.workflows(tenant_id).wrapped(options),
+                    code if isinstance(code, PinnedCode) else code.pinned(),
+                )
                 for tenant_id, code, options in entries
             ]
         )
@@ -149,13 +154,7 @@ class Host:
     async def serve(self, *signals: signal.Signals) -> bool:
         """Until one of the signals comes, SIGTERM and SIGINT without any; then drain, for `config.drain_s` at most, or
         until another one comes. True if everything came to its end in time."""
-        async with Stop(signals or (signal.SIGTERM, signal.SIGINT)) as stop:
-            await stop.asked()
-            draining, hurry = asyncio.ensure_future(self.drain()), asyncio.ensure_future(stop.asked())
-            await asyncio.wait({draining, hurry}, return_when=asyncio.FIRST_COMPLETED)
-            hurry.cancel()
-            in_time = draining.done() or await self.drain(timeout=0)
-            return await draining and in_time
+        return await served(lambda timeout: self.drain(timeout=timeout), signals)
 
     async def rehearse(self, tenant_id: str, code: WorkerCode) -> dict[str, Rehearsal]:
         """Before a deploy: whether each unfinished instance of the tenant could go on with this code, by its id. Their

@@ -25,7 +25,7 @@ GUEST_MAY_IMPORT = (
     "cloister.sandbox.guest", "cloister.sandbox.lockdown", "cloister.sandbox.errors", "cloister.sandbox.exits",
     "cloister.ipc",
 )  # fmt: skip
-MOVES_BYTES = {"cloister.ipc.link", "cloister.ipc.sockets", "cloister.ipc.router"}
+MOVES_BYTES = {"cloister.ipc.link", "cloister.ipc.pipe", "cloister.ipc.router", "cloister.ipc.sockets"}
 FORKS = {"sandbox/zygote.py", "sandbox/lockdown/namespaces.py"}
 SQL = re.compile(
     r"\b(select\s.*\sfrom|insert\s+(or\s+\w+\s+)?into|update\s+\w+\s+set|delete\s+from|replace\s+into"

@@ -1,0 +1,176 @@
+"""What the front asks of a shard's host: one object, of which each method answers with an outcome.
+
+An outcome is `[True, value]` or `[False, what was raised]`, so that the front raises the same. The front may do all
+that a service does with a `Host`: it is the service.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from typing import Any, Concatenate, Final, ParamSpec
+
+from cloister.engine import Encoded, PinnedCode, Schedule
+from cloister.ipc import RpcTarget, values
+from cloister.sandbox import Limits
+
+from ..dispatch import unwrap
+from ..entrypoint import CodePolicy, Entrypoint
+from ..host import Host
+from .told import tell
+
+Given = ParamSpec("Given")
+Outcome = list[Any]
+OF_A_BINDING: Final = frozenset({"delete_batch", "bulk", "remove_schedule"})
+"""Methods of a tenant's binding whose arguments and results can be sent as they are."""
+OF_AN_INSTANCE: Final = frozenset({
+    "status", "result", "pause", "resume", "terminate", "restart", "delete", "send_event", "step_result", "override",
+    "interventions",
+})  # fmt: skip
+"""Those of an instance."""
+Which = tuple[str | None, Any, Mapping[str, Any] | None, CodePolicy]
+"""An entrypoint: name, props, limits and policy, as for `WorkerStub.get_entrypoint`."""
+
+
+def outcome(
+    method: Callable[Concatenate[Door, Given], Awaitable[Any]],
+) -> Callable[Concatenate[Door, Given], Awaitable[Outcome]]:
+    """A method that tells what it raises."""
+
+    @functools.wraps(method)
+    async def told(self: Door, *args: Given.args, **kwargs: Given.kwargs) -> Outcome:
+        try:
+            return [True, await method(self, *args, **kwargs)]
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is the front's
+            return [False, tell(error)]
+
+    return told  # type: ignore[return-value]  # but for the name of its first argument
+
+
+class Door(RpcTarget):
+    """The way to one host."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    @outcome
+    async def create(self, tenant_id: str, options: Mapping[str, Any]) -> str:
+        """The id of what was created."""
+        return (await self._host.workflows(tenant_id).create(options)).id
+
+    @outcome
+    async def create_batch(self, tenant_id: str, entries: Any) -> Any:
+        """As of the binding, with ids for instances."""
+        made = await self._host.workflows(tenant_id).create_batch(entries)
+        if isinstance(made, dict):
+            return {**made, "created": [each.id for each in made["created"]]}
+        return [each.id for each in made]
+
+    @outcome
+    async def begin_each(self, entries: Sequence[tuple[str, bytes, bytes, Mapping[str, Any]]]) -> Any:
+        """As of `Host.begin_each`: tenant, digest and stored form of its code, options."""
+        return await self._host.begin_each(
+            [(tenant_id, PinnedCode(digest, stored), options) for tenant_id, digest, stored, options in entries]
+        )
+
+    @outcome
+    async def get(self, tenant_id: str, id: str) -> None:  # noqa: A002
+        """Whether there is such an instance."""
+        await self._host.workflows(tenant_id).get(id)
+
+    @outcome
+    async def list(self, tenant_id: str, filters: Mapping[str, Any]) -> tuple[Any, str | None]:
+        """The fields of each summary, and the cursor."""
+        page = await self._host.workflows(tenant_id).list(**filters)
+        return [_fields(each) for each in page.instances], page.cursor
+
+    @outcome
+    async def add_schedule(self, tenant_id: str, fields: Mapping[str, Any]) -> None:
+        """Of one more schedule."""
+        await self._host.workflows(tenant_id).add_schedule(Schedule(**fields))
+
+    @outcome
+    async def schedules(self, tenant_id: str) -> Any:
+        """The fields of each, its params without what is around them."""
+        found = [dataclasses.asdict(each) for each in await self._host.workflows(tenant_id).schedules()]
+        return [{**fields, "params": _inside(fields["params"])} for fields in found]
+
+    @outcome
+    async def binding(self, tenant_id: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """What else a binding does."""
+        assert method in OF_A_BINDING
+        return await getattr(self._host.workflows(tenant_id), method)(*args, **kwargs)
+
+    @outcome
+    async def instance(
+        self, tenant_id: str, id: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]  # noqa: A002
+    ) -> Any:  # fmt: skip
+        """What an instance does."""
+        assert method in OF_AN_INSTANCE
+        return await getattr(self._host.workflows(tenant_id).handle(id), method)(*args, **kwargs)
+
+    @outcome
+    async def fork(self, tenant_id: str, id: str, options: Mapping[str, Any], step: Any) -> str:  # noqa: A002
+        """The id of the new one."""
+        return (await self._host.workflows(tenant_id).handle(id).fork(options, from_step=step)).id
+
+    async def subscribe(
+        self, tenant_id: str, id: str, cursor: int | None, types: Any  # noqa: A002
+    ) -> AsyncIterator[Outcome]:  # fmt: skip
+        """Outcomes, each the fields of an event; after one that was raised there is none."""
+        try:
+            async for event in self._host.workflows(tenant_id).handle(id).subscribe(cursor, types=types):
+                yield [True, _fields(event)]
+        except Exception as error:  # noqa: BLE001
+            yield [False, tell(error)]
+
+    @outcome
+    async def call(self, tenant_id: str, which: Which, links: Sequence[Any]) -> Any:
+        """A call of a tenant's entrypoint, or a chain of them."""
+        return await self._entrypoint(tenant_id, which)._perform([(name, args, kwargs) for name, args, kwargs in links])
+
+    @outcome
+    async def fetch(self, tenant_id: str, which: Which, request: Any) -> Any:
+        """A response as it is sent."""
+        return await self._entrypoint(tenant_id, which)._fetched(request)
+
+    @outcome
+    async def handle(self, tenant_id: str, which: Which, event: Any, subject: Any) -> Any:
+        """See `Entrypoint.handle`."""
+        return await self._entrypoint(tenant_id, which).handle(event, subject)
+
+    @outcome
+    async def evict(self, tenant_id: str) -> bool:
+        """See `Host.evict`."""
+        return self._host.evict(tenant_id)
+
+    @outcome
+    async def redeploy(self, tenant_id: str) -> bool:
+        """See `Host.redeploy`."""
+        return await self._host.redeploy(tenant_id)
+
+    @outcome
+    async def drain(self, tenant_id: str | None, timeout: float | None) -> bool:
+        """See `Host.drain`."""
+        return await self._host.drain(tenant_id, timeout=timeout)
+
+    @outcome
+    async def statistics(self) -> dict[str, Any]:
+        """Of its loader and of its engine, as dicts."""
+        loader, engine = self._host.loader.statistics(), self._host.engine.statistics()
+        return {"loader": dataclasses.asdict(loader), "engine": dataclasses.asdict(engine)}
+
+    def _entrypoint(self, tenant_id: str, which: Which) -> Entrypoint:
+        name, props, limits, code = which
+        return self._host.worker(tenant_id).get_entrypoint(
+            name, props=props, limits=None if limits is None else Limits(**limits), code=code
+        )
+
+
+def _inside(params: Any) -> Any:
+    return values.loads(unwrap(params.data)[1]) if isinstance(params, Encoded) else params
+
+
+def _fields(subject: Any) -> tuple[Any, ...]:
+    return tuple(getattr(subject, field.name) for field in dataclasses.fields(subject))

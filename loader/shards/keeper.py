@@ -1,0 +1,221 @@
+"""The front's hold on one shard: its process, the way to it, and another one in its place when it is gone.
+
+Like any process of ours it is held by a pidfd. When the service ends, however that happens, the shard sees its end of
+the connection close, and ends too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import Any, Final, Self
+
+from cloister.ipc import ConnectionClosed, Peer, Stub, values, zmtp
+from cloister.ipc.pipe import Pipe
+from cloister.ipc.stubs import RemoteMethod
+
+from ..errors import LoaderClosed, ShardFailed, ShardLost
+from .place import Shard
+from .told import untold
+from .wire import CLOSING_SECONDS, peer_over
+
+_log = logging.getLogger("cloister.loader")
+_FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
+_GRACE: Final = 2.0
+_PROGRAM: Final = f"""\
+import json, sys
+given = json.loads(sys.argv[1])
+sys.path[:] = given["path"]
+from {__package__}.process import main
+main(given)
+"""
+
+
+class Process:
+    """One process of a shard. `hello` is done when it is open, with what was raised if it is not; `lost` when it is
+    gone."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._process = process
+        self._pidfd = os.pidfd_open(process.pid)
+        self._loop.add_reader(self._pidfd, self._reap)
+        self._reaped: asyncio.Future[str] = self._loop.create_future()
+        self.hello: asyncio.Future[Exception | None] = self._loop.create_future()
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        self._pipe: Pipe
+        self._peer: Peer
+        self.door: Stub
+
+    @classmethod
+    async def start(cls, shard: Shard, named: tuple[str, str, str]) -> Self:
+        """A fresh program, in a session of its own: Ctrl-C is the front's."""
+        ours, theirs = socket.socketpair()
+        given = {
+            "descriptor": theirs.fileno(), "path": sys.path, "factory": named,
+            "folder": str(shard.folder), "number": shard.number, "count": shard.count,
+        }  # fmt: skip
+        with theirs:
+            process = subprocess.Popen(  # noqa: ASYNC220 - a spawn, which takes a millisecond
+                [sys.executable, "-P", *(f"-W{each}" for each in sys.warnoptions), "-c", _PROGRAM, json.dumps(given)],
+                stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True,
+            )  # fmt: skip
+        self = cls(process)
+        self._pipe = await Pipe.over(ours, self._deliver, self._over, opening=zmtp.OPENING_OF_A_ROUTER)
+        self._peer = peer_over(self._pipe.send, greeted=False, on_hello=self._greeted)
+        self.door = Stub(self._peer, 0, {})
+        return self
+
+    def kill(self) -> None:
+        """End it as an accident would. Harmless when it has ended."""
+        if not self._reaped.done():
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
+
+    async def close(self) -> str:
+        """Let it close its host and end: how it did, in words."""
+        self._pipe.close()
+        try:
+            async with asyncio.timeout(CLOSING_SECONDS + _GRACE):
+                return await asyncio.shield(self._reaped)
+        except TimeoutError:
+            self.kill()
+            return await asyncio.shield(self._reaped)
+
+    def _deliver(self, frame: bytes) -> None:
+        self._peer.deliver(frame)
+
+    def _greeted(self, payload: bytes) -> None:
+        told = values.loads(payload, trusted=True)
+        self.hello.set_result(None if told is None else untold(told))
+
+    def _over(self, error: Exception | None) -> None:
+        self._peer.close(ConnectionClosed("the shard's process has ended"))
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def _reap(self) -> None:
+        """It has ended, and is not to stay as a zombie."""
+        self._loop.remove_reader(self._pidfd)
+        os.close(self._pidfd)
+        status = self._process.wait()
+        self._reaped.set_result(f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit {status}")
+
+
+class Keeper:
+    """Keeps one shard there, from `open` to `close`. A call waits up to `patience` seconds for one that is to come
+    back."""
+
+    def __init__(self, shard: Shard, named: tuple[str, str, str], patience: float) -> None:
+        self.shard = shard
+        self._named, self._patience = named, patience
+        self._door: asyncio.Future[Stub] = asyncio.get_running_loop().create_future()
+        self._trouble = "it is being started"
+        self._process: Process | None = None
+        self._keeping: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Start it. What its function, or its host, raises when it is opened is raised; `ShardFailed` if it says
+        nothing at all."""
+        door = await self._begin()
+        self._door.set_result(door)
+        self._keeping = asyncio.create_task(self._keep())
+
+    async def close(self) -> None:
+        """End it. Calls that are waiting raise `LoaderClosed`, as do later ones."""
+        if self._keeping is not None:
+            self._keeping.cancel()
+            await asyncio.wait([self._keeping])
+        self._close_door()
+        if self._process is not None:
+            await self._process.close()
+
+    async def ask(self, method: str, *args: Any, again: bool = False) -> Any:
+        """Ask the shard's door, and raise what is raised there; `ShardLost`, unless asking `again` does no harm."""
+        while True:
+            door = self._door.result() if self._door.done() else await self._returned()
+            try:
+                done, value = await RemoteMethod(door, method)(*args)
+            except ConnectionClosed:
+                await asyncio.sleep(0)  # until the keeper has heard of it
+                if again:
+                    continue
+                raise ShardLost(
+                    f"the process of shard {self.shard.number} ended while it was asked for {method}(): whether that "
+                    "was done is not known; it is started again, and what it had acknowledged is on disk"
+                ) from None
+            if done:
+                return value
+            raise untold(value)
+
+    def kill(self) -> None:
+        """End its process, as an accident would: another one follows."""
+        if self._process is not None:
+            self._process.kill()
+
+    def stream(self, method: str, *args: Any) -> Any:
+        """The same for what gives one outcome after the other, from a shard that is there."""
+        return RemoteMethod(self._door.result(), method)(*args)
+
+    async def returned(self) -> None:
+        """Until it is there."""
+        if not self._door.done():
+            await self._returned()
+
+    async def _returned(self) -> Stub:
+        try:
+            async with asyncio.timeout(self._patience):
+                return await asyncio.shield(self._door)
+        except TimeoutError:
+            raise ShardFailed(
+                f"shard {self.shard.number} has not come back within {self._patience:g} s: {self._trouble}"
+            ) from None
+
+    async def _begin(self) -> Stub:
+        process = self._process = await Process.start(self.shard, self._named)
+        either: set[asyncio.Future[Any]] = {process.hello, process.lost}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        error = process.hello.result() if process.hello.done() else None
+        if process.hello.done() and error is None:
+            return process.door
+        self._process, ended = None, await process.close()
+        if error is None:
+            raise ShardFailed(
+                f"the process of shard {self.shard.number} ended before it was open ({ended}); its standard error says "
+                "why"
+            )
+        error.add_note(f"when shard {self.shard.number} of {self.shard.count} was opened, {self.shard.path}")
+        raise error
+
+    async def _keep(self) -> None:
+        while True:
+            assert self._process is not None
+            await self._process.lost
+            self._door = asyncio.get_running_loop().create_future()
+            self._trouble = f"its process has ended: {await self._process.close()}"
+            _log.error("shard %d: %s; another one is started", self.shard.number, self._trouble)
+            self._door.set_result(await self._begun_again())
+
+    async def _begun_again(self) -> Stub:
+        delay = _FIRST_DELAY
+        while True:
+            try:
+                return await self._begin()
+            except Exception as error:  # noqa: BLE001 - whatever it is, it may be over by and by
+                self._trouble = f"it cannot be opened: {type(error).__name__}: {error}"
+                _log.error("shard %d: %s; tried again in %.1f s", self.shard.number, self._trouble, delay)
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _LONGEST_DELAY)
+
+    def _close_door(self) -> None:
+        if self._door.done():
+            self._door = asyncio.get_running_loop().create_future()
+        self._door.set_exception(LoaderClosed("the shards are closed; use them inside `async with Shards(...)`"))
+        self._door.exception()

@@ -1,0 +1,80 @@
+"""The process of one shard, which is told in one argument what it is to be.
+
+It opens the host that the service's function makes, says so, and answers the front until the front has gone. Then it
+closes the host and ends: what runs is put aside, and goes on when the folder is opened again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Final
+
+from cloister.engine import EngineLocked
+from cloister.ipc import ConnectionClosed, values, zmtp
+from cloister.ipc.capabilities import serve
+from cloister.ipc.pipe import Pipe
+
+from ..host import Host
+from . import factory
+from .door import Door
+from .place import Shard
+from .told import tell
+from .wire import CLOSING_SECONDS, peer_over
+
+_BEFORE: Final = 10.0
+"""Seconds for which the one that had the file before, and whose front was killed, may still have it."""
+
+
+async def live(given: dict[str, Any]) -> None:
+    """From the first word to the last."""
+    loop = asyncio.get_running_loop()
+    gone: asyncio.Future[None] = loop.create_future()
+
+    def over(_: object) -> None:
+        if not gone.done():
+            gone.set_result(None)
+            loop.call_later(CLOSING_SECONDS, os._exit, 1)
+
+    pipe = await Pipe.over(
+        socket.socket(fileno=given["descriptor"]), lambda frame: peer.deliver(frame), over, opening=zmtp.OPENING
+    )
+    peer = peer_over(pipe.send, greeted=True)
+    async with AsyncExitStack() as stack:
+        stack.callback(pipe.close)
+        try:
+            shard = Shard(Path(given["folder"]), given["number"], given["count"])
+            host = await _open(stack, factory.found(*given["factory"]), shard)
+        except Exception as error:  # noqa: BLE001 - it is the front's to raise
+            pipe.send(peer.connection.hello(values.dumps(tell(error))))
+            return
+        door = serve(Door(host))
+        assert door is not None
+        peer.exports.grant(door)
+        with contextlib.suppress(ConnectionClosed):
+            pipe.send(peer.connection.hello(values.dumps(None)))
+        await gone
+        peer.close(ConnectionClosed("the front has gone"))
+
+
+async def _open(stack: AsyncExitStack, make: factory.Factory, shard: Shard) -> Host:
+    until = asyncio.get_running_loop().time() + _BEFORE
+    while True:
+        try:
+            return await stack.enter_async_context(await factory.made(make, shard))
+        except EngineLocked:
+            if asyncio.get_running_loop().time() > until:
+                raise
+            await asyncio.sleep(0.1)
+
+
+def main(given: dict[str, Any]) -> None:
+    """What the process is there for."""
+    for each in (signal.SIGINT, signal.SIGTERM):  # of a whole group: when to end is the front's to say
+        signal.signal(each, signal.SIG_IGN)
+    asyncio.run(live(given))

@@ -1,0 +1,83 @@
+"""Exceptions on their way from a shard's process to the front: the same class, arguments and attributes over there.
+
+Between a host and a sandbox an exception is a name and words (`cloister.ipc.failures`), since nobody may choose what is
+built here. Both ends of this are the same program. Still nothing is imported or called because a name was sent: a class
+is looked up among those there are.
+"""
+
+from __future__ import annotations
+
+import builtins
+import traceback
+from collections.abc import Iterator
+from typing import Any, Final
+
+from cloister.engine import EngineError
+from cloister.ipc import CodecError, IpcError, RemoteError, values
+from cloister.sandbox import SandboxError
+
+from ..errors import LoaderError
+
+_ROOTS: Final[tuple[type[Exception], ...]] = (EngineError, LoaderError, SandboxError, IpcError)
+_BUILT_IN: Final = {name for name, kind in vars(builtins).items()
+                    if isinstance(kind, type) and issubclass(kind, Exception)}  # fmt: skip
+_MOST_CAUSES: Final = 4
+
+
+def tell(error: BaseException, causes: int = _MOST_CAUSES) -> list[Any]:
+    """An exception as a value that can be sent."""
+    kind, cause = type(error), error.__cause__
+    known = kind is _class(kind.__module__, kind.__qualname__)
+    trace = "" if known else "".join(traceback.format_exception(error))
+    args = [each if _plain(each) else str(each) for each in error.args]
+    attributes = {name: value for name, value in vars(error).items() if _plain(value)}
+    further = None if cause is None or not causes else tell(cause, causes - 1)
+    return [kind.__module__, kind.__qualname__, str(error), args, attributes, trace, further]
+
+
+def untold(found: list[Any]) -> Exception:
+    """The exception to raise for one that was told. What this side has no class for is a `RemoteError`."""
+    module, name, words, args, attributes, trace, cause = found
+    error = _made(_class(module, name), args)
+    if error is None:
+        error, attributes = RemoteError(name, words, trace), {"__notes__": attributes.get("__notes__", [])}
+    vars(error).update(attributes)
+    if cause is not None:
+        error.__cause__ = untold(cause)
+    return error
+
+
+def _made(kind: type[Exception] | None, args: list[Any]) -> Exception | None:
+    if kind is None:
+        return None
+    try:
+        if kind.__module__ == "builtins":  # which may keep more than their arguments
+            return kind(*args)
+        error = kind.__new__(kind)  # and not what it does to make its words, which are made
+    except TypeError:
+        return None
+    error.args = tuple(args)
+    return error
+
+
+def _class(module: str, name: str) -> type[Exception] | None:
+    if module == "builtins":
+        return getattr(builtins, name) if name in _BUILT_IN else None
+    return next((kind for kind in _known() if kind.__qualname__ == name and kind.__module__ == module), None)
+
+
+def _known() -> Iterator[type[Exception]]:
+    """Ours: what a service derives from them may want to be made in another way."""
+    below = list(_ROOTS)
+    for kind in below:
+        if kind.__module__.startswith("cloister."):
+            yield kind
+            below += kind.__subclasses__()
+
+
+def _plain(value: object) -> bool:
+    try:
+        values.dumps(value)
+    except CodecError:
+        return False
+    return True
