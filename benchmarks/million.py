@@ -10,19 +10,22 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Final
 
+from fleet.bar import hide
 from fleet.figures import paint_all, rows
 from fleet.idle import idle
 from fleet.killed import killed, wake
+from fleet.merged import merged
 from fleet.register import register, sleep
 from fleet.running import running
 from fleet.site import Site
@@ -41,6 +44,9 @@ PHASES: Final[dict[str, Phase]] = {
     "ending": ending,
     "running": running,
 }
+WHOLE: Final = frozenset({"register", "idle"})
+"""Phases of all shards in one process, which has a front; in the others nobody asks from outside, and each shard is a
+process of its own."""
 FIRST: Final = {"sleep": "register", "idle": "sleep", "storm": "sleep", "traffic": "sleep", "killed": "storm",
                 "ending": "killed"}  # fmt: skip
 """What each phase begins from, where it does not begin by itself."""
@@ -62,6 +68,8 @@ def asked() -> argparse.Namespace:
         words = f"[{number:,}; {QUICK[name]:,} with --quick]"
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, metavar="N", help=words)
     parser.add_argument("--everybody", action="store_true", help="in the end all tenants run to completion, cold")
+    words = "processes that the tenants are divided among, each with a database [one for each core]"
+    parser.add_argument("--shards", type=int, metavar="N", default=len(os.sched_getaffinity(0)), help=words)
     parser.add_argument("--own-first-step", action="store_true", help="which the host else takes for each tenant")
     parser.add_argument(
         "--folder", type=Path, help="where the data is, and stays; a run that was broken off goes on there"
@@ -71,6 +79,7 @@ def asked() -> argparse.Namespace:
     parser.add_argument("--json", type=Path, metavar="FILE.json", help="write the report there too")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw it too, with matplotlib")
     parser.add_argument("--phase", choices=[*PHASES, "wake"], help=argparse.SUPPRESS)
+    parser.add_argument("--part", type=int, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
@@ -83,7 +92,7 @@ def site_of(given: argparse.Namespace, folder: Path) -> Site:
         sizes["ending"] = sizes["tenants"] - sizes["storm"] - sizes["killed"]
     site = Site(
         folder=str(folder), began=int(time.time() * 1000), own_first_step=given.own_first_step,
-        everybody=given.everybody, **sizes,
+        everybody=given.everybody, shards=given.shards, **sizes,
     )  # fmt: skip
     if site.storm + site.killed + site.ending > site.tenants:
         raise SystemExit("the groups that wake up (--storm, --killed, --ending) have more tenants than there are")
@@ -107,7 +116,7 @@ def run(given: argparse.Namespace, folder: Path) -> None:
     site = site_of(given, folder.resolve())
     for name in wanted(given.only or PHASES):
         if site.found(name) is None:
-            subprocess.run([sys.executable, __file__, "--phase", name, "--folder", site.folder], check=True)
+            site.keep(name, find(site, name))
     found = {name: figures for name in PHASES if (figures := site.found(name)) is not None}
     listing(f"{site.tenants:,} tenants", ["figure", "result", "bar"], rows(found))
     if given.json is not None:
@@ -118,11 +127,27 @@ def run(given: argparse.Namespace, folder: Path) -> None:
         paint_all(given.plots, found)
 
 
+def find(site: Site, name: str) -> dict[str, Any]:
+    """What a phase finds: each shard in a process of its own, or all in one."""
+    command = [sys.executable, __file__, "--phase", name, "--folder", site.folder]
+    if name in WHOLE:
+        subprocess.run(command, check=True)
+        return site.found(name) or {}
+    parts = [part for part in site.parts if part.found(name) is None]
+    processes = [subprocess.Popen([*command, "--part", str(part.part)]) for part in parts]
+    ended = [process.wait() for process in processes]
+    if any(ended):
+        raise SystemExit(f"{name}: a process has failed")
+    return merged([part.found(name) or {} for part in site.parts])
+
+
 def main() -> None:
     """One phase, as a process; or all of them."""
     given = asked()
     if given.phase is not None:
-        site = Site.open(given.folder)
+        site = replace(Site.open(given.folder), part=given.part)
+        if given.part:
+            hide()
         site.keep(given.phase, asyncio.run({**PHASES, "wake": wake}[given.phase](site)))
     elif given.folder is not None:
         given.folder.mkdir(parents=True, exist_ok=True)

@@ -17,12 +17,13 @@ README = Path(__file__).parent.parent / "README.md"
     [
         ("tenant.py", "host.py"),
         ("tenant.py", "parts.py"),
+        ("tenant.py", "cores.py"),
         ("trip.py", "agency.py"),
         ("shop.py", "market.py"),
         ("gallery.py", "mall.py"),
         ("counter/src/entry.py", "counters.py"),
     ],
-    ids=["complete", "parts", "workflows", "capabilities", "bindings", "objects"],
+    ids=["complete", "parts", "shards", "workflows", "capabilities", "bindings", "objects"],
 )
 def test_an_example_prints_what_the_readme_says(tmp_path: Path, tenant: str, host: str) -> None:
     """Both sides work when they are pasted, and print what stands under them."""

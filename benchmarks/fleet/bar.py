@@ -22,9 +22,21 @@ class Rate(ProgressColumn):
         return Text(f"{task.finished_speed or task.speed or 0:,.0f}/s")
 
 
+_shown = True
+
+
+def hide() -> None:
+    """Draw none from here on: another process does, of the same."""
+    global _shown
+    _shown = False
+
+
 @contextmanager
 def bar(what: str, total: int, done: int = 0) -> Iterator[Callable[[int], None]]:
     """Shown on the error output; the function is told how many are done in all."""
+    if not _shown:
+        yield lambda _: None
+        return
     console = Console(stderr=True, highlight=False)
     if not console.is_terminal:
         yield _lines(console, what, total, done)

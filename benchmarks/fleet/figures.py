@@ -18,19 +18,21 @@ def rows(found: Found) -> list[list[str]]:
 
 
 def _register(of: dict[str, Any]) -> list[list[str]]:
-    return [["registered with code and instance, a second", f"{of['per_second']:,.0f}", "≥ 20,000"],
-            ["  CPU time of the host for each, µs", f"{of['cpu_us_each']:,.0f}", ""]]  # fmt: skip
+    return [[f"registered with code and instance, a second (shards: {of['shards']})",
+             f"{of['per_second']:,.0f}", "≥ 20,000"],
+            ["  CPU time of all processes for each, µs", f"{of['cpu_us_each']:,.0f}", ""]]  # fmt: skip
 
 
 def _sleep(of: dict[str, Any]) -> list[list[str]]:
     return [[f"asleep, a second (first step by {of['by']})", f"{of['per_second']:,.0f}", ""],
             ["  asleep; bytes on disk for each, code included",
-             f"{of['asleep']:,}; {of['disk_bytes_each']:,.0f}", "≤ 1,024"]]  # fmt: skip
+             f"{of['asleep']:,}; {of['disk_bytes'] / max(of['asleep'], 1):,.0f}", "≤ 1,024"]]  # fmt: skip
 
 
 def _idle(of: dict[str, Any]) -> list[list[str]]:
     empty = of["empty"]
-    return [["idle: memory, MiB (without tenants)", f"{of['rss_mib']:.0f} ({empty['rss_mib']:.0f})", "≤ 150"],
+    return [[f"idle: memory of {of['processes']} processes, MiB (without tenants)",
+             f"{of['rss_mib']:.0f} ({empty['rss_mib']:.0f})", "≤ 150"],
             ["  descriptors, threads (without tenants)",
              f"{of['descriptors']}, {of['threads']} ({empty['descriptors']}, {empty['threads']})", "0 for each"],
             ["  CPU, of a core (without tenants)", f"{of['cpu_share']:.2%} ({empty['cpu_share']:.2%})", "0 for each"],

@@ -30,7 +30,7 @@ _TO_WAKE = (
 
 def ledger(site: Site) -> Path:
     """One line for each step's body that ran: the number of its tenant."""
-    return Path(site.folder, "ledger")
+    return site.beside("ledger")
 
 
 def charged(site: Site) -> list[int]:
@@ -64,7 +64,7 @@ async def killed(site: Site) -> dict[str, Any]:
     """Kill a host when a third of the group have woken up; then let the next one go on."""
     ledger(site).write_bytes(b"")
     count, before = site.ask(_TO_WAKE, site.due("killed")), site.ask(_RECORDED)
-    command = [sys.executable, sys.argv[0], "--phase", "wake", "--folder", site.folder]
+    command = [sys.executable, sys.argv[0], "--phase", "wake", "--folder", site.folder, "--part", str(site.part)]
     victim = await asyncio.create_subprocess_exec(*command)
     with bar("woken, until it is killed", count) as move:
         while (woken := len(charged(site))) < count / 3:

@@ -15,8 +15,7 @@ from cloister.loader import Host, RpcTarget, WorkerCode
 from cloister.loader.config import LoaderConfig
 
 from .bar import bar
-from .site import Site, rss_mib
-from .tenants import name
+from .site import Site, name, rss_mib
 
 SOURCE = """\
 from workers import WorkflowEntrypoint
@@ -44,15 +43,15 @@ class Gate(RpcTarget):
 
 async def running(site: Site) -> dict[str, Any]:
     """Fill it, create beside it, open the gate, and see all of them to their end."""
-    gate, tenants = Gate(), range(site.running_tenants)
-    each = site.running // site.running_tenants
-    count = each * site.running_tenants
+    gate, tenants = Gate(), range(site.share(site.running_tenants))
+    each = site.share(site.running) // len(tenants)
+    count = each * len(tenants)
 
     def code(tenant: str) -> WorkerCode:
         modules = {"main.py": SOURCE.format(number=tenant.removeprefix("t-"))}
         return WorkerCode(main_module="main.py", modules=modules, env={"GATE": gate})
 
-    path = Path(site.folder, "running.db")
+    path = site.beside("running.db")
     _remove(path)
     config = LoaderConfig(max_sandboxes=len(tenants), sandboxes_per_tenant=1, calls_per_sandbox=each)
     before = rss_mib()
@@ -68,7 +67,7 @@ async def running(site: Site) -> dict[str, Any]:
             move(gate.inside)
         filled, rss = time.perf_counter() - began, rss_mib()
         guests = sum(host.loader.memory().values()) / 2**20
-        made, took = await _create_beside(host, tenants)
+        made, took = await _create_beside(host, tenants, site.share(CALLERS))
         beside, now = rss_mib(), host.engine.statistics().running
         gate.opened.set()
         began, finished = time.perf_counter(), 0
@@ -92,7 +91,7 @@ def _remove(path: Path) -> None:
         file.unlink()
 
 
-async def _create_beside(host: Host, tenants: range) -> tuple[int, float]:
+async def _create_beside(host: Host, tenants: range, callers: int) -> tuple[int, float]:
     """Single creates by so many callers, for so many seconds."""
     made, began = 0, time.perf_counter()
 
@@ -103,5 +102,5 @@ async def _create_beside(host: Host, tenants: range) -> tuple[int, float]:
             await binding.create()
             made += 1
 
-    await asyncio.gather(*map(create_some, range(CALLERS)))
+    await asyncio.gather(*map(create_some, range(callers)))
     return made, time.perf_counter() - began

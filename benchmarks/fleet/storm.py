@@ -14,8 +14,8 @@ from cloister.engine import InstanceFinished
 from cloister.loader import Host
 
 from .bar import Course, bar
-from .site import Ahead, Site
-from .tenants import INSTANCE, host, name
+from .site import Ahead, Site, name
+from .tenants import INSTANCE, host
 
 LEFT = (
     "SELECT count(*) FROM instances"

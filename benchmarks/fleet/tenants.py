@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from cloister.engine import Engine, WorkflowEntrypoint
-from cloister.engine.clock import Clock
+from cloister.engine.clock import Clock, SystemClock
 from cloister.ipc import values
-from cloister.loader import Host, RpcTarget, WorkerCode
+from cloister.loader import Host, RpcTarget, Shard, WorkerCode
 from cloister.loader.config import LoaderConfig
 from cloister.loader.dispatch import unwrap
 
@@ -35,11 +35,6 @@ class TenantWorkflow(WorkflowEntrypoint):
 """
 
 
-def name(number: int) -> str:
-    """A tenant's id."""
-    return f"t-{number}"
-
-
 def code(number: int, book: Book | None = None) -> WorkerCode:
     """A tenant's own program."""
     env = {} if book is None else {"BOOK": book}
@@ -59,14 +54,6 @@ class Book(RpcTarget):
         self._hear(number)
 
 
-class Held(WorkflowEntrypoint):
-    """Nobody's turn comes while all are being registered."""
-
-    async def run(self, event: Any, step: Any) -> None:
-        """The workflow."""
-        await asyncio.get_running_loop().create_future()
-
-
 class StandIn(WorkflowEntrypoint):
     """Takes a tenant's first step and goes to sleep in its place: a million cold boots would take the better part of an
     hour. What it records is what the tenant's own program does, as the replay will show.
@@ -84,13 +71,23 @@ def host(site: Site, clock: Clock, hear: Callable[[int], None] = lambda _: None,
     """One that has them all, and room for some to be warm."""
     book = Book(hear)
     engine = Engine(site.path, clock=clock, linger=0.005)
-    more.setdefault("config", LoaderConfig(max_sandboxes=WARM, sandboxes_per_tenant=1))
+    more.setdefault("config", LoaderConfig(max_sandboxes=site.share(WARM), sandboxes_per_tenant=1))
     return Host(
         site.path, get_code=lambda tenant: code(int(tenant.removeprefix("t-")), book), engine=engine,
         retention="forever", **more,
     )  # fmt: skip
 
 
-def descriptors() -> int:
-    """How many this process has open."""
-    return sum(1 for _ in Path("/proc/self/fd").iterdir()) - 1
+def registering(shard: Shard) -> Host:
+    """The host of a shard while all are being registered: nobody's turn comes."""
+
+    async def never(tenant: str) -> WorkerCode:
+        return await asyncio.get_running_loop().create_future()  # type: ignore[no-any-return]
+
+    return Host(shard.path, get_code=never, concurrency=1, spares=0, retention="forever")
+
+
+def idling(shard: Shard) -> Host:
+    """The host of a shard that has its tenants, and nothing to do."""
+    site = Site.open(shard.folder.parent)
+    return host(replace(site, part=shard.number, shards=shard.count), SystemClock())

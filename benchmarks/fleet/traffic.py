@@ -16,25 +16,32 @@ from cloister.engine.clock import SystemClock
 from cloister.loader.loader import Key
 
 from .bar import Course, bar
-from .site import Site
+from .site import Site, name
 from .storm import shares
-from .tenants import host, name
+from .tenants import host
 
 SKEW, CALLERS, SEED = 1.1, 8, 1
 
 
-def drawing(tenants: int) -> Any:
-    """A function that draws a tenant: the one of rank r as often as r ** -SKEW says; ranks are dealt out at random."""
-    weights = array("d", accumulate(1 / rank**SKEW for rank in range(1, tenants + 1)))
+def drawing(site: Site) -> Any:
+    """A function that draws a tenant of this shard's: among all, the one of rank r as often as r ** -SKEW says. Ranks
+    are dealt out at random."""
+    weights = array("d", accumulate(1 / rank**SKEW for rank in range(1, site.tenants + 1)))
     chance = random.Random(SEED)
-    dealt = list(range(tenants))
+    dealt = list(range(site.tenants))
     chance.shuffle(dealt)
-    return lambda: dealt[bisect(weights, chance.random() * weights[-1])]
+
+    def draw() -> int:
+        while not site.has(number := dealt[bisect(weights, chance.random() * weights[-1])]):
+            pass
+        return number
+
+    return draw
 
 
 async def traffic(site: Site) -> dict[str, Any]:
     """For so many seconds; those of the first quarter fill the cache and do not count."""
-    draw, hits, misses, boots = drawing(site.tenants), list[float](), list[float](), Course()
+    draw, hits, misses, boots = drawing(site), list[float](), list[float](), Course()
     failed = 0
     async with host(site, SystemClock()) as serving:
         loader = serving.loader
@@ -62,7 +69,7 @@ async def traffic(site: Site) -> dict[str, Any]:
                     boots.note(loader.statistics().boots)
                     await asyncio.sleep(0.1)
 
-        await asyncio.gather(watch(), *(call_some() for _ in range(CALLERS)))
+        await asyncio.gather(watch(), *(call_some() for _ in range(site.share(CALLERS))))
     calls, seconds = len(hits) + len(misses), over - counted
     return {
         "calls": calls, "calls_per_second": calls / seconds, "hit_rate": len(hits) / max(calls, 1), "failed": failed,

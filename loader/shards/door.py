@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Concatenate, Final, ParamSpec
 
@@ -157,9 +158,9 @@ class Door(RpcTarget):
 
     @outcome
     async def statistics(self) -> dict[str, Any]:
-        """Of its loader and of its engine, as dicts."""
+        """Of its loader and of its engine, as dicts, and the number of its process."""
         loader, engine = self._host.loader.statistics(), self._host.engine.statistics()
-        return {"loader": dataclasses.asdict(loader), "engine": dataclasses.asdict(engine)}
+        return {"pid": os.getpid(), "loader": dataclasses.asdict(loader), "engine": dataclasses.asdict(engine)}
 
     def _entrypoint(self, tenant_id: str, which: Which) -> Entrypoint:
         name, props, limits, code = which

@@ -126,7 +126,8 @@ class Shards:
         return await served(lambda timeout: self.drain(timeout=timeout), signals)
 
     async def statistics(self) -> list[dict[str, Any]]:
-        """For each shard what `Loader.statistics` and `Engine.statistics` have, as a dict of `loader` and `engine`."""
+        """For each shard a dict of `pid`, and of what `Loader.statistics` (`loader`) and `Engine.statistics` (`engine`)
+        have."""
         return list(await asyncio.gather(*(each.ask("statistics", again=True) for each in self._keepers)))
 
     def _of(self, tenant_id: str) -> Keeper:
