@@ -18,7 +18,7 @@ from .history import EVENTS_OF_A_LINE, HistoryEvent, Line, Narrator, check_curso
 from .options import Creation, together
 from .records import FINAL, Address, ErrorRecord, EventRecord, Key, Status
 from .rehearsal import Rehearsal, rehearse
-from .rules import bounded_error, check_name, check_seconds, encode, step_key
+from .rules import bounded_error, check_name, check_timeout, encode, step_key
 from .standing import plain_error, standing
 from .store.catalogue import Catalogue, Whole
 from .store.columns import pack_error
@@ -225,8 +225,7 @@ class Instance:
         """Wait for the end and return the output; `InstanceFailed` if there is none, `TimeoutError` after
         `timeout` seconds.
         """
-        if timeout is not None:  # one that is over already is none
-            timeout = check_seconds(0.0 if isinstance(timeout, int | float) and timeout < 0 else timeout, "a timeout")
+        timeout = check_timeout(timeout)
         ending = self._scheduler.endings.listen(self._address)
         timer = None
         try:

@@ -94,6 +94,13 @@ def check_seconds(value: object, what: str) -> float:
     return value
 
 
+def check_timeout(value: object) -> float | None:
+    """Seconds that somebody waits at most, or None. One that is over already is none."""
+    if value is None:
+        return None
+    return check_seconds(0.0 if isinstance(value, int | float) and value < 0 else value, "a timeout")
+
+
 def check_count(value: object) -> int:
     if type(value) is not int or value < 1:
         raise JournalBreach(f"a step's count is a whole number from 1, not {value!r:.40}")

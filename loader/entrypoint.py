@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import functools
 import logging
-from collections.abc import Callable
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING, Any, Final, Literal, get_args
+from typing import TYPE_CHECKING, Any, Final
 
 from cloister.engine import Encoded, Journal, Rehearsal, RunInterrupted, RunPostponed, WorkflowEvent, WorkflowStep
-from cloister.ipc import Capability, CapabilityError
-from cloister.ipc.capabilities import Served
-from cloister.ipc.stubs import Link, RemoteCall, RemoteMethod
+from cloister.ipc.stubs import Link
 from cloister.sandbox import Limits, SandboxClosed, SandboxError, SandboxUnavailable, SandboxUnused
 
 from . import mail
@@ -23,10 +20,10 @@ from .boots import TRIES, tried
 from .code import load_code
 from .errors import InvalidCode, LoaderClosed, LoadFailed, NoCapacity, RestartBackedOff, TenantError, TenantThrottled
 from .history import history, resolved, state
-from .http.bodies import Sent
 from .http.headers import Malformed
 from .http.messages import Request, Response
 from .journal import JournalTarget
+from .methods import CodePolicy, Event, Methods, asked, check_entrypoint
 from .quoting import quoted
 from .worker import Worker
 
@@ -35,8 +32,6 @@ if TYPE_CHECKING:
     from .desk import Desk
     from .pool import Key
 
-CodePolicy = Literal["pinned", "latest", "migrate"]
-_POLICIES: Final[tuple[str, ...]] = get_args(CodePolicy)
 _NOT_NOW: Final = (
     LoadFailed, InvalidCode, LoaderClosed, NoCapacity, RestartBackedOff, TenantThrottled, SandboxUnavailable,
 )  # fmt: skip
@@ -68,19 +63,14 @@ class WorkerStub:
         ("pinned"), with the newest ("latest"), or with the newest if a rehearsal shows that it comes by everything that
         is recorded ("migrate").
         """
-        if code not in _POLICIES:
-            raise ValueError(f"code is one of {', '.join(_POLICIES)}, not {code!r:.40}")
-        if name is not None and not isinstance(name, str):
-            raise TypeError(f"an entrypoint has a name, or None for the default one, not {name!r:.40}")
-        if limits is not None and not isinstance(limits, Limits):
-            raise TypeError(f"limits are Limits(...), not {type(limits).__name__}")
+        check_entrypoint(name, limits, code)
         return Entrypoint(self, name, props, limits, code)
 
     def __repr__(self) -> str:
         return f"<WorkerStub {self.tenant_id!r}>"
 
 
-class Entrypoint:
+class Entrypoint(Methods):
     """Attribute access is a method of the tenant's entrypoint: `await entrypoint.greet("Alice")`.
 
     Calls on what it returns go along: `await entrypoint.cart("c-1").add("tea")` is one round trip. In another tenant's
@@ -100,36 +90,9 @@ class Entrypoint:
         self._limits = limits
         self._code = code
 
-    def __getattr__(self, method: str) -> RemoteMethod:
-        if method.startswith("_"):
-            raise AttributeError(f"{method!r} is not a public name; only public methods can be called from outside")
-
-        return RemoteMethod(self, method)
-
-    def __capability__(self) -> Capability:
-        """What it becomes where it is granted to another tenant, as a binding: its methods, and nothing else."""
-        return Served(self, self._public, {})
-
     def __described__(self) -> str:
         """For who records that it was called."""
         return f"{self._name or 'Default'} of {self._stub.tenant_id}"
-
-    def _public(self, name: str) -> Callable[..., Any]:
-        if not name or name.startswith("_"):
-            raise CapabilityError(f"no method {name!r} may be called from outside")
-        special: dict[str, Callable[..., Any]] = {"fetch": self._fetched, "scheduled": self._scheduled}
-        return special.get(name) or RemoteMethod(self, name)
-
-    async def _fetched(self, resource: object, options: object = None, /, **more: object) -> Sent:
-        given = {**(options if isinstance(options, dict) else {}), **more}
-        return (await self.fetch(Request.received(resource, given))).sent()
-
-    async def _scheduled(self, options: object = None, **more: object) -> Any:
-        given = {**(options if isinstance(options, dict) else {}), **more}
-        return await self.handle("scheduled", {name: given.get(name) for name in ("cron", "scheduledTime")})
-
-    def _then(self, link: Link) -> RemoteCall:
-        return RemoteCall(self, [link])
 
     async def _perform(self, links: list[Link]) -> Any:
         stub = self._stub
@@ -152,16 +115,14 @@ class Entrypoint:
         The sandbox stays until the body of the response was read or closed. What of the request cannot be sent is
         `Malformed`, a `ValueError`, and the tenant is not asked.
         """
-        if isinstance(request, Request) and options:
-            raise TypeError(f"a Request has its options in it: {', '.join(options)} cannot be given beside it")
-        asked = request if isinstance(request, Request) else Request(request, **options)
-        return await tried(lambda: self._fetch(asked))
+        given = asked(request, options)
+        return await tried(lambda: self._fetch(given))
 
-    async def _fetch(self, asked: Request) -> Response:
+    async def _fetch(self, request: Request) -> Response:
         async with AsyncExitStack() as use:
             worker = await self._use(use)
             try:
-                response = Response.received(await self._event(worker, "fetch", asked.sent()))
+                response = Response.received(await self._event(worker, "fetch", request.sent()))
             except Malformed as error:
                 raise TenantError("Malformed", f"fetch() gave {error}") from error
             if response.web_socket is not None and (most := worker.code.limits.lower_of(self._limits).wall_ms):
@@ -170,7 +131,7 @@ class Entrypoint:
                 response.hold(use.pop_all())
         return response
 
-    async def handle(self, event: Literal["queue", "tail", "scheduled", "email", "test"], subject: Any) -> Any:
+    async def handle(self, event: Event, subject: Any) -> Any:
         """Hand it a batch of messages, what other workers did, a moment, `{"cron": ..., "scheduledTime": ...}`, or a
         mail, `{"from": ..., "to": ..., "raw": b"..."}`.
 

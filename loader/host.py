@@ -19,11 +19,12 @@ from .binding import DynamicWorkflowBinding, wrap_schedule, wrap_workflow_bindin
 from .code import WorkerCode
 from .config import LoaderConfig
 from .dispatch import create_dynamic_workflow_entrypoint
-from .entrypoint import CodePolicy, Entrypoint, WorkerStub
+from .entrypoint import Entrypoint, WorkerStub
 from .errors import LoaderClosed
 from .http.asgi import Application, asgi
 from .http.asked import HttpLimits
 from .loader import Loader, check_callable
+from .methods import CodePolicy
 from .quota import Quotas, Weights
 from .stop import served
 

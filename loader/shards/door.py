@@ -14,20 +14,24 @@ from typing import Any, Concatenate, Final, ParamSpec
 
 from cloister.engine import Encoded, PinnedCode, Schedule
 from cloister.ipc import RpcTarget, values
+from cloister.ipc.stubs import READ, Link
 from cloister.sandbox import Limits
 
 from ..dispatch import unwrap
-from ..entrypoint import CodePolicy, Entrypoint
+from ..entrypoint import Entrypoint
 from ..host import Host
+from ..http.messages import Request
+from ..methods import CodePolicy
+from .options import each_unpacked, unpacked
 from .told import tell
 
 Given = ParamSpec("Given")
 Outcome = list[Any]
+Arguments = tuple[Sequence[Any], Mapping[str, Any]]
 OF_A_BINDING: Final = frozenset({"delete_batch", "bulk", "remove_schedule"})
 """Methods of a tenant's binding whose arguments and results can be sent as they are."""
 OF_AN_INSTANCE: Final = frozenset({
-    "status", "result", "pause", "resume", "terminate", "restart", "delete", "send_event", "step_result", "override",
-    "interventions",
+    "status", "result", "pause", "resume", "terminate", "restart", "delete", "step_result", "override", "interventions",
 })  # fmt: skip
 """Those of an instance."""
 Which = tuple[str | None, Any, Mapping[str, Any] | None, CodePolicy]
@@ -58,12 +62,12 @@ class Door(RpcTarget):
     @outcome
     async def create(self, tenant_id: str, options: Mapping[str, Any]) -> str:
         """The id of what was created."""
-        return (await self._host.workflows(tenant_id).create(options)).id
+        return (await self._host.workflows(tenant_id).create(unpacked(options))).id
 
     @outcome
     async def create_batch(self, tenant_id: str, entries: Any) -> Any:
         """As of the binding, with ids for instances."""
-        made = await self._host.workflows(tenant_id).create_batch(entries)
+        made = await self._host.workflows(tenant_id).create_batch(each_unpacked(entries))
         if isinstance(made, dict):
             return {**made, "created": [each.id for each in made["created"]]}
         return [each.id for each in made]
@@ -72,7 +76,10 @@ class Door(RpcTarget):
     async def begin_each(self, entries: Sequence[tuple[str, bytes, bytes, Mapping[str, Any]]]) -> Any:
         """As of `Host.begin_each`: tenant, digest and stored form of its code, options."""
         return await self._host.begin_each(
-            [(tenant_id, PinnedCode(digest, stored), options) for tenant_id, digest, stored, options in entries]
+            [
+                (tenant_id, PinnedCode(digest, stored), unpacked(options))
+                for tenant_id, digest, stored, options in entries
+            ]
         )
 
     @outcome
@@ -98,18 +105,23 @@ class Door(RpcTarget):
         return [{**fields, "params": _inside(fields["params"])} for fields in found]
 
     @outcome
-    async def binding(self, tenant_id: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    async def binding(self, tenant_id: str, method: str, arguments: Arguments) -> Any:
         """What else a binding does."""
         assert method in OF_A_BINDING
+        args, kwargs = arguments
         return await getattr(self._host.workflows(tenant_id), method)(*args, **kwargs)
 
     @outcome
-    async def instance(
-        self, tenant_id: str, id: str, method: str, args: Sequence[Any], kwargs: Mapping[str, Any]  # noqa: A002
-    ) -> Any:  # fmt: skip
+    async def instance(self, tenant_id: str, id: str, method: str, arguments: Arguments) -> Any:  # noqa: A002
         """What an instance does."""
         assert method in OF_AN_INSTANCE
+        args, kwargs = arguments
         return await getattr(self._host.workflows(tenant_id).handle(id), method)(*args, **kwargs)
+
+    @outcome
+    async def send_event(self, tenant_id: str, id: str, options: Mapping[str, Any]) -> None:  # noqa: A002
+        """As of an instance."""
+        await self._host.workflows(tenant_id).handle(id).send_event(unpacked(options))
 
     @outcome
     async def fork(self, tenant_id: str, id: str, options: Mapping[str, Any], step: Any) -> str:  # noqa: A002
@@ -127,14 +139,21 @@ class Door(RpcTarget):
             yield [False, tell(error)]
 
     @outcome
-    async def call(self, tenant_id: str, which: Which, links: Sequence[Any]) -> Any:
-        """A call of a tenant's entrypoint, or a chain of them."""
-        return await self._entrypoint(tenant_id, which)._perform([(name, args, kwargs) for name, args, kwargs in links])
+    async def call(self, tenant_id: str, which: Which, names: Sequence[str], arguments: Sequence[Any]) -> Any:
+        """A call of a tenant's entrypoint, or a chain of them: after the arguments of the first those of the others."""
+        args, kwargs, *rest = arguments
+        given = [args, kwargs, *(rest[0] if rest else ())]
+        links: list[Link] = [
+            (name, *READ) if args is False else (name, args or (), kwargs or {})
+            for name, args, kwargs in zip(names, given[::2], given[1::2], strict=True)
+        ]
+        return await self._entrypoint(tenant_id, which)._perform(links)
 
     @outcome
     async def fetch(self, tenant_id: str, which: Which, request: Any) -> Any:
-        """A response as it is sent."""
-        return await self._entrypoint(tenant_id, which)._fetched(request)
+        """A response as it is sent, and how long its web socket may take for a message."""
+        response = await self._entrypoint(tenant_id, which).fetch(Request.received(request, {}))
+        return response.sent(), None if response.web_socket is None else response.web_socket.wall_s
 
     @outcome
     async def handle(self, tenant_id: str, which: Which, event: Any, subject: Any) -> Any:

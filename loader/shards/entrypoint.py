@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any
 
-from cloister.ipc.stubs import Link, RemoteCall, RemoteMethod
+from cloister.ipc.stubs import Link, flat
+from cloister.ipc.values import Named
 from cloister.sandbox import Limits
 
-from ..entrypoint import CodePolicy
 from ..http.messages import Request, Response
+from ..methods import CodePolicy, Event, Methods, asked, check_entrypoint
 from .keeper import Keeper
+
+
+class _Arguments(Named):
+    names = ("args", "kwargs", "chain")
 
 
 class ShardWorker:
@@ -24,6 +29,7 @@ class ShardWorker:
         self, name: str | None = None, *, props: Any = None, limits: Limits | None = None, code: CodePolicy = "pinned"
     ) -> ShardEntrypoint:
         """See `WorkerStub.get_entrypoint`."""
+        check_entrypoint(name, limits, code)
         bounds = None if limits is None else dataclasses.asdict(limits)
         return ShardEntrypoint(self._keeper, self.tenant_id, (name, props, bounds, code))
 
@@ -31,31 +37,27 @@ class ShardWorker:
         return f"<ShardWorker {self.tenant_id!r}>"
 
 
-class ShardEntrypoint:
+class ShardEntrypoint(Methods):
     """See `Entrypoint`: attribute access is a method of the tenant's, and what it raises is what that raises."""
 
     def __init__(self, keeper: Keeper, tenant_id: str, which: tuple[Any, ...]) -> None:
         self._keeper, self._tenant_id, self._which = keeper, tenant_id, which
 
-    def __getattr__(self, method: str) -> RemoteMethod:
-        if method.startswith("_"):
-            raise AttributeError(f"{method!r} is not a public name; only public methods can be called from outside")
-        return RemoteMethod(self, method)
-
-    def _then(self, link: Link) -> RemoteCall:
-        return RemoteCall(self, [link])
-
     async def _perform(self, links: list[Link]) -> Any:
-        return await self._ask("call", links)
+        names, arguments = [link[0] for link in links], _Arguments(links[0][1:])
+        if len(links) > 1:
+            arguments.append(flat(links)[1][2:])
+        return await self._ask("call", names, arguments)
 
     async def fetch(self, request: Request | str, /, **options: Any) -> Response:
         """See `Entrypoint.fetch`."""
-        if isinstance(request, Request) and options:
-            raise TypeError(f"a Request has its options in it: {', '.join(options)} cannot be given beside it")
-        asked = request if isinstance(request, Request) else Request(request, **options)
-        return Response.received(await self._ask("fetch", asked.sent()))
+        sent, wall_s = await self._ask("fetch", asked(request, options).sent())
+        response = Response.received(sent)
+        if response.web_socket is not None:
+            response.web_socket.wall_s = wall_s
+        return response
 
-    async def handle(self, event: Literal["queue", "tail", "scheduled", "email", "test"], subject: Any) -> Any:
+    async def handle(self, event: Event, subject: Any) -> Any:
         """See `Entrypoint.handle`."""
         return await self._ask("handle", event, subject)
 

@@ -9,6 +9,7 @@ import importlib
 import inspect
 import runpy
 import sys
+import types
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Final
@@ -35,21 +36,25 @@ def named(factory: Factory | str) -> tuple[str, str, str]:
     if not callable(factory):
         raise TypeError(f"a function from a Shard to its Host is needed, not {type(factory).__name__}: {_ADVICE}")
     module, name = str(getattr(factory, "__module__", "")), getattr(factory, "__qualname__", "<object>")
-    if not module or "<" in name:
+    there: Any = sys.modules.get(module)
+    for part in name.split("."):
+        there = getattr(there, part, None)
+    if there != factory:  # a lambda, what is inside a function, a method of some object
         raise ValueError(f"{name} cannot be found from another process: {_ADVICE}")
     if module != "__main__":
         return module, "", name
     main = sys.modules["__main__"]
-    if (spec := getattr(main, "__spec__", None)) is not None:
+    spec, file = getattr(main, "__spec__", None), getattr(main, "__file__", None)
+    if spec is not None and spec.name != "__main__":  # `python -m`
         return spec.name, "", name
-    if (file := getattr(main, "__file__", None)) is None:
+    if file is None or not Path(file).is_file():
         raise ValueError(f"{name} is in no file: {_ADVICE}")
     return "", str(Path(file).absolute()), name
 
 
 def found(module: str, file: str, name: str) -> Factory:
     """The function of that name."""
-    subject: Any = runpy.run_path(file, run_name=MAIN) if file else vars(importlib.import_module(module))
+    subject: Any = _program(file) if file else vars(importlib.import_module(module))
     first, *rest = name.split(".")
     if first not in subject:
         raise ImportError(
@@ -59,6 +64,20 @@ def found(module: str, file: str, name: str) -> Factory:
     for part in rest:
         subject = getattr(subject, part)
     return subject  # type: ignore[no-any-return]
+
+
+def _program(file: str) -> dict[str, Any]:
+    """What the program itself has, run once more as a module: it stays one, as what it defines may look for it."""
+    module = sys.modules[MAIN] = types.ModuleType(MAIN)
+    try:
+        vars(module).update(runpy.run_path(file, run_name=MAIN))
+    except Exception as error:
+        error.add_note(
+            f"a shard runs {file} once more, under another name, for the function in it: what is to be done only once "
+            'stands under `if __name__ == "__main__":`'
+        )
+        raise
+    return vars(module)
 
 
 async def made(factory: Factory, shard: Shard) -> Host:

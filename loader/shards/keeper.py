@@ -15,9 +15,9 @@ import signal
 import socket
 import subprocess
 import sys
-from typing import Any, Final, Self
+from typing import Any, Final
 
-from cloister.ipc import ConnectionClosed, Peer, Stub, values, zmtp
+from cloister.ipc import RemoteProtocolError, Stub, values, zmtp
 from cloister.ipc.pipe import Pipe
 from cloister.ipc.stubs import RemoteMethod
 
@@ -29,6 +29,7 @@ from .wire import CLOSING_SECONDS, peer_over
 _log = logging.getLogger("cloister.loader")
 _FIRST_DELAY, _LONGEST_DELAY = 0.1, 5.0
 _GRACE: Final = 2.0
+_CLOSED: Final = "the shards are closed; use them inside `async with Shards(...)`"
 _PROGRAM: Final = f"""\
 import json, sys
 given = json.loads(sys.argv[1])
@@ -39,39 +40,45 @@ main(given)
 
 
 class Process:
-    """One process of a shard. `hello` is done when it is open, with what was raised if it is not; `lost` when it is
+    """One process of a shard, a fresh program in a session of its own: Ctrl-C is the front's. `lost` is done when it is
     gone."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, shard: Shard, named: tuple[str, str, str]) -> None:
         self._loop = asyncio.get_running_loop()
-        self._process = process
-        self._pidfd = os.pidfd_open(process.pid)
-        self._loop.add_reader(self._pidfd, self._reap)
+        self._gone = ShardLost(f"the process of shard {shard.number} has ended; another one is started")
+        self._hello: asyncio.Future[Exception | None] = self._loop.create_future()
         self._reaped: asyncio.Future[str] = self._loop.create_future()
-        self.hello: asyncio.Future[Exception | None] = self._loop.create_future()
         self.lost: asyncio.Future[None] = self._loop.create_future()
-        self._pipe: Pipe
-        self._peer: Peer
-        self.door: Stub
-
-    @classmethod
-    async def start(cls, shard: Shard, named: tuple[str, str, str]) -> Self:
-        """A fresh program, in a session of its own: Ctrl-C is the front's."""
-        ours, theirs = socket.socketpair()
+        self._pipe: Pipe | None = None
+        self._peer = peer_over(self._send, greeted=False, on_hello=self._greeted, on_closed=self._broken)
+        self.door = Stub(self._peer, 0, {})
+        self._end, theirs = socket.socketpair()
         given = {
             "descriptor": theirs.fileno(), "path": sys.path, "factory": named,
             "folder": str(shard.folder), "number": shard.number, "count": shard.count,
         }  # fmt: skip
-        with theirs:
-            process = subprocess.Popen(  # noqa: ASYNC220 - a spawn, which takes a millisecond
-                [sys.executable, "-P", *(f"-W{each}" for each in sys.warnoptions), "-c", _PROGRAM, json.dumps(given)],
-                stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True,
-            )  # fmt: skip
-        self = cls(process)
-        self._pipe = await Pipe.over(ours, self._deliver, self._over, opening=zmtp.OPENING_OF_A_ROUTER)
-        self._peer = peer_over(self._pipe.send, greeted=False, on_hello=self._greeted)
-        self.door = Stub(self._peer, 0, {})
-        return self
+        warnings = [f"-W{each}" for each in sys.warnoptions]
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(self._end)
+            with theirs:
+                self._process = subprocess.Popen(
+                    [sys.executable, "-P", *warnings, "-c", _PROGRAM, json.dumps(given)],
+                    stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()], start_new_session=True,
+                )  # fmt: skip
+            stack.pop_all()
+        self._pidfd = os.pidfd_open(self._process.pid)
+        self._loop.add_reader(self._pidfd, self._reap)
+
+    async def opened(self) -> bool:
+        """Until its host is open, or until it has ended without a word: then False. What was raised there is raised."""
+        self._pipe = await Pipe.over(self._end, self._peer.deliver, self._over, opening=zmtp.OPENING_OF_A_ROUTER)
+        either: set[asyncio.Future[Any]] = {self._hello, self.lost}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not self._hello.done():
+            return False
+        if (error := self._hello.result()) is not None:
+            raise error
+        return True
 
     def kill(self) -> None:
         """End it as an accident would. Harmless when it has ended."""
@@ -79,9 +86,13 @@ class Process:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
 
-    async def close(self) -> str:
-        """Let it close its host and end: how it did, in words."""
-        self._pipe.close()
+    async def close(self, error: Exception) -> str:
+        """Let it close its host and end, with an error for whoever still waits or asks: how it did, in words."""
+        self._peer.close(error)
+        if self._pipe is not None:
+            self._pipe.close()
+        else:
+            self._end.close()
         try:
             async with asyncio.timeout(CLOSING_SECONDS + _GRACE):
                 return await asyncio.shield(self._reaped)
@@ -89,17 +100,23 @@ class Process:
             self.kill()
             return await asyncio.shield(self._reaped)
 
-    def _deliver(self, frame: bytes) -> None:
-        self._peer.deliver(frame)
+    def _send(self, frame: bytes) -> None:
+        assert self._pipe is not None
+        self._pipe.send(frame)
 
     def _greeted(self, payload: bytes) -> None:
         told = values.loads(payload, trusted=True)
-        self.hello.set_result(None if told is None else untold(told))
+        self._hello.set_result(None if told is None else untold(told))
 
-    def _over(self, error: Exception | None) -> None:
-        self._peer.close(ConnectionClosed("the shard's process has ended"))
+    def _over(self, _: Exception | None) -> None:
+        self._peer.close(self._gone)
         if not self.lost.done():
             self.lost.set_result(None)
+
+    def _broken(self, error: Exception) -> None:
+        """What it says cannot be understood; another one may be better."""
+        if isinstance(error, RemoteProtocolError):
+            self.kill()
 
     def _reap(self) -> None:
         """It has ended, and is not to stay as a zombie."""
@@ -135,7 +152,7 @@ class Keeper:
             await asyncio.wait([self._keeping])
         self._close_door()
         if self._process is not None:
-            await self._process.close()
+            await self._process.close(LoaderClosed(_CLOSED))
 
     async def ask(self, method: str, *args: Any, again: bool = False) -> Any:
         """Ask the shard's door, and raise what is raised there; `ShardLost`, unless asking `again` does no harm."""
@@ -143,7 +160,7 @@ class Keeper:
             door = self._door.result() if self._door.done() else await self._returned()
             try:
                 done, value = await RemoteMethod(door, method)(*args)
-            except ConnectionClosed:
+            except ShardLost:
                 await asyncio.sleep(0)  # until the keeper has heard of it
                 if again:
                     continue
@@ -179,27 +196,28 @@ class Keeper:
             ) from None
 
     async def _begin(self) -> Stub:
-        process = self._process = await Process.start(self.shard, self._named)
-        either: set[asyncio.Future[Any]] = {process.hello, process.lost}
-        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-        error = process.hello.result() if process.hello.done() else None
-        if process.hello.done() and error is None:
-            return process.door
-        self._process, ended = None, await process.close()
-        if error is None:
-            raise ShardFailed(
-                f"the process of shard {self.shard.number} ended before it was open ({ended}); its standard error says "
-                "why"
-            )
-        error.add_note(f"when shard {self.shard.number} of {self.shard.count} was opened, {self.shard.path}")
-        raise error
+        process = self._process = Process(self.shard, self._named)
+        closed = LoaderClosed(_CLOSED)
+        try:
+            if await process.opened():
+                return process.door
+        except Exception as error:
+            error.add_note(f"when shard {self.shard.number} of {self.shard.count} was opened, {self.shard.path}")
+            await process.close(closed)
+            raise
+        ended = await process.close(closed)
+        raise ShardFailed(
+            f"the process of shard {self.shard.number} ended before it was open ({ended}); its standard error says why"
+        )
 
     async def _keep(self) -> None:
         while True:
             assert self._process is not None
             await self._process.lost
             self._door = asyncio.get_running_loop().create_future()
-            self._trouble = f"its process has ended: {await self._process.close()}"
+            self._trouble = "its process has ended"
+            ended = await self._process.close(LoaderClosed(_CLOSED))
+            self._trouble = f"its process has ended: {ended}"
             _log.error("shard %d: %s; another one is started", self.shard.number, self._trouble)
             self._door.set_result(await self._begun_again())
 
@@ -217,5 +235,5 @@ class Keeper:
     def _close_door(self) -> None:
         if self._door.done():
             self._door = asyncio.get_running_loop().create_future()
-        self._door.set_exception(LoaderClosed("the shards are closed; use them inside `async with Shards(...)`"))
+        self._door.set_exception(LoaderClosed(_CLOSED))
         self._door.exception()

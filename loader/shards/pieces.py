@@ -7,11 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from cloister.engine import PinnedCode
+from cloister.engine.workflow import MAX_EACH
 
+from .options import packed, size
 from .place import number_of
 
 LARGE: Final = 4 << 20
-"""Bytes of code after which another piece begins."""
+"""Bytes of code and params after which another piece begins."""
 
 
 @dataclass(slots=True)
@@ -31,10 +33,12 @@ def divided(batch: Sequence[tuple[str, PinnedCode, Mapping[str, Any]]], shards: 
     for place, (tenant_id, code, options) in enumerate(batch):
         shard = number_of(tenant_id, shards)
         piece = filling.get(shard)
-        if piece is None or piece.size + len(code.stored) > LARGE:
+        sent = packed(options)
+        more = len(code.stored) + size(sent)
+        if piece is None or piece.size + more > LARGE or len(piece.entries) == MAX_EACH:
             piece = filling[shard] = Piece(shard)
             pieces.append(piece)
         piece.places.append(place)
-        piece.entries.append((tenant_id, code.digest, code.stored, options))
-        piece.size += len(code.stored)
+        piece.entries.append((tenant_id, code.digest, code.stored, sent))
+        piece.size += more
     return pieces

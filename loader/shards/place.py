@@ -17,7 +17,7 @@ from typing import Final
 from cloister.engine import EngineLocked
 
 MOST: Final = 256
-_NAME: Final = re.compile(r"(\d+)-of-(\d+)\.db")
+_NAME: Final = re.compile(r"\d+-of-([1-9]\d*)\.db")
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Shard:
 def number_of(tenant_id: str, count: int) -> int:
     """The shard of a tenant among so many: the same for ever, on any machine."""
     if not isinstance(tenant_id, str) or not tenant_id:
-        raise TypeError(f"a tenant's id is text that is not empty, not {tenant_id!r:.40}")
+        raise ValueError(f"a tenant id is text that is not empty, not {tenant_id!r:.80}")
     digest = hashlib.blake2b(tenant_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     return int.from_bytes(digest, "big") % count
 
@@ -51,7 +51,7 @@ def shards_in(folder: Path, count: int | None) -> list[Shard]:
     is another number than there are."""
     if count is not None and (type(count) is not int or not 1 <= count <= MOST):
         raise ValueError(f"`count` is a whole number from 1 to {MOST}, not {count!r:.40}")
-    found = {int(name[2]) for name in map(_NAME.fullmatch, (each.name for each in folder.iterdir())) if name}
+    found = {int(name[1]) for name in map(_NAME.fullmatch, (each.name for each in folder.iterdir())) if name}
     if len(found) > 1 or (found and count not in {None, *found}):
         there = " and of ".join(map(str, sorted(found)))
         asked = "" if count is None else f", and {count} are asked for"
@@ -59,7 +59,7 @@ def shards_in(folder: Path, count: int | None) -> list[Shard]:
             f"{folder} holds databases of {there} shards{asked}: tenants are divided by that number when the folder is "
             "first opened, and would not be found with another; leave `count` out, or give another folder"
         )
-    most = min(found.pop() if found else count or len(os.sched_getaffinity(0)), MOST)
+    most = found.pop() if found else count or min(len(os.sched_getaffinity(0)), MOST)
     return [Shard(folder, number, most) for number in range(most)]
 
 

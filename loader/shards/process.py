@@ -44,20 +44,19 @@ async def live(given: dict[str, Any]) -> None:
     pipe = await Pipe.over(
         socket.socket(fileno=given["descriptor"]), lambda frame: peer.deliver(frame), over, opening=zmtp.OPENING
     )
-    peer = peer_over(pipe.send, greeted=True)
+    peer = peer_over(pipe.send, greeted=True, on_closed=over)
     async with AsyncExitStack() as stack:
         stack.callback(pipe.close)
+        told = None
         try:
             shard = Shard(Path(given["folder"]), given["number"], given["count"])
-            host = await _open(stack, factory.found(*given["factory"]), shard)
+            door = serve(Door(await _open(stack, factory.found(*given["factory"]), shard)))
+            assert door is not None
+            peer.exports.grant(door)
         except Exception as error:  # noqa: BLE001 - it is the front's to raise
-            pipe.send(peer.connection.hello(values.dumps(tell(error))))
-            return
-        door = serve(Door(host))
-        assert door is not None
-        peer.exports.grant(door)
+            told = tell(error)
         with contextlib.suppress(ConnectionClosed):
-            pipe.send(peer.connection.hello(values.dumps(None)))
+            pipe.send(peer.connection.hello(values.dumps(told)))
         await gone
         peer.close(ConnectionClosed("the front has gone"))
 
@@ -76,5 +75,5 @@ async def _open(stack: AsyncExitStack, make: factory.Factory, shard: Shard) -> H
 def main(given: dict[str, Any]) -> None:
     """What the process is there for."""
     for each in (signal.SIGINT, signal.SIGTERM):  # of a whole group: when to end is the front's to say
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, lambda *_: None)  # and not ignored, which what is started here would go on with
     asyncio.run(live(given))

@@ -28,11 +28,11 @@ def tell(error: BaseException, causes: int = _MOST_CAUSES) -> list[Any]:
     """An exception as a value that can be sent."""
     kind, cause = type(error), error.__cause__
     known = kind is _class(kind.__module__, kind.__qualname__)
-    trace = "" if known else "".join(traceback.format_exception(error))
-    args = [each if _plain(each) else str(each) for each in error.args]
+    trace = "" if known else _text("".join(traceback.format_exception(error)))
+    args = [each if _plain(each) else _said(each) for each in _given(error)]
     attributes = {name: value for name, value in vars(error).items() if _plain(value)}
     further = None if cause is None or not causes else tell(cause, causes - 1)
-    return [kind.__module__, kind.__qualname__, str(error), args, attributes, trace, further]
+    return [kind.__module__, kind.__qualname__, _said(error), args, attributes, trace, further]
 
 
 def untold(found: list[Any]) -> Exception:
@@ -40,22 +40,29 @@ def untold(found: list[Any]) -> Exception:
     module, name, words, args, attributes, trace, cause = found
     error = _made(_class(module, name), args)
     if error is None:
-        error, attributes = RemoteError(name, words, trace), {"__notes__": attributes.get("__notes__", [])}
+        error = RemoteError(name.rpartition(".")[2], words, trace)
+        attributes = {"__notes__": attributes.get("__notes__", [])}
     vars(error).update(attributes)
     if cause is not None:
         error.__cause__ = untold(cause)
     return error
 
 
+def _given(error: BaseException) -> tuple[Any, ...]:
+    """What it was made with, of which a built-in one may not have all among its `args`."""
+    made = error.__reduce__() if type(error).__module__ == "builtins" else ""
+    return made[1] if isinstance(made, tuple) else error.args  # of what it takes to make one, the second is this
+
+
 def _made(kind: type[Exception] | None, args: list[Any]) -> Exception | None:
     if kind is None:
         return None
-    try:
-        if kind.__module__ == "builtins":  # which may keep more than their arguments
+    if kind.__module__ == "builtins":  # which may keep more than their arguments
+        try:
             return kind(*args)
-        error = kind.__new__(kind)  # and not what it does to make its words, which are made
-    except TypeError:
-        return None
+        except Exception:  # noqa: BLE001 - such as a group, of exceptions that were told as text
+            return None
+    error = kind.__new__(kind)  # and not what it does to make its words, which are made
     error.args = tuple(args)
     return error
 
@@ -81,3 +88,14 @@ def _plain(value: object) -> bool:
     except CodecError:
         return False
     return True
+
+
+def _said(subject: object) -> str:
+    try:
+        return _text(str(subject))
+    except Exception as second:  # noqa: BLE001 - it cannot even say what it is
+        return f"its message cannot be read: {type(second).__name__}"
+
+
+def _text(words: str) -> str:
+    return words.encode("utf-8", "replace").decode()

@@ -10,14 +10,15 @@ from typing import Any, Final, overload
 
 from cloister.engine import HistoryEvent, Page, Schedule, Status, Summary
 from cloister.engine.options import together
-from cloister.ipc import ConnectionClosed
+from cloister.engine.rules import check_known_id, check_timeout
+from cloister.ipc.values import Named
 
+from ..errors import ShardLost
 from .keeper import Keeper
+from .options import each_packed, packed
 from .told import untold
 
 _SCHEDULE: Final = ("cron", "zone", "scope", "params", "labels", "retention")
-PATIENCE: Final = 30.0
-"""Seconds beyond its timeout for which a result is waited for, where the shard is started again meanwhile."""
 
 
 class ShardInstance:
@@ -34,11 +35,13 @@ class ShardInstance:
 
     async def result(self, timeout: float | None = None) -> Any:
         """See `cloister.engine.Instance.result`. It goes on waiting while its shard is started again."""
-        if timeout is None:
-            return await self._read("result")
-        late = timeout + PATIENCE if isinstance(timeout, int | float) else None  # the shard says what is wrong with it
-        async with asyncio.timeout(late):  # it is the engine that keeps the time, while there is one
-            return await self._read("result", timeout)
+        left, now = check_timeout(timeout), asyncio.get_running_loop().time
+        until = None if left is None else now() + left
+        while True:
+            try:
+                return await self._do("result", left)
+            except ShardLost:
+                left = None if until is None else max(until - now(), 0.0)
 
     async def step_result(self, step: object) -> Any:
         """See `cloister.engine.Instance.step_result`."""
@@ -71,7 +74,8 @@ class ShardInstance:
 
     async def send_event(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> None:
         """See `cloister.engine.Instance.send_event`. With an `id` it may be sent again after `ShardLost`."""
-        await self._do("send_event", options, **more)
+        given = together(options, more, ("type", "payload", "id"), what="send_event()")
+        await self._keeper.ask("send_event", self._tenant_id, self.id, packed(given))
 
     async def override(self, step: object, *, author: str, reason: str, **outcome: Any) -> None:
         """See `cloister.engine.Instance.override`."""
@@ -82,7 +86,7 @@ class ShardInstance:
     ) -> ShardInstance:
         """See `cloister.engine.Instance.fork`."""
         given = together(options, more, more, what="fork()")
-        id = await self._keeper.ask("fork", self._tenant_id, self.id, given, from_step)  # noqa: A001
+        id = await self._keeper.ask("fork", self._tenant_id, self.id, packed(given), from_step)  # noqa: A001
         return ShardInstance(self._keeper, self._tenant_id, id)
 
     async def subscribe(self, cursor: int | None = None, *, types: object = None) -> AsyncIterator[HistoryEvent]:
@@ -98,14 +102,14 @@ class ShardInstance:
                         cursor = event.id
                         yield event
                 return
-            except ConnectionClosed:
+            except ShardLost:
                 await asyncio.sleep(0)
 
     async def _read(self, method: str, *args: Any) -> Any:
-        return await self._keeper.ask("instance", self._tenant_id, self.id, method, args, {}, again=True)
+        return await self._keeper.ask("instance", self._tenant_id, self.id, method, Named((args, {})), again=True)
 
-    async def _do(self, method: str, *args: Any, **kwargs: Any) -> None:
-        await self._keeper.ask("instance", self._tenant_id, self.id, method, args, kwargs)
+    async def _do(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        return await self._keeper.ask("instance", self._tenant_id, self.id, method, Named((args, kwargs)))
 
     def __repr__(self) -> str:
         return f"<ShardInstance {self.id!r}>"
@@ -119,7 +123,7 @@ class ShardWorkflows:
 
     async def create(self, options: Mapping[str, Any] | None = None, /, **more: Any) -> ShardInstance:
         """See `cloister.engine.Workflow.create`."""
-        return self._made(await self._keeper.ask("create", self.scope, together(options, more)))
+        return self._made(await self._keeper.ask("create", self.scope, packed(together(options, more))))
 
     @overload
     async def create_batch(self, entries: Sequence[Mapping[str, Any]], /) -> list[ShardInstance]: ...
@@ -130,7 +134,7 @@ class ShardWorkflows:
         self, entries: Sequence[Mapping[str, Any]] | Mapping[str, Any], /
     ) -> list[ShardInstance] | dict[str, Any]:
         """See `cloister.engine.Workflow.create_batch`."""
-        made = await self._keeper.ask("create_batch", self.scope, entries)
+        made = await self._keeper.ask("create_batch", self.scope, each_packed(entries))
         if isinstance(made, dict):
             return {**made, "created": [self._made(each) for each in made["created"]]}
         return [self._made(each) for each in made]
@@ -142,7 +146,7 @@ class ShardWorkflows:
 
     def handle(self, id: str) -> ShardInstance:  # noqa: A002
         """See `cloister.engine.Workflow.handle`."""
-        return self._made(id)
+        return self._made(check_known_id(id))
 
     async def list(self, **options: Any) -> Page:
         """See `cloister.engine.Workflow.list`."""
@@ -173,7 +177,7 @@ class ShardWorkflows:
         return found
 
     async def _do(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        return await self._keeper.ask("binding", self.scope, method, args, kwargs)
+        return await self._keeper.ask("binding", self.scope, method, Named((args, kwargs)))
 
     def _made(self, id: str) -> ShardInstance:  # noqa: A002
         return ShardInstance(self._keeper, self.scope, id)
