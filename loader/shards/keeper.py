@@ -17,7 +17,7 @@ import subprocess
 import sys
 from typing import Any, Final
 
-from cloister.ipc import RemoteProtocolError, Stub, values, zmtp
+from cloister.ipc import ConnectionClosed, RemoteProtocolError, Stub, values, zmtp
 from cloister.ipc.pipe import Pipe
 from cloister.ipc.stubs import RemoteMethod
 
@@ -101,7 +101,8 @@ class Process:
             return await asyncio.shield(self._reaped)
 
     def _send(self, frame: bytes) -> None:
-        assert self._pipe is not None
+        if self._pipe is None:
+            raise ConnectionClosed("the process was never reached")
         self._pipe.send(frame)
 
     def _greeted(self, payload: bytes) -> None:

@@ -23,7 +23,7 @@ from cloister.ipc.pipe import Pipe
 from ..host import Host
 from . import factory
 from .door import Door
-from .place import Shard
+from .place import Shard, claim_shard
 from .told import tell
 from .wire import CLOSING_SECONDS, peer_over
 
@@ -47,12 +47,15 @@ async def live(given: dict[str, Any]) -> None:
     peer = peer_over(pipe.send, greeted=True, on_closed=over)
     async with AsyncExitStack() as stack:
         stack.callback(pipe.close)
+        opening = asyncio.ensure_future(_open(stack, given))
+        gone.add_done_callback(lambda _: opening.cancel())
         told = None
         try:
-            shard = Shard(Path(given["folder"]), given["number"], given["count"])
-            door = serve(Door(await _open(stack, factory.found(*given["factory"]), shard)))
+            door = serve(Door(await opening))
             assert door is not None
             peer.exports.grant(door)
+        except asyncio.CancelledError:
+            return
         except Exception as error:  # noqa: BLE001 - it is the front's to raise
             told = tell(error)
         with contextlib.suppress(ConnectionClosed):
@@ -61,15 +64,21 @@ async def live(given: dict[str, Any]) -> None:
         peer.close(ConnectionClosed("the front has gone"))
 
 
-async def _open(stack: AsyncExitStack, make: factory.Factory, shard: Shard) -> Host:
+async def _open(stack: AsyncExitStack, given: dict[str, Any]) -> Host:
+    shard = Shard(Path(given["folder"]), given["number"], given["count"])
+    stack.callback(os.close, await _turn(shard))
+    return await stack.enter_async_context(await factory.made(factory.found(*given["factory"]), shard))
+
+
+async def _turn(shard: Shard) -> int:
     until = asyncio.get_running_loop().time() + _BEFORE
     while True:
         try:
-            return await stack.enter_async_context(await factory.made(make, shard))
+            return claim_shard(shard)
         except EngineLocked:
             if asyncio.get_running_loop().time() > until:
                 raise
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.02)
 
 
 def main(given: dict[str, Any]) -> None:

@@ -17,8 +17,9 @@ from cloister.ipc import CodecError, IpcError, RemoteError, values
 from cloister.sandbox import SandboxError
 
 from ..errors import LoaderError
+from ..http.headers import Malformed
 
-_ROOTS: Final[tuple[type[Exception], ...]] = (EngineError, LoaderError, SandboxError, IpcError)
+_ROOTS: Final[tuple[type[Exception], ...]] = (EngineError, LoaderError, SandboxError, IpcError, Malformed)
 _BUILT_IN: Final = {name for name, kind in vars(builtins).items()
                     if isinstance(kind, type) and issubclass(kind, Exception)}  # fmt: skip
 _MOST_CAUSES: Final = 4
@@ -30,7 +31,7 @@ def tell(error: BaseException, causes: int = _MOST_CAUSES) -> list[Any]:
     known = kind is _class(kind.__module__, kind.__qualname__)
     trace = "" if known else _text("".join(traceback.format_exception(error)))
     args = [each if _plain(each) else _said(each) for each in _given(error)]
-    attributes = {name: value for name, value in vars(error).items() if _plain(value)}
+    attributes = {name: value for name, value in vars(error).items() if _plain({name: value})}
     further = None if cause is None or not causes else tell(cause, causes - 1)
     return [kind.__module__, kind.__qualname__, _said(error), args, attributes, trace, further]
 
