@@ -45,6 +45,7 @@ bench-all: bench
 	$(BIN)/python benchmarks/deaths.py
 	$(BIN)/python benchmarks/idle.py
 	$(BIN)/python benchmarks/pools.py
+	$(BIN)/python benchmarks/shards.py
 	$(BIN)/python benchmarks/churn.py
 	$(BIN)/python benchmarks/burst.py
 	$(BIN)/python benchmarks/neighbours.py
