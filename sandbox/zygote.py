@@ -29,16 +29,16 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import msgpack
 
 from . import exits, lockdown
-from .guest import archive, heap, library, mappings, rehearsal
+from .guest import archive, heap, layout, library, mappings, rehearsal
 from .guest import main as guest
 from .lockdown import kernel, limits
 from .lockdown.jail import SHORTAGES, enter_jail
-from .lockdown.sequence import CONNECTION, Jail, Slot, confine
+from .lockdown.sequence import CONNECTION, IN_EACH, Jail, Slot, confine
 
 if TYPE_CHECKING:
     from .guest.profile import Package
 
-_OWN: Final = (__name__, lockdown.__name__, rehearsal.__name__)
+_OWN: Final = (__name__, lockdown.__name__, guest.__name__, heap.__name__)
 _TURN_NS: Final = 100_000  # the least that the kernel takes: who only answers waits so long for who computes
 _NO_PROCESS: Final = (
     "the zygote can make no process: raise the limit of processes (ulimit -u, pids.max of the control group, "
@@ -63,9 +63,9 @@ def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoRe
     gc.collect()
     code = [*_own_code(), *rehearsal.prepare()]
     gc.collect()
-    filler = heap.fill_holes()  # so that what the rehearsal makes, and every child then writes to, lies together
-    heap.fill_chunks()
-    heap.gather(code)
+    filler = layout.fill_holes()  # so that what the rehearsal makes, and every child then writes to, lies together
+    layout.fill_chunks()
+    layout.gather(code)
     rehearsal.perform()
     kernel.set_malloc_arenas(1)
     address_space = limits.address_space()
@@ -81,9 +81,10 @@ def main(control: socket.socket, preload: list[str], folders: list[str]) -> NoRe
     stage.warm_up, stage.stretch = rehearsal.Opening(stage), rehearsal.stretch
     gc.collect()
     if sys.version_info >= (3, 12):
-        heap.make_immortal()
-    filler += heap.fill_holes()
-    heap.fill_chunks()
+        layout.make_immortal()
+    del sys.modules[layout.__name__]  # which a guest need not find
+    filler += layout.fill_holes()
+    layout.fill_chunks()
     gc.freeze()
     gc.disable()
     mappings.collapse(parts)
@@ -117,9 +118,13 @@ def _seeds() -> list[Callable[[], None]]:
 
 
 def _own_code() -> list[types.CodeType]:
-    """What a child runs between the fork and its first word, which cannot be rehearsed."""
-    functions = [subject for subject in gc.get_objects() if type(subject) is types.FunctionType]
-    return [function.__code__ for function in functions if (function.__module__ or "").startswith(_OWN)]
+    """What a child runs between the fork and its first word, which cannot be rehearsed: found by the names in it."""
+    found = [subject for subject in gc.get_objects() if type(subject) is types.FunctionType]
+    code = [function.__code__ for function in found if (function.__module__ or "").startswith(_OWN)]
+    run = [function.__code__ for function in (Zygote._spawn, Zygote._be_child, *IN_EACH, *rehearsal.ITS_OWN)]
+    for piece in run:  # which grows meanwhile
+        run += [each for each in code if each.co_name in piece.co_names and each not in run]
+    return run
 
 
 class Zygote:

@@ -10,6 +10,7 @@ yet.
 from __future__ import annotations
 
 import asyncio
+import gc
 import linecache
 import logging
 import socket
@@ -60,6 +61,7 @@ _DEFAULTS: Final = {"retries": {"limit": 0, "delay": 0, "backoff": "constant"}, 
 _LONGEST: Final = 10.0
 """Seconds after which the play is broken off: a zygote that skipped a line is slower, one that hangs is none."""
 _ROUNDS: Final = 10
+_YOUNG: Final = 1  # generations that are looked at: not the last, with which whatever is kept at hand would be given up
 _NO_LIMIT: Final = 2**63 - 1
 _NAME: Final = "rehearsal_of_a_tenant"
 
@@ -116,17 +118,25 @@ class Opening:
         peer = self._stage.peer(answers.append)
         for call in self._calls:
             peer.deliver(call)
+        self._stage.loop.call_soon(self._wait, answers, then)
 
-        def over() -> None:
-            if len(answers) < len(self._calls):
-                self._stage.loop.call_soon(over)
-            else:
-                _forget()
-                heap.make_room()
-                self._stage.loop.call_later(0, then).cancel()  # as will be done when the tenant's code is imported
-                then()
+    def _wait(self, answers: list[bytes], then: Callable[[], None]) -> None:
+        if len(answers) < len(self._calls):
+            self._stage.loop.call_soon(self._wait, answers, then)
+        else:
+            _forget()
+            self._stage.loop.call_soon(self._tidy, then)
 
-        over()
+    def _tidy(self, then: Callable[[], None]) -> None:
+        """Only now nobody is in the midst of what was played: where it lay the tenant's program can lie."""
+        gc.collect(_YOUNG)
+        heap.make_room()
+        self._stage.loop.call_later(0, then).cancel()  # as will be done when the tenant's code is imported
+        then()
+
+
+ITS_OWN: Final = (Opening.__call__, Opening._wait, Opening._tidy, heap.give_back)
+"""What runs in each child and has no part in the play."""
 
 
 def stretch() -> None:

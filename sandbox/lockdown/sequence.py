@@ -246,10 +246,10 @@ LAYERS: Final = (
 
 FLOOR: Final = ("descriptors", "limits", "parent", "dumpable", "no_new_privs", "landlock", "seccomp")
 """Without these nothing untrusted runs."""
-_EACH: Final = tuple(layer.each for layer in LAYERS if layer.each is not None)
+IN_EACH: Final = tuple(layer.each for layer in LAYERS if layer.each is not None)
 
 
 def confine(jail: Jail, slot: Slot) -> None:
     """Do the child's part. Any failure here must end the child: it is half confined."""
-    for step in _EACH:
+    for step in IN_EACH:
         step(jail, slot)

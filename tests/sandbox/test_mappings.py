@@ -11,7 +11,7 @@ from typing import Any
 COMMON = """
 import ctypes, hashlib, json, os
 from pathlib import Path
-from cloister.sandbox.guest import heap, mappings
+from cloister.sandbox.guest import layout, mappings
 from cloister.sandbox.lockdown import kernel
 
 def pieces():
@@ -119,13 +119,13 @@ def test_memory_in_large_pages_keeps_its_content_and_is_a_childs_own_once_it_wri
 def test_what_the_c_library_hands_out_comes_in_one_piece_once_its_holes_are_filled() -> None:
     """Chunks of all sizes lie side by side, although there were holes all over before."""
     found = alone("""
-        malloc, free = heap._c_library.malloc, heap._c_library.free
+        malloc, free = layout._c_library.malloc, layout._c_library.free
         take = lambda size: malloc(ctypes.c_size_t(size))
         sizes = [528 + 16 * (n * 37 % 500) for n in range(2000)]
         spread = [take(size) for size in sizes]
         for address in spread[::2]:
             free(ctypes.c_void_p(address))
-        heap.fill_chunks()
+        layout.fill_chunks()
         wanted = sizes[:200]
         got = [take(size) for size in wanted]
         print(json.dumps([min(got) > max(spread), max(got) - min(got) < 1.5 * sum(wanted)]))

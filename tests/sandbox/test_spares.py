@@ -119,6 +119,23 @@ async def test_the_next_is_begun_although_nobody_has_said_anything(
         await until(lambda: spawner.spares > 2)
 
 
+async def test_a_spare_has_nothing_left_of_what_it_has_played(
+    open_spawner: OpenSpawner, boot: Any, until: Until
+) -> None:
+    """A program is played in it before it is anybody's, whose room is then the tenant's."""
+    source = """
+        import gc
+        from workers import WorkerEntrypoint
+        class Default(WorkerEntrypoint):
+            def get(self):
+                return [each.__name__ for each in gc.get_objects() if isinstance(each, type)]
+    """
+    async with open_spawner(spares=1) as spawner:
+        await until(lambda: spawner.spares == 1)
+        tenant = await boot(source, spawner=spawner)
+        assert await tenant.invoke("get") == ["Default"]
+
+
 async def test_a_spare_that_dies_is_replaced_without_anybody_asking(
     open_spawner: OpenSpawner, until: Until, monkeypatch: pytest.MonkeyPatch
 ) -> None:
