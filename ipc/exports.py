@@ -37,6 +37,7 @@ class Exports:
         self._granted: dict[int, list[Any]] = {}
         """Number: capability, references held over there, key in `_numbers`, bytes of the reference if they count."""
         self._hold, self._held = hold, 0
+        self.most = MAX_GRANTS
         self._numbers: dict[Hashable, int] = {}
         self._next = 0
         self._over = False
@@ -49,8 +50,8 @@ class Exports:
         key = getattr(capability, "key", None) or id(capability)
         number = self._numbers.get(key)
         if number is None:
-            if len(self._granted) >= MAX_GRANTS:
-                raise CodecError(f"{MAX_GRANTS:,} capabilities are granted on this connection; dispose of some")
+            if len(self._granted) >= self.most:
+                raise CodecError(f"{self.most:,} capabilities are granted on this connection; dispose of some")
             number = self._next
             self._next += 1
             if self._over:  # an answer that nobody will get

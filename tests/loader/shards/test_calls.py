@@ -19,6 +19,7 @@ from cloister.loader import (
     EntrypointNotFound,
     LimitExceeded,
     Limits,
+    LoaderClosed,
     LoadFailed,
     SandboxDied,
     Shards,
@@ -26,6 +27,7 @@ from cloister.loader import (
 )
 from cloister.loader.http import Request, Response
 from cloister.loader.http.headers import Malformed
+from cloister.loader.shards.wire import peer_over
 
 Eventually = Callable[[Callable[[], Any]], Awaitable[None]]
 Look = Callable[[str], Awaitable[dict[str, Any]]]
@@ -247,6 +249,15 @@ async def test_streams_go_both_ways(host: Shards, tenant: str, look: Look, event
         return bool((await look(tenant))["granted"] == before)
 
     await eventually(none_is_held)
+
+
+async def test_what_all_tenants_grant_together_has_room_on_one_connection() -> None:
+    """Each sandbox has a bound of its own; one that is at it leaves room for the others."""
+    peer = peer_over(lambda _: None, greeted=True)
+    for _ in range(2):
+        peer.encode([RpcTarget() for _ in range(40_000)])
+    assert len(peer.exports) == 80_000
+    peer.close(LoaderClosed())
 
 
 async def test_nothing_is_left_of_a_thousand_calls(
