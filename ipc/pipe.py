@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Self
+from typing import Self, cast
 
 from . import zmtp
 from .errors import ConnectionClosed, RemoteProtocolError
@@ -28,11 +28,11 @@ class Pipe(asyncio.Protocol):
 
     @classmethod
     async def over(cls, end: socket.socket, on_frame: OnFrame, on_lost: OnLost, *, opening: bytes) -> Self:
-        """Over a connected socket, which is the pipe's from here on. `opening` is said first: one side's is a dealer's,
-        the other's a router's (`zmtp`)."""
+        """Over a connected Unix socket, which is the pipe's from here on. `opening` is said first: one side's is a
+        dealer's, the other's a router's (`zmtp`)."""
         end.setblocking(False)
         loop = asyncio.get_running_loop()
-        transport, pipe = await loop.create_connection(lambda: cls(on_frame, on_lost), sock=end)
+        transport, pipe = await loop.create_unix_connection(lambda: cls(on_frame, on_lost), sock=end)
         transport.write(opening)
         return pipe
 
@@ -53,8 +53,7 @@ class Pipe(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)  # which another loop's is not, for all that it can do
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""

@@ -69,19 +69,22 @@ def claim(folder: Path) -> int:
     It is this and not the databases that says so at once: the process of a shard whose front was killed has its file
     for a moment longer.
     """
-    return _locked(folder / "lock", f"{folder} has its shards open elsewhere: one service has a folder at a time")
+    descriptor = lock_file(folder / "lock")
+    if not locked(descriptor):
+        os.close(descriptor)
+        raise EngineLocked(f"{folder} has its shards open elsewhere: one service has a folder at a time")
+    return descriptor
 
 
-def claim_shard(shard: Shard) -> int:
-    """The same for the process of a shard. `EngineLocked` while another one has yet to end."""
-    return _locked(shard.path.with_suffix(".lock"), f"{shard.path} is still open in the process that had it before")
+def lock_file(file: Path) -> int:
+    """A descriptor of a file that is there to be locked."""
+    return os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
 
 
-def _locked(file: Path, words: str) -> int:
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def locked(descriptor: int) -> bool:
+    """Whether it is locked now, until the descriptor is closed; no other process has it then."""
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        os.close(descriptor)
-        raise EngineLocked(words) from None
-    return descriptor
+        return False
+    return True

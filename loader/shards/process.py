@@ -23,11 +23,11 @@ from cloister.ipc.pipe import Pipe
 from ..host import Host
 from . import factory
 from .door import Door
-from .place import Shard, claim_shard
+from .place import Shard, lock_file, locked
 from .told import tell
 from .wire import CLOSING_SECONDS, peer_over
 
-_BEFORE: Final = 10.0
+_BEFORE: Final = CLOSING_SECONDS + 2.0
 """Seconds for which the one that had the file before, and whose front was killed, may still have it."""
 
 
@@ -66,19 +66,14 @@ async def live(given: dict[str, Any]) -> None:
 
 async def _open(stack: AsyncExitStack, given: dict[str, Any]) -> Host:
     shard = Shard(Path(given["folder"]), given["number"], given["count"])
-    stack.callback(os.close, await _turn(shard))
-    return await stack.enter_async_context(await factory.made(factory.found(*given["factory"]), shard))
-
-
-async def _turn(shard: Shard) -> int:
+    lock = lock_file(shard.path.with_suffix(".lock"))
+    stack.callback(os.close, lock)
     until = asyncio.get_running_loop().time() + _BEFORE
-    while True:
-        try:
-            return claim_shard(shard)
-        except EngineLocked:
-            if asyncio.get_running_loop().time() > until:
-                raise
-            await asyncio.sleep(0.02)
+    while not locked(lock):
+        if asyncio.get_running_loop().time() > until:
+            raise EngineLocked(f"{shard.path} is still open in the process that had it before")
+        await asyncio.sleep(0.02)
+    return await stack.enter_async_context(await factory.made(factory.found(*given["factory"]), shard))
 
 
 def main(given: dict[str, Any]) -> None:

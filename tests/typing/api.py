@@ -61,6 +61,10 @@ from cloister.loader import (
     RpcTarget,
     SandboxDied,
     SandboxError,
+    Shard,
+    ShardFailed,
+    ShardLost,
+    Shards,
     TailEvent,
     TailLine,
     TailStart,
@@ -332,6 +336,40 @@ async def with_a_host(path: Path) -> None:
             assert_type((error.ends, error.retry_after_s), tuple[int, float])
         except VersionChanged as error:
             assert_type(error.difference.changed, tuple[str, ...])
+        assert_type(await host.serve(), bool)
+
+
+def of_a_shard(shard: Shard) -> Host:
+    """What each shard's process makes."""
+    assert_type((shard.path, shard.number, shard.count, shard.has("t-42")), tuple[Path, int, int, bool])
+    return Host(shard.path, get_code=tenants_code, spares=1)
+
+
+async def with_shards(path: Path) -> None:
+    """On several cores: the names of a host."""
+    async with Shards(path, of_a_shard, count=2, patience=5.0) as host, Shards("data", "service:make_host"):
+        assert_type(host, Shards)
+        assert_type(host.shard("t-42"), Shard)
+        try:
+            assert_type(await host.tenant("t-42").greet("Ann"), Any)
+            assert_type(await host.tenant("t-42").cart("c-1").add("tea"), Any)
+        except ShardLost as error:
+            lost: LoaderError = error
+            print(lost)
+        except ShardFailed as error:
+            failed: LoaderError = error
+            print(failed)
+        assert_type(await (await host.tenant("t-42").fetch("https://shop.example/")).text(), str)
+        instance = await host.workflows("t-42").create(params={"number": 1})
+        assert_type(await instance.result(timeout=5.0), Any)
+        assert_type(await instance.status(), dict[str, Any])
+        async for event in instance.subscribe():
+            assert_type(event, HistoryEvent)
+        assert_type(await host.workflows("t-42").list(status="running"), Page)
+        assert_type(await host.begin_each([("t-42", tenants_code("t-42"), {"id": "order"})]), list[bool])
+        assert_type(await host.evict("t-42"), bool)
+        assert_type(await host.drain("t-42", timeout=3), bool)
+        assert_type(await host.statistics(), list[dict[str, Any]])
         assert_type(await host.serve(), bool)
 
 

@@ -317,9 +317,10 @@ async def test_a_shard_waits_for_the_process_that_had_its_file_before(
     opening = asyncio.ensure_future(shards.__aenter__())
 
     def waits() -> bool:
-        process = shards._keepers[0]._process if shards._keepers else None
-        files = psutil.Process(process._process.pid).open_files() if process is not None else []
-        return not opening.done() and any(file.path.endswith("0-of-1.lock") for file in files)
+        if not shards._keepers or (process := shards._keepers[0]._process) is None:
+            return False
+        files = [*Path(f"/proc/{process._process.pid}/fd").iterdir()]
+        return any(file.is_symlink() and file.readlink().name == "0-of-1.lock" for file in files)
 
     await eventually(waits)
     assert not (tmp_path / "opened-0").exists()
