@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from cloister.loader import LoaderClosed, LoaderError, ShardFailed, ShardLost, Shards, TenantError
@@ -43,6 +44,20 @@ async def test_a_result_is_waited_for_across_the_end_of_a_process(host: Shards, 
     assert not any(each.done() for each in waiting)
     await instance.send_event(type="go", payload="tea")
     assert await asyncio.gather(*waiting) == [[4, "tea"]] * 2
+
+
+async def test_what_only_looks_is_asked_again(host: Shards, tenant: str, kill: Kill) -> None:
+    """It was under way to the process that ended, and does no harm twice."""
+    instance = await host.workflows(tenant).create(id="order", params=WAITS)
+    looking: list[Any] = [
+        instance.status(),
+        host.workflows(tenant).get("order"),
+        host.workflows(tenant).list(),
+        host.statistics(),
+    ]
+    kill(tenant)  # and this process has not heard of it when it asks
+    status, found, page, _ = await asyncio.gather(*looking)
+    assert (status["run"], found.id, [line.id for line in page.instances]) == (1, "order", ["order"])
 
 
 async def test_the_time_that_a_result_is_waited_for_is_not_begun_anew(host: Shards, tenant: str, kill: Kill) -> None:
@@ -205,6 +220,7 @@ async def test_a_shard_that_cannot_come_back_says_why_and_comes_back_when_it_can
 ) -> None:
     """After `patience` seconds, to whoever asks meanwhile."""
     logging.getLogger("cloister").setLevel(logging.ERROR)
+    others = set(psutil.Process().children())
     async with Shards(tmp_path, f"{service}:make_host", count=1, patience=0.05) as host:
         instance = await host.workflows(tenant).create(params={"number": 1})
         assert await instance.result(timeout=100) == 4
@@ -228,6 +244,7 @@ async def test_a_shard_that_cannot_come_back_says_why_and_comes_back_when_it_can
                 return False
 
         await eventually(is_back)
+        assert len(set(psutil.Process().children()) - others) == 1, "what could not be opened has ended"
 
 
 async def test_closing_while_a_shard_is_started_again(tmp_path: Path, service: str, tenant: str) -> None:

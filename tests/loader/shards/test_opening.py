@@ -335,11 +335,14 @@ async def test_opening_can_be_given_up(
 ) -> None:
     """While the function is at work, and before it is."""
     for long in (True, False):
-        opening = asyncio.ensure_future(Shards(tmp_path, f"{service}:never", count=2).__aenter__())
+        shards = Shards(tmp_path, f"{service}:never", count=2)
+        opening = asyncio.ensure_future(shards.__aenter__())
         await eventually((tmp_path / "begun-1").exists if long else (tmp_path / "lock").exists)
         opening.cancel()
         with pytest.raises(asyncio.CancelledError):
             await opening
+        for each in shards._keepers:
+            assert each._process is None or each._process._reaped.result() == "exit 0", "it was not waited for in vain"
     os.close(claim(tmp_path))
 
 
