@@ -23,7 +23,7 @@ from cloister.ipc.stubs import RemoteMethod
 
 from ..errors import LoaderClosed, ShardFailed, ShardLost
 from .place import Shard
-from .told import untold
+from .told import untold, untraced
 from .wire import CLOSING_SECONDS, peer_over
 
 _log = logging.getLogger("cloister.loader")
@@ -50,7 +50,9 @@ class Process:
         self._reaped: asyncio.Future[str] = self._loop.create_future()
         self.lost: asyncio.Future[None] = self._loop.create_future()
         self._pipe: Pipe | None = None
-        self._peer = peer_over(self._send, greeted=False, on_hello=self._greeted, on_closed=self._broken)
+        self._peer = peer_over(
+            self._send, greeted=False, rebuild=untraced, on_hello=self._greeted, on_closed=self._broken
+        )
         self.door = Stub(self._peer, 0, {})
         self._end, theirs = socket.socketpair()
         given = {
@@ -120,7 +122,10 @@ class Process:
             self.kill()
 
     def _reap(self) -> None:
-        """It has ended, and is not to stay as a zombie."""
+        """It has ended, and is not to stay as a zombie. What it has said is still read; more would be awaited as long
+        as what it had forked holds its end of the connection."""
+        with contextlib.suppress(OSError):  # closed, by either side
+            self._end.shutdown(socket.SHUT_RD)
         self._loop.remove_reader(self._pidfd)
         os.close(self._pidfd)
         status = self._process.wait()

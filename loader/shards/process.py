@@ -24,7 +24,7 @@ from ..host import Host
 from . import factory
 from .door import Door
 from .place import Shard, lock_file, locked
-from .told import tell
+from .told import tell, trace
 from .wire import CLOSING_SECONDS, peer_over
 
 _BEFORE: Final = CLOSING_SECONDS + 2.0
@@ -41,10 +41,11 @@ async def live(given: dict[str, Any]) -> None:
             gone.set_result(None)
             loop.call_later(CLOSING_SECONDS, os._exit, 1)
 
+    os.set_inheritable(given["descriptor"], False)  # by what is started here
     pipe = await Pipe.over(
         socket.socket(fileno=given["descriptor"]), lambda frame: peer.deliver(frame), over, opening=zmtp.OPENING
     )
-    peer = peer_over(pipe.send, greeted=True, on_closed=over)
+    peer = peer_over(pipe.send, greeted=True, on_closed=over, trace=trace)
     async with AsyncExitStack() as stack:
         stack.callback(pipe.close)
         opening = asyncio.ensure_future(_open(stack, given))

@@ -2,7 +2,8 @@
 
 Between a host and a sandbox an exception is a name and words (`cloister.ipc.failures`), since nobody may choose what is
 built here. Both ends of this are the same program. Still nothing is imported or called because a name was sent: a class
-is looked up among those there are.
+is looked up among those there are. What the door raises is a value of its own (`tell`). What an object or a stream of a
+tenant's raises comes as any failure does, with its class behind the traceback (`trace`).
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from cloister.engine import EngineError
-from cloister.ipc import CodecError, IpcError, RemoteError, values
+from cloister.ipc import CodecError, IpcError, RemoteError, failures, values
 from cloister.sandbox import SandboxError
 
 from ..errors import LoaderError
@@ -47,6 +48,26 @@ def untold(found: list[Any]) -> Exception:
     if cause is not None:
         error.__cause__ = untold(cause)
     return error
+
+
+def trace(error: BaseException) -> str:
+    """The traceback of a tenant's, and in the last line the class here of what was raised: that is what `untraced`
+    makes again."""
+    lines = error.trace if isinstance(error, RemoteError) else ""
+    return f"{lines}\n{type(error).__module__} {type(error).__qualname__}"
+
+
+def untraced(name: str, message: str, traced: str) -> Exception:
+    """The exception to raise for a failure. See `failures.Rebuild`."""
+    lines, _, last = traced.rpartition("\n")
+    kind = _class(*last.split(" ", 1)) if " " in last else None
+    if kind is None:
+        return failures.rebuild(name, message, "")
+    return (
+        kind(name, message, lines)
+        if issubclass(kind, RemoteError)
+        else _made(kind, [message]) or RemoteError(name, message)
+    )
 
 
 def _given(error: BaseException) -> tuple[Any, ...]:

@@ -15,9 +15,11 @@ SERVICE = '''
 """A service as somebody has it: one function that makes the host of a shard."""
 
 import asyncio
+import contextlib
 import gc
 import os
 import signal
+import stat
 import subprocess
 import sys
 
@@ -36,6 +38,10 @@ class Cart(RpcTarget):
     async def add(self, item):
         self.items.append(item)
         return list(self.items)
+    async def fail(self):
+        raise ValueError("no cart")
+    async def end(self):
+        os._exit(3)
 
 class Default(WorkerEntrypoint):
     kept = None
@@ -45,6 +51,9 @@ class Default(WorkerEntrypoint):
         return [list(args), kwargs]
     async def fail(self):
         raise ValueError("no tea")
+    async def fail_later(self):
+        yield 1
+        raise ValueError("no more tea")
     async def cart(self):
         return Cart()
     async def use(self, cart):
@@ -102,6 +111,11 @@ class Default(WorkerEntrypoint):
                 for number in range(40):
                     yield b"%02d" % number + b"." * 50_000
             return Response(pieces(), headers={"content-type": "text/plain"})
+        if path == "broken":
+            async def broken():
+                yield b"first"
+                raise ValueError("no second")
+            return Response(broken())
         if path == "hang":
             async def hanging():
                 yield b"first"
@@ -131,6 +145,16 @@ class TenantWorkflow(WorkflowEntrypoint):
 """
 
 
+def _inheritable():
+    """Connections that a program which is started here may have."""
+    found = []
+    for each in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(OSError):
+            if stat.S_ISSOCK(os.fstat(int(each)).st_mode) and int(each) > 2 and os.get_inheritable(int(each)):
+                found.append(int(each))
+    return found
+
+
 def look():
     """What this process holds: capabilities granted to the front, tasks, descriptors, and how its children take a
     signal."""
@@ -140,7 +164,8 @@ def look():
     child = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return {
         "granted": granted, "tasks": len(asyncio.all_tasks()), "descriptors": len(os.listdir("/proc/self/fd")),
-        "child": child.stdout.strip(), "pid": os.getpid(), "session": os.getsid(0), "path": sys.path,
+        "child": child.stdout.strip(), "inheritable": _inheritable(),
+        "pid": os.getpid(), "session": os.getsid(0), "path": sys.path,
     }
 
 
@@ -178,6 +203,15 @@ class Made:
     @staticmethod
     def make(shard):
         return make_host(shard)
+
+
+def make_with_child(shard):
+    """Of a service that forks, once: what it has forked outlives it, with all that it had open."""
+    if not (noted := shard.folder / "child").exists():
+        if not (child := os.fork()):
+            signal.pause()
+        noted.write_text(str(child))
+    return make_host(shard)
 
 
 def give_none(shard):

@@ -193,6 +193,40 @@ async def test_objects_of_tenants_are_held_and_let_go_of(
     await eventually(none_is_held)
 
 
+async def test_what_a_tenants_object_raises_is_what_the_host_raises(
+    host: Shards, tenant: str, look: Look, eventually: Eventually
+) -> None:
+    """And a stream of its, and the body of a response."""
+    before = await look(tenant)
+
+    async def as_before() -> bool:
+        now = await look(tenant)
+        return all(now[what] == before[what] for what in ("granted", "tasks", "descriptors"))
+
+    async with host.tenant(tenant).cart() as cart:
+        with pytest.raises(TenantError, match="ValueError: no cart") as caught:
+            await cart.fail()
+        assert caught.value.name == "ValueError"
+        assert 'raise ValueError("no cart")' in caught.value.trace
+        assert caught.value.trace.endswith("ValueError: no cart\n")
+        with pytest.raises(TenantError, match="CapabilityError: Cart has no method 'nothing'"):
+            await cart.nothing()
+    numbers = aiter(await host.tenant(tenant).fail_later())
+    assert await anext(numbers) == 1
+    with pytest.raises(TenantError, match="ValueError: no more tea"):
+        await anext(numbers)
+    broken = aiter(await host.tenant(tenant).fetch("https://a.example/broken"))
+    assert await anext(broken) == b"first"
+    with pytest.raises(TenantError, match="ValueError: no second"):
+        await anext(broken)
+    cart = await host.tenant(tenant).cart()
+    for _ in range(2):
+        with pytest.raises(SandboxDied, match="exited with 3"):
+            await cart.end()
+    del cart, numbers, broken
+    await eventually(as_before)
+
+
 async def test_an_object_that_came_from_a_tenant_can_be_given_back(host: Shards, tenants: list[str]) -> None:
     """To it, where it is itself again, and to another one in another shard."""
     async with host.tenant(tenants[0]).cart() as cart:
@@ -221,6 +255,7 @@ async def test_what_a_tenant_keeps_of_ours_is_held_until_it_lets_go(
             gone.set()
 
     exports = host._of(tenant)._process._peer.exports  # type: ignore[union-attr]
+    await eventually(lambda: not len(exports))  # of what others have lent
     before = len(exports)
     await host.tenant(tenant).keep(Adder())
     assert len(exports) == before + 1
@@ -443,10 +478,12 @@ async def test_a_shard_leaves_signals_to_the_front(host: Shards, tenant: str, lo
 
 
 async def test_shards_are_processes_of_their_own(host: Shards, tenants: list[str], look: Look) -> None:
-    """In sessions of their own, with this process's path, and what they begin takes signals as ever."""
+    """In sessions of their own, with this process's path; what they begin takes signals as ever, and has no part of the
+    connection."""
     found = [await look(tenant_id) for tenant_id in tenants]
     assert len({os.getpid(), *(each["pid"] for each in found)}) == 3
     for each in found:
         assert each["session"] == each["pid"]
         assert each["child"] == "[False, False]"
+        assert each["inheritable"] == []
         assert each["path"] == sys.path

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import signal
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -245,6 +247,32 @@ async def test_a_shard_that_cannot_come_back_says_why_and_comes_back_when_it_can
 
         await eventually(is_back)
         assert len(set(psutil.Process().children()) - others) == 1, "what could not be opened has ended"
+
+
+async def test_a_process_is_missed_though_what_it_had_forked_is_there(
+    tmp_path: Path, service: str, tenant: str, eventually: Eventually
+) -> None:
+    """That has the connection open, and the file as well: it is waited for no longer than for any other that is."""
+    async with Shards(tmp_path, f"{service}:make_with_child", count=1, patience=0.5) as host:
+        child = os.pidfd_open(int((tmp_path / "child").read_text()))
+        try:
+            host._of(tenant).kill()
+            async with asyncio.timeout(30):
+                await host._of(tenant)._process.lost  # type: ignore[union-attr]
+                await asyncio.sleep(0)
+                with pytest.raises(ShardFailed, match="its process has ended: killed by SIGKILL"):
+                    await host.tenant(tenant).greet("Alice")
+        finally:
+            signal.pidfd_send_signal(child, signal.SIGKILL)
+            os.close(child)
+
+        async def is_back() -> bool:
+            try:
+                return bool(await host.tenant(tenant).greet("Bob") == "Hello Bob")
+            except ShardFailed:
+                return False
+
+        await eventually(is_back)
 
 
 async def test_closing_while_a_shard_is_started_again(tmp_path: Path, service: str, tenant: str) -> None:

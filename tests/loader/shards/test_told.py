@@ -11,11 +11,11 @@ import pytest
 
 from cloister.engine import EngineError, InstanceFailed, InstanceNotFound
 from cloister.engine.errors import CreationRateExceeded, RunPostponed, StepFailed, WaitTimeout
-from cloister.ipc import CodecError, IpcError, RemoteError, values
+from cloister.ipc import CodecError, IpcError, RemoteError, failures, values
 from cloister.loader import LoaderError, TenantError
 from cloister.loader.errors import LoadBackedOff, MissingDispatcherMetadataError, RestartBackedOff, TenantThrottled
 from cloister.loader.http.headers import Malformed
-from cloister.loader.shards.told import tell, untold
+from cloister.loader.shards.told import tell, trace, untold, untraced
 from cloister.sandbox import LimitExceeded, SandboxError
 
 MADE: list[Exception] = [
@@ -67,6 +67,25 @@ def test_each_of_our_classes_comes_back_as_itself() -> None:
         error.add_note("a note")
         error.__cause__ = InstanceNotFound("further down")
         assert same(passed(error), error), kind
+
+
+def test_a_failure_of_ours_keeps_its_class() -> None:
+    """And its words; and what a tenant's own class is called makes no other of it."""
+    for kind in ours():
+        error = kind("Boom", "no", "a trace\nof two lines") if issubclass(kind, RemoteError) else kind.__new__(kind)
+        error.args = error.args or ("no",)
+        found = failures.read(failures.tell(error, trace), untraced)
+        assert (type(found), str(found)) == (kind, str(error))
+        assert not isinstance(found, RemoteError) or found.trace == "a trace\nof two lines"
+    named = TenantError("SandboxDied", "no", "x\ncloister.sandbox.errors SandboxDied")
+    found = failures.read(failures.tell(named, trace), untraced)
+    assert (type(found), found.args) == (TenantError, ("SandboxDied: no",))
+    for other in (type("Own", (Exception,), {})("a"), asyncio.CancelledError("a"), ExceptionGroup("a", [OSError()])):
+        found = failures.read(failures.tell(other, trace), untraced)
+        assert isinstance(found, RemoteError)
+        assert (found.name, found.trace) == (type(other).__name__, "")
+    for odd in ("", " ", "builtins eval", "os system", "cloister.loader.errors  TenantError", "a\nb"):
+        assert type(untraced("A", "b", odd)) is RemoteError
 
 
 @pytest.mark.parametrize("error", MADE, ids=lambda error: type(error).__name__)
