@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -44,6 +46,26 @@ def test_shards_of_a_million_have_each_tenant_of_a_group_once(monkeypatch: pytes
         assert sorted(divided) == sorted(site.members(group))
         assert len(set(divided)) == size
         assert {site.group(number) for number in divided} == {group}
+
+
+def test_a_million_go_on_from_the_first_that_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """However far another shard had come by then."""
+    monkeypatch.syspath_prepend(str(FOLDER))
+    module = importlib.import_module("fleet.register")
+    site = importlib.import_module("fleet.site").Site(
+        folder=str(tmp_path), began=0, tenants=5_500, storm=0, killed=0, ending=0, running=10, running_tenants=4,
+        idle_seconds=1, traffic_seconds=1, own_first_step=False, shards=2,
+    )  # fmt: skip
+    assert module._unfinished(site) == 0
+    site.folder_of_shards.mkdir()
+    for come, begins in (((5_000, 1_000), 1_000), ((5_000, 5_000), 5_000), ((900, 4_000), 0), ((5_500, 5_500), 5_500)):
+        for part, until in zip(site.parts, come, strict=True):
+            part.path.unlink(missing_ok=True)
+            with closing(sqlite3.connect(part.path)) as base:
+                base.execute("CREATE TABLE instances (number INTEGER)")
+                base.executemany("INSERT INTO instances VALUES (?)", [(n,) for n in range(until) if part.has(n)])
+                base.commit()
+        assert module._unfinished(site) == begins
 
 
 def test_what_shards_have_found_becomes_one_finding(monkeypatch: pytest.MonkeyPatch) -> None:

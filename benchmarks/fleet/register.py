@@ -9,6 +9,7 @@ from typing import Any
 
 from cloister.engine import Engine
 from cloister.loader import Shards
+from cloister.loader.shards.place import number_of
 
 from .bar import bar
 from .site import WORKFLOW, Ahead, Site, cpu_seconds, name, rss_mib
@@ -27,7 +28,7 @@ async def register(site: Site) -> dict[str, Any]:
         pids = [os.getpid(), *(each["pid"] for each in await shards.statistics())]
         began, opened, used = time.perf_counter(), time.perf_counter() - began, cpu_seconds(pids)
         with bar("registered", site.tenants, first) as move:
-            for start in range(first - first % BATCH, site.tenants, BATCH):
+            for start in range(_unfinished(site), site.tenants, BATCH):
                 writing.add(asyncio.create_task(_begin(site, shards, start)))
                 await asyncio.sleep(0)
                 if len(writing) < AT_ONCE * site.shards:
@@ -40,11 +41,25 @@ async def register(site: Site) -> dict[str, Any]:
             await asyncio.gather(*writing)
             move(site.tenants)
         took, used = time.perf_counter() - began, cpu_seconds(pids) - used
+    if (there := site.ask("SELECT count(*) FROM instances")) != site.tenants:
+        raise SystemExit(f"{there:,} of {site.tenants:,} tenants are there")
     new = site.tenants - first
     return {
         "registered": new, "per_second": new / took, "shards": site.shards, "open_seconds": opened,
         "cpu_us_each": used / max(new, 1) * 1e6, "growth": growth,
     }  # fmt: skip
+
+
+def _unfinished(site: Site) -> int:
+    """Where the first batch begins that is not there, or not all of it. A shard has its tenants in their order; but one
+    may have come further than another when a run was broken off."""
+    left = [part.ask("SELECT count(*) FROM instances") for part in site.parts]
+    for number in range(site.tenants):
+        shard = number_of(name(number), site.shards)
+        if not left[shard]:
+            return number - number % BATCH
+        left[shard] -= 1
+    return site.tenants
 
 
 async def _begin(site: Site, shards: Shards, start: int) -> list[bool]:
