@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from ..code import WorkerCode
-from ..errors import LoaderClosed
+from ..errors import LoaderClosed, ShardLost
 from ..http.asgi import Application, asgi
 from ..http.asked import HttpLimits
 from ..stop import served
@@ -117,9 +117,13 @@ class Shards:
         return bool(await self._of(tenant_id).ask("redeploy", tenant_id))
 
     async def drain(self, tenant_id: str | None = None, *, timeout: float | None = None) -> bool:
-        """See `Host.drain`; of all shards, or of the tenant's."""
+        """See `Host.drain`; of all shards, or of the tenant's. One that ends meanwhile has not come to its end."""
         those = self._keepers if tenant_id is None else [self._of(tenant_id)]
-        return all(await asyncio.gather(*(each.ask("drain", tenant_id, timeout) for each in those)))
+        ended = await asyncio.gather(*(each.ask("drain", tenant_id, timeout) for each in those), return_exceptions=True)
+        for each in ended:
+            if isinstance(each, BaseException) and not isinstance(each, ShardLost):
+                raise each
+        return all(each is True for each in ended)
 
     async def serve(self, *signals: signal.Signals) -> bool:
         """See `Host.serve`."""

@@ -132,9 +132,14 @@ class Process:
         self._reaped.set_result(f"killed by {signal.Signals(-status).name}" if status < 0 else f"exit {status}")
 
 
+def following(delay: float) -> float:
+    """How long to wait before the try after one that was waited for so long: the first is made at once."""
+    return min(max(2 * delay, _FIRST_DELAY), _LONGEST_DELAY)
+
+
 class Keeper:
-    """Keeps one shard there, from `open` to `close`. A call waits up to `patience` seconds for one that is to come
-    back."""
+    """Keeps one shard there, from `open` to `close`; for one that ends again soon it waits, longer each time. A call
+    waits up to `patience` seconds for one that is to come back."""
 
     def __init__(self, shard: Shard, named: tuple[str, str, str], patience: float) -> None:
         self.shard = shard
@@ -217,26 +222,31 @@ class Keeper:
         )
 
     async def _keep(self) -> None:
+        now, delay = asyncio.get_running_loop().time, 0.0
         while True:
             assert self._process is not None
+            since = now()
             await self._process.lost
+            lived = now() - since
             self._door = asyncio.get_running_loop().create_future()
             self._trouble = "its process has ended"
             ended = await self._process.close(LoaderClosed(_CLOSED))
             self._trouble = f"its process has ended: {ended}"
-            _log.error("shard %d: %s; another one is started", self.shard.number, self._trouble)
-            self._door.set_result(await self._begun_again())
+            delay = delay if lived < _LONGEST_DELAY else 0.0
+            _log.error("shard %d: %s; another one is started in %.1f s", self.shard.number, self._trouble, delay)
+            door, delay = await self._begun_again(delay)
+            self._door.set_result(door)
 
-    async def _begun_again(self) -> Stub:
-        delay = _FIRST_DELAY
+    async def _begun_again(self, delay: float) -> tuple[Stub, float]:
+        """The next one, tried after so many seconds; and after how many the one after that."""
         while True:
+            await asyncio.sleep(delay)
+            delay = following(delay)
             try:
-                return await self._begin()
+                return await self._begin(), delay
             except Exception as error:  # noqa: BLE001 - whatever it is, it may be over by and by
                 self._trouble = f"it cannot be opened: {type(error).__name__}: {error}"
                 _log.error("shard %d: %s; tried again in %.1f s", self.shard.number, self._trouble, delay)
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, _LONGEST_DELAY)
 
     def _close_door(self) -> None:
         if self._door.done():

@@ -201,7 +201,8 @@ async def test_what_a_tenants_object_raises_is_what_the_host_raises(
 
     async def as_before() -> bool:
         now = await look(tenant)
-        return all(now[what] == before[what] for what in ("granted", "tasks", "descriptors"))
+        few = now["descriptors"] < before["descriptors"] + 10  # a spare comes or goes; a thousand calls would have more
+        return few and all(now[what] == before[what] for what in ("granted", "tasks"))
 
     async with host.tenant(tenant).cart() as cart:
         with pytest.raises(TenantError, match="ValueError: no cart") as caught:

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from cloister.loader import LoaderClosed, LoaderError, ShardFailed, ShardLost, Shards, TenantError
+from cloister.loader.shards.keeper import following
 
 Eventually = Callable[[Callable[[], Any]], Awaitable[None]]
 Kill = Callable[[str], None]
@@ -273,6 +274,37 @@ async def test_a_process_is_missed_though_what_it_had_forked_is_there(
                 return False
 
         await eventually(is_back)
+
+
+def test_a_process_that_ends_again_and_again_is_waited_with_longer_each_time() -> None:
+    """The first is followed at once."""
+    delays = [0.0]
+    while len(delays) < 9:
+        delays.append(following(delays[-1]))
+    assert delays == [0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+
+
+async def test_a_shard_that_ends_while_it_is_drained_has_not_come_to_its_end(
+    tmp_path: Path, service: str, eventually: Eventually
+) -> None:
+    """And is no reason not to wait for the others."""
+    async with Shards(tmp_path, f"{service}:make_host", count=2) as host:
+        one, other = "t-42", "t-44"
+        assert host.shard(one) != host.shard(other)
+        held = [asyncio.ensure_future(host.tenant(each).wait()) for each in (one, other)]
+        await eventually(lambda: _busy(host, 2))
+        draining = asyncio.ensure_future(host.drain())
+        host._of(one).kill()
+        with pytest.raises(ShardLost):
+            await held[0]
+        await asyncio.sleep(0)
+        assert not draining.done()
+        held[1].cancel()
+        assert not await draining
+
+
+async def _busy(host: Shards, calls: int) -> bool:
+    return calls == sum(int(each["loader"]["calls"]) for each in await host.statistics())
 
 
 async def test_closing_while_a_shard_is_started_again(tmp_path: Path, service: str, tenant: str) -> None:
