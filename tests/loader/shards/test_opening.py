@@ -127,7 +127,7 @@ async def begun(running: subprocess.Popen[str]) -> list[psutil.Process]:
 # Which function
 
 
-@pytest.mark.parametrize("name", ["make_later", "Made.make"])
+@pytest.mark.parametrize("name", ["make_later", pytest.param("Made.make", marks=pytest.mark.long)])
 async def test_a_function_is_given_by_its_name(
     tmp_path: Path, service: str, name: str, nothing_is_left: None, tenant: str
 ) -> None:
@@ -167,7 +167,9 @@ def test_what_no_other_process_could_find_is_refused_at_once(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("given", ["-c", "-", "-i"])
+@pytest.mark.parametrize(
+    "given", ["-c", pytest.param("-", marks=pytest.mark.long), pytest.param("-i", marks=pytest.mark.long)]
+)
 def test_what_is_typed_at_a_prompt_is_in_no_file(tmp_path: Path, given: str) -> None:
     """And so it is for no other process."""
     typed = "from cloister.loader import Shards\ndef make_host(shard): pass\n\nShards('data', make_host)\n"
@@ -187,7 +189,7 @@ async def test_the_function_may_be_in_the_program_itself(tmp_path: Path) -> None
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("way", ["module", "folder"])
+@pytest.mark.parametrize("way", [pytest.param("module", marks=pytest.mark.long), "folder"])
 async def test_the_program_may_be_a_package(tmp_path: Path, way: str) -> None:
     """Run by its name, or as a folder."""
     (tmp_path / "service_package").mkdir()
@@ -386,7 +388,7 @@ async def test_ctrl_c_is_the_fronts(tmp_path: Path) -> None:
         assert not any(each.is_running() for each in shards)
 
 
-@pytest.mark.parametrize("word", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("word", [pytest.param(signal.SIGINT, marks=pytest.mark.long), signal.SIGTERM])
 async def test_serving_ends_with_a_signal_after_a_drain(tmp_path: Path, word: signal.Signals) -> None:
     """Then everything is closed."""
     async with program(tmp_path, "serve") as running:
