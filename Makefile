@@ -83,6 +83,7 @@ $(VENV)/.installed: pyproject.toml requirements.lock $(FOLDERS)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	PYTHONWARNINGS=ignore $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation \
 		--config-settings editable_mode=strict -e .
+	$(BIN)/python -m compileall -q build  # each process of a test would do it anew where the environment forbids to keep it
 	touch $@
 
 # Maintainers only: writes the versions and hashes that everybody else installs.

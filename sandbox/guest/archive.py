@@ -13,7 +13,7 @@ import os
 import sys
 import sysconfig
 import zoneinfo
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -105,7 +105,7 @@ def _all(packages: Sequence[Package]) -> Iterator[tuple[str, bytes, bool]]:
         (values.__file__, "cloister.ipc", ("places", "streams", "supply")),
     ):
         for name in names:
-            code = _code(Path(beside).with_name(f"{name}.py"))
+            code = _code(str(Path(beside).with_name(f"{name}.py")))
             if code is not None:
                 yield f"{package}.{name}", code, False
     guest = Path(__file__).parent
@@ -116,32 +116,58 @@ def _all(packages: Sequence[Package]) -> Iterator[tuple[str, bytes, bool]]:
 
 
 def _compiled(root: Path, below: Path) -> Iterator[tuple[str, bytes, bool]]:
-    for file in sorted(below.rglob("*.py")):
-        parts = file.relative_to(root).with_suffix("").parts
-        if parts[0] in ABSENT or parts[0].startswith(("config-", "_sysconfigdata")) or _LEFT_OUT & set(parts):
-            continue
-        package = parts[-1] == "__init__"
-        name = ".".join(parts[:-1] if package else parts)
-        if name.isascii() and all(part.isidentifier() for part in name.split(".")):
+    for parts, file in _files(below, below.relative_to(root).parts, _sensible):
+        stem, end = os.path.splitext(parts[-1])
+        package = stem == "__init__"
+        names = parts[:-1] if package else (*parts[:-1], stem)
+        if end == ".py" and names and all(part.isidentifier() and part.isascii() for part in names):
             code = _code(file)
             if code is not None:
-                yield name, code, package
+                yield ".".join(names), code, package
 
 
-def _code(file: Path) -> bytes | None:
-    """Marshalled code, from beside the source where an up-to-date copy lies, compiled anew where not."""
-    cached = Path(importlib.util.cache_from_source(str(file)))
+def _sensible(parts: tuple[str, ...]) -> bool:
+    """Whether there may be anything that a sandbox can use in this folder, or file."""
+    top, last = parts[0].removesuffix(".py"), parts[-1].removesuffix(".py")
+    return last not in _LEFT_OUT and top not in ABSENT and not top.startswith(("config-", "_sysconfigdata"))
+
+
+def _files(
+    folder: str | Path, parts: tuple[str, ...], wanted: Callable[[tuple[str, ...]], bool]
+) -> Iterator[tuple[tuple[str, ...], str]]:
+    """What is in a folder and below, in order: where it is there, and its path. Links to folders are not followed, and
+    what is not wanted is not looked into, nor what nobody may."""
     try:
-        data = cached.read_bytes()
-        stamp = int(file.stat().st_mtime) & 0xFFFF_FFFF
+        found = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError:
+        return
+    for entry in found:
+        if not wanted(place := (*parts, entry.name)):
+            continue
+        if entry.is_dir(follow_symlinks=False):
+            yield from _files(entry.path, place, wanted)
+        elif entry.is_file():
+            yield place, entry.path
+
+
+def _code(file: str) -> bytes | None:
+    """Marshalled code, from beside the source where an up-to-date copy lies, compiled anew where not."""
+    try:
+        data = _content(importlib.util.cache_from_source(file))
+        stamp = int(os.stat(file).st_mtime) & 0xFFFF_FFFF
         if data[:4] == importlib.util.MAGIC_NUMBER and data[4:12] == bytes(4) + stamp.to_bytes(4, "little"):
             return data[16:]
     except OSError:
         pass
     try:
-        return marshal.dumps(compile(file.read_bytes(), str(file), "exec", dont_inherit=True))
+        return marshal.dumps(compile(_content(file), file, "exec", dont_inherit=True))
     except (SyntaxError, ValueError, OSError):
         return None  # a sample of bad code, as some libraries ship
+
+
+def _content(file: str) -> bytes:
+    with open(file, "rb", buffering=0) as opened:
+        return opened.read()
 
 
 def _settings(name: str) -> bytes:
@@ -155,12 +181,11 @@ def _data(packages: Sequence[Package]) -> Iterator[tuple[str, bytes]]:
     """What packages have beside their modules: templates, translations, tables."""
     left = _MOST_DATA
     for folder, top in packages:
-        for file in sorted((folder / top).rglob("*")):
-            path = file.relative_to(folder)
-            if file.suffix not in _NO_DATA and not _LEFT_OUT & set(path.parts) and file.is_file():
-                left -= file.stat().st_size
+        for parts, file in _files(folder / top, (top,), lambda parts: parts[-1] not in _LEFT_OUT):
+            if os.path.splitext(file)[1] not in _NO_DATA:
+                left -= os.stat(file).st_size
                 if left >= 0:
-                    yield path.as_posix(), file.read_bytes()
+                    yield "/".join(parts), _content(file)
 
 
 def _zones() -> Iterator[tuple[str, bytes]]:
@@ -168,15 +193,12 @@ def _zones() -> Iterator[tuple[str, bytes]]:
     package = importlib.util.find_spec("tzdata")
     folders = package.submodule_search_locations if package is not None else None
     places = [*zoneinfo.TZPATH, *(f"{folder}/zoneinfo" for folder in folders or ())]
-    for root in filter(Path.is_dir, map(Path, places)):
+    for root in filter(os.path.isdir, places):
         names = []
-        for file in sorted(root.rglob("*")):
-            name = file.relative_to(root).as_posix()
-            if name.partition("/")[0] in _NO_ZONES or "." in name or not file.is_file():
-                continue
-            content = file.read_bytes()
+        for parts, file in _files(root, (), lambda parts: parts[0] not in _NO_ZONES and "." not in parts[-1]):
+            content = _content(file)
             if content.startswith(b"TZif"):
-                names.append(name)
+                names.append(name := "/".join(parts))
                 yield f"tzdata/zoneinfo/{name}", content
         yield "tzdata/zones", "\n".join(names).encode()
         return

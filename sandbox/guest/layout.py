@@ -37,20 +37,20 @@ _c_library.malloc.restype = ctypes.c_void_p
 
 def make_immortal() -> None:
     """Make every object that there is immortal, as `None` is. Needs Python 3.12: before it, `None` is counted too."""
-    immortal = _count(None).value
+    words = (ctypes.c_uint32 * (sys.maxsize // 4)).from_address(0)  # of all memory: an object's count is its first
+    immortal = words[id(None) // 4]
     todo = gc.get_objects()
     while todo:
-        subject = todo.pop()
-        count = _count(subject)
-        if count.value != immortal:
-            count.value = immortal
-            todo.extend(gc.get_referents(subject))
+        fresh = []
+        for subject in todo:
+            at = id(subject) // 4
+            if words[at] != immortal:
+                words[at] = immortal
+                fresh.append(subject)
+        todo = gc.get_referents(*fresh)
+        for subject in fresh:
             if type(subject) is types.CodeType:  # which does not tell the collector what it holds
                 todo += [*subject.co_consts, *subject.co_names, subject.co_name, subject.co_qualname]
-
-
-def _count(subject: object) -> ctypes.c_uint32:
-    return ctypes.c_uint32.from_address(id(subject))
 
 
 def gather(wanted: Iterable[types.CodeType]) -> None:

@@ -201,7 +201,8 @@ async def test_what_a_tenants_object_raises_is_what_the_host_raises(
 
     async def as_before() -> bool:
         now = await look(tenant)
-        return all(now[what] == before[what] for what in ("granted", "tasks", "descriptors"))
+        fewer = all(now[what] <= before[what] for what in ("tasks", "descriptors"))
+        return fewer and bool(now["granted"] == before["granted"])
 
     async with host.tenant(tenant).cart() as cart:
         with pytest.raises(TenantError, match="ValueError: no cart") as caught:
@@ -321,10 +322,10 @@ async def test_nothing_is_left_of_a_thousand_calls(
     async def as_before() -> bool:
         now = await look(tenant)
         few = now["descriptors"] < before["descriptors"] + 10  # another sandbox of the tenant's comes, or goes
-        return few and all(now[what] == before[what] for what in ("granted", "tasks"))
+        return bool(few and now["granted"] == before["granted"] and now["tasks"] <= before["tasks"])
 
     await eventually(as_before)
-    await eventually(lambda: len(peer.exports) == exported and len(asyncio.all_tasks()) == tasks)
+    await eventually(lambda: len(peer.exports) == exported and len(asyncio.all_tasks()) <= tasks)
     assert not peer._waiting
     assert not peer._answering._tasks
 

@@ -22,9 +22,9 @@ WAITS = {"number": 2, "wait": True}
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> None:
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
     """That a process was killed is logged, which is looked at where it matters."""
-    logging.getLogger("cloister").setLevel(logging.CRITICAL)
+    caplog.set_level(logging.CRITICAL, "cloister")
 
 
 async def pid_of(host: Shards, tenant: str) -> int:
@@ -222,7 +222,7 @@ async def test_a_shard_that_cannot_come_back_says_why_and_comes_back_when_it_can
     tmp_path: Path, service: str, tenant: str, caplog: pytest.LogCaptureFixture, eventually: Eventually
 ) -> None:
     """After `patience` seconds, to whoever asks meanwhile."""
-    logging.getLogger("cloister").setLevel(logging.ERROR)
+    caplog.set_level(logging.ERROR, "cloister")
     others = set(psutil.Process().children())
     async with Shards(tmp_path, f"{service}:make_host", count=1, patience=0.05) as host:
         instance = await host.workflows(tenant).create(params={"number": 1})

@@ -37,9 +37,9 @@ async def test_calls_and_streams_are_answered(host: Shards, tenant: str) -> None
     assert await host.tenant(tenant).total(numbers()) == 4950
 
 
-async def test_a_loss_is_told_and_waited_for(host: Shards, tenant: str) -> None:
+async def test_a_loss_is_told_and_waited_for(host: Shards, tenant: str, caplog: pytest.LogCaptureFixture) -> None:
     """And the end is told to whoever waits."""
-    logging.getLogger("cloister").setLevel(logging.CRITICAL)
+    caplog.set_level(logging.CRITICAL, "cloister")
     instance = await host.workflows(tenant).create(params={"number": 2, "wait": True})
     waiting = asyncio.ensure_future(instance.result())
     with pytest.raises(ShardLost):
