@@ -191,7 +191,7 @@ class TenantWorkflow(WorkflowEntrypoint):
 
 async def test_an_attempt_without_a_sign_of_life_is_ended_and_retried(stage: Any) -> None:
     """By the sandbox itself; the next one goes on from what the last sign said."""
-    for milliseconds in (1_500, 15_000):  # a machine that is too busy for its signs within that time has more of it
+    for milliseconds in (250, 1_500, 15_000):  # a machine that is too busy for its signs within that time has more
         stage.ledger.entries.clear()
         told = await stage.outcome(await stage.bind(SILENT % milliseconds).create())
         heard = [f"from {done} {milliseconds}" for done in (None, 2, None, 2, 2)]

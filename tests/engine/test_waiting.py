@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cloister.engine import Engine, WaitTimeout, WorkflowEntrypoint
+from cloister.engine import Engine, WaitTimeout, WorkflowEntrypoint, replay
 from cloister.engine.listing import Query
 from cloister.engine.records import Address
 from cloister.engine.store import archive
@@ -363,9 +363,11 @@ async def test_a_race_has_the_same_winner_in_every_replay(
 
 
 async def test_a_replay_does_not_wait_for_a_step_that_its_program_asks_for_later(
-    open_engine: OpenEngine, clock: VirtualClock
+    open_engine: OpenEngine, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As one does that depends on something else, or is another one by now: it goes on, and is judged at its end."""
+    monkeypatch.setattr(replay, "STUCK_AFTER", 0.05)
+    monkeypatch.setattr(replay, "STUCK_FOR_SURE", 0.1)
     runs = 0
 
     async def work(event: Any, step: Any) -> list[Any]:

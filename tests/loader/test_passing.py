@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import gc
 import itertools
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from typing import Any, Final
 
 import pytest
@@ -276,7 +276,17 @@ def tables(sandbox: Sandbox) -> list[int]:
 step = st.tuples(st.sampled_from(OPERATIONS), st.integers(0, 1), st.integers(0, 2), st.integers(0, 9))
 
 
+@pytest.fixture
+def few_objects() -> Iterator[None]:
+    """What other tests have left is not looked through again each time that it is asked who still holds something."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
 @pytest.mark.timeout(600)
+@pytest.mark.usefixtures("few_objects")
 @settings(
     max_examples=20, deadline=None, database=None, print_blob=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

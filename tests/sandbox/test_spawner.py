@@ -14,7 +14,18 @@ from typing import Any
 import psutil
 import pytest
 
-from cloister.sandbox import Limits, Policy, Sandbox, SandboxClosed, SandboxDied, SandboxUnavailable, Spawner, brood
+from cloister.sandbox import (
+    Limits,
+    Policy,
+    Sandbox,
+    SandboxClosed,
+    SandboxDied,
+    SandboxUnavailable,
+    Spawner,
+    brood,
+    demand,
+)
+from cloister.sandbox import spawner as spawner_module
 from cloister.sandbox.brood import Brood
 from cloister.sandbox.lockdown.cgroups import Group
 from cloister.sandbox.lockdown.shares import Rank
@@ -74,8 +85,13 @@ async def test_nothing_is_left(
     assert before["sockets"] == set()
 
 
-async def test_spares_are_ready_and_replenished(open_spawner: OpenSpawner, until: Until) -> None:
-    """A spare is blank, used once, and replaced; taking more than there are makes them on the spot."""
+async def test_spares_are_ready_and_replenished(
+    open_spawner: OpenSpawner, until: Until, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A spare is blank, used once, and replaced; taking more than there are makes them on the spot. After such a burst
+    more are kept for a while."""
+    monkeypatch.setattr(demand, "HALF_LIFE", 0.1)
+    monkeypatch.setattr(spawner_module, "TEND_EVERY", 0.1)
     async with open_spawner(spares=3) as spawner:
         await until(lambda: spawner.spares == 3)
         taken = [await spawner.take() for _ in range(5)]
