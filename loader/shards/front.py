@@ -23,7 +23,7 @@ from .entrypoint import ShardEntrypoint, ShardWorker
 from .factory import Factory, named
 from .keeper import Keeper
 from .pieces import divided
-from .place import Shard, claim, number_of, shards_in
+from .place import Shard, claim, note_all_there, number_of, shards_in
 from .workflows import ShardWorkflows
 
 PATIENCE: Final = 30.0
@@ -35,8 +35,8 @@ class Shards:
     `make_host(shard)`, a function at the top of a module or its name as "module:function", is called in each shard's
     process and gives a `Host` on `shard.path`, not yet opened. There it makes what its tenants are granted; the front
     has none of it. `count` is how many there are, without it one for each core; a folder keeps the number that it was
-    begun with, and is refused with another. `patience` is for how many seconds a call waits for a shard that is
-    being started again.
+    begun with, and is refused with another, or when one of its databases is gone. `patience` is for how many seconds a
+    call waits for a shard that is being started again.
 
     A shard whose process ends is started again at once, and goes on with its instances. Whoever waits for a result or
     reads goes on waiting; what may have been done or not raises `ShardLost`.
@@ -63,6 +63,7 @@ class Shards:
             for each in opened:
                 if each is not None:
                     raise each
+            note_all_there(self._folder)
             self._stack = stack.pop_all()
         return self
 

@@ -18,6 +18,8 @@ from cloister.engine import EngineLocked
 
 MOST: Final = 256
 _NAME: Final = re.compile(r"\d+-of-([1-9]\d*)\.db")
+_ALL_THERE: Final = b"all databases have been made\n"
+"""What the file says that keeps other fronts out, once they have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +50,7 @@ def number_of(tenant_id: str, count: int) -> int:
 
 def shards_in(folder: Path, count: int | None) -> list[Shard]:
     """As many as there are in the folder; in one that has none, `count`, or one for each core. `ValueError` where that
-    is another number than there are."""
+    is another number than there are, `FileNotFoundError` where one is gone that has been there."""
     if count is not None and (type(count) is not int or not 1 <= count <= MOST):
         raise ValueError(f"`count` is a whole number from 1 to {MOST}, not {count!r:.40}")
     found = {int(name[1]) for name in map(_NAME.fullmatch, (each.name for each in folder.iterdir())) if name}
@@ -60,7 +62,19 @@ def shards_in(folder: Path, count: int | None) -> list[Shard]:
             "first opened, and would not be found with another; leave `count` out, or give another folder"
         )
     most = found.pop() if found else count or min(len(os.sched_getaffinity(0)), MOST)
-    return [Shard(folder, number, most) for number in range(most)]
+    shards = [Shard(folder, number, most) for number in range(most)]
+    gone = [shard.path.name for shard in shards if not shard.path.exists()]
+    if 0 < len(gone) < most and (folder / "lock").exists() and (folder / "lock").read_bytes() == _ALL_THERE:
+        raise FileNotFoundError(
+            f"{folder} has had databases of {most} shards, and {', '.join(gone)} is not there: put it back, from a "
+            "backup if need be; or remove the file `lock`, and the tenants of that shard begin without any instance"
+        )
+    return shards
+
+
+def note_all_there(folder: Path) -> None:
+    """All databases of the folder have been made: from now on none may be missing."""
+    (folder / "lock").write_bytes(_ALL_THERE)
 
 
 def claim(folder: Path) -> int:

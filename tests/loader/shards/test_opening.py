@@ -268,7 +268,7 @@ async def test_shards_are_used_inside_their_block(tmp_path: Path, service: str) 
 async def test_a_folder_keeps_its_number_and_has_one_front(
     tmp_path: Path, service: str, tenant: str, nothing_is_left: None
 ) -> None:
-    """Another number is refused, another front at once; without a number it is found."""
+    """Another number is refused, another front at once, and a file that is gone; without a number it is found."""
     async with Shards(tmp_path, f"{service}:make_host", count=2) as host:
         instance = await host.workflows(tenant).create(id="order", params={"number": 1})
         await instance.result(timeout=100)
@@ -282,6 +282,11 @@ async def test_a_folder_keeps_its_number_and_has_one_front(
     async with Shards(tmp_path, f"{service}:make_host") as host:
         assert len(host) == 2
         assert await host.workflows(tenant).handle("order").result() == 4
+        place = host.shard(tenant).path
+    place.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=f"{place.name} is not there: put it back"):
+        await Shards(tmp_path, f"{service}:make_host").__aenter__()
+    assert not place.exists()
 
 
 async def test_what_shards_have_stored_a_host_can_open(tmp_path: Path, service: str, tenant: str) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from cloister.engine import EngineLocked
 from cloister.loader import Shard
-from cloister.loader.shards.place import MOST, claim, number_of, shards_in
+from cloister.loader.shards.place import MOST, claim, note_all_there, number_of, shards_in
 
 # These are on disk wherever there are shards: who changes one loses tenants.
 KNOWN = [
@@ -85,6 +85,35 @@ def test_another_number_is_refused_and_what_to_do_is_said(tmp_path: Path) -> Non
     (tmp_path / "0-of-4.db").touch()
     with pytest.raises(ValueError, match="holds databases of 2 and of 4 shards: "):
         shards_in(tmp_path, None)
+
+
+def test_a_database_that_is_gone_is_missed(tmp_path: Path) -> None:
+    """Once all have been there, it is not made anew: its tenants would have lost their instances without a word."""
+    os.close(claim(tmp_path))
+    shards = shards_in(tmp_path, 3)
+    shards[0].path.touch()
+    assert shards_in(tmp_path, 3) == shards, "the first opening was broken off"
+    shards[1].path.touch()
+    shards[2].path.touch()
+    note_all_there(tmp_path)
+    assert shards_in(tmp_path, None) == shards
+    shards[1].path.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match=r"databases of 3 shards, and 1-of-3\.db is not there: put it back"):
+        shards_in(tmp_path, None)
+    (tmp_path / "elsewhere").rename(shards[1].path)
+    os.close(claim(tmp_path))
+    assert shards_in(tmp_path, 3) == shards
+    shards[2].path.unlink()
+    (tmp_path / "lock").unlink()
+    assert shards_in(tmp_path, 3) == shards, "as was said to do"
+
+
+def test_a_folder_whose_databases_were_all_removed_is_a_new_one(tmp_path: Path) -> None:
+    """Of any number."""
+    (tmp_path / "0-of-3.db").touch()
+    note_all_there(tmp_path)
+    (tmp_path / "0-of-3.db").unlink()
+    assert len(shards_in(tmp_path, 2)) == 2
 
 
 @pytest.mark.parametrize("count", [0, -1, MOST + 1, 2.0, True, "2"])
