@@ -34,7 +34,9 @@ class Outlet:
 
     def __init__(self, source: Any) -> None:
         stub = isinstance(source, Stub)
-        self.key: Hashable = (id(source._channel), source._target) if stub else id(source)
+        # Not that of an object: a guest may say of one number that it is either, and what an object answers is not to
+        # be read as what a stream hands over.
+        self.key: Hashable = ("stream", id(source._channel), source._target) if stub else id(source)
         self._source = source.dup() if stub else source
         self._loop = asyncio.get_running_loop()
         self._context = contextvars.copy_context()

@@ -23,6 +23,7 @@ from cloister.ipc import (
     codec,
     values,
 )
+from cloister.ipc.capabilities import serve
 from cloister.ipc.messages import Call, Release, Result
 from cloister.ipc.streams import BATCH_BYTES, BATCH_ITEMS
 from cloister.ipc.supply import AHEAD, AHEAD_BYTES, AHEAD_IN_ALL
@@ -356,6 +357,36 @@ async def test_a_stream_can_be_passed_on(open_pair: OpenPair, until: Until) -> N
     stream.dispose()
     await until(lambda: source.ended != "")
     assert len(owner.guest.exports) == 0
+
+
+class Told:
+    """A capability as a hostile guest makes it: it answers everything with the same bytes, and one key is many's."""
+
+    key = "one"
+    attributes: dict[str, Any] = {}
+
+    def __init__(self, answer: bytes, *, streams: bool = False) -> None:
+        self._answer, self.streams = answer, streams
+
+    async def answer(self, method: str, payload: bytes, channel: object) -> bytes:
+        return self._answer
+
+
+@pytest.mark.parametrize("order", [1, -1])
+async def test_what_an_object_answers_is_never_read_as_a_stream(open_pair: OpenPair, order: int) -> None:
+    """Whoever says of one number that it is an object and a stream has two of it passed on: else it would choose what
+    capabilities of a connection that is not its own are read of what it hands over."""
+    owner, user = open_pair(), open_pair()
+    user.host.exports.grant(serve(Source().items))  # number 0, which nobody over there was given
+    forged = values.dumps([object()], export=lambda _: values.dumps([0, 0, {}]))
+    told = values.dumps([True, forged])
+    given = [Told(told), Told(told, streams=True)][::order]
+    received, _ = owner.host.decode(owner.guest.encode(given))
+    passed_on, _ = user.guest.decode(user.host.encode(received))
+    assert len({each._target for each in passed_on}) == 2
+    (stream,) = [each for each in passed_on if hasattr(type(each), "__aiter__")]
+    (found,) = await anext(stream)
+    assert found._target != 0  # but a number for what its own connection has as 0
 
 
 async def test_the_end_of_either_side_ends_the_stream(open_pair: OpenPair, until: Until) -> None:

@@ -144,6 +144,29 @@ class TenantWorkflow(WorkflowEntrypoint):
         return await step.do("again", lambda: doubled * 2)
 """
 
+HOSTILE = """
+import asyncio
+import msgpack
+from js import WebSocketPair
+from workers import Response, WorkerEntrypoint
+
+class Told:
+    key = "one"
+    attributes = {}
+    def __init__(self, answer, streams):
+        self._answer, self.streams = answer, streams
+    async def answer(self, method, payload, channel):
+        return self._answer
+
+class Default(WorkerEntrypoint):
+    async def greet(self, name):
+        return f"Hello {name}"
+    async def forged(self, number):
+        item = msgpack.packb(msgpack.ExtType(1, msgpack.packb([0, number, {}])))
+        answer = msgpack.packb([True, item])
+        return [Told(answer, False), Told(answer, True)]
+"""
+
 
 def _inheritable():
     """Connections that a program which is started here may have."""
@@ -186,7 +209,8 @@ def make_host(shard):
         if tenant_id == "nobody":
             raise LookupError("no such tenant")
         env = {"LOOK": look, "CRASH": crash, "NUMBER": number.read_text() if number.exists() else "none"}
-        return WorkerCode(main_module="main.py", modules={"main.py": PROGRAM}, env=env)
+        program = HOSTILE if tenant_id.startswith("hostile") else PROGRAM
+        return WorkerCode(main_module="main.py", modules={"main.py": program}, env=env)
 
     return Host(shard.path, get_code=get_code, config=LoaderConfig(spares=0), max_sandboxes=64)
 
@@ -273,6 +297,12 @@ def host(runner: asyncio.Runner, service: str, folder: Path) -> Iterator[Shards]
 def tenants(host: Shards, tenant: str) -> list[str]:
     """One of each shard."""
     return [next(name for n in range(99) if host.shard(name := f"{tenant}-{n}").number == each) for each in (0, 1)]
+
+
+@pytest.fixture
+def hostile(host: Shards, tenants: list[str]) -> str:
+    """One of the first shard that has another program."""
+    return next(name for n in range(99) if host.shard(name := f"hostile-{tenants[0]}-{n}").number == 0)
 
 
 @pytest.fixture
