@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import weakref
 from collections import deque
+from collections.abc import Iterable
 from typing import Any, Final
 
 from . import values
@@ -86,16 +87,29 @@ class Supply:
 
 
 def _bytes_of(item: Any) -> int:
-    """As far as can be told at a glance."""
-    match item:
-        case bytes() | bytearray() | str():
-            return len(item)
-        case memoryview():
-            return item.nbytes
-        case values.Encoded():
-            return len(item.data)
-        case dict():
-            return sum(_SMALL + (len(each) if isinstance(each, bytes | str) else 0) for each in item.values())
-        case list() | tuple():
-            return sum(_SMALL + (len(each) if isinstance(each, bytes | str) else 0) for each in item)
-    return 0
+    """With all that is inside it, as long as that is no more than all may have: it may have itself inside."""
+    size, inside = 0, [item]
+    while inside and size < AHEAD_IN_ALL:
+        match inside.pop():
+            case bytes() | bytearray() | str() as text:
+                size += len(text)
+            case memoryview() as view:
+                size += view.nbytes
+            case values.Encoded() as encoded:
+                size += len(encoded.data)
+            case dict() as found:
+                size += _SMALL * len(found)
+                inside += _large(found.keys())
+                inside += _large(found.values())
+            case list() | tuple() | set() | frozenset() as found:
+                size += _SMALL * len(found)
+                inside += _large(found)
+    return size
+
+
+def _large(items: Iterable[Any]) -> list[Any]:
+    """Those that have a size of their own; mostly there are none."""
+    return [each for each in items if type(each) not in _NUMBERS]
+
+
+_NUMBERS: Final = frozenset({type(None), bool, int, float})

@@ -113,6 +113,24 @@ async def test_what_is_large_is_made_with_less_ahead(open_pair: OpenPair) -> Non
         assert source.made <= 2 * (AHEAD_BYTES // 100_000 + 1)
 
 
+async def test_what_is_large_deep_inside_is_made_with_less_ahead(open_pair: OpenPair) -> None:
+    """As a key, in a set or some levels down; and a value that has itself inside is looked at for a while only."""
+    itself: list[Any] = []
+    itself.append(itself)
+    within = [
+        lambda _: [[[bytes(100_000)]]], lambda _: {"a": {"b": bytes(100_000)}}, lambda _: {"x" * 100_000: 1},
+        lambda _: [{"x" * 100_000}], lambda _: [[[] for _ in range(1_600)]],
+    ]  # fmt: skip
+    for item in within:
+        source = Source(item=item)
+        stream = cross(open_pair(), source.items())
+        await anext(stream)
+        await settle()
+        assert source.made <= 2 * (AHEAD_BYTES // 100_000 + 1)
+    with pytest.raises(RemoteError, match="contains itself"):
+        await anext(cross(open_pair(), Source(1, item=lambda _: itself).items()))
+
+
 async def test_however_many_streams_are_begun_little_is_ready_for_one_connection(open_pair: OpenPair) -> None:
     """A hostile reader begins them all and leaves them there. Each still goes on when it is read, to its end; and what
     is read over another connection is no slower for it."""
