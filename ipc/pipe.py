@@ -2,18 +2,22 @@
 
 Towards a sandbox each end is made for hostility and for memory (`sockets`, and the guest's own wire). Here both ends
 are alike, and what counts is how many messages go together: all that are sent in one turn of the loop are one piece.
-It knows nothing of what the frames hold.
+What is sent is always taken, and both ends always read; who can wait does so where the other end has much unread
+(`room`). It knows nothing of what the frames hold.
 """
 
 from __future__ import annotations
 
 import asyncio
 import socket
-from typing import Self, cast
+from typing import Final, Self, cast
 
 from . import zmtp
 from .errors import ConnectionClosed, RemoteProtocolError
 from .link import OnFrame, OnLost
+
+MUCH: Final = 8 << 20
+"""Bytes that are kept for the other end, after which there is no room for more."""
 
 
 class Pipe(asyncio.Protocol):
@@ -24,6 +28,7 @@ class Pipe(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = zmtp.Reader()
         self._together: list[bytes] = []
+        self._room: asyncio.Future[None] | None = None
         self._transport: asyncio.Transport | None = None
 
     @classmethod
@@ -44,16 +49,28 @@ class Pipe(asyncio.Protocol):
             self._loop.call_soon(self._send_together)
         self._together.append(zmtp.message(frame))
 
+    @property
+    def full(self) -> bool:
+        """Whether there is much that the other end has yet to read."""
+        return self._room is not None
+
+    async def room(self) -> None:
+        """Until there is not, or it is over."""
+        while self._room is not None:
+            await asyncio.shield(self._room)
+
     def close(self) -> None:
         """End it; what was sent before still arrives. Harmless when repeated."""
         if self._transport is not None:
             self._send_together()
             self._transport.close()
             self._transport = None
+            self.resume_writing()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """See `asyncio.Protocol`."""
         self._transport = cast(asyncio.Transport, transport)  # which another loop's is not, for all that it can do
+        self._transport.set_write_buffer_limits(MUCH)
 
     def data_received(self, data: bytes) -> None:
         """See `asyncio.Protocol`."""
@@ -68,6 +85,17 @@ class Pipe(asyncio.Protocol):
         except Exception as error:  # noqa: BLE001 - nobody above would hear of it
             self._loop.call_exception_handler({"message": "a frame could not be handled", "exception": error})
             self._lose(None)
+
+    def pause_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        if self._transport is not None:
+            self._room = self._loop.create_future()
+
+    def resume_writing(self) -> None:
+        """See `asyncio.BaseProtocol`."""
+        if self._room is not None:
+            self._room.set_result(None)
+            self._room = None
 
     def connection_lost(self, error: Exception | None) -> None:
         """See `asyncio.Protocol`."""

@@ -73,7 +73,9 @@ class Process:
 
     async def opened(self) -> bool:
         """Until its host is open, or until it has ended without a word: then False. What was raised there is raised."""
-        self._pipe = await Pipe.over(self._end, self._peer.deliver, self._over, opening=zmtp.OPENING_OF_A_ROUTER)
+        self._pipe = self._peer.pipe = await Pipe.over(
+            self._end, self._peer.deliver, self._over, opening=zmtp.OPENING_OF_A_ROUTER
+        )
         either: set[asyncio.Future[Any]] = {self._hello, self.lost}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         if not self._hello.done():

@@ -46,6 +46,7 @@ async def live(given: dict[str, Any]) -> None:
         socket.socket(fileno=given["descriptor"]), lambda frame: peer.deliver(frame), over, opening=zmtp.OPENING
     )
     peer = peer_over(pipe.send, greeted=True, on_closed=over, trace=trace)
+    peer.pipe = pipe
     async with AsyncExitStack() as stack:
         stack.callback(pipe.close)
         opening = asyncio.ensure_future(_open(stack, given))

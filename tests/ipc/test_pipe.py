@@ -12,7 +12,7 @@ import pytest
 
 from cloister.ipc import ConnectionClosed, zmtp
 from cloister.ipc.errors import RemoteProtocolError
-from cloister.ipc.pipe import Pipe
+from cloister.ipc.pipe import MUCH, Pipe
 
 
 class End:
@@ -205,3 +205,27 @@ async def test_a_loop_that_is_closed_by_whoever_ended_it_has_nothing_left() -> N
         transports = [each.pipe._transport for each in (one, other)]
         sockets = [transport.get_extra_info("socket") for transport in transports if transport is not None]
     assert [each.fileno() for each in sockets] == [-1, -1]
+
+
+async def test_there_is_no_room_while_much_is_unread(until: Callable[[Callable[[], object]], Any]) -> None:
+    """Whoever can wait hears when the other end has read it, or will not."""
+    async with against_a_socket() as (one, socket):
+        frame = bytes(MUCH // 4)
+        assert not one.pipe.full
+        for _ in range(6):
+            one.pipe.send(frame)
+        waiting = asyncio.ensure_future(one.pipe.room())
+        await until(lambda: one.pipe.full)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        await read(socket, 6 * len(zmtp.message(frame)))
+        await waiting
+        assert not one.pipe.full
+        for _ in range(6):
+            one.pipe.send(frame)
+        await until(lambda: one.pipe.full)
+        waiting = asyncio.ensure_future(one.pipe.room())
+        await asyncio.sleep(0)
+        one.pipe.close()
+        await waiting
+        await read(socket, 6 * len(zmtp.message(frame)))
