@@ -8,7 +8,7 @@ guest. What comes out of the sandbox is checked here. When the sandbox is gone, 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final, NamedTuple, Protocol, Self
 
@@ -48,6 +48,8 @@ class WebSocket:
         self.most_bytes, self.idle_s = most_bytes, idle_s
         self.wall_s: float | None = None
         """Seconds that the tenant may take for one message, and to be connected."""
+        self.lead: Callable[[Any], object] = lambda line: line
+        """What the tenant is told to speak on instead of the line that it is connected to."""
         self._line: asyncio.Future[Any] | None = None
         self._turn = asyncio.Lock()
         self._arrived: asyncio.Queue[Message] = asyncio.Queue(1)
@@ -65,7 +67,7 @@ class WebSocket:
         """Pass it on to whoever is at the end of a line, and not use it here."""
         self._told = line
         assert self._stub is not None
-        return await say(self._stub, "connect", line)
+        return await say(self._stub, "connect", self.lead(line))
 
     async def open(self) -> Any:
         """Have the tenant begin, if it has not. Where its messages go."""

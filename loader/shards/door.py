@@ -13,8 +13,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from typing import Any, Concatenate, Final, ParamSpec
 
 from cloister.engine import Encoded, PinnedCode, Schedule
-from cloister.ipc import RpcTarget, values
-from cloister.ipc.stubs import READ, Link
+from cloister.ipc import RpcTarget, Stub, values
+from cloister.ipc.capabilities import serve
+from cloister.ipc.stubs import READ, Channel, Link
 from cloister.sandbox import Limits
 
 from ..dispatch import unwrap
@@ -51,6 +52,21 @@ def outcome(
             return [False, tell(error)]
 
     return told  # type: ignore[return-value]  # but for the name of its first argument
+
+
+class Onward:
+    """The front's line for a web socket as a tenant is given it: to speak on that is no subrequest, as with a host."""
+
+    uncounted = True
+    attributes: Mapping[str, Any] = {}
+
+    def __init__(self, line: Stub) -> None:
+        self._line: Any = serve(line)
+
+    def answer(self, method: str, payload: bytes, channel: Channel) -> Awaitable[bytes]:
+        """What the tenant says goes on to the front."""
+        told: Awaitable[bytes] = self._line.answer(method, payload, channel)
+        return told
 
 
 class Door(RpcTarget):
@@ -153,7 +169,10 @@ class Door(RpcTarget):
     async def fetch(self, tenant_id: str, which: Which, request: Any) -> Any:
         """A response as it is sent, and how long its web socket may take for a message."""
         response = await self._entrypoint(tenant_id, which).fetch(Request.received(request, {}))
-        return response.sent(), None if response.web_socket is None else response.web_socket.wall_s
+        if response.web_socket is None:
+            return response.sent(), None
+        response.web_socket.lead = Onward
+        return response.sent(), response.web_socket.wall_s
 
     @outcome
     async def handle(self, tenant_id: str, which: Which, event: Any, subject: Any) -> Any:

@@ -165,6 +165,15 @@ class Default(WorkerEntrypoint):
         item = msgpack.packb(msgpack.ExtType(1, msgpack.packb([0, number, {}])))
         answer = msgpack.packb([True, item])
         return [Told(answer, False), Told(answer, True)]
+    async def fetch(self, request):
+        client, server = WebSocketPair.new().object_values()
+        server.accept()
+        async def speak():
+            for number in range(20):
+                server.send(str(number))
+                await asyncio.sleep(0.001)
+        asyncio.ensure_future(speak())
+        return Response(None, status=101, web_socket=client)
 """
 
 
@@ -210,7 +219,8 @@ def make_host(shard):
             raise LookupError("no such tenant")
         env = {"LOOK": look, "CRASH": crash, "NUMBER": number.read_text() if number.exists() else "none"}
         program = HOSTILE if tenant_id.startswith("hostile") else PROGRAM
-        return WorkerCode(main_module="main.py", modules={"main.py": program}, env=env)
+        limits = Limits(subrequests=9) if tenant_id.startswith("hostile") else Limits()
+        return WorkerCode(main_module="main.py", modules={"main.py": program}, env=env, limits=limits)
 
     return Host(shard.path, get_code=get_code, config=LoaderConfig(spares=0), max_sandboxes=64)
 

@@ -18,3 +18,11 @@ async def test_no_tenant_makes_the_front_hold_what_was_not_granted(
     stream.dispose()
     assert await host.tenant(hostile).greet("Eve") == "Hello Eve"
     assert await host.tenant(tenants[0]).greet("Alice") == "Hello Alice"
+
+
+async def test_what_a_web_socket_says_by_itself_is_no_subrequest(host: Shards, hostile: str) -> None:
+    """As in a host: else one would fall silent after so many messages, and nobody be told."""
+    async with await host.tenant(hostile).fetch("https://shop.example/") as response:
+        assert response.web_socket is not None
+        for number in range(20):
+            assert await anext(response.web_socket) == str(number)
