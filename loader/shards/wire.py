@@ -50,4 +50,11 @@ class Far(Peer):
                 raise
             finally:
                 self._queued -= 1
+                if self._releasing and not self._queued:
+                    self._loop.call_soon(self._release_all)
         return await super().call(target, method, payload, timeout=timeout)
+
+    def _release_all(self) -> None:
+        """After the calls that wait, which may be of what is let go of."""
+        if not self._queued:
+            super()._release_all()

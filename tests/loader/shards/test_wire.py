@@ -71,6 +71,27 @@ async def test_calls_that_are_given_up_do_not_pile_up_before_one_that_does_not_r
         assert all(isinstance(each, ConnectionClosed) for each in await asyncio.gather(*calls, return_exceptions=True))
 
 
+async def test_what_is_let_go_of_is_so_after_the_calls_of_it(eventually: Eventually) -> None:
+    """Else one that waits would come to what is not granted any longer."""
+    async with unread() as (peer, other):
+        stub, pipe = Stub(peer, 1, {}), peer.pipe
+        assert pipe is not None
+        calls = [asyncio.ensure_future(RemoteMethod(stub, "take")(bytes(MUCH))) for _ in range(2)]
+        await eventually(lambda: pipe.full)
+        calls.append(asyncio.ensure_future(RemoteMethod(stub, "last")()))
+        await asyncio.sleep(0)
+        stub.dispose()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        said = await read(other, 2 * MUCH)
+        released = zmtp.message(peer.connection.release(1, 1))
+        while not said.endswith(released):
+            said += await read(other, 1)
+        assert b"last" in said
+        peer.close(ConnectionClosed("over"))
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
 async def test_who_waits_for_room_hears_of_the_end(eventually: Eventually) -> None:
     """As whoever waits for an answer."""
     async with unread() as (peer, _):
