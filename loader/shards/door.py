@@ -63,6 +63,12 @@ class Onward:
     def __init__(self, line: Stub) -> None:
         self._line: Any = serve(line)
 
+    @property
+    def subject(self) -> Stub:
+        """What comes home, from a tenant that only passes the web socket on."""
+        line: Stub = self._line.subject
+        return line
+
     def answer(self, method: str, payload: bytes, channel: Channel) -> Awaitable[bytes]:
         """What the tenant says goes on to the front."""
         told: Awaitable[bytes] = self._line.answer(method, payload, channel)

@@ -166,6 +166,8 @@ class Default(WorkerEntrypoint):
         answer = msgpack.packb([True, item])
         return [Told(answer, False), Told(answer, True)]
     async def fetch(self, request):
+        if request.url.endswith("/on"):
+            return await self.env.NEXT.fetch("https://shop.example/")
         client, server = WebSocketPair.new().object_values()
         server.accept()
         async def speak():
@@ -218,11 +220,14 @@ def make_host(shard):
         if tenant_id == "nobody":
             raise LookupError("no such tenant")
         env = {"LOOK": look, "CRASH": crash, "NUMBER": number.read_text() if number.exists() else "none"}
-        program = HOSTILE if tenant_id.startswith("hostile") else PROGRAM
-        limits = Limits(subrequests=9) if tenant_id.startswith("hostile") else Limits()
-        return WorkerCode(main_module="main.py", modules={"main.py": program}, env=env, limits=limits)
+        if not tenant_id.startswith("hostile"):
+            return WorkerCode(main_module="main.py", modules={"main.py": PROGRAM}, env=env)
+        env["NEXT"] = host.tenant(f"{tenant_id}-next")
+        limits = Limits(subrequests=9)
+        return WorkerCode(main_module="main.py", modules={"main.py": HOSTILE}, env=env, limits=limits)
 
-    return Host(shard.path, get_code=get_code, config=LoaderConfig(spares=0), max_sandboxes=64)
+    host = Host(shard.path, get_code=get_code, config=LoaderConfig(spares=0), max_sandboxes=64)
+    return host
 
 
 async def make_later(shard):

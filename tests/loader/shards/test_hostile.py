@@ -26,3 +26,10 @@ async def test_what_a_web_socket_says_by_itself_is_no_subrequest(host: Shards, h
         assert response.web_socket is not None
         for number in range(20):
             assert await anext(response.web_socket) == str(number)
+
+
+async def test_a_web_socket_that_one_tenant_has_of_another_is_passed_on(host: Shards, hostile: str) -> None:
+    """Whoever passes it on connects the other one to the front."""
+    async with await host.tenant(hostile).fetch("https://shop.example/on") as response:
+        assert response.web_socket is not None
+        assert [await anext(response.web_socket) for _ in range(3)] == ["0", "1", "2"]
