@@ -48,8 +48,8 @@ class WebSocket:
         self.most_bytes, self.idle_s = most_bytes, idle_s
         self.wall_s: float | None = None
         """Seconds that the tenant may take for one message, and to be connected."""
-        self.lead: Callable[[Any], object] = lambda line: line
-        """What the tenant is told to speak on instead of the line that it is connected to."""
+        self.lead: Callable[[Any], object] | None = None
+        """What the tenant is told to speak on instead of the line that it is connected to, where that is a front's."""
         self._line: asyncio.Future[Any] | None = None
         self._turn = asyncio.Lock()
         self._arrived: asyncio.Queue[Message] = asyncio.Queue(1)
@@ -67,7 +67,7 @@ class WebSocket:
         """Pass it on to whoever is at the end of a line, and not use it here."""
         self._told = line
         assert self._stub is not None
-        return await say(self._stub, "connect", self.lead(line))
+        return await say(self._stub, "connect", line if self.lead is None else self.lead(line))
 
     async def open(self) -> Any:
         """Have the tenant begin, if it has not. Where its messages go."""
@@ -269,7 +269,12 @@ class SentSocket(Sent):
         try:
             match spread(arguments)[0]:
                 case [Stub() | Way() as line]:
-                    return channel.encode(await self._response.web_socket.connect(line))
+                    socket = self._response.web_socket
+                    found = await socket.connect(line)
+                    told = channel.encode(found)
+                    if socket.lead is not None and isinstance(found, Way):  # who passed it on is needed no longer
+                        await socket.needs.aclose()
+                    return told
             raise CapabilityError("a web socket is connected to a line, and to nothing else")
         finally:
             end(stubs, None)

@@ -25,6 +25,7 @@ import sys
 
 from cloister.ipc import Peer
 from cloister.loader import Host, Limits, LoaderConfig, RpcTarget, Schedule, WorkerCode
+from cloister.loader.bindings import DurableObjects
 
 PROGRAM = """
 import asyncio, os
@@ -148,7 +149,7 @@ HOSTILE = """
 import asyncio
 import msgpack
 from js import WebSocketPair
-from workers import Response, WorkerEntrypoint
+from workers import DurableObject, Response, WorkerEntrypoint
 
 class Told:
     key = "one"
@@ -158,6 +159,14 @@ class Told:
     async def answer(self, method, payload, channel):
         return self._answer
 
+class Room(DurableObject):
+    async def fetch(self, request):
+        client, server = WebSocketPair.new()
+        self.ctx.acceptWebSocket(server)
+        return Response(None, status=101, web_socket=client)
+    async def webSocketMessage(self, ws, message):
+        ws.send("heard " + message)
+
 class Default(WorkerEntrypoint):
     async def greet(self, name):
         return f"Hello {name}"
@@ -166,6 +175,8 @@ class Default(WorkerEntrypoint):
         answer = msgpack.packb([True, item])
         return [Told(answer, False), Told(answer, True)]
     async def fetch(self, request):
+        if request.url.endswith("/room"):
+            return await self.env.ROOMS.getByName("a").fetch(request)
         if request.url.endswith("/on"):
             return await self.env.NEXT.fetch("https://shop.example/")
         client, server = WebSocketPair.new().object_values()
@@ -222,11 +233,14 @@ def make_host(shard):
         env = {"LOOK": look, "CRASH": crash, "NUMBER": number.read_text() if number.exists() else "none"}
         if not tenant_id.startswith("hostile"):
             return WorkerCode(main_module="main.py", modules={"main.py": PROGRAM}, env=env)
-        env["NEXT"] = host.tenant(f"{tenant_id}-next")
+        env |= {"NEXT": host.tenant(f"{tenant_id}-next"), "ROOMS": objects.namespace(tenant_id, "Room")}
         limits = Limits(subrequests=9)
         return WorkerCode(main_module="main.py", modules={"main.py": HOSTILE}, env=env, limits=limits)
 
-    host = Host(shard.path, get_code=get_code, config=LoaderConfig(spares=0), max_sandboxes=64)
+    places = shard.folder / "places"
+    most = int(places.read_text()) if places.exists() else 64
+    host = Host(shard.path, get_code=get_code, config=LoaderConfig(spares=0), max_sandboxes=most)
+    objects = DurableObjects(shard.folder / f"objects-{shard.number}", host.worker)
     return host
 
 

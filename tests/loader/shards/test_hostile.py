@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from cloister.ipc import Stub
 from cloister.loader import Shards
 
@@ -33,3 +35,17 @@ async def test_a_web_socket_that_one_tenant_has_of_another_is_passed_on(host: Sh
     async with await host.tenant(hostile).fetch("https://shop.example/on") as response:
         assert response.web_socket is not None
         assert [await anext(response.web_socket) for _ in range(3)] == ["0", "1", "2"]
+
+
+async def test_an_idle_web_socket_of_an_object_takes_no_sandbox_from_others(tmp_path: Path, service: str) -> None:
+    """Whoever opens one and leaves it there holds nobody up: its sandbox leaves, and is back for the next message."""
+    (tmp_path / "places").write_text("1")
+    async with (
+        Shards(tmp_path, f"{service}:make_host", count=1) as host,
+        await host.tenant("hostile").fetch("https://shop.example/room") as response,
+    ):
+        assert response.web_socket is not None
+        for said in ("one", "two"):
+            await response.web_socket.send(said)
+            assert await anext(response.web_socket) == f"heard {said}"
+            assert await host.tenant("neighbour").greet("Alice") == "Hello Alice"
