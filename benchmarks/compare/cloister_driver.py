@@ -122,7 +122,7 @@ async def main() -> None:
             return await (await host.workflows(tenant).create(params={"steps": count})).result()
 
         general: dict[str, Callable[[workload.Run], Awaitable[None]]] = {
-            "alone": workload.alone, "together": workload.together, "steps": workload.steps,
+            "alone": workload.alone, "together": workload.together, "crowd": workload.crowd, "steps": workload.steps,
         }  # fmt: skip
         own: dict[str, Callable[[Host], Awaitable[None]]] = {
             "boot": boot, "memory": memory, "sleepers": sleepers, "crash": crash, "recover": recover,

@@ -41,7 +41,7 @@ NUMBERS = {
     **{name: value for name, value in vars(workload).items() if name.isupper()}, "BOOTS": BOOTS, "WARM": WARM,
 }  # fmt: skip
 TIMEOUT_S = 300
-WORKLOADS = ("alone", "together", "steps", "sleepers", "recovery", "boot", "memory")
+WORKLOADS = ("alone", "together", "crowd", "steps", "sleepers", "recovery", "boot", "memory")
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class System:
     needs: tuple[Path, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     postgres: bool = False
-    workloads: tuple[str, ...] = WORKLOADS[:5]
+    workloads: tuple[str, ...] = WORKLOADS[:6]
 
 
 @dataclass(frozen=True)
@@ -72,6 +72,7 @@ LINES = (
     Line("one-step workflow, one at a time, p50", "alone", "p50", "ms", False),
     Line("the same, p99", "alone", "p99", "ms", False),
     Line(f"workflows/s, one step, {workload.TOGETHER} at once", "together", "per_s", "", True),
+    Line(f"the same, {workload.CROWD} at once", "crowd", "per_s", "", True),
     Line(f"steps/s, one workflow of {workload.STEPS}", "steps", "per_s", "", True),
     Line("sleepers: created/s", "sleepers", "per_s", "", True),
     Line("sleepers: memory each", "sleepers", "bytes", "KiB", False),

@@ -82,8 +82,11 @@ def recover() -> None:
 
 async def main() -> None:
     """One workload."""
-    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * workload.TOGETHER))
-    await {"alone": workload.alone, "together": workload.together, "steps": workload.steps}[what](run)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2 * workload.CROWD))
+    general = {
+        "alone": workload.alone, "together": workload.together, "crowd": workload.crowd, "steps": workload.steps,
+    }  # fmt: skip
+    await general[what](run)
 
 
 DBOS.launch()

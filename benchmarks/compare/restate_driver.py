@@ -111,7 +111,9 @@ async def main() -> None:
         async def run(count: int) -> Any:
             return await http.post(f"/Compare/{os.getpid()}-{next(names)}/run", {"steps": count})
 
-        general = {"alone": workload.alone, "together": workload.together, "steps": workload.steps}
+        general = {
+            "alone": workload.alone, "together": workload.together, "crowd": workload.crowd, "steps": workload.steps,
+        }  # fmt: skip
         own = {"sleepers": sleepers, "crash": crash, "recover": recover}
         for _ in range(10 if what in general else 0):
             await run(1)

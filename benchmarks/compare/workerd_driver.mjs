@@ -8,7 +8,7 @@ import path from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
 const [what, folder] = process.argv.slice(2);
-const { ALONE, TOGETHER, SECONDS, STEPS, SLEEPERS, RUNS, STEPS_EACH, BOOTS, WARM } = JSON.parse(process.env.NUMBERS);
+const { ALONE, TOGETHER, CROWD, SECONDS, STEPS, SLEEPERS, RUNS, STEPS_EACH, BOOTS, WARM } = JSON.parse(process.env.NUMBERS);
 const require = createRequire(path.join(process.env.PEERS, "package.json"));
 const { Miniflare } = require("miniflare");
 const { Pool } = require("undici");
@@ -45,7 +45,7 @@ const miniflare = new Miniflare({
   }],
 });
 const url = await miniflare.unsafeGetDirectURL("dispatcher");
-const pool = new Pool(url.origin, { connections: 256 });
+const pool = new Pool(url.origin, { connections: CROWD });
 
 async function post(body) {
   const response = await pool.request({ method: "POST", path: "/", body: JSON.stringify(body) });
@@ -69,6 +69,19 @@ async function timed(count, warm, work) {
   say({ ms: samples.sort((a, b) => a - b) });
 }
 
+async function together(atOnce) {
+  let ended = 0, failed = 0;
+  const one = async (until) => {
+    while (performance.now() < until) await run(1).then(() => ended++, () => failed++);
+  };
+  const all = (until) => Promise.all(Array.from({ length: atOnce }, () => one(until)));
+  await all(performance.now() + 1000);
+  ended = failed = 0;
+  const began = performance.now();
+  await all(began + 1000 * SECONDS);
+  say({ per_s: ended / ((performance.now() - began) / 1000), failed });
+}
+
 function workerd() {
   const children = readFileSync(`/proc/${process.pid}/task/${process.pid}/children`, "utf8").split(" ");
   return children.find((pid) => pid && readFileSync(`/proc/${pid}/comm`, "utf8").startsWith("workerd"));
@@ -80,18 +93,8 @@ const stored = () => 1024 * Number(execFileSync("du", ["-sk", folder], { encodin
 const workloads = {
   alone: () => timed(ALONE, 10, () => run(1)),
   boot: () => timed(BOOTS, 5, (number) => post({ what: "answer", tenant: `new-${number}` })),
-  async together() {
-    let ended = 0, failed = 0;
-    const one = async (until) => {
-      while (performance.now() < until) await run(1).then(() => ended++, () => failed++);
-    };
-    const all = (until) => Promise.all(Array.from({ length: TOGETHER }, () => one(until)));
-    await all(performance.now() + 1000);
-    ended = failed = 0;
-    const began = performance.now();
-    await all(began + 1000 * SECONDS);
-    say({ per_s: ended / ((performance.now() - began) / 1000), failed });
-  },
+  together: () => together(TOGETHER),
+  crowd: () => together(CROWD),
   async steps() {
     await run(1);
     const began = performance.now();

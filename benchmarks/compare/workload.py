@@ -15,7 +15,7 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-ALONE, TOGETHER, SECONDS, STEPS, SLEEPERS, RUNS, STEPS_EACH = 100, 64, 5.0, 500, 1000, 100, 10
+ALONE, TOGETHER, CROWD, SECONDS, STEPS, SLEEPERS, RUNS, STEPS_EACH = 100, 64, 256, 5.0, 500, 1000, 100, 10
 SLEEP_S = 10 * 3600
 SETTLED = 5.0
 """Seconds after which a system is at rest, and is looked at for what it keeps."""
@@ -40,7 +40,7 @@ async def alone(run: Run) -> None:
     say(ms=sorted(samples))
 
 
-async def together(run: Run) -> None:
+async def together(run: Run, at_once: int = TOGETHER) -> None:
     """As many as can be, so many at once, for some seconds."""
     ended = 0
 
@@ -50,10 +50,15 @@ async def together(run: Run) -> None:
             await run(1)
             ended += 1
 
-    await asyncio.gather(*(one(time.perf_counter() + 1) for _ in range(TOGETHER)))
+    await asyncio.gather(*(one(time.perf_counter() + 1) for _ in range(at_once)))
     ended, began = 0, time.perf_counter()
-    await asyncio.gather(*(one(began + SECONDS) for _ in range(TOGETHER)))
+    await asyncio.gather(*(one(began + SECONDS) for _ in range(at_once)))
     say(per_s=ended / (time.perf_counter() - began))
+
+
+async def crowd(run: Run) -> None:
+    """The same, more of them at once."""
+    await together(run, CROWD)
 
 
 async def steps(run: Run) -> None:
