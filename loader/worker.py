@@ -197,6 +197,11 @@ class Worker:
         call = self.sandbox.call("object", _Object((about, storage, method, *rest)), limits)
         return self._answered(self.tails.follow(about["class"], method, call), self.sandbox.decode)
 
+    def part(self, about: dict[str, Any], storage: Any, seconds: float) -> Awaitable[Any]:
+        """Have a durable object tell what it has said, of which no tail hears. To be awaited at once."""
+        call = self.sandbox.call("object", _Object((about, storage, "_part", [seconds], {})))
+        return self._answered(call, self.sandbox.decode)
+
     def run(self, arguments: list[Any], limits: Any) -> tuple[Callable[[], None], Awaitable[bytes]]:
         """Begin a durable run: a function that forgives the CPU time used so far, and the encoded result to await."""
         restart, call = self.sandbox.watched_call("run", arguments, limits)

@@ -169,6 +169,12 @@ class Accepted(WebSocket):
             self._told.end(reason)
         self._forget()
 
+    def lose(self, reason: str) -> None:
+        """Its client has not taken what it was told, and had better begin anew. The object is told of the end."""
+        if isinstance(self._told, Line):
+            self._told.end(reason)
+        asyncio.get_running_loop().create_task(self.ended(_LOST, reason))
+
     def dispose(self) -> None:
         """Nobody wants it any longer. If its client was never there, nobody need be told."""
         if not self.connected:

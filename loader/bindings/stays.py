@@ -11,9 +11,11 @@ import weakref
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING, Any
 
-from cloister.ipc import CapabilityError, RpcTarget
+from cloister.ipc import CapabilityError, IpcError, RpcTarget
 from cloister.ipc.values import Encoded
+from cloister.sandbox import SandboxError
 
+from ..errors import LoaderError
 from ..http.sockets import WebSocket
 from .alarms import Alarm
 from .databases import checked
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from ..worker import Worker
     from .durable import DurableObjects
 
+PATIENCE = 5.0
+"""Seconds that clients of an object have to take what it has said, before it is made anew elsewhere."""
 Key = tuple[str, str, str]
 """Tenant, class and id."""
 
@@ -136,6 +140,7 @@ class Home:
             desk = stub._desk
             worker = self._worker
             if worker is None or not await desk.rejoin(worker):
+                await self._part()
                 self.leave()
                 worker = desk.take(stub._key) or await desk.obtain(stub._key, stub._get_code)
                 worker.over.add_done_callback(lambda _: self._left(worker))
@@ -143,6 +148,22 @@ class Home:
             use.callback(desk.give_back, worker)
             assert self._storage is not None
             return worker, self._storage
+
+    async def _part(self) -> None:
+        """What it has said is told, before it is made anew and says more. Who does not take it is told that there is
+        more no longer."""
+        worker, storage = self._worker, self._storage
+        if worker is None or storage is None or not self.accepted.open or not worker.busy or not worker.open:
+            return
+        about = {"class": self._key[1], "id": self._key[2], "name": self.name}
+        try:
+            async with asyncio.timeout(2 * PATIENCE):
+                left = await worker.part(about, storage, PATIENCE)
+        except (TimeoutError, LoaderError, SandboxError, IpcError):
+            left = []  # it is gone, or was about to be since nothing is left
+        for number in left if isinstance(left, list) else []:
+            if isinstance(number, int) and (socket := self.accepted.open.get(number)) is not None:
+                socket.lose("the object was made anew before its client had taken what it said")
 
     def _one_less(self) -> None:
         self.inside -= 1

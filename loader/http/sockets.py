@@ -272,8 +272,8 @@ class SentSocket(Sent):
                     socket = self._response.web_socket
                     found = await socket.connect(line)
                     told = channel.encode(found)
-                    if socket.lead is not None and isinstance(found, Way):  # who passed it on is needed no longer
-                        await socket.needs.aclose()
+                    if isinstance(socket, WebSocket) and socket.lead is not None and isinstance(found, Way):
+                        await socket.needs.aclose()  # who passed it on is needed no longer
                     return told
             raise CapabilityError("a web socket is connected to a line, and to nothing else")
         finally:

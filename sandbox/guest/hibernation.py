@@ -6,6 +6,7 @@ that is made anew asks for them when it first wants to know. Kept with the stand
 
 from __future__ import annotations
 
+import asyncio
 import datetime
 import sys
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,6 +31,8 @@ _METHODS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
 }
 EVENTS: Final = frozenset(method for method, _ in _METHODS.values())
 """Methods that only the host may call."""
+PART: Final = "_part"
+"""What the host calls an object with before it is made anew elsewhere; no name that anybody else may call."""
 Call = Callable[..., Awaitable[Any]]
 """Calls a method of the object, when it may be."""
 
@@ -149,6 +152,16 @@ class Sockets:
         finally:
             if socket.readyState == socket.CLOSED:
                 self._open.pop(number, None)
+
+    async def part(self, seconds: float) -> list[int]:
+        """The object will be made anew elsewhere: what it has said is told first. Those whose clients have not taken it
+        within so many seconds."""
+        await asyncio.sleep(0)  # what was said in this turn of the loop is on its way in the next
+        boxes = {number: socket.other._outbox for number, (socket, _) in self._open.items()}
+        going = {number: box.going for number, box in boxes.items() if box is not None and box.going is not None}
+        if going:
+            await asyncio.wait(going.values(), timeout=seconds)
+        return [number for number, one in going.items() if not one.done()]
 
     def _hold(self, socket: WebSocket, number: int, tags: list[str]) -> None:
         socket._kept = Kept(socket, self._stub, number)

@@ -19,7 +19,7 @@ from cloister.ipc.stubs import Stub
 
 from . import entrypoints, scope
 from .handlers import wanted
-from .hibernation import EVENTS, Sockets
+from .hibernation import EVENTS, PART, Sockets
 from .storage import Storage
 from .worker import result
 
@@ -190,7 +190,10 @@ async def call(
     """Call a method of an object, which is made if it is not here. `about`: its class, id, name and props."""
     key = about["class"], about["id"]
     held = _here.get(key)
-    if held is None or held.storage is None or held.storage._stub._target != storage._target:
+    here = held is not None and held.storage is not None and held.storage._stub._target == storage._target
+    if method == PART:
+        return await held.sockets.part(*args) if held is not None and here else []
+    if held is None or not here:
         held = _here[key] = _make(kind, key, about, storage.dup())
     await held.turn()
     if method in EVENTS:

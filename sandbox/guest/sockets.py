@@ -54,6 +54,8 @@ class WebSocket:
         self._from: Stub | None = None
         self._kept: Any = None
         """How the host keeps it, if it is a durable object's own. See `hibernation`."""
+        self._outbox: Outbox | None = None
+        """Where what arrives goes on, if that is elsewhere."""
 
     @classmethod
     def new(cls, url: Any, protocols: Any = None) -> WebSocket:
@@ -152,6 +154,7 @@ class WebSocket:
 
     def lead_to(self, outbox: Outbox) -> None:
         """What arrives goes on elsewhere."""
+        self._outbox = outbox
         self.hear(outbox.put)
 
     async def connect(self, line: Any) -> Any:
@@ -214,6 +217,11 @@ class Outbox:
         """One thing more."""
         self._kept.append(event)
         self._go_on()
+
+    @property
+    def going(self) -> asyncio.Future[None] | None:
+        """Done when nothing is on its way any longer; None if nothing is."""
+        return self._going
 
     def _go_on(self) -> None:
         if self._going is None:

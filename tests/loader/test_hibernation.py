@@ -13,7 +13,7 @@ import pytest
 
 from cloister.ipc import RpcTarget
 from cloister.loader import Loader, WorkerCode
-from cloister.loader.bindings import DurableObjects
+from cloister.loader.bindings import DurableObjects, stays
 from cloister.loader.http.sockets import Closed, WebSocket
 from cloister.loader.pool import Key
 
@@ -36,6 +36,9 @@ class Room(DurableObject):
             await asyncio.Event().wait()
         for one in self.ctx.getWebSockets() if message == "all" else [ws]:
             one.send(f"{one.deserializeAttachment()}: {message}")
+        if message == "much":
+            for number in range(200):
+                ws.send(str(number))
 
     async def webSocketClose(self, ws, code, reason, clean):
         await self.env.GATE.told([ws.deserializeAttachment(), code])
@@ -152,6 +155,33 @@ async def test_no_answer_is_lost_or_overtakes_another(tmp_path: Path, disturb: C
                 await disturb(here, number)
         assert await reading == [f"one: {number}" for number in range(40)]
         assert here.loader.statistics().boots > 5
+
+
+async def test_what_an_object_has_said_is_told_before_it_is_made_anew_and_says_more(tmp_path: Path) -> None:
+    """However late its client takes it."""
+    async with world(tmp_path) as here, AsyncExitStack() as stack:
+        (one,) = await come(stack, here.tenant("t"), "one")
+        await one.send("much")
+        await replace(here, 1)
+        asking = asyncio.ensure_future(one.send("more"))
+        wanted = ["one: much", *map(str, range(200)), "one: more"]
+        assert [await anext(one) for _ in wanted] == wanted
+        await asking
+
+
+async def test_who_does_not_take_what_an_object_says_loses_the_connection_and_holds_up_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The object is made anew a little later; who was cut off is told, and so is the object."""
+    monkeypatch.setattr(stays, "PATIENCE", 0.05)
+    async with world(tmp_path) as here, AsyncExitStack() as stack:
+        idler, other = await come(stack, here.tenant("t"), "idler", "other")
+        await idler.send("much")
+        await replace(here, 1)
+        await other.send("still")
+        assert await anext(other) == "other: still"
+        assert idler.closed == Closed(1012, "the object was made anew before its client had taken what it said")
+        assert await here.gate.ends.get() == ["idler", 1006]
 
 
 async def test_a_crowd_finds_its_object_again(tmp_path: Path) -> None:
