@@ -37,8 +37,8 @@ MAX_BATCH = 512
 TIDY_COMMITS = 128
 """After so many small ones the thread shortens the log: those that the loop makes do not."""
 QUIET_SECONDS = 2.0
-"""When nothing was written for so long, or twice that, the log gives back what it has: who rests has no more on disk than
-data."""
+"""When nothing was written for so long, or twice as long, the log gives back what it has: who rests has no more on disk
+than data."""
 FEW = 4
 GATHER_SECONDS = 0.0003
 PATIENCE_SECONDS, NAP_SECONDS = 1.0, 0.002

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Awaitable, Coroutine, Generator, Mapping, Sequence
-from typing import Any, Final, Literal, Protocol, Self
+from typing import Any, Final, Literal, Protocol, Self, TypeVar
 
 from .codec import MAX_NAME
 from .errors import CapabilityError, CodecError
@@ -73,6 +73,9 @@ class Caller(Callee, Protocol):
     def _perform(self, links: list[Link]) -> Coroutine[Any, Any, Any]: ...
 
 
+S = TypeVar("S", bound="Stub")
+
+
 class Stub:
     """A remote object. Attribute access gives a method to call, or a property to await; calling the stub itself calls a
     remote function.
@@ -121,13 +124,23 @@ class Stub:
 
     def dup(self) -> Self:
         """A second stub for the same object, which outlives the call that this one came with."""
+        return self._another(self._shared())
+
+    def dup_as(self, kind: type[S]) -> S:
+        """The same, of a class of stubs that goes on in another way."""
+        return self._twin(kind, self._shared())
+
+    def _shared(self) -> _Share:
         self._check()
         if self._share is None:
             self._share = _Share()
-        return self._another(self._share)
+        return self._share
 
     def _another(self, share: _Share) -> Self:
-        twin = type(self)(self._channel, self._target, self._attributes)
+        return self._twin(type(self), share)
+
+    def _twin(self, kind: type[S], share: _Share) -> S:
+        twin = kind(self._channel, self._target, self._attributes)
         twin._share = share
         share.holders += 1
         return twin

@@ -173,6 +173,8 @@ class Accepted(WebSocket):
         """Its client has not taken what it was told, and had better begin anew. The object is told of the end."""
         if isinstance(self._told, Line):
             self._told.end(reason)
+        elif isinstance(self._told, Stub):
+            self._told.dispose()
         asyncio.get_running_loop().create_task(self.ended(_LOST, reason))
 
     def dispose(self) -> None:

@@ -153,17 +153,20 @@ class Home:
         """What it has said is told, before it is made anew and says more. Who does not take it is told that there is
         more no longer."""
         worker, storage = self._worker, self._storage
-        if worker is None or storage is None or not self.accepted.open or not worker.busy or not worker.open:
+        if worker is None or storage is None or not self.accepted.open or not worker.busy:
             return
         about = {"class": self._key[1], "id": self._key[2], "name": self.name}
+        patience, most = PATIENCE, worker.code.limits.wall_ms
+        if most is not None:  # whoever calls the object meanwhile has no longer
+            patience = min(patience, most / 2000)
         try:
-            async with asyncio.timeout(2 * PATIENCE):
-                left = await worker.part(about, storage, PATIENCE)
+            async with asyncio.timeout(2 * patience):
+                left = await worker.part(about, storage, patience)
         except (TimeoutError, LoaderError, SandboxError, IpcError):
             left = []  # it is gone, or was about to be since nothing is left
-        for number in left if isinstance(left, list) else []:
-            if isinstance(number, int) and (socket := self.accepted.open.get(number)) is not None:
-                socket.lose("the object was made anew before its client had taken what it said")
+        named = {number for number in left if type(number) is int} if isinstance(left, list) else set()
+        for number in named & self.accepted.open.keys():
+            self.accepted.open[number].lose("the object was made anew before its client had taken what it said")
 
     def _one_less(self) -> None:
         self.inside -= 1

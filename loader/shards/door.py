@@ -61,18 +61,23 @@ class Onward:
     attributes: Mapping[str, Any] = {}
 
     def __init__(self, line: Stub) -> None:
-        self._line: Any = serve(line)
-
-    @property
-    def subject(self) -> Stub:
+        self._line: Any = serve(line.dup_as(Stub))
+        self.subject = line.dup_as(FrontLine)
         """What comes home, from a tenant that only passes the web socket on."""
-        line: Stub = self._line.subject
-        return line
 
     def answer(self, method: str, payload: bytes, channel: Channel) -> Awaitable[bytes]:
         """What the tenant says goes on to the front."""
         told: Awaitable[bytes] = self._line.answer(method, payload, channel)
         return told
+
+
+class FrontLine(Stub):
+    """The same, as it is held here: whoever it is given to speaks on it in that way too."""
+
+    __slots__ = ()
+
+    def __capability__(self) -> Onward:
+        return Onward(self)
 
 
 class Door(RpcTarget):

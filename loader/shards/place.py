@@ -74,7 +74,8 @@ def shards_in(folder: Path, count: int | None) -> list[Shard]:
 
 def note_all_there(folder: Path) -> None:
     """All databases of the folder have been made: from now on none may be missing."""
-    (folder / "lock").write_bytes(_ALL_THERE)
+    if (folder / "lock").read_bytes() != _ALL_THERE:
+        (folder / "lock").write_bytes(_ALL_THERE)
 
 
 def claim(folder: Path) -> int:

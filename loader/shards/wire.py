@@ -37,6 +37,7 @@ class Far(Peer):
         self.pipe: Pipe | None = None
         self._turn = asyncio.Lock()
         self._queued = 0
+        self._later = set[asyncio.Task[None]]()
 
     async def call(self, target: int, method: str, payload: bytes, *, timeout: float | None = None) -> bytes:
         """See `Peer.call`. It is made when there is room for it, and after those that have waited for longer."""
@@ -50,11 +51,19 @@ class Far(Peer):
                 raise
             finally:
                 self._queued -= 1
-                if self._releasing and not self._queued:
-                    self._loop.call_soon(self._release_all)
         return await super().call(target, method, payload, timeout=timeout)
 
     def _release_all(self) -> None:
-        """After the calls that wait, which may be of what is let go of."""
+        """After the calls that wait by now, which may be of what is let go of."""
         if not self._queued:
             super()._release_all()
+            return
+        self._releasing, leaving = False, self._leaving[:]
+        del self._leaving[: len(leaving)]
+        self._later.add(task := self._loop.create_task(self._release_in_turn(leaving)))
+        task.add_done_callback(self._later.discard)
+
+    async def _release_in_turn(self, leaving: list[tuple[int | None, tuple[bytes, ...]]]) -> None:
+        async with self._turn:
+            for target, unread in leaving:
+                self._release(target, unread)

@@ -146,7 +146,7 @@ def _files(
             continue
         if entry.is_dir(follow_symlinks=False):
             yield from _files(entry.path, place, wanted)
-        elif entry.is_file():
+        elif os.path.isfile(entry.path) if entry.is_symlink() else entry.is_file():  # a link may lead round in a circle
             yield place, entry.path
 
 

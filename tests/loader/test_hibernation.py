@@ -4,6 +4,7 @@ client notices."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -11,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from cloister.ipc import RpcTarget
-from cloister.loader import Loader, WorkerCode
+from cloister.ipc import RpcTarget, Stub
+from cloister.loader import Limits, Loader, WorkerCode
 from cloister.loader.bindings import DurableObjects, stays
+from cloister.loader.bindings.hibernation import Held, Sockets
 from cloister.loader.http.sockets import Closed, WebSocket
 from cloister.loader.pool import Key
 
@@ -85,10 +87,10 @@ class World:
     def _worker(self, tenant: str) -> Any:
         return self.loader.get(tenant, lambda: self.codes[tenant])
 
-    def tenant(self, name: str, source: str = ROOM) -> Any:
+    def tenant(self, name: str, source: str = ROOM, **options: Any) -> Any:
         """One of them, with the code that it has from now on."""
         env = {"ROOMS": self.objects.namespace(name, "Room"), "GATE": self.gate}
-        self.codes[name] = WorkerCode(main_module="m.py", modules={"m.py": source}, env=env)
+        self.codes[name] = WorkerCode(main_module="m.py", modules={"m.py": source}, env=env, **options)
         return self._worker(name).get_entrypoint()
 
 
@@ -182,6 +184,43 @@ async def test_who_does_not_take_what_an_object_says_loses_the_connection_and_ho
         assert await anext(other) == "other: still"
         assert idler.closed == Closed(1012, "the object was made anew before its client had taken what it said")
         assert await here.gate.ends.get() == ["idler", 1006]
+
+
+async def test_a_client_in_another_process_that_is_cut_off_is_told_at_once() -> None:
+    """Whatever its object does about that, and however long it takes."""
+    let_go: list[int] = []
+
+    class Channel:
+        """The way to that process."""
+
+        def let_go(self, target: int) -> None:
+            """It holds this no longer."""
+            let_go.append(target)
+
+    among = Sockets(Held(), lambda: None)
+    socket = among.of(among.accept([]))
+    line = Stub(Channel(), 7, {})  # type: ignore[arg-type]
+    await socket.connect(line)
+    line.dispose()
+    assert let_go == []
+    socket.lose("it does not read")
+    assert let_go == [7]
+    await asyncio.sleep(0)
+    assert not among.open
+
+
+async def test_a_tenants_own_limit_of_time_does_not_cut_short_what_an_object_has_said(tmp_path: Path) -> None:
+    """Who does not take it within half of that is cut off; it is never gone on with behind a gap."""
+    async with world(tmp_path) as here, AsyncExitStack() as stack:
+        (one,) = await come(stack, here.tenant("t", limits=Limits(wall_ms=600)), "one")
+        await one.send("much")
+        here.tenant("t", f"{ROOM}\n# 1\n", limits=Limits(wall_ms=600))
+        assert await here.loader.redeploy("t")
+        with contextlib.suppress(ConnectionResetError):
+            await one.send("more")
+        told = [each async for each in one]
+        assert told == ["one: much", *map(str, range(200))][: len(told)]
+        assert one.closed == Closed(1012, "the object was made anew before its client had taken what it said")
 
 
 async def test_a_crowd_finds_its_object_again(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ async def test_a_web_socket_that_one_tenant_has_of_another_is_passed_on(host: Sh
     """Whoever passes it on connects the other one to the front."""
     async with await host.tenant(hostile).fetch("https://shop.example/on") as response:
         assert response.web_socket is not None
-        assert [await anext(response.web_socket) for _ in range(3)] == ["0", "1", "2"]
+        assert [await anext(response.web_socket) for _ in range(20)] == [*map(str, range(20))]
 
 
 async def test_an_idle_web_socket_of_an_object_takes_no_sandbox_from_others(tmp_path: Path, service: str) -> None:

@@ -110,6 +110,7 @@ def test_a_database_that_is_gone_is_missed(tmp_path: Path) -> None:
 
 def test_a_folder_whose_databases_were_all_removed_is_a_new_one(tmp_path: Path) -> None:
     """Of any number."""
+    os.close(claim(tmp_path))
     (tmp_path / "0-of-3.db").touch()
     note_all_there(tmp_path)
     (tmp_path / "0-of-3.db").unlink()

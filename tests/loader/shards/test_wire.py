@@ -92,6 +92,27 @@ async def test_what_is_let_go_of_is_so_after_the_calls_of_it(eventually: Eventua
         await asyncio.gather(*calls, return_exceptions=True)
 
 
+async def test_what_is_let_go_of_waits_for_no_call_that_comes_later(eventually: Eventually) -> None:
+    """Of which there may always be one more."""
+    async with unread() as (peer, other):
+        stub, pipe = Stub(peer, 1, {}), peer.pipe
+        assert pipe is not None
+        calls = [asyncio.ensure_future(RemoteMethod(stub, "take")(bytes(MUCH))) for _ in range(2)]
+        await eventually(lambda: pipe.full)
+        calls.append(asyncio.ensure_future(RemoteMethod(stub, "before")()))
+        await asyncio.sleep(0)
+        Stub(peer, 2, {}).dispose()
+        for _ in range(5):
+            await asyncio.sleep(0)
+        calls.append(asyncio.ensure_future(RemoteMethod(stub, "after")()))
+        said, released = await read(other, 2 * MUCH), zmtp.message(peer.connection.release(2, 1))
+        while b"after" not in said:
+            said += await read(other, 1)
+        assert said.index(b"before") < said.index(released) < said.index(b"after")
+        peer.close(ConnectionClosed("over"))
+        await asyncio.gather(*calls, return_exceptions=True)
+
+
 async def test_who_waits_for_room_hears_of_the_end(eventually: Eventually) -> None:
     """As whoever waits for an answer."""
     async with unread() as (peer, _):
