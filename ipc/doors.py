@@ -39,16 +39,29 @@ class Doors:
                 listener.listen(1)
                 connect(f"{self.folder}/{name}")
                 async with asyncio.timeout(_PATIENCE):
-                    end, _ = await asyncio.get_running_loop().sock_accept(listener)
+                    await _somebody_at(listener)
+                end, _ = listener.accept()
             finally:
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(name, dir_fd=self._lock)
+        end.setblocking(False)
         return end
 
     def close(self) -> None:
         """Remove the folder."""
         _remove_sockets(self._lock, Path(self.folder))
         os.close(self._lock)
+
+
+async def _somebody_at(listener: socket.socket) -> None:
+    """Until there is. Whoever no longer waits has accepted nobody: what `sock_accept` has by then would be lost."""
+    loop = asyncio.get_running_loop()
+    came = asyncio.Event()
+    loop.add_reader(listener, came.set)
+    try:
+        await came.wait()
+    finally:
+        loop.remove_reader(listener)
 
 
 def _private_folder() -> tuple[str, int]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import gc
 import os
 import shutil
 import socket
 import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -98,3 +101,22 @@ def test_a_folder_that_is_too_long_for_a_socket_is_not_used(base: Path, monkeypa
     doors = Doors()
     assert long not in Path(doors.folder).parents
     doors.close()
+
+
+async def test_who_gives_up_in_any_moment_leaves_no_connection_open() -> None:
+    """Not even when somebody has just come."""
+    doors, soon = Doors(), asyncio.get_running_loop().call_soon
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for turns in range(8):
+            with socket.socket(socket.AF_UNIX) as guest:
+                waiting = asyncio.ensure_future(doors.connected(lambda path, guest=guest: soon(guest.connect, path)))  # type: ignore[misc, arg-type]
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                waiting.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    (await waiting).close()
+                del waiting
+                gc.collect()
+    doors.close()
+    assert [str(each.message) for each in told] == []
