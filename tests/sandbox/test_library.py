@@ -664,3 +664,15 @@ async def test_calls_that_cannot_be_answered_say_why(boot: Boot, method: str, na
         await tenant.invoke(method, name=name)
     assert await tenant.invoke("get") == 1
     assert await tenant.invoke("get", name="Other") == 1
+
+
+def test_links_that_lead_nowhere_stop_no_zygote(tmp_path: Path) -> None:
+    """Nor those that lead round in a circle; a link to a file is that file, and one to a folder is not followed."""
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "file.py").touch()
+    for name, to in ("circle", "circle"), ("nowhere", "none"), ("through", "link.py/x"), ("link.py", "below/file.py"):
+        (tmp_path / name).symlink_to(to)
+    (tmp_path / "folder").symlink_to("below")
+    found = [parts for parts, _ in archive._files(tmp_path, ("top",), lambda _: True)]
+    assert found == [("top", "below", "file.py"), ("top", "link.py")]
+    assert list(archive._files(tmp_path / "none", (), lambda _: True)) == []
